@@ -1,0 +1,1 @@
+"""Bodies: one file each, all returning states at the grid's readouts."""

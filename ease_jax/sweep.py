@@ -1,0 +1,263 @@
+"""The sweep: every signal, threshold and policy, and the chosen point.
+
+Thresholds come from the config (one scalar for all readouts) and from a
+search on the select split (one per readout). The operating point is chosen
+on the select split by the config's rule and reported on the other one.
+"""
+
+import math
+from typing import Any, Iterable, NamedTuple
+
+import numpy as np
+
+from ease_jax import costs, evaluate
+from ease_jax.config import ConfigError
+from ease_jax.data import Corpus, eval_batches
+from ease_jax.exits import ExitSpec
+from ease_jax.search import search_thresholds
+
+PASSAGE_TOKENS = 900
+
+
+class Point(NamedTuple):
+  """One setting of the exits; a scalar stands for all readouts."""
+
+  spec: ExitSpec
+  threshold: float | tuple[float, ...] | None  # None = exits off
+
+  def threshold_K(self, num: int) -> np.ndarray:
+    value = np.inf if self.threshold is None else self.threshold
+    return np.broadcast_to(np.asarray(value, np.float32), (num,))
+
+  def as_json(self) -> Any:
+    """Finite numbers only: "never" is null."""
+    if not isinstance(self.threshold, tuple):
+      return self.threshold
+    *early, _ = self.threshold
+    return [None if math.isinf(t) else t for t in early] + [None]
+
+
+class Split:
+  """A split of the corpus with its dump; evaluates points on it."""
+
+  def __init__(self, name, config, model, params, corpus: Corpus):
+    self.name, self.model, self.params = name, model, params
+    self.token_bytes = corpus.tokenizer.token_bytes
+    self.batches = lambda: eval_batches(
+        corpus.splits[name], config.data.seq_len, config.evaluate.batch_size,
+        config.evaluate.max_tokens)  # pyformat: disable
+    self.dump = evaluate.grid_dump(
+        model, params, self.batches, tuple(config.exit.signals))
+
+  def trace(self, point: Point) -> evaluate.Trace:
+    threshold_K = point.threshold_K(len(self.model.cfg.readouts))
+    return evaluate.trace(
+        self.model, self.params, self.batches, self.dump, point.spec,
+        threshold_K)  # pyformat: disable
+
+  def measure(self, point: Point) -> dict[str, Any]:
+    """A row of `results.json`'s sweep."""
+    trace = self.trace(point)
+    threshold_K = point.threshold_K(len(self.model.cfg.readouts))
+    return {
+        'split': self.name,
+        'signal': point.spec.signal,
+        'kv_policy': point.spec.policy,
+        'threshold': point.as_json(),
+        **self.quality(trace),
+        **evaluate.compute(
+            self.model.cfg, point.spec, threshold_K, trace,
+            self.dump.mask_RxT),
+    }  # pyformat: disable
+
+  def quality(self, trace: evaluate.Trace) -> dict[str, float]:
+    return evaluate.quality(
+        trace.nll_RxT, trace.correct_RxT, self.dump, self.token_bytes)
+
+  def readout(self, k: int) -> dict[str, float]:
+    """Quality of always answering at readout k, deeper states the true ones."""
+    return evaluate.quality(
+        self.dump.nll_KxRxT[k], self.dump.correct_KxRxT[k], self.dump,
+        self.token_bytes)  # pyformat: disable
+
+
+def scalar_points(config: Any) -> Iterable[Point]:
+  """Exits off once per policy, then signals x thresholds x policies."""
+  for policy in config.exit.policies:
+    yield Point(ExitSpec(config.exit.signals[0], policy), None)
+    for signal in config.exit.signals:
+      for threshold in config.exit.thresholds[signal]:
+        yield Point(ExitSpec(signal, policy), float(threshold))
+
+
+def searched_points(
+    config: Any, select: Split, full_ppl: float
+) -> Iterable[tuple[Point, dict[str, Any]]]:
+  """Per-readout thresholds near the rule's quality, for each signal.
+
+  Bisects the price of compute until the point, under the deployed policy,
+  sits at `max_ppl_ratio`. Every point visited is on the select split only.
+  """
+  cfg, dump = select.model.cfg, select.dump
+  context = costs.mean_context(config.data.seq_len)
+  mask = dump.mask_RxT > 0
+  for signal in config.exit.signals:
+    spec = ExitSpec(signal, config.exit.policy)
+
+    def cost_fn(active_K, spec=spec):
+      cost_K = costs.readout_costs(
+          cfg, context, spec.policy, signal=spec.signal, active=active_K)
+      return cost_K / costs.full_flops(cfg, context)
+
+    low, high = 0.003, 1.0  # nats per full pass: too cheap, too dear
+    for _ in range(config.exit.search_points):
+      price = math.sqrt(low * high)
+      threshold_K = search_thresholds(
+          dump.score_KxRxT[signal][:, mask], dump.nll_KxRxT[:, mask],
+          cost_fn, price)  # pyformat: disable
+      point = Point(spec, tuple(map(float, threshold_K)))
+      row = select.measure(point)
+      yield point, row
+      if row['ppl'] <= config.exit.max_ppl_ratio * full_ppl:
+        low = price
+      else:
+        high = price
+
+
+def choose(rows: list[dict[str, Any]], config: Any) -> int:
+  """Index of the cheapest select row of the rule's policy and quality."""
+  rule = lambda row: row['kv_policy'] == config.exit.policy
+  full = next(r for r in rows if rule(r) and r['threshold'] is None)
+  limit = config.exit.max_ppl_ratio * full['ppl']
+  allowed = [i for i, r in enumerate(rows) if rule(r) and r['ppl'] <= limit]
+  return min(allowed, key=lambda i: rows[i]['compute'])
+
+
+def evaluate_run(
+    config: Any, model: Any, params: Any, corpus: Corpus
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Everything `results.json` says about exits, and the report's passage.
+
+  Raises:
+    ConfigError: thresholds would be reported on the split they were chosen
+      on.
+  """
+  names = config.evaluate.select_split, config.evaluate.report_split
+  if names[0] == names[1]:
+    raise ConfigError(
+        f'evaluate.select_split={names[0]!r} equals evaluate.report_split='
+        f'{names[1]!r}; use two splits')
+  select, report = (
+      Split(name, config, model, params, corpus) for name in names)
+  points = list(scalar_points(config))
+  chosen_on = [select.measure(point) for point in points]
+  full = chosen_on[points.index(
+      next(p for p in points if p.threshold is None))]
+  for point, row in searched_points(config, select, full['ppl']):
+    points.append(point)
+    chosen_on.append(row)
+  reported = [report.measure(point) for point in points]
+  best = choose(chosen_on, config)
+  results = {
+      'readouts': _readout_rows(config, model.cfg, select, report),
+      'sweep': chosen_on + reported,
+      'chosen': _chosen(config, points[best], chosen_on, reported, best),
+      'oracle': [_oracle_row(split) for split in (select, report)],
+      'calibration': [
+          {'segment': 1, 'layer': layer, **evaluate.calibration(report.dump, k)}
+          for k, layer in enumerate(model.cfg.readouts)
+      ],
+  }
+  return results, _passage(report, points[best], corpus.tokenizer)
+
+
+def _readout_rows(config, cfg, select, report) -> list[dict[str, Any]]:
+  context = costs.mean_context(config.data.seq_len)
+  cost_K = costs.static_costs(cfg, context)
+  full = costs.full_flops(cfg, context)
+  return [
+      {
+          'segment': 1,
+          'layer': layer,
+          'cost_flops': float(cost_K[k]),
+          'cost': float(cost_K[k] / full),
+          'layer_fraction': layer / cfg.num_layers,
+          'select': select.readout(k),
+          'test': report.readout(k),
+      }
+      for k, layer in enumerate(cfg.readouts)
+  ]
+
+
+def _chosen(config, point, chosen_on, reported, best) -> dict[str, Any]:
+  def side(rows):
+    row = rows[best]
+    off = next(
+        r for r in rows
+        if r['threshold'] is None and r['kv_policy'] == row['kv_policy'])
+    keys = ('nll', 'ppl', 'bits_per_byte', 'accuracy', 'compute',
+            'layer_fraction', 'mean_readout', 'exit_fraction')
+    return {k: row[k] for k in keys} | {'ppl_vs_full': row['ppl'] / off['ppl']}
+
+  ratio = config.exit.max_ppl_ratio
+  return {
+      'rule': f'lowest compute with select ppl <= {ratio:g} x full',
+      'signal': point.spec.signal,
+      'threshold': point.as_json(),
+      'kv_policy': point.spec.policy,
+      'select_split': config.evaluate.select_split,
+      'report_split': config.evaluate.report_split,
+      'select': side(chosen_on),
+      'test': side(reported),
+  }
+
+
+def _oracle_row(split: Split) -> dict[str, Any]:
+  """The bound: a free signal that knows the answer, free keys and values."""
+  cfg, mask = split.model.cfg, split.dump.mask_RxT > 0
+  exit_RxT = evaluate.oracle_exit(split.dump)
+  trace = evaluate.trace_from_dump(split.dump, exit_RxT)
+  fraction_K = np.bincount(
+      exit_RxT[mask], minlength=len(cfg.readouts)) / mask.sum()
+  context = costs.mean_context(mask.shape[1])
+  cost_K = costs.static_costs(cfg, context) / costs.full_flops(cfg, context)
+  return {
+      'split': split.name,
+      'kv_policy': 'recompute',
+      **split.quality(trace),
+      'compute': float(fraction_K @ cost_K),
+      'layer_fraction': float(
+          fraction_K @ np.asarray(cfg.readouts) / cfg.num_layers),
+      'exit_fraction': fraction_K.tolist(),
+  }
+
+
+def _passage(split: Split, point: Point, tokenizer: Any) -> dict[str, Any]:
+  """The first tokens of the split, each with its exit and loss."""
+  trace, mask = split.trace(point), split.dump.mask_RxT > 0
+  layer = split.model.cfg.readouts
+  fields = (split.dump.target_RxT, trace.exit_RxT, trace.nll_RxT)
+  tokens = zip(*(field[mask][:PASSAGE_TOKENS] for field in fields))
+  return {
+      'split': split.name,
+      'tokens': [
+          {
+              'text': tokenizer.token_text(int(target)),
+              'prob': float(math.exp(-nll)),
+              'exit': int(exit),
+              'layer': layer[int(exit)],
+              'nll': float(nll),
+          }
+          for target, exit, nll in tokens
+      ],
+  }
+
+
+def operating_point(chosen: dict[str, Any]) -> Point:
+  """The point that a `results.json` chose, for generation."""
+  threshold = chosen['threshold']
+  if isinstance(threshold, list):
+    threshold = tuple(math.inf if t is None else t for t in threshold)
+  return Point(ExitSpec(chosen['signal'], chosen['kv_policy']), threshold)
+
+
