@@ -300,3 +300,30 @@ def validate(c: Any) -> None:
   _validate_model(c.model)
   _validate_loss(c)
   _validate_exit(c)
+
+
+def with_argument(c: Any, argument: str) -> Any:
+  """Applies what follows the colon in `--config=file.py:argument`.
+
+  `smoke` shrinks any experiment to seconds on a small model and the built-in
+  corpus, keeping its method. Raises ConfigError for anything else.
+  """
+  if not argument:
+    return c
+  _need(
+      argument == 'smoke', f'--config argument {argument!r} is unknown; use '
+      ':smoke or nothing')
+  c.data.source, c.data.path = 'stdlib', ()
+  c.data.select_path = c.data.test_path = ()
+  c.data.train_chars, c.data.select_chars, c.data.test_chars = 200_000, 0, 0
+  c.data.seq_len = 32
+  c.model.dim, c.model.num_heads, c.model.num_kv_heads = 32, 2, 1
+  c.model.mlp_dim = 64
+  c.train.steps, c.train.batch_size, c.train.accumulate = 20, 4, 1
+  c.train.log_every, c.train.eval_every, c.train.checkpoint_every = 5, 10, 10
+  c.optimizer.warmup_steps = 5
+  c.evaluate.max_tokens, c.exit.search_points = 1024, 2
+  c.loss.schedule_steps = min(c.loss.schedule_steps, 10)
+  for signal in c.exit.thresholds:
+    c.exit.thresholds[signal] = tuple(c.exit.thresholds[signal])[-2:]
+  return c

@@ -7,7 +7,7 @@ really sees: causal attention over windows of T tokens reads (T + 1) / 2
 keys on average.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def readout_costs(
     policy: str,
     *,
     signal: str = 'max_prob',
-    active: Sequence[bool] | None = None,
+    active: Sequence[bool] | np.ndarray | None = None,
 ) -> np.ndarray:
   """FLOPs per token on answering at each readout, [K] float64.
 

@@ -5,14 +5,18 @@ thrown away, so this saves no time yet.
 """
 
 import functools
+import json
+import pathlib
+import sys
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax import exits
+from ease_jax import costs, exits
 from ease_jax.config import ConfigError
+from ease_jax.sweep import operating_point
 
 
 class Cache(NamedTuple):
@@ -143,3 +147,44 @@ def shaded(text: str, depth: float, color: bool) -> str:
   shade = 255 - round(depth * 12)  # 256-colour greys: 255 light, 243 dark
   ink = 16 if shade > 247 else 231
   return f'\x1b[48;5;{shade}m\x1b[38;5;{ink}m{text}\x1b[0m'
+
+
+def generate_text(
+    config: Any, workdir: str, model: Any, params: Any, tokenizer: Any,
+    prompt: str,
+) -> None:  # pyformat: disable
+  """Prints a continuation, each token shaded by the depth it took.
+
+  Exits as the run's chosen operating point says; without an evaluated
+  `results.json` in the workdir it is a ConfigError.
+  """
+  path = pathlib.Path(workdir) / 'results.json'
+  if not path.exists():
+    raise ConfigError(
+        f'{path} is missing: it holds the exit thresholds; run '
+        '--mode=evaluate first')
+  point = operating_point(json.loads(path.read_text())['chosen'])
+  cfg = model.cfg
+  threshold_K = point.threshold_K(len(cfg.readouts))
+  prompt_N = tokenizer.encode(prompt)
+  out = generate(
+      model, params, prompt_N, threshold_K, point.spec,
+      context=config.data.seq_len, seed=config.seed,
+      max_new_tokens=config.generate.max_new_tokens,
+      temperature=config.generate.temperature, eos_id=tokenizer.eos_id)
+  color = sys.stdout.isatty()
+  layer = np.asarray(cfg.readouts)
+  pieces = [
+      shaded(tokenizer.token_text(int(t)), layer[e] / cfg.num_layers, color)
+      for t, e in zip(out.tokens[len(prompt_N):], out.exits, strict=True)]
+  print(prompt + ''.join(pieces))
+  context = costs.mean_context(len(out.tokens))
+  cost_K = costs.readout_costs(
+      cfg, context, point.spec.policy, signal=point.spec.signal,
+      active=threshold_K < np.inf)
+  compute = cost_K[out.exits].mean() / costs.full_flops(cfg, context)
+  print(
+      f'[{len(out.exits)} tokens, exits after layer '
+      f'{layer[out.exits].mean():.2f} of {cfg.num_layers} on average, '
+      f'compute {compute:.1%} of the full model, {point.spec.signal}, '
+      f'{point.spec.policy}]')

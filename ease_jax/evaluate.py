@@ -8,7 +8,8 @@ result of either: where every token stopped and what it lost there.
 
 import functools
 import math
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def _dump_batch(params, batch, *, model, names):
     previous = state
   score = {name: signals.scores(name, observations) for name in names}
   stack = lambda field: jnp.stack([getattr(o, field) for o in observations])
-  correct = stack('argmax') == batch['targets']
+  correct = stack('argmax') == batch['targets'][None]
   return stack('nll'), correct, stack('max_prob'), score
 
 

@@ -13,7 +13,8 @@ values a layer may look at, and give the same exits and states.
 
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,8 @@ def _where(mask_BxT: jax.Array, new: Walk, old: Walk) -> Walk:
 
 
 def _parallel_look(spec: ExitSpec, length: int) -> Look:
-  causal, self_only = layers.causal_mask(length), jnp.eye(length, dtype=bool)
+  causal = layers.causal_mask(length)
+  self_only = jnp.eye(length, dtype=bool)[None]
 
   def look(layer, kv, done_BxT):
     del layer

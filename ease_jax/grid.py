@@ -13,7 +13,7 @@ V vocabulary, C cache length, N tokens of any arrangement.
 
 import dataclasses
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +83,9 @@ def exit_counts(
     exit_BxT: jax.Array, num_readouts: int, token_mask_BxT: jax.Array
 ) -> jax.Array:
   """Unmasked tokens that stopped at each readout, [K] float32."""
-  hit_KxBxT = exit_BxT == jnp.arange(num_readouts)[:, None, None]
-  return (hit_KxBxT * token_mask_BxT).sum((1, 2))
+  k_Kx1x1 = jnp.arange(num_readouts)[:, None, None]
+  hit_KxBxT = jnp.asarray(exit_BxT)[None] == k_Kx1x1
+  return (hit_KxBxT * jnp.asarray(token_mask_BxT)[None]).sum((1, 2))
 
 
 # ---------------------------------------------------------------- weights

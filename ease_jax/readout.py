@@ -96,7 +96,8 @@ def _backward(residuals, cotangent):
 linear_cross_entropy.defvjp(_forward, _backward)
 
 
-def _observe(h_NxD, prev_NxD, prevn_NxD, n_NxD, target_N, w_VxD, with_kl):
+def _observe(chunk, w_VxD, with_kl):
+  h_NxD, prev_NxD, prevn_NxD, n_NxD, target_N = chunk
   logits_NxV = _logits(n_NxD, w_VxD)
   log_p_NxV = jax.nn.log_softmax(logits_NxV)
   p_NxV = jnp.exp(log_p_NxV)
@@ -104,7 +105,7 @@ def _observe(h_NxD, prev_NxD, prevn_NxD, n_NxD, target_N, w_VxD, with_kl):
   # Two max-reductions are far cheaper than a top-k over the vocabulary.
   first_N = p_NxV.max(-1)
   rest_NxV = jnp.where(
-      jnp.arange(p_NxV.shape[-1]) == argmax_N[:, None], 0.0, p_NxV)
+      jnp.arange(p_NxV.shape[-1])[None] == argmax_N[:, None], 0.0, p_NxV)
   kl_N = jnp.full(first_N.shape, jnp.inf)
   if with_kl:
     log_q_NxV = jax.nn.log_softmax(_logits(prevn_NxD, w_VxD))
@@ -155,7 +156,8 @@ def observe(
   chunks = _chunked(
       h_NxD, prev_NxD, prevn_NxD, n_NxD, target_BxT.reshape(-1),
       vocab_size=w_VxD.shape[0])
-  obs = jax.lax.map(lambda c: _observe(*c, w_VxD, with_kl), chunks)
+  obs = jax.lax.map(
+      lambda chunk: _observe(chunk, w_VxD, with_kl), chunks)
   num = h_NxD.shape[0]
   obs = jax.tree.map(lambda x: x.reshape(-1)[:num].reshape(shape), obs)
   if previous is None:

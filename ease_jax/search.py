@@ -6,7 +6,7 @@ readout is found exactly: sort the tokens that reach it by score and take the
 prefix whose stopping here gains most.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 

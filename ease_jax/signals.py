@@ -6,7 +6,8 @@ after another, in float32 and per token, so no row and no position can
 influence another one's score.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

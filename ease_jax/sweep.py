@@ -6,7 +6,8 @@ on the select split by the config's rule and reported on the other one.
 """
 
 import math
-from typing import Any, Iterable, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 

@@ -1,0 +1,37 @@
+"""The memo's threshold sweep, trained to convergence on WikiText-2.
+
+  python -m ease_jax.main --config=configs/memo_threshold_sweep.py \
+      --workdir=runs/memo \
+      --config.data.path="('DIR/train.txt',)" \
+      --config.data.select_path="('DIR/valid.txt',)" \
+      --config.data.test_path="('DIR/test.txt',)"
+"""
+
+from ease_jax import config
+
+STEPS_PER_EPOCH = 500_000 // (128 * 32)
+
+
+def get_config(argument: str = ''):
+  c = config.base()
+  c.data.source = 'text'
+  c.data.path = ('data/wikitext2/train.txt',)
+  c.data.select_path = ('data/wikitext2/valid.txt',)
+  c.data.test_path = ('data/wikitext2/test.txt',)
+  c.data.train_chars, c.data.select_chars = 500_000, 50_000
+  c.data.tokenizer = 'char'
+  c.data.seq_len = 128
+  c.model.num_layers, c.model.dim, c.model.mlp_dim = 4, 32, 128
+  c.model.num_heads, c.model.num_kv_heads = 2, 2
+  c.model.readouts = (2, 4)
+  c.loss.weights = 'chosen'
+  c.loss.chosen = ((2, 0.7), (4, 0.3))
+  c.optimizer.learning_rate = 5e-4
+  c.optimizer.weight_decay = 0.01
+  c.optimizer.b2 = 0.999
+  c.train.steps = 30 * STEPS_PER_EPOCH
+  c.train.batch_size = 32
+  c.train.eval_every = c.train.checkpoint_every = STEPS_PER_EPOCH
+  c.exit.thresholds.max_prob = (
+      0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # the memo's
+  return config.with_argument(c, argument)

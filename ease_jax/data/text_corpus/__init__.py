@@ -1,0 +1,1 @@
+"""The package's own TFDS dataset: plain text files, split into documents."""

@@ -1,0 +1,209 @@
+"""Text to token ids and back: bytes, characters, or byte-level BPE.
+
+A tokenizer is saved as `tokenizer.json` beside the model that needs it. For
+BPE that is the file of the Hugging Face library, readable by other tools.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers as hf
+
+from ease_jax.config import ConfigError
+
+EOS = '<eos>'
+UNK = '<unk>'
+_CODE_POINTS = 0x110000
+
+
+class Tokenizer(Protocol):
+  """What the rest of the package asks of a tokenizer."""
+
+  name: str
+  eos_id: int  # stands between documents
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of token ids, V."""
+    ...
+
+  @property
+  def token_bytes(self) -> np.ndarray:
+    """UTF-8 bytes that each token stands for, [V] int32; specials count 1."""
+    ...
+
+  def encode(self, text: str) -> np.ndarray:
+    """Token ids of a text, [N] int32; never the eos of its own accord."""
+    ...
+
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    """The text of token ids; eos is left out, broken UTF-8 is replaced."""
+    ...
+
+  def token_text(self, token: int) -> str:
+    """One token for display; specials and lone bytes are spelled out."""
+    ...
+
+  def to_json(self) -> str:
+    """All that `load` needs to rebuild the tokenizer."""
+    ...
+
+
+class Byte:
+  """The 256 bytes of UTF-8; byte 0, absent from text, is eos."""
+
+  name = 'byte'
+  vocab_size = 256
+  eos_id = 0
+
+  @property
+  def token_bytes(self) -> np.ndarray:
+    return np.ones(self.vocab_size, np.int32)
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.frombuffer(text.encode('utf-8'), np.uint8).astype(np.int32)
+
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    raw = np.asarray(ids, np.uint8)
+    return raw[raw != self.eos_id].tobytes().decode('utf-8', 'replace')
+
+  def token_text(self, token: int) -> str:
+    if token == self.eos_id:
+      return EOS
+    return chr(token) if token < 128 else f'\\x{token:02x}'
+
+  def to_json(self) -> str:
+    return json.dumps({'name': self.name})
+
+
+class Char:
+  """The characters of the training split, in code point order."""
+
+  name = 'char'
+  unk_id = 0
+  eos_id = 1
+
+  def __init__(self, characters: str):
+    self._tokens = [UNK, EOS, *characters]
+    self._ids = np.full(_CODE_POINTS, self.unk_id, np.int32)
+    codes = [ord(character) for character in characters]
+    self._ids[codes] = np.arange(2, len(self._tokens))
+
+  @classmethod
+  def fit(cls, texts: Iterable[str]) -> 'Char':
+    return cls(''.join(sorted(set().union(*texts))))
+
+  @property
+  def vocab_size(self) -> int:
+    return len(self._tokens)
+
+  @property
+  def token_bytes(self) -> np.ndarray:
+    sizes = [1, 1, *(len(c.encode('utf-8')) for c in self._tokens[2:])]
+    return np.array(sizes, np.int32)
+
+  def encode(self, text: str) -> np.ndarray:
+    return self._ids[np.frombuffer(text.encode('utf-32-le'), np.uint32)]
+
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    tokens = ['\ufffd', '', *self._tokens[2:]]
+    return ''.join(tokens[i] for i in ids)
+
+  def token_text(self, token: int) -> str:
+    return self._tokens[token]
+
+  def to_json(self) -> str:
+    return json.dumps(
+        {'name': self.name, 'characters': ''.join(self._tokens[2:])})
+
+
+class Bpe:
+  """Byte-level byte pair encoding; every text round-trips."""
+
+  name = 'bpe'
+  eos_id = 0
+
+  def __init__(self, tokenizer: hf.Tokenizer):
+    self._tokenizer = tokenizer
+    # A text that spells '<eos>' is not the end of a document.
+    self._tokenizer.encode_special_tokens = True
+
+  @classmethod
+  def fit(cls, texts: Iterable[str], vocab_size: int) -> 'Bpe':
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(
+        add_prefix_space=False)
+    tokenizer.decoder = hf.decoders.ByteLevel()
+    trainer = hf.trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[EOS], show_progress=False,
+        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(texts, trainer)
+    return cls(tokenizer)
+
+  @property
+  def vocab_size(self) -> int:
+    return self._tokenizer.get_vocab_size()
+
+  @property
+  def token_bytes(self) -> np.ndarray:
+    sizes = np.ones(self.vocab_size, np.int32)
+    for token, i in self._tokenizer.get_vocab().items():
+      if i != self.eos_id:
+        sizes[i] = len(token)  # its alphabet has one character per byte
+    return sizes
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.array(self._tokenizer.encode(text).ids, np.int32)
+
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    return self._tokenizer.decode([int(i) for i in ids])
+
+  def token_text(self, token: int) -> str:
+    return EOS if token == self.eos_id else self.decode([token])
+
+  def to_json(self) -> str:
+    return self._tokenizer.to_str()
+
+
+def fit(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+  """A new tokenizer of a kind; `texts` is the training split alone."""
+  if name == 'byte':
+    return Byte()
+  return Char.fit(texts) if name == 'char' else Bpe.fit(texts, vocab_size)
+
+
+def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
+  """Writes a tokenizer; a reader never sees half of the file."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'{path.name}.{os.getpid()}')
+  partial.write_text(tokenizer.to_json(), encoding='utf-8')
+  partial.replace(path)
+
+
+def load(path: str | os.PathLike[str]) -> Tokenizer:
+  """Rebuilds a saved tokenizer of any kind.
+
+  Raises:
+    ConfigError: the file is missing or damaged.
+  """
+  path = pathlib.Path(path)
+  try:
+    return _from_json(path.read_text(encoding='utf-8'))
+  except FileNotFoundError as error:
+    raise ConfigError(
+        f'{path} is missing; give the folder of a trained model') from error
+  except Exception as error:  # the library raises bare Exceptions
+    raise ConfigError(
+        f'{path} is damaged; restore it or train in a new folder') from error
+
+
+def _from_json(text: str) -> Tokenizer:
+  saved: dict[str, Any] = json.loads(text)
+  if 'model' in saved:
+    return Bpe(hf.Tokenizer.from_str(text))
+  return {'byte': Byte, 'char': Char}[saved.pop('name')](**saved)

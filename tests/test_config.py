@@ -1,0 +1,176 @@
+import math
+
+import pytest
+
+from ease_jax import config
+
+
+def valid():
+  c = config.base()
+  c.model.num_layers = 4
+  return c
+
+
+ERRORS = [
+    ({'data.source': 'web'},
+     "data.source='web' is unknown; use one of: stdlib, text, tfds"),
+    ({'data.tokenizer': 'word'},
+     "data.tokenizer='word' is unknown; use one of: byte, char, bpe"),
+    ({'data.select_fraction': 0.5},
+     'data.select_fraction=0.5 is not in (0, 0.5)'),
+    ({'data.test_fraction': 0.0}, 'data.test_fraction=0.0 is not in (0, 0.5)'),
+    ({'data.seq_len': 0}, 'data.seq_len=0 must be at least 1'),
+    ({'train.steps': 0}, 'train.steps=0 must be at least 1'),
+    ({'train.keep': -1}, 'train.keep=-1 must be at least 1'),
+    ({'evaluate.batch_size': 0}, 'evaluate.batch_size=0 must be at least 1'),
+    ({'generate.max_new_tokens': 0},
+     'generate.max_new_tokens=0 must be at least 1'),
+    ({'train.accumulate': 3},
+     'train.batch_size=8 is not divisible by train.accumulate=3; change one '
+     'of them'),
+    ({'model.num_heads': 3},
+     'model.dim=128 is not divisible by model.num_heads=3; change one of '
+     'them'),
+    ({'model.num_heads': 128},
+     'model.dim=128 / model.num_heads=128 is odd; rotary positions need an '
+     'even head width'),
+    ({'model.num_kv_heads': 3},
+     'model.num_heads=4 is not divisible by model.num_kv_heads=3; change one '
+     'of them'),
+    ({'model.mlp': 'relu'},
+     "model.mlp='relu' is unknown; use one of: gelu, swiglu"),
+    ({'model.readout_norm': 'none'},
+     "model.readout_norm='none' is unknown; use one of: shared, per_readout"),
+    ({'model.dtype': 'float16'},
+     "model.dtype='float16' is unknown; use one of: float32, bfloat16"),
+    ({'model.dropout': 1.0}, 'model.dropout=1.0 is not in [0, 1)'),
+    ({'model.readouts': (2, 5)},
+     'model.readouts=(2, 5) must be increasing layers from 1 to '
+     'model.num_layers=4'),
+    ({'model.readouts': (0, 4)},
+     'model.readouts=(0, 4) must be increasing layers from 1 to '
+     'model.num_layers=4'),
+    ({'model.readouts': (2, 2, 4)},
+     'model.readouts=(2, 2, 4) must be increasing layers from 1 to '
+     'model.num_layers=4'),
+    ({'model.readouts': (1, 3)},
+     'model.readouts=(1, 3) must end with model.num_layers=4: the last layer '
+     'always answers'),
+    ({'loss.weights': 'best'},
+     "loss.weights='best' is unknown; use one of: final, uniform, linear, "
+     'layerskip, chosen, matrix'),
+    ({'loss.schedule': 'never'},
+     "loss.schedule='never' is unknown; use one of: constant, linear_warmup, "
+     'cosine_warmup, rotate, gradual, switch_off'),
+    ({'loss.normalize': 'max'},
+     "loss.normalize='max' is unknown; use one of: none, sum_to_one"),
+    ({'loss.token_fraction': 0.0},
+     'loss.token_fraction=0.0 is not in (0, 1]'),
+    ({'loss.token_fraction': 1.5},
+     'loss.token_fraction=1.5 is not in (0, 1]'),
+    ({'loss.weights': 'chosen'}, 'loss.weights=chosen needs loss.chosen'),
+    ({'loss.weights': 'chosen', 'loss.chosen': ((5, 0.3), (4, 0.7))},
+     'loss.chosen names layer 5, which is not in model.readouts=(1, 2, 3, '
+     '4); add it there'),
+    ({'loss.weights': 'chosen', 'loss.chosen': ((3, 1.0),),
+      'model.readouts': (2, 4)},
+     'loss.chosen names layer 3, which is not in model.readouts=(2, 4); add '
+     'it there'),
+    ({'loss.weights': 'matrix', 'loss.matrix': ((0.5, 0.5),)},
+     'loss.matrix has shape [2]; it must be 1 row (segment) of '
+     'model.num_layers=4 weights'),
+    ({'loss.weights': 'matrix', 'loss.matrix': ((1.0,) * 4, (1.0,) * 4)},
+     'loss.matrix has shape [4, 4]; it must be 1 row (segment) of '
+     'model.num_layers=4 weights'),
+    ({'loss.weights': 'matrix', 'loss.matrix': ((0.5, 0.0, 0.0, 1.0),),
+      'model.readouts': (2, 4)},
+     'loss.matrix weighs layer 1 with 0.5, which is not in '
+     'model.readouts=(2, 4); add it there'),
+    ({'loss.schedule': 'gradual'},
+     'loss.schedule=gradual needs loss.schedule_steps >= 1, got 0'),
+    ({'loss.rotate_every': 0}, 'loss.rotate_every=0 must be at least 1'),
+    ({'exit.signals': ('max_prob', 'vibes')},
+     "exit.signals='vibes' is unknown; use one of: max_prob, margin, "
+     'entropy, state_cosine, kl, patience'),
+    ({'exit.thresholds.max_prob': (0.5, 1.5)},
+     'exit.thresholds.max_prob contains 1.5, outside the range [0.0, 1.0] of '
+     'signal max_prob'),
+    ({'exit.thresholds.max_prob': (math.nan,)},
+     'exit.thresholds.max_prob contains nan, outside the range [0.0, 1.0] of '
+     'signal max_prob'),
+    ({'exit.signals': ('kl',), 'exit.thresholds.kl': (0.1,)},
+     'exit.thresholds.kl contains 0.1, outside the range [-inf, 0.0] of '
+     'signal kl'),
+    ({'exit.signals': ('patience',), 'exit.thresholds.patience': (-1.0,)},
+     'exit.thresholds.patience contains -1.0, outside the range [0.0, inf] '
+     'of signal patience'),
+    ({'exit.policies': ()}, 'exit.policies=() names no K/V policy'),
+    ({'exit.policies': ('copy',)},
+     "exit.policies='copy' is unknown; use one of: recompute, copy_state, "
+     'drop'),
+    ({'exit.policy': 'drop'},
+     "exit.policy='drop' is not in exit.policies=('recompute', "
+     "'copy_state'); add it there"),
+    ({'exit.max_ppl_ratio': 0.9}, 'exit.max_ppl_ratio=0.9 must be at least 1'),
+    ({'evaluate.select_split': 'dev'},
+     "evaluate.select_split='dev' is unknown; use one of: train, select, "
+     'test'),
+    ({'evaluate.select_split': 'test'},
+     "evaluate.select_split='test' equals evaluate.report_split='test': "
+     'thresholds may not be reported on the split they were chosen on; use '
+     'two splits'),
+]  # pyformat: disable
+
+
+@pytest.mark.parametrize(
+    'changes, message', ERRORS, ids=[' '.join(e[0]) for e in ERRORS])
+def test_an_error_is_one_line_that_names_the_field(changes, message):
+  c = valid()
+  c.update_from_flattened_dict(changes)
+  with pytest.raises(config.ConfigError) as error:
+    config.validate(c)
+  assert str(error.value) == message
+  assert '\n' not in message
+
+
+def test_the_default_is_valid():
+  config.validate(config.base())
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'model.readouts': (1, 4)},
+        {'model.readouts': (4,)},
+        {'exit.thresholds.max_prob': (-math.inf, 0.0, 1.0, math.inf)},
+        {'exit.signals': ('kl', 'patience', 'state_cosine')},
+        {'exit.policies': ('drop',), 'exit.policy': 'drop'},
+        {'loss.weights': 'chosen', 'loss.chosen': ((2, 0.3), (4, 0.7))},
+        {'loss.weights': 'matrix', 'loss.matrix': ((0.0, 1.0, 0.0, 1.0),),
+         'model.readouts': (2, 4)},
+        {'loss.schedule': 'switch_off', 'loss.schedule_steps': 10},
+        {'loss.schedule': 'rotate', 'loss.rotate_every': 3},
+    ],
+    ids=lambda changes: ' '.join(changes),
+)  # pyformat: disable
+def test_valid_configs(changes):
+  c = valid()
+  c.update_from_flattened_dict(changes)
+  config.validate(c)
+
+
+def test_a_mistyped_field_is_an_error():
+  c = config.base()
+  with pytest.raises(AttributeError, match='learning_rat'):
+    c.optimizer.learning_rat = 1.0
+  with pytest.raises(TypeError):
+    c.model.dim = 'wide'
+
+
+def test_no_readouts_means_every_layer():
+  c = valid()
+  assert config.model_config(c, 11).readouts == (1, 2, 3, 4)
+  c.model.readouts = (2, 4)
+  m = config.model_config(c, 11)
+  assert m.readouts == (2, 4) and m.vocab_size == 11 and m.head_dim == 32
+  assert hash(m) == hash(config.model_config(c, 11))

@@ -1,0 +1,193 @@
+import functools
+import itertools
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+from ease_jax import config, losses
+from ease_jax.losses import LossSpec
+
+KEY = jax.random.key(0)
+
+
+class Ladder(nn.Module):
+  """The least that a body must offer: three readouts of 8 wide states."""
+
+  cfg = types.SimpleNamespace(dropout=0)
+
+  def setup(self):
+    init = nn.initializers.normal(1.0)
+    self.embed = self.param('embed', init, (11, 8))
+    self.step = [self.param(f'step_{k}', init, (8, 8)) for k in range(3)]
+    self.scale = [self.param(f'scale_{k}', init, (8,)) for k in range(3)]
+
+  def states(self, token_BxT, deterministic=True):
+    assert deterministic
+    h, state_K = self.embed[token_BxT], []
+    for kernel in self.step:
+      h = h + jnp.tanh(h @ kernel)
+      state_K.append(h)
+    return state_K
+
+  def normed(self, k, h):
+    return 0.3 * h * self.scale[k][None, None]
+
+  def unembedding(self):
+    return self.embed
+
+  def __call__(self, token_BxT):
+    state_K = self.states(token_BxT)
+    heads = [self.normed(k, h) @ self.embed.T for k, h in enumerate(state_K)]
+    return jnp.stack(heads)
+
+
+MODEL = Ladder()
+PARAMS = MODEL.init(KEY, np.zeros((1, 6), np.int32))['params']
+
+
+@functools.partial(jax.jit, static_argnames='spec')
+def run(params, batch, step, key, spec):
+  loss = lambda p: losses.grid_loss(p, MODEL, spec, batch, step, key)
+  return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def value_and_grad(spec, step=0, batch=None, key=KEY):
+  batch = tiny.batch(1, 6, 11) if batch is None else batch
+  return run(PARAMS, batch, step, key, spec)
+
+
+ALL_ON = LossSpec((1.0, 1.0, 1.0))
+
+
+@pytest.fixture(scope='module')
+def nll_KxN():
+  """Naive loss of every readout and token."""
+  batch = tiny.batch(1, 6, 11)
+  logits = MODEL.apply({'params': PARAMS}, batch['tokens'])
+  log_p = np.asarray(jax.nn.log_softmax(logits))
+  return -log_p[:, 0, np.arange(6), batch['targets'][0]]
+
+
+def test_the_loss_is_the_weighted_sum_of_mean_cross_entropies(nll_KxN):
+  spec = LossSpec((0.5, 0.25, 2.0))
+  (total, metrics), _ = value_and_grad(spec)
+  mean_K = nll_KxN.mean(1)
+  np.testing.assert_allclose(
+      total, mean_K @ np.asarray(spec.weight_K), rtol=1e-5)
+  for k in range(3):
+    np.testing.assert_allclose(metrics[f'loss_{k + 1}'], mean_K[k], rtol=1e-5)
+  assert metrics['loss'] == total
+  assert metrics['loss_final'] == metrics['loss_3']
+
+
+def test_padding_is_not_in_the_mean(nll_KxN):
+  batch = tiny.batch(1, 6, 11)
+  batch['mask'] = np.asarray([[1, 1, 0, 1, 0, 0]], np.float32)
+  (total, _), grads = value_and_grad(ALL_ON, batch=batch)
+  expected = nll_KxN[:, batch['mask'][0] > 0].mean(1).sum()
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
+  # Whatever the padding's targets are: the same bits.
+  batch['targets'] = np.where(batch['mask'] > 0, batch['targets'], 0)
+  again = value_and_grad(ALL_ON, batch=batch)
+  tiny.assert_trees_equal((total, grads), (again[0][0], again[1]))
+
+
+def test_an_all_padding_batch_is_zero_not_nan():
+  batch = tiny.batch(1, 6, 11)
+  batch['mask'] = np.zeros((1, 6), np.float32)
+  (total, _), grads = value_and_grad(ALL_ON, batch=batch)
+  assert total == 0
+  assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(
+    'schedule, step, weight_K',
+    [
+        ('rotate', 0, (1, 0, 1)),
+        ('rotate', 1, (0, 1, 1)),
+        ('gradual', 2, (0, 1, 1)),
+        ('switch_off', 2, (0, 1, 1)),
+        ('linear_warmup', 3, (0.5, 0.5, 1)),
+    ],
+)
+def test_a_schedule_equals_its_weights(schedule, step, weight_K):
+  """Skipped readouts change neither value nor gradient of the others."""
+  spec = LossSpec((1.0, 1.0, 1.0), schedule, 6, rotate_every=2)
+  (total, metrics), grads = value_and_grad(spec, step)
+  (_, every), _ = value_and_grad(ALL_ON)
+  expected = sum(w * every[f'loss_{k}'] for k, w in enumerate(weight_K, 1))
+  np.testing.assert_allclose(total, expected, rtol=1e-6)
+  (_, _), constant = value_and_grad(LossSpec(tuple(map(float, weight_K))))
+  tiny.assert_trees_close(grads, constant)
+  for k, weight in enumerate(weight_K):
+    scale = np.asarray(grads[f'scale_{k}'])
+    assert (scale != 0).all() if weight else (scale == 0).all()
+    if weight == 0:
+      assert metrics[f'loss_{k + 1}'] == 0  # its head was never run
+
+
+def test_the_sum_of_the_weights_is_logged():
+  (_, metrics), _ = value_and_grad(LossSpec((0.5, 0.25, 2.0)))
+  assert metrics['weight_sum'] == 2.75
+  spec = LossSpec((0.5, 0.5, 2.0), 'rotate', rotate_every=2)
+  (_, metrics), _ = value_and_grad(spec, step=1)
+  assert metrics['weight_sum'] == 2.5
+
+
+@pytest.mark.parametrize('step', [0, 1])
+def test_normalised_weights_sum_to_one_at_every_step(step):
+  spec = LossSpec(
+      (0.5, 0.5, 2.0), 'rotate', rotate_every=2, normalize='sum_to_one')
+  weight_K = np.asarray(spec.weights_at(step))
+  on = np.asarray([step == 0, step == 1, True])
+  np.testing.assert_allclose(
+      weight_K, np.where(on, [0.2, 0.2, 0.8], 0), rtol=1e-6)
+  constant = LossSpec((1.0, 1.0, 2.0), normalize='sum_to_one')
+  np.testing.assert_array_equal(constant.weights_at(step), [0.25, 0.25, 0.5])
+
+
+def test_a_token_fraction_is_a_mean_over_so_many_tokens(nll_KxN):
+  spec = LossSpec((1.0, 1.0, 1.0), token_fraction=0.5)
+  seen = set()
+  for seed in range(3):
+    (_, metrics), _ = value_and_grad(spec, key=jax.random.key(seed))
+    for k in (0, 1):
+      means = [
+          nll_KxN[k, list(subset)].mean()
+          for subset in itertools.combinations(range(6), 3)
+      ]
+      distance = np.abs(np.asarray(means) - float(metrics[f'loss_{k + 1}']))
+      assert distance.min() < 1e-5
+      seen.add(int(distance.argmin()))
+    # The last readout always learns from every token.
+    np.testing.assert_allclose(
+        metrics['loss_3'], nll_KxN[2].mean(), rtol=1e-5)
+  assert len(seen) > 1
+
+
+def test_some_tokens_are_the_same_ones_in_every_array():
+  a = jnp.arange(10)
+  first, second = losses._some_tokens(KEY, 0.35, a, a * 2.0)
+  assert first.shape == (4,) and len(set(first.tolist())) == 4
+  np.testing.assert_array_equal(first * 2.0, second)
+  (every,) = losses._some_tokens(KEY, 1.0, a)
+  assert sorted(every.tolist()) == list(range(10))
+
+
+def test_spec_from_config():
+  c = config.base()
+  c.model.num_layers = 4
+  c.model.readouts = (2, 4)
+  c.loss.weights = 'linear'
+  c.loss.schedule = 'rotate'
+  c.loss.rotate_every = 3
+  c.loss.token_fraction = 0.5
+  spec = LossSpec.from_config(c)
+  assert spec == LossSpec((0.5, 1.0), 'rotate', 0, 3, 'sum_to_one', 0.5)
+  assert spec.supervised_fraction() == [0.5, 1.0]
+  assert LossSpec((0.0, 1.0)).supervised_fraction() == [0.0, 1.0]
