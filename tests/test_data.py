@@ -5,17 +5,11 @@ import pathlib
 
 import numpy as np
 import pytest
-from absl import flags
 
 from ease_jax import config as config_lib
 from ease_jax import data
 from ease_jax.config import ConfigError
-from ease_jax.data import corpus, prepare, text, tokenizers
-
-@pytest.fixture(autouse=True)
-def parsed_flags():
-  if not flags.FLAGS.is_parsed():  # TFDS reads absl flags
-    flags.FLAGS.mark_as_parsed()
+from ease_jax.data import prepare, text, tokenizers
 
 
 def write(path, content):
@@ -352,7 +346,3 @@ def test_prepare_reports_an_error_in_one_line(tmp_path):
     prepare.main([f'--out={tmp_path}', path])
   assert str(caught.value) == (
       f'error: path: {path!r} does not exist; correct the path')
-
-
-def test_encode_of_nothing_is_empty():
-  assert corpus.encode(tokenizers.Byte(), []).shape == (0,)

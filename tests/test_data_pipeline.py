@@ -7,7 +7,6 @@ import pytest
 
 from ease_jax import data
 
-
 # Training batches.
 
 

@@ -1,0 +1,220 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tiny
+from ease_jax import losses
+from ease_jax.losses import LossSpec
+
+KEY = jax.random.key(0)
+FINAL = dict(num_layers=3, readouts=(1, 2, 3))
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'spec'))
+def grid_step(params, batch, key=KEY, *, model, spec):
+  """Loss, gradients and parameters after one update."""
+  loss = lambda p: losses.grid_loss(p, model, spec, batch, 0, key)[0]
+  value, grads = jax.value_and_grad(loss)(params)
+  optimizer = optax.adamw(1e-2)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  return value, grads, optax.apply_updates(params, updates)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def logits(params, tokens, *, model):
+  return model.apply({'params': params}, tokens)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return tiny.stack(**FINAL)
+
+
+@pytest.fixture(scope='module')
+def final_step(model):
+  spec = LossSpec((0.0, 0.0, 1.0))
+  return grid_step(tiny.params(model), tiny.batch(), model=model, spec=spec)
+
+
+@pytest.fixture(scope='module')
+def uniform_step(model):
+  return grid_step(
+      tiny.params(model), tiny.batch(), model=model, spec=LossSpec((1.0,) * 3))
+
+
+# ------------------------------------------------------------- equivalence
+
+
+def test_all_weight_on_the_last_readout_is_a_plain_model(final_step):
+  """Bitwise the program of a model that has no other readout."""
+  plain = tiny.stack(**FINAL | dict(readouts=(3,)))
+  expected = grid_step(
+      tiny.params(plain), tiny.batch(), model=plain, spec=LossSpec((1.0,)))
+  tiny.assert_trees_equal(final_step, expected)
+
+
+def test_all_weight_on_the_last_readout_is_a_hand_written_loss(
+    model, final_step
+):
+  batch = tiny.batch()
+
+  @jax.jit
+  @jax.value_and_grad
+  def hand_written(params):
+    out = model.apply({'params': params}, batch['tokens'])[-1]
+    return optax.softmax_cross_entropy_with_integer_labels(
+        out, batch['targets']).mean()
+
+  value, grads = hand_written(tiny.params(model))
+  np.testing.assert_allclose(final_step[0], value, rtol=1e-6)
+  tiny.assert_trees_close(final_step[1], grads, rtol=1e-4, atol=1e-6)
+
+
+def test_the_last_logits_are_those_of_the_standard_model(model):
+  plain = tiny.stack(**FINAL | dict(readouts=(3,)))
+  params, tokens = tiny.params(model), tiny.batch()['tokens']
+  # The same tree: a standard checkpoint loads into a model with readouts.
+  tiny.assert_trees_equal(params, tiny.params(plain))
+  every = logits(params, tokens, model=model)
+  assert every.shape == (3, 3, 12, tiny.VOCAB)
+  last = logits(params, tokens, model=plain)
+  np.testing.assert_array_equal(every[-1], last[0])
+  assert not np.allclose(every[0], every[-1], atol=0.1)
+
+
+def test_repeated_kv_heads_turn_grouped_into_full_attention(model):
+  grouped, full = model, tiny.stack(**FINAL, num_kv_heads=4)
+  params = tiny.params(grouped)
+
+  def repeat(path, x):
+    if path[-2].key not in ('key', 'value'):
+      return x
+    return x.reshape(16, 2, 4).repeat(2, axis=1).reshape(16, 16)
+
+  wide = jax.tree_util.tree_map_with_path(
+      lambda path, x: repeat(path, x) if len(path) > 1 else x, params)
+  tokens = tiny.batch()['tokens']
+  np.testing.assert_allclose(
+      logits(params, tokens, model=grouped), logits(wide, tokens, model=full),
+      rtol=1e-5, atol=1e-5)  # pyformat: disable
+
+
+def test_remat_changes_neither_names_nor_numbers(model, uniform_step):
+  remat = tiny.stack(**FINAL, remat=True)
+  params = tiny.params(remat)
+  tiny.assert_trees_equal(params, tiny.params(model))
+  got = grid_step(
+      params, tiny.batch(), model=remat, spec=LossSpec((1.0,) * 3))
+  np.testing.assert_array_equal(got[0], uniform_step[0])
+  tiny.assert_trees_close(got[1], uniform_step[1], rtol=1e-5, atol=1e-6)
+
+
+# --------------------------------------------------------------- gradients
+
+
+def test_every_parameter_learns(uniform_step):
+  _, grads, after = uniform_step
+  params = tiny.params(tiny.stack(**FINAL))
+  for (path, grad), old, new in zip(
+      jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(params),
+      jax.tree.leaves(after)):  # pyformat: disable
+    assert np.isfinite(grad).all(), path
+    assert (np.asarray(grad) != 0).any(), path
+    assert (np.asarray(old) != np.asarray(new)).any(), path
+
+
+def test_every_parameter_of_the_other_variants_learns():
+  model = tiny.stack(
+      num_layers=2, readout_norm='per_readout', mlp='swiglu',
+      tie_embeddings=True)  # pyformat: disable
+  params = tiny.params(model)
+  assert 'unembed' not in params and 'gate' in params['layer_0']['mlp']
+  _, grads, _ = grid_step(
+      params, tiny.batch(), model=model, spec=LossSpec((1.0, 1.0)))
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    assert (np.asarray(grad) != 0).any(), path
+  # An unweighted readout's own norm is the one thing that must not learn.
+  _, grads, _ = grid_step(
+      params, tiny.batch(), model=model, spec=LossSpec((0.0, 1.0)))
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    frozen = path[0].key == 'readout_norm_0'
+    assert (np.asarray(grad) == 0).all() == frozen, path
+
+
+# ------------------------------------------------------------- independence
+
+
+def test_no_gradient_flows_from_a_later_token(model):
+  length = 8
+  tokens = jnp.arange(length)[None] + 3  # each token has its own embedding
+  params = tiny.params(model)
+
+  def outputs(embed):
+    tree = {'params': params | {'embed': embed}}
+    return (model.apply(tree, tokens)[:, 0] ** 2).sum(-1)
+
+  jacobian = jax.jit(jax.jacrev(outputs))(params['embed'])
+  flow_KxTxT = np.abs(jacobian[:, :, tokens[0]]).sum(-1)
+  later = np.triu(np.ones((length, length), bool), 1)
+  assert (flow_KxTxT[:, later] == 0).all()
+  assert (flow_KxTxT[:, ~later] > 0).all()
+
+
+def test_changing_a_token_leaves_earlier_logits_alone(model):
+  params, tokens = tiny.params(model), tiny.batch()['tokens']
+  before = logits(params, tokens, model=model)
+  changed = tokens.copy()
+  changed[:, 5] = (changed[:, 5] + 1) % tiny.VOCAB
+  after = logits(params, changed, model=model)
+  np.testing.assert_array_equal(before[:, :, :5], after[:, :, :5])
+  moved = np.abs(before - after).max(-1)
+  assert (moved[:, :, 5:] > 0).all()
+
+
+def test_a_row_does_not_know_the_other_rows(model):
+  params, tokens = tiny.params(model), tiny.batch()['tokens']
+  before = logits(params, tokens, model=model)
+  changed = tiny.batch(seed=1)['tokens']
+  changed[1] = tokens[1]
+  after = logits(params, changed, model=model)
+  np.testing.assert_array_equal(before[:, 1], after[:, 1])
+  assert (before[:, 0] != after[:, 0]).any()
+
+
+# ------------------------------------------------------ dropout and numerics
+
+
+def test_dropout_is_a_function_of_its_key(final_step):
+  model = tiny.stack(**FINAL, dropout=0.3)
+  params, batch = tiny.params(model), tiny.batch()
+  spec = LossSpec((0.0, 0.0, 1.0))
+  step = functools.partial(grid_step, params, batch, model=model, spec=spec)
+  first, again, other = step(KEY), step(KEY), step(jax.random.key(1))
+  tiny.assert_trees_equal(first, again)
+  assert first[0] != other[0] and first[0] != final_step[0]
+  # Without a key, evaluation sees the model itself.
+  np.testing.assert_array_equal(
+      logits(params, batch['tokens'], model=model),
+      logits(params, batch['tokens'], model=tiny.stack(**FINAL)))
+
+
+def test_bfloat16_computes_on_float32_parameters(uniform_step):
+  model = tiny.stack(**FINAL, dtype='bfloat16')
+  params, batch = tiny.params(model), tiny.batch()
+  value, grads, after = grid_step(
+      params, batch, model=model, spec=LossSpec((1.0,) * 3))
+  for x in jax.tree.leaves((params, value, grads, after)):
+    assert x.dtype == jnp.float32 and np.isfinite(x).all()
+  np.testing.assert_allclose(value, uniform_step[0], rtol=0.02)
+  assert value != uniform_step[0]
+  state_K = jax.eval_shape(
+      lambda p: model.apply({'params': p}, batch['tokens'], method='states'),
+      params)  # pyformat: disable
+  assert {s.dtype for s in state_K} == {jnp.dtype(jnp.bfloat16)}
+  assert jax.eval_shape(
+      lambda p: model.apply({'params': p}, batch['tokens']), params
+  ).dtype == jnp.float32  # pyformat: disable
