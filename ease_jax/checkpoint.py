@@ -58,6 +58,15 @@ class Restored:
   host: Host
 
 
+@dataclasses.dataclass(frozen=True)
+class Best:
+  """The state of the lowest select loss, and how far the run has come."""
+
+  state: Any
+  newest_step: int
+  host: Host  # of the newest checkpoint
+
+
 class _NewestAndBest:
   """Orbax policy: keeps the newest few checkpoints and the best one."""
 
@@ -142,8 +151,8 @@ class Checkpoints:
 
 def restore_best(
     workdir: str | os.PathLike[str], abstract: Any
-) -> tuple[Any, Host]:
-  """State of the lowest select loss, and the notes of the newest checkpoint.
+) -> Best:
+  """Reads the state of the lowest select loss.
 
   Changes nothing on disk.
 
@@ -160,11 +169,11 @@ def restore_best(
         folder, steps, lambda s: _read(manager, s, abstract))
     best = newest.host.best_step
     if best in (0, newest.step):  # 0: stopped before the first evaluation
-      return newest.state, newest.host
+      return Best(newest.state, newest.step, newest.host)
     order = [s for s in (best, *steps) if s in steps and s <= newest.step]
     chosen = _first_readable(
         folder, order, lambda s: _read(manager, s, abstract))
-    return chosen.state, newest.host
+    return Best(chosen.state, newest.step, newest.host)
 
 
 def _folder(workdir: str | os.PathLike[str]) -> pathlib.Path:

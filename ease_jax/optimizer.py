@@ -1,6 +1,7 @@
 """AdamW with warm-up, cosine decay, clipping and per-layer learning rates."""
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -77,12 +78,12 @@ def layer_scale(name: str, num_layers: int, layer_decay: float) -> float:
 def _scale_layers(spec: OptimizerSpec) -> optax.GradientTransformation:
   def scale(updates: Any, params: Any) -> Any:
     del params
-    return {
-        name: jax.tree.map(
-            lambda x, s=layer_scale(
-                name, spec.num_layers, spec.layer_decay): s * x, group)
-        for name, group in updates.items()
-    }  # pyformat: disable
+    scaled = {}
+    for name, group in updates.items():
+      scale = layer_scale(name, spec.num_layers, spec.layer_decay)
+      scaled[name] = jax.tree.map(
+          functools.partial(jnp.multiply, scale), group)
+    return scaled
 
   return optax.stateless(scale)
 

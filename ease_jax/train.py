@@ -219,7 +219,7 @@ class _Run:
     due = self.step % c.checkpoint_every == 0
     if improved or over or due or sigterm.received:
       self._save()
-    if sigterm.received and not over:
+    if sigterm.received:
       self.checkpoints.wait()
       raise Preempted(
           f'stopped by SIGTERM at step {self.step}, which is saved; the same '

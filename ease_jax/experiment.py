@@ -1,0 +1,223 @@
+"""One experiment from config to report: `run(config, workdir)`."""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+import ease_jax
+from ease_jax import checkpoint, data, decode, report, sweep, train
+from ease_jax.config import ConfigError, model_config, validate
+from ease_jax.models.stack import Stack
+from ease_jax.optimizer import OptimizerSpec
+from ease_jax.writers import write_atomic
+
+MODES = ('all', 'train', 'evaluate', 'report', 'generate')
+# What a later command in the same workdir may change: it has no influence on
+# the parameters.
+FREE_FIELDS = (
+    'evaluate.', 'exit.', 'generate.', 'train.log_every',
+    'train.tensorboard', 'train.profile')  # pyformat: disable
+PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+
+
+def run(
+    config: Any, workdir: str | os.PathLike[str], mode: str = 'all',
+    prompt: str | None = None,
+) -> None:  # pyformat: disable
+  """Runs an experiment, or one part of it, in a working directory.
+
+  Args:
+    config: an experiment's config.
+    workdir: receives the files of the run; created when missing.
+    mode: one of MODES; all = train, evaluate, report.
+    prompt: text to continue, for mode generate.
+
+  Raises:
+    ConfigError: something the caller must change; one line with the fix.
+    TrainingDiverged, Preempted: see `train.train`.
+  """
+  if mode not in MODES:
+    raise ConfigError(f'--mode={mode} is unknown; use one of {MODES}')
+  if mode == 'generate' and prompt is None:
+    raise ConfigError('--mode=generate needs --prompt=TEXT')
+  validate(config)
+  workdir = pathlib.Path(workdir)
+  check_config(config, workdir)
+  if mode == 'report':
+    return _report(workdir)
+  if mode == 'generate':
+    return _generate(config, workdir, prompt)
+  workdir.mkdir(parents=True, exist_ok=True)
+  corpus = data.load(config, workdir)
+  model = Stack(model_config(config, corpus.tokenizer.vocab_size))
+  # After the data was found: a wrong path must not bind the workdir.
+  write_atomic(workdir / 'config.json', _dumps(as_json(config)))
+  if mode in ('all', 'train'):
+    train.train(config, str(workdir), model, corpus)
+  if mode in ('all', 'evaluate'):
+    _evaluate(config, workdir, model, corpus)
+  if mode == 'all':
+    _report(workdir)
+
+
+def as_json(config: Any) -> Any:
+  """A config as plain JSON; infinite thresholds become strings."""
+
+  def plain(value):
+    if isinstance(value, dict):
+      return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+      return [plain(v) for v in value]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if finite else str(value)
+
+  return plain(config.to_dict())
+
+
+def check_config(config: Any, workdir: pathlib.Path) -> None:
+  """Refuses a workdir that another config made; writes nothing.
+
+  Raises:
+    ConfigError: names every field that differs.
+  """
+  path = workdir / 'config.json'
+  if workdir.exists() and not workdir.is_dir():
+    raise ConfigError(f'--workdir={workdir} is a file; choose a directory')
+  if not path.exists():
+    if (workdir / checkpoint.FOLDER).is_dir():
+      raise ConfigError(
+          f'{workdir} has checkpoints but no config.json, so that nobody can '
+          'tell whose they are; choose another --workdir')
+    return
+  try:
+    there = _flat(json.loads(path.read_text(encoding='utf-8')))
+  except ValueError:
+    raise ConfigError(
+        f'{path} is not JSON; restore it or choose another --workdir'
+    ) from None
+  here = _flat(as_json(config))
+  missing = 'missing'
+  differing = [
+      f'{name}={there.get(name, missing)} there, '
+      f'{here.get(name, missing)} here'
+      for name in sorted(there.keys() | here.keys())
+      if there.get(name, missing) != here.get(name, missing)
+      and not name.startswith(FREE_FIELDS)
+  ]
+  if differing:
+    raise ConfigError(
+        f'{workdir} was made by another config: {"; ".join(differing)}; '
+        'choose another --workdir or the same config')
+
+
+def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  result = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      result |= _flat(value, f'{prefix}{name}.')
+    else:
+      result[prefix + name] = value
+  return result
+
+
+def _dumps(tree: Any) -> str:
+  return json.dumps(tree, indent=2, allow_nan=False) + '\n'
+
+
+def _restore_best(config: Any, workdir: pathlib.Path, model: Any) -> Any:
+  abstract = train.abstract_state(model, OptimizerSpec.from_config(config))
+  return checkpoint.restore_best(workdir, abstract)
+
+
+def _evaluate(
+    config: Any, workdir: pathlib.Path, model: Any, corpus: Any
+) -> None:
+  """Writes results.json and passage.json from the best checkpoint."""
+  best = _restore_best(config, workdir, model)
+  params = best.state.params
+  results, passage = sweep.evaluate_run(config, model, params, corpus)
+  cfg = model.cfg
+  tokens = {f'{k}_tokens': len(v) for k, v in corpus.splits.items()}
+  results = {
+      'seed': config.seed,
+      'model': {
+          'params': sum(x.size for x in jax.tree.leaves(params)),
+          'segments': 1,
+          'layers': cfg.num_layers,
+          'vocab_size': cfg.vocab_size,
+      },
+      'data': {
+          'source': corpus.source,
+          'tokenizer': corpus.tokenizer.name,
+          'sha256': corpus.sha256,
+          **tokens,
+      },
+      'train': train.summary(config, model, best.newest_step, best.host),
+      **results,
+      'provenance': provenance(),
+  }
+  write_atomic(workdir / 'passage.json', _dumps(passage))
+  write_atomic(workdir / 'results.json', _dumps(results))
+
+
+def provenance() -> dict[str, Any]:
+  """What it takes to make these numbers again."""
+  command = ['python', '-m', 'ease_jax.main', *sys.argv[1:]]
+  return {
+      'command': shlex.join(command),
+      'versions': {
+          'python': platform.python_version(),
+          **{name: importlib.metadata.version(name) for name in PACKAGES},
+          'ease_jax': ease_jax.__version__,
+      },
+      'commit': _commit(),
+      'date': datetime.datetime.now(datetime.UTC).isoformat(
+          timespec='seconds'),
+      'platform': f'{platform.platform()}, {jax.devices()[0].device_kind}',
+  }  # pyformat: disable
+
+
+def _commit() -> str:
+  """Git commit of this source, `-dirty` when changed; '' outside of git."""
+  here = pathlib.Path(__file__)
+
+  def git(*args):
+    return subprocess.run(
+        ['git', '-C', str(here.parent), *args], capture_output=True,
+        check=True, text=True).stdout.strip()  # pyformat: disable
+
+  try:
+    # An installed copy may lie below somebody else's repository.
+    git('ls-files', '--error-unmatch', here.name)
+    return git('describe', '--always', '--dirty', '--abbrev=12', '--exclude=*')
+  except (OSError, subprocess.CalledProcessError):
+    return ''
+
+
+def _report(workdir: pathlib.Path) -> None:
+  try:
+    report.write_report(workdir)
+  except (FileNotFoundError, ValueError) as error:
+    raise ConfigError(str(error)) from error
+
+
+def _generate(config: Any, workdir: pathlib.Path, prompt: str | None) -> None:
+  path = workdir / 'tokenizer.json'
+  if not path.exists():
+    raise ConfigError(f'{path} is missing; run --mode=train first')
+  tokenizer = data.load_tokenizer(path)
+  model = Stack(model_config(config, tokenizer.vocab_size))
+  best = _restore_best(config, workdir, model)
+  decode.generate_text(
+      config, workdir, model, best.state.params, tokenizer, prompt)

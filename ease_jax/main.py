@@ -1,0 +1,83 @@
+"""Flags only; `ease_jax.experiment.run` does the work.
+
+  python -m ease_jax.main --config=configs/quickstart.py --workdir=DIR
+
+Exit codes: 0 done, 1 an error (one line on stderr), 143 stopped by SIGTERM
+with everything saved.
+"""
+
+import ctypes
+import platform
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'Config file, with :smoke for a run of seconds.',
+    lock_config=True)  # pyformat: disable
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
+_MODE = flags.DEFINE_enum(
+    'mode', 'all', ('all', 'train', 'evaluate', 'report', 'generate'),
+    'all = train, evaluate and report.')  # pyformat: disable
+_PROMPT = flags.DEFINE_string(
+    'prompt', None, 'Text to continue, for --mode=generate.')
+
+
+def _keep_memory_mapped() -> None:
+  """Makes glibc keep large blocks instead of returning them to the kernel.
+
+  XLA frees and allocates the same activations every step. By default glibc
+  unmaps each, and the kernel zeroes all pages again: up to a quarter of a
+  small training step on CPU.
+  """
+  if platform.libc_ver()[0] != 'glibc':
+    return
+  m_trim_threshold, m_mmap_max = -1, -4  # as in malloc.h
+  libc = ctypes.CDLL(None)
+  libc.mallopt(m_mmap_max, 0)
+  libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _fail(message: object, code: int = 1) -> None:
+  """One line on stderr, whatever the message was."""
+  text = str(message).replace('\\n', ' ')  # KeyError shows its text quoted
+  print('ease_jax:', ' '.join(text.split()), file=sys.stderr)
+  sys.exit(code)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    _fail(error)
+  except Exception as error:  # a config file may raise anything
+    _fail(f'bad --config: {type(error).__name__}: {error}')
+  if len(rest) > 1:
+    _fail(f'unexpected argument {rest[1]!r}; flags start with --')
+  return rest
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  if flags.FLAGS['verbosity'].using_default_value:
+    logging.set_verbosity(logging.ERROR)  # orbax tells all it does
+  # Only now, so that a mistyped flag does not wait for JAX.
+  from ease_jax import experiment, train
+  from ease_jax.config import ConfigError
+
+  try:
+    experiment.run(_CONFIG.value, _WORKDIR.value, _MODE.value, _PROMPT.value)
+  except train.Preempted as stop:
+    _fail(stop, 143)
+  except (ConfigError, train.TrainingDiverged, OSError) as error:
+    _fail(error)
+  except KeyboardInterrupt:
+    _fail('interrupted; the same command continues from the last checkpoint')
+
+
+if __name__ == '__main__':
+  _keep_memory_mapped()
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main, flags_parser=_parse)
