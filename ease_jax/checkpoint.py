@@ -5,15 +5,13 @@ The only file that imports orbax. A step that lies under its final name in
 What happens to it later (a full disk, a bad copy) is found by its checksum.
 """
 
-import asyncio
-import contextlib
 import dataclasses
-import gc
+import logging
 import os
 import pathlib
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -192,9 +190,9 @@ def _first_readable(
   problems = []
   for step in steps:
     try:
-      with _without_noise():
-        found = read(step)
+      found = read(step)
     except Exception as error:  # whatever a damaged file makes orbax raise
+      _silence_abandoned_reads()
       problems.append((step, _one_line(error)))
       continue
     for bad, why in problems:
@@ -244,23 +242,27 @@ def _one_line(error: Exception) -> str:
   return text if len(text) <= 120 else text[:117] + '...'
 
 
-@contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-  """Drops what orbax's abandoned reads say after the first one failed.
+def _silence_abandoned_reads() -> None:
+  """Drops what the rest of a failed read says, now and later.
 
-  One failed array leaves the tasks of the others behind; when they are
-  collected, asyncio prints pages about each.
+  One array that cannot be read makes orbax leave the reads of the others
+  behind; each of them would print a page when it ends or is collected.
   """
-  hook, asyncio_logger = sys.unraisablehook, asyncio.log.logger
-  disabled = asyncio_logger.disabled
-  sys.unraisablehook = lambda _: None
-  asyncio_logger.disabled = True
-  try:
-    yield
-  except Exception as error:
-    # The traceback's frames hold those tasks; without them they go now.
-    raise error.with_traceback(None) from None
-  finally:
-    if sys.exc_info()[0] is not None:
-      gc.collect()
-    sys.unraisablehook, asyncio_logger.disabled = hook, disabled
+  if isinstance(sys.unraisablehook, _Unraisable):
+    return
+  sys.unraisablehook = _Unraisable(sys.unraisablehook)
+  logging.getLogger('asyncio').addFilter(
+      lambda record: 'never retrieved' not in record.getMessage())
+
+
+class _Unraisable:
+  """An unraisablehook that knows abandoned reads."""
+
+  def __init__(self, rest: Callable[[Any], Any]):
+    self._rest = rest
+
+  def __call__(self, event: Any) -> None:
+    text = f'{event.exc_value} {event.object}'
+    if 'Event loop is closed' in text or 'reading array' in text:
+      return
+    self._rest(event)

@@ -109,7 +109,7 @@ def base() -> Any:
   c.loss.e_scale = 0.2  # weights='layerskip': scale of early layers
   c.loss.normalize = 'sum_to_one'  # one of NORMALIZATIONS
   c.loss.schedule = 'constant'  # one of SCHEDULES, on intermediate weights
-  c.loss.schedule_steps = 0  # length of warm-up/gradual; switch_off: 2x last
+  c.loss.schedule_steps = 0  # length of the schedule in updates
   c.loss.rotate_every = 1  # rotate: each readout is on every so many steps
   c.loss.token_fraction = 1.0  # share of tokens for intermediate readouts
 
@@ -140,7 +140,7 @@ def base() -> Any:
   c.evaluate.batch_size = 16  # windows per evaluation batch
   c.evaluate.select_split = 'select'  # thresholds are chosen here
   c.evaluate.report_split = 'test'  # and reported here
-  c.evaluate.max_tokens = 0  # tokens scored per split; 0 = all
+  c.evaluate.max_tokens = 0  # scored per split, spread evenly; 0 = all
 
   c.exit = ml_collections.ConfigDict()
   c.exit.signals = ('max_prob', 'margin', 'entropy')  # of SIGNAL_RANGES

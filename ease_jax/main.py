@@ -8,8 +8,10 @@ with everything saved.
 
 import ctypes
 import platform
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -40,29 +42,41 @@ def _keep_memory_mapped() -> None:
   libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _fail(message: object, code: int = 1) -> None:
+def _fail(message: object, code: int = 1) -> NoReturn:
   """One line on stderr, whatever the message was."""
-  text = str(message).replace('\\n', ' ')  # KeyError shows its text quoted
-  print('ease_jax:', ' '.join(text.split()), file=sys.stderr)
+  print('ease_jax:', ' '.join(str(message).split()), file=sys.stderr)
   sys.exit(code)
+
+
+def _cause(error: BaseException) -> str:
+  """What ml_collections wraps in a traceback, a repr or a list of attempts."""
+  text = str(error)
+  if isinstance(error, OSError):
+    return text.splitlines()[-1]
+  if isinstance(error, (AttributeError, KeyError)):
+    text = text.replace('\\n', '; ').replace("\\'", '').strip('"\'')
+    return f'unknown field {text}'
+  return re.split(r'^[\w.]+(?:Error|Exception): ', text, flags=re.M)[-1]
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
+    _ = _CONFIG.value  # raises if its file could not be read
   except flags.Error as error:
-    _fail(error)
+    _fail(_cause(error))
   except Exception as error:  # a config file may raise anything
-    _fail(f'bad --config: {type(error).__name__}: {error}')
+    _fail(f'bad --config: {_cause(error)}')
   if len(rest) > 1:
     _fail(f'unexpected argument {rest[1]!r}; flags start with --')
+  # Orbax tells all it does; app.run would even ask for that.
+  if flags.FLAGS['verbosity'].using_default_value:
+    flags.FLAGS.verbosity = logging.ERROR
   return rest
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  if flags.FLAGS['verbosity'].using_default_value:
-    logging.set_verbosity(logging.ERROR)  # orbax tells all it does
   # Only now, so that a mistyped flag does not wait for JAX.
   from ease_jax import experiment, train
   from ease_jax.config import ConfigError

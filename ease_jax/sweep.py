@@ -5,6 +5,7 @@ search on the select split (one per readout). The operating point is chosen
 on the select split by the config's rule and reported on the other one.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -41,12 +42,15 @@ class Point(NamedTuple):
 class Split:
   """A split of the corpus with its dump; evaluates points on it."""
 
-  def __init__(self, name, config, model, params, corpus: Corpus):
+  def __init__(
+      self, name: str, config: Any, model: Any, params: Any, corpus: Corpus,
+      max_tokens: int,
+  ):  # pyformat: disable
     self.name, self.model, self.params = name, model, params
     self.token_bytes = corpus.tokenizer.token_bytes
     self.batches = lambda: eval_batches(
         corpus.splits[name], config.data.seq_len, config.evaluate.batch_size,
-        config.evaluate.max_tokens)  # pyformat: disable
+        max_tokens)  # pyformat: disable
     self.dump = evaluate.grid_dump(
         model, params, self.batches, tuple(config.exit.signals))
 
@@ -149,7 +153,8 @@ def evaluate_run(
         f'evaluate.select_split={names[0]!r} equals evaluate.report_split='
         f'{names[1]!r}; use two splits')
   select, report = (
-      Split(name, config, model, params, corpus) for name in names)
+      Split(name, config, model, params, corpus, config.evaluate.max_tokens)
+      for name in names)
   points = list(scalar_points(config))
   chosen_on = [select.measure(point) for point in points]
   full = chosen_on[points.index(
@@ -169,7 +174,12 @@ def evaluate_run(
           for k, layer in enumerate(model.cfg.readouts)
       ],
   }
-  return results, _passage(report, points[best], corpus.tokenizer)
+  # Consecutive text, where the evaluation's windows may be far apart.
+  name = config.evaluate.report_split
+  start = dataclasses.replace(
+      corpus, splits={name: corpus.splits[name][: PASSAGE_TOKENS + 1]})
+  passage = Split(name, config, model, params, start, 0)
+  return results, _passage(passage, points[best], corpus.tokenizer)
 
 
 def _readout_rows(config, cfg, select, report) -> list[dict[str, Any]]:
@@ -238,7 +248,7 @@ def _passage(split: Split, point: Point, tokenizer: Any) -> dict[str, Any]:
   trace, mask = split.trace(point), split.dump.mask_RxT > 0
   layer = split.model.cfg.readouts
   fields = (split.dump.target_RxT, trace.exit_RxT, trace.nll_RxT)
-  tokens = zip(*(field[mask][:PASSAGE_TOKENS] for field in fields))
+  tokens = zip(*(field[mask] for field in fields), strict=True)
   return {
       'split': split.name,
       'tokens': [

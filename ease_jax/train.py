@@ -70,23 +70,26 @@ def mean_gradient(
   whole batch's, up to rounding.
   """
   grad_fn = jax.grad(losses.grid_loss, has_aux=True)
+  if accumulate == 1:
+    return grad_fn(params, model, loss_spec, batch, step, key)
   micro = jax.tree.map(
       lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
   weight_A = micro['mask'].sum((1, 2))
   weight_A /= jnp.maximum(weight_A.sum(), 1.0)
 
-  def one(number):
-    part = jax.tree.map(lambda x: x[number], micro)
+  def one(number_and_part):
+    number, part, weight = number_and_part
     out = grad_fn(
         params, model, loss_spec, part, step, jax.random.fold_in(key, number))
-    return jax.tree.map(lambda x: weight_A[number] * x, out)
+    return jax.tree.map(lambda x: weight * x, out)
 
-  def add(total, number):
-    return jax.tree.map(jnp.add, total, one(number)), None
+  def add(total, x):
+    return jax.tree.map(jnp.add, total, one(x)), None
 
-  if accumulate == 1:
-    return one(0)
-  return jax.lax.scan(add, one(0), jnp.arange(1, accumulate))[0]
+  xs = jnp.arange(accumulate), micro, weight_A
+  shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], xs))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  return jax.lax.scan(add, zeros, xs)[0]
 
 
 def train_step(

@@ -97,7 +97,15 @@ def test_every_target_is_scored_once(length, batch_size):
     assert batch['mask'].any()
 
 
-@pytest.mark.parametrize('max_tokens', [1, 10, 15, 99, 1000])
-def test_max_tokens_limits_the_scored_targets(max_tokens):
-  batches = data.eval_batches(np.arange(100, dtype=np.int32), 10, 4, max_tokens)
-  assert scored(batches) == [(i, i + 1) for i in range(min(99, max_tokens))]
+@pytest.mark.parametrize(
+    'max_tokens, windows', [(1, [0]), (15, [0, 9]), (30, [0, 4, 9])])
+def test_max_tokens_spreads_whole_windows_over_the_split(max_tokens, windows):
+  tokens = np.arange(101, dtype=np.int32)
+  batches = data.eval_batches(tokens, 10, 4, max_tokens)
+  expected = [i for w in windows for i in range(10 * w, 10 * w + 10)]
+  assert scored(batches) == [(i, i + 1) for i in expected]
+
+
+def test_max_tokens_beyond_the_split_scores_all():
+  batches = data.eval_batches(np.arange(100, dtype=np.int32), 10, 4, 1000)
+  assert scored(batches) == [(i, i + 1) for i in range(99)]

@@ -69,18 +69,24 @@ def eval_batches(
     tokens: a split, [N] int32.
     seq_len: T.
     batch_size: B; the last batch is padded to it, with mask 0.
-    max_tokens: score only the first so many targets; 0 = all.
+    max_tokens: score about so many targets, in whole windows spread evenly
+      over the split, since its first ones may all be of one document; 0 = all.
   """
   num_targets = len(tokens) - 1
-  if max_tokens:
-    num_targets = min(num_targets, max_tokens)
-  shape, size = (batch_size, seq_len), batch_size * seq_len
-  for start in range(0, num_targets, size):
-    stop = min(start + size, num_targets)
-    padding = (0, size - (stop - start))
+  start_W = np.arange(0, num_targets, seq_len)
+  num_windows = -(-max_tokens // seq_len)
+  if 0 < num_windows < len(start_W):
+    spread_W = np.linspace(0, len(start_W) - 1, num_windows)
+    start_W = start_W[spread_W.astype(int)]
+  offset_T = np.arange(seq_len)
+  for first in range(0, len(start_W), batch_size):
+    start_B = start_W[first : first + batch_size]
+    missing = ((0, batch_size - len(start_B)), (0, 0))
+    index_BxT = start_B[:, None] + offset_T
+    mask_BxT = index_BxT < num_targets
+    index_BxT = np.where(mask_BxT, index_BxT, 0)
     yield {
-        'tokens': np.pad(tokens[start:stop], padding).reshape(shape),
-        'targets': np.pad(tokens[start + 1 : stop + 1], padding).reshape(shape),
-        'mask': np.pad(
-            np.ones(stop - start, np.float32), padding).reshape(shape),
-    }  # pyformat: disable
+        'tokens': np.pad(tokens[index_BxT] * mask_BxT, missing),
+        'targets': np.pad(tokens[index_BxT + 1] * mask_BxT, missing),
+        'mask': np.pad(mask_BxT.astype(np.float32), missing),
+    }
