@@ -311,7 +311,8 @@ def test_damaged_newest_checkpoint_falls_back(
   damage(tmp_path / 'checkpoints' / str(newest))
   capfd.readouterr()
   run(c, tmp_path)
-  warnings = [l for l in capfd.readouterr().err.splitlines() if 'select' not in l]
+  lines = capfd.readouterr().err.splitlines()
+  warnings = [line for line in lines if 'select' not in line]
   assert len(warnings) == 1, warnings
   assert warnings[0].startswith('ease_jax: warning: checkpoint')
   assert f'checkpoints/{newest} is unreadable' in warnings[0]
