@@ -6,6 +6,7 @@ What happens to it later (a full disk, a bad copy) is found by its checksum.
 """
 
 import dataclasses
+import json
 import logging
 import os
 import pathlib
@@ -107,11 +108,8 @@ class Checkpoints:
   def save(self, step: int, state: Any, data: Any, host: Host) -> None:
     """Starts to save; `state` may be donated as soon as this returns."""
     self._policy.best_step = host.best_step
-    notes = {
-        'data': data,
-        'host': dataclasses.asdict(host),
-        'checksum': _checksum(state),
-    }
+    notes = {'data': data, 'host': dataclasses.asdict(host)}
+    notes['checksum'] = _checksum(state, notes)
     self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -209,19 +207,20 @@ def _first_readable(
 def _read(
     manager: ocp.CheckpointManager, step: int, abstract: Any
 ) -> Restored:
-  out = manager.restore(
+  out: Any = manager.restore(
       step,
       args=ocp.args.Composite(
           state=ocp.args.StandardRestore(abstract),
           notes=ocp.args.JsonRestore()))  # pyformat: disable
-  if out.notes['checksum'] != _checksum(out.state):
+  notes = dict(out.notes)
+  if notes.pop('checksum') != _checksum(out.state, notes):
     raise ValueError('its checksum does not match')
-  return Restored(step, out.state, out.notes['data'], Host(**out.notes['host']))
+  return Restored(step, out.state, notes['data'], Host(**notes['host']))
 
 
-def _checksum(state: Any) -> int:
-  """CRC-32 of all arrays: orbax does not notice every flipped bit."""
-  total = 0
+def _checksum(state: Any, notes: dict[str, Any]) -> int:
+  """CRC-32 of everything: orbax does not notice every flipped bit."""
+  total = zlib.crc32(json.dumps(notes, sort_keys=True).encode())
   for leaf in jax.tree.leaves(state):
     total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).data, total)
   return total

@@ -150,7 +150,7 @@ def shaded(text: str, depth: float, color: bool) -> str:
 
 
 def generate_text(
-    config: Any, workdir: str, model: Any, params: Any, tokenizer: Any,
+    config: Any, workdir: pathlib.Path, model: Any, params: Any, tokenizer: Any,
     prompt: str,
 ) -> None:  # pyformat: disable
   """Prints a continuation, each token shaded by the depth it took.
@@ -158,7 +158,7 @@ def generate_text(
   Exits as the run's chosen operating point says; without an evaluated
   `results.json` in the workdir it is a ConfigError.
   """
-  path = pathlib.Path(workdir) / 'results.json'
+  path = workdir / 'results.json'
   if not path.exists():
     raise ConfigError(
         f'{path} is missing: it holds the exit thresholds; run '

@@ -56,7 +56,7 @@ def run(
   if mode == 'report':
     return _report(workdir)
   if mode == 'generate':
-    return _generate(config, workdir, prompt)
+    return _generate(config, workdir, prompt or '')
   workdir.mkdir(parents=True, exist_ok=True)
   corpus = data.load(config, workdir)
   model = Stack(model_config(config, corpus.tokenizer.vocab_size))
@@ -212,7 +212,7 @@ def _report(workdir: pathlib.Path) -> None:
     raise ConfigError(str(error)) from error
 
 
-def _generate(config: Any, workdir: pathlib.Path, prompt: str | None) -> None:
+def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
   path = workdir / 'tokenizer.json'
   if not path.exists():
     raise ConfigError(f'{path} is missing; run --mode=train first')

@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> None:
   from ease_jax.config import ConfigError
 
   try:
-    experiment.run(_CONFIG.value, _WORKDIR.value, _MODE.value, _PROMPT.value)
+    experiment.run(
+        _CONFIG.value, str(_WORKDIR.value), _MODE.value, _PROMPT.value)
   except train.Preempted as stop:
     _fail(stop, 143)
   except (ConfigError, train.TrainingDiverged, OSError) as error:

@@ -90,7 +90,7 @@ def _scale_layers(spec: OptimizerSpec) -> optax.GradientTransformation:
 
 def build(spec: OptimizerSpec) -> optax.GradientTransformation:
   """The update rule; its rate is `learning_rate(spec, step)`."""
-  steps = [
+  steps: list[optax.GradientTransformation] = [
       optax.adamw(
           lambda step: learning_rate(spec, step), b1=spec.b1, b2=spec.b2,
           eps=spec.eps, weight_decay=spec.weight_decay,

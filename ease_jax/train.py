@@ -286,14 +286,15 @@ class _Run:
       raise TrainingDiverged(
           f'training diverged at step {self.step}: select loss {loss:g}; '
           'lower optimizer.learning_rate')
-    improved = host.best_loss is None or loss < host.best_loss
+    best = math.inf if host.best_loss is None else host.best_loss
+    improved = loss < best
     if improved:
       host.best_loss, host.best_step = loss, self.step
     host.bad_evals = 0 if improved else host.bad_evals + 1
     host.evaluated_at = self.step
     writers.write(
         self.step, time.monotonic() - self._start, 'select',
-        {'loss': loss, 'best_loss': host.best_loss})  # pyformat: disable
+        {'loss': loss, 'best_loss': min(loss, best)})  # pyformat: disable
     return improved
 
   def _save(self) -> None:

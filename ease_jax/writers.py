@@ -127,7 +127,7 @@ def duration(seconds: float) -> str:
 
 def _open_board(workdir: str | os.PathLike[str], resume_step: int) -> Any:
   try:
-    import tensorboardX  # optional, so only here
+    import tensorboardX  # pyright: ignore[reportMissingImports]
   except ImportError:
     raise ConfigError(
         'train.tensorboard=True needs tensorboardX; install it with pip '

@@ -362,7 +362,7 @@ def test_optimistic_scores_are_labelled_and_are_other_scores(
   corpus = types.SimpleNamespace(
       splits={'test': None},
       tokenizer=types.SimpleNamespace(token_bytes=np.ones(tiny.VOCAB)))
-  split = sweep.Split('test', c, MODEL, PARAMS, corpus)
+  split = sweep.Split('test', c, MODEL, PARAMS, corpus, max_tokens=0)
   threshold = tuple(map(float, thresholds(dump, 'max_prob')))
   rows = {
       policy: split.measure(

@@ -12,8 +12,6 @@ import tiny
 from ease_jax import config, losses
 from ease_jax.losses import LossSpec
 
-KEY = jax.random.key(0)
-
 
 class Ladder(nn.Module):
   """The least that a body must offer: three readouts of 8 wide states."""
@@ -47,18 +45,19 @@ class Ladder(nn.Module):
 
 
 MODEL = Ladder()
-PARAMS = MODEL.init(KEY, np.zeros((1, 6), np.int32))['params']
+PARAMS = MODEL.init(jax.random.key(0), np.zeros((1, 6), np.int32))['params']
 
 
 @functools.partial(jax.jit, static_argnames='spec')
-def run(params, batch, step, key, spec):
+def run(params, batch, step, seed, spec):
+  key = jax.random.key(seed)
   loss = lambda p: losses.grid_loss(p, MODEL, spec, batch, step, key)
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
-def value_and_grad(spec, step=0, batch=None, key=KEY):
+def value_and_grad(spec, step=0, batch=None, seed=0):
   batch = tiny.batch(1, 6, 11) if batch is None else batch
-  return run(PARAMS, batch, step, key, spec)
+  return run(PARAMS, batch, step, seed, spec)
 
 
 ALL_ON = LossSpec((1.0, 1.0, 1.0))
@@ -155,7 +154,7 @@ def test_a_token_fraction_is_a_mean_over_so_many_tokens(nll_KxN):
   spec = LossSpec((1.0, 1.0, 1.0), token_fraction=0.5)
   seen = set()
   for seed in range(3):
-    (_, metrics), _ = value_and_grad(spec, key=jax.random.key(seed))
+    (_, metrics), _ = value_and_grad(spec, seed=seed)
     for k in (0, 1):
       means = [
           nll_KxN[k, list(subset)].mean()
@@ -172,10 +171,10 @@ def test_a_token_fraction_is_a_mean_over_so_many_tokens(nll_KxN):
 
 def test_some_tokens_are_the_same_ones_in_every_array():
   a = jnp.arange(10)
-  first, second = losses._some_tokens(KEY, 0.35, a, a * 2.0)
+  first, second = losses._some_tokens(jax.random.key(0), 0.35, a, a * 2.0)
   assert first.shape == (4,) and len(set(first.tolist())) == 4
   np.testing.assert_array_equal(first * 2.0, second)
-  (every,) = losses._some_tokens(KEY, 1.0, a)
+  (every,) = losses._some_tokens(jax.random.key(0), 1.0, a)
   assert sorted(every.tolist()) == list(range(10))
 
 

@@ -135,9 +135,10 @@ def test_finished_run_trains_nothing(straight, monkeypatch):
 
 
 def start_process(workdir, **changes):
+  root = str(pathlib.Path(__file__).parent.parent)
   return subprocess.Popen(
       [sys.executable, __file__, str(workdir), json.dumps(changes)],
-      stderr=subprocess.PIPE, text=True)  # pyformat: disable
+      env=os.environ | {'PYTHONPATH': root}, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(path, process):
@@ -281,28 +282,33 @@ def test_too_large_learning_rate_diverges(tmp_path):
 # Checkpoints.
 
 
-def largest_file(folder):
-  """Holds arrays: what lies under d/."""
-  files = [p for p in folder.rglob('d/*') if p.is_file()]
-  return max(files, key=lambda p: p.stat().st_size)
+def array_files(folder):
+  return [p for p in (folder / 'state').rglob('d/*') if p.is_file()]
 
 
 def truncate(folder):
-  os.truncate(largest_file(folder), 100)
+  for path in array_files(folder):
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def flip_a_bit(folder):
-  path = largest_file(folder)
-  content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 1
-  path.write_bytes(content)
+  for path in array_files(folder):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def change_a_note(folder):
+  path = folder / 'notes' / 'metadata'
+  path.write_text(path.read_text().replace('"bad_evals": ', '"bad_evals": 1'))
 
 
 def remove_notes(folder):
-  next((folder / 'notes').glob('metadata')).unlink()
+  (folder / 'notes' / 'metadata').unlink()
 
 
-@pytest.mark.parametrize('damage', [truncate, flip_a_bit, remove_notes])
+@pytest.mark.parametrize(
+    'damage', [truncate, flip_a_bit, change_a_note, remove_notes])
 def test_damaged_newest_checkpoint_falls_back(
     straight, tmp_path, capfd, damage):  # pyformat: disable
   c = make_config()
