@@ -50,6 +50,8 @@ def run(
     raise ConfigError(f'--mode={mode} is unknown; use one of {MODES}')
   if mode == 'generate' and prompt is None:
     raise ConfigError('--mode=generate needs --prompt=TEXT')
+  if not os.fspath(workdir):
+    raise ConfigError('--workdir is empty; give a directory')
   validate(config)
   workdir = pathlib.Path(workdir)
   check_config(config, workdir)

@@ -21,10 +21,10 @@ SIGNALS = ('max_prob', 'state_cosine', 'kl', 'patience')
 POLICIES = config.KV_POLICIES
 PAIRS = [
     *(('max_prob', policy) for policy in POLICIES),
-    *(('patience', policy) for policy in POLICIES),
+    ('patience', 'recompute'),
+    ('patience', 'drop'),
     ('kl', 'copy_state'),
-    ('kl', 'drop'),
-    ('state_cosine', 'copy_state'),
+    ('state_cosine', 'drop'),
 ]
 
 

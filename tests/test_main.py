@@ -35,7 +35,7 @@ def main(*args, cwd=ROOT):
         (['--config=none.py'], ["No such file or directory: 'none.py'"]),
         (['--config=configs/quickstart.py:big'], ["'big'", ':smoke']),
         (['--confg=x'], ['confg']),
-        (['--workdir='], ['workdir']),
+        (['--workdir='], ['--workdir is empty']),
         (['extra'], ["unexpected argument 'extra'"]),
         (['--config.model.num_heads=3'],
          ['model.dim=', 'model.num_heads=3', 'change one']),
