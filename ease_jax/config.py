@@ -113,6 +113,12 @@ def base() -> Any:
   c.loss.rotate_every = 1  # rotate: each readout is on every so many steps
   c.loss.token_fraction = 1.0  # share of tokens for intermediate readouts
 
+  _add_training(c)
+  _add_exits(c)
+  return c.lock()
+
+
+def _add_training(c: Any) -> None:
   c.optimizer = ml_collections.ConfigDict()
   c.optimizer.learning_rate = 1e-3  # peak
   c.optimizer.warmup_steps = 100  # linear warm-up
@@ -136,6 +142,8 @@ def base() -> Any:
   c.train.tensorboard = False  # also write TensorBoard events
   c.train.profile = False  # write a profiler trace of steps 10 to 15
 
+
+def _add_exits(c: Any) -> None:
   c.evaluate = ml_collections.ConfigDict()
   c.evaluate.batch_size = 16  # windows per evaluation batch
   c.evaluate.select_split = 'select'  # thresholds are chosen here
@@ -159,7 +167,6 @@ def base() -> Any:
   c.generate = ml_collections.ConfigDict()
   c.generate.max_new_tokens = 200
   c.generate.temperature = 0.0  # 0 = greedy
-  return c.lock()
 
 
 def _need(ok: bool, message: str) -> None:

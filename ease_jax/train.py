@@ -9,8 +9,6 @@ patience has counted.
 import functools
 import math
 import os
-import signal
-import threading
 import time
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ from ease_jax import costs, data, evaluate, losses, optimizer
 from ease_jax.checkpoint import Checkpoints, Host
 from ease_jax.losses import LossSpec
 from ease_jax.optimizer import OptimizerSpec
+from ease_jax.preemption import Preempted, Sigterm
 from ease_jax.writers import Writers
 
 PROFILE_STEPS = range(10, 15)  # updates, from 0
@@ -30,10 +29,6 @@ PROFILE_STEPS = range(10, 15)  # updates, from 0
 
 class TrainingDiverged(FloatingPointError):
   """The loss, the gradient or the parameters are no longer finite."""
-
-
-class Preempted(Exception):
-  """SIGTERM came; everything up to now is saved."""
 
 
 class TrainState(NamedTuple):
@@ -132,27 +127,6 @@ _train_step = jax.jit(
 )  # pyformat: disable
 
 
-class _Sigterm:
-  """Remembers a SIGTERM instead of dying of it."""
-
-  def __init__(self):
-    self.received = False
-
-  def __enter__(self) -> '_Sigterm':
-    # Python lets only the main thread handle signals.
-    self._main = threading.current_thread() is threading.main_thread()
-    if self._main:
-      self._old = signal.signal(signal.SIGTERM, self._remember)
-    return self
-
-  def __exit__(self, *error: Any) -> None:
-    if self._main:
-      signal.signal(signal.SIGTERM, self._old)
-
-  def _remember(self, *unused: Any) -> None:
-    self.received = True
-
-
 class _Run:
   """The state of a run and its surroundings."""
 
@@ -180,7 +154,7 @@ class _Run:
     self._start = time.monotonic() - self.host.wall_s
     self._mark = time.monotonic(), self.host.tokens
 
-  def loop(self, writers: Writers, sigterm: _Sigterm) -> None:
+  def loop(self, writers: Writers, sigterm: Sigterm) -> None:
     """Updates until the end, with evaluations and checkpoints on the way.
 
     Raises:
@@ -202,7 +176,7 @@ class _Run:
       if profiling:
         jax.profiler.stop_trace()
 
-  def _is_stop(self, sigterm: _Sigterm) -> bool:
+  def _is_stop(self, sigterm: Sigterm) -> bool:
     """Whether something may have to be done before the next update."""
     c = self.config.train
     return (
@@ -210,7 +184,7 @@ class _Run:
         or self.step % math.gcd(c.eval_every, c.checkpoint_every) == 0
     )  # pyformat: disable
 
-  def _stop(self, writers: Writers, sigterm: _Sigterm) -> bool:
+  def _stop(self, writers: Writers, sigterm: Sigterm) -> bool:
     """Evaluates and saves what is due; returns whether training is over."""
     c = self.config.train
     self._settle(writers)
@@ -330,7 +304,7 @@ def train(
   c = config.train
   with Checkpoints(workdir, c.keep) as checkpoints:
     run = _Run(config, workdir, model, corpus, checkpoints)
-    with _Sigterm() as sigterm, Writers(
+    with Sigterm() as sigterm, Writers(
         workdir, c.steps, run.step, tensorboard=c.tensorboard) as writers:
       run.loop(writers, sigterm)
     checkpoints.wait()

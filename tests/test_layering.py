@@ -10,8 +10,8 @@ ROOT = pathlib.Path(ease_jax.__file__).parent
 ORDER = (
     'grid', 'config', 'costs', 'signals', 'layers', 'readout', 'losses',
     'models', 'exits', 'search', 'evaluate', 'optimizer', 'sharding',
-    'checkpoint', 'writers', 'data', 'sweep', 'decode', 'train', 'report',
-    'experiment', 'main',
+    'checkpoint', 'preemption', 'writers', 'data', 'sweep', 'decode', 'train',
+    'report', 'experiment', 'main',
 )  # pyformat: disable
 FILES = sorted(ROOT.rglob('*.py'))
 MAX_FILE, MAX_FUNCTION = 350, 80
