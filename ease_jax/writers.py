@@ -60,13 +60,14 @@ class Writers:
     self._file = path.open('a', encoding='utf-8', buffering=1)
     self._total, self._stream = total_steps, stream
     self._terminal = stream.isatty()
+    self._unfinished = False  # the cursor stands at the end of a line
     self._start = time.monotonic(), resume_step
 
   def __enter__(self) -> 'Writers':
     return self
 
   def __exit__(self, *error: Any) -> None:
-    if self._terminal:
+    if self._unfinished:
       self._stream.write('\n')
     self._file.close()
     if self._board:
@@ -98,6 +99,7 @@ class Writers:
   def _progress(self, step: int, values: Mapping[str, float]) -> None:
     if not self._terminal:
       return
+    self._unfinished = True
     start, first = self._start
     pace = (time.monotonic() - start) / max(step - first, 1)
     self._stream.write(
@@ -109,6 +111,7 @@ class Writers:
   def _evaluation(
       self, step: int, split: str, values: Mapping[str, float]
   ) -> None:
+    self._unfinished = False
     clear = '\r\x1b[K' if self._terminal else ''
     self._stream.write(
         f'{clear}step {step}/{self._total}  {split} loss '
