@@ -64,10 +64,9 @@ def step(
     valid[layer] = put(valid[layer], seen_Bx1, position)
     return (key[layer], value[layer]), valid[layer][:, None, :]
 
-  position_Bx1 = jnp.full((len(token_B), 1), position)
   out = exits.walk(
       bound, spec, threshold_K, token_B[:, None], target_B[:, None],
-      position_Bx1, look)  # pyformat: disable
+      position[None], look)  # pyformat: disable
   logits_BxV = out.normed_BxTxD[:, 0] @ bound.unembedding().T
   cache = Cache(tuple(key), tuple(value), tuple(valid))
   return out, logits_BxV.astype(jnp.float32), cache

@@ -48,7 +48,7 @@ def walk(
     threshold_K: jax.Array,
     token_BxT: jax.Array,
     target_BxT: jax.Array,
-    position_BxT: jax.Array,
+    position_T: jax.Array,
     look: Look,
 ) -> Walk:
   """Runs every layer; tokens that exited are frozen (ALGORITHMS of CALM, DAT).
@@ -59,18 +59,18 @@ def walk(
     threshold_K: one per readout; the last is ignored.
     token_BxT: input tokens.
     target_BxT: true next tokens, for the loss statistics.
-    position_BxT: absolute positions.
+    position_T: absolute positions, the same in every row.
     look: see above.
   """
   cfg, signal = bound.cfg, signals.SIGNALS[spec.signal]
   h_BxTxD = full_BxTxD = bound.embed_tokens(token_BxT)
-  w_VxD = bound.unembedding()
+  w_VxD, rotation = bound.unembedding(), layers.rotation(cfg, position_T)
   done_BxT = jnp.zeros(token_BxT.shape, bool)
   memory, previous, answer = signal.init(token_BxT.shape), None, None
   for number, block in enumerate(bound.blocks, 1):
     source = full_BxTxD if spec.policy == 'recompute' else h_BxTxD
-    kv, mask = look(number - 1, block.kv(source, position_BxT), done_BxT)
-    full_BxTxD = block.attend(source, kv, mask, position_BxT)
+    kv, mask = look(number - 1, block.kv(source, rotation), done_BxT)
+    full_BxTxD = block.attend(source, kv, mask, rotation)
     h_BxTxD = jnp.where(done_BxT[..., None], h_BxTxD, full_BxTxD)
     if number not in cfg.readouts:
       continue
@@ -132,9 +132,8 @@ def masked_pass(
     spec: signal and policy (static).
   """
   bound = model.bind({'params': params})
-  shape = batch['tokens'].shape
-  position_BxT = jnp.broadcast_to(jnp.arange(shape[1]), shape)
-  look = _parallel_look(spec, shape[1])
+  length = batch['tokens'].shape[1]
+  look = _parallel_look(spec, length)
   return walk(
       bound, spec, threshold_K, batch['tokens'], batch['targets'],
-      position_BxT, look)  # pyformat: disable
+      jnp.arange(length), look)  # pyformat: disable

@@ -56,14 +56,20 @@ class RMSNorm(nn.Module):
     return (x * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
 
 
-def rotate(
-    x_BxTxHxD: jax.Array, position_BxT: jax.Array, base: float
-) -> jax.Array:
+Rotation = tuple[jax.Array, jax.Array]  # sine, cosine: [1, T, 1, D / 2H]
+
+
+def rotation(cfg: ModelConfig, position_T: jax.Array) -> Rotation:
+  """Sines and cosines of all positions, computed once for all layers."""
+  half = cfg.head_dim // 2
+  frequency = cfg.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = position_T[None, :, None, None] * frequency[None, None, None, :]
+  return jnp.sin(angle), jnp.cos(angle)
+
+
+def rotate(x_BxTxHxD: jax.Array, rotation: Rotation) -> jax.Array:
   """Rotary position embedding (Su et al. 2104.09864), half-split layout."""
-  half = x_BxTxHxD.shape[-1] // 2
-  frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = position_BxT[..., None, None] * frequency[None, None, None, :]
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  sin, cos = rotation
   a, b = jnp.split(x_BxTxHxD.astype(jnp.float32), 2, axis=-1)
   out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
   return out.astype(x_BxTxHxD.dtype)
@@ -127,11 +133,11 @@ class Block(nn.Module):
     return x.reshape(*x.shape[:-1], -1, self.cfg.head_dim)
 
   def kv(
-      self, h_BxTxD: jax.Array, position_BxT: jax.Array
+      self, h_BxTxD: jax.Array, rotation: Rotation
   ) -> tuple[jax.Array, jax.Array]:
     """Rotated keys and values of this layer, each [B, T, Hkv, D/H]."""
     x = self.attention_norm(h_BxTxD)
-    key = rotate(self._heads(self.key(x)), position_BxT, self.cfg.rope_base)
+    key = rotate(self._heads(self.key(x)), rotation)
     return key, self._heads(self.value(x))
 
   def attend(
@@ -139,12 +145,12 @@ class Block(nn.Module):
       h_BxTxD: jax.Array,
       kv: tuple[jax.Array, jax.Array],
       mask_BxTxC: jax.Array,
-      position_BxT: jax.Array,
+      rotation: Rotation,
       deterministic: bool = True,
   ) -> jax.Array:
     """States after this layer, given the keys and values it may look at."""
     query = self._heads(self.query(self.attention_norm(h_BxTxD)))
-    query = rotate(query, position_BxT, self.cfg.rope_base)
+    query = rotate(query, rotation)
     mixed = self.out(attention(query, *kv, mask_BxTxC))
     h_BxTxD += self.drop(mixed, deterministic=deterministic)
     x = self.mlp(self.mlp_norm(h_BxTxD))
@@ -154,8 +160,8 @@ class Block(nn.Module):
       self,
       h_BxTxD: jax.Array,
       mask_BxTxC: jax.Array,
-      position_BxT: jax.Array,
+      rotation: Rotation,
       deterministic: bool = True,
   ) -> jax.Array:
-    kv = self.kv(h_BxTxD, position_BxT)
-    return self.attend(h_BxTxD, kv, mask_BxTxC, position_BxT, deterministic)
+    kv = self.kv(h_BxTxD, rotation)
+    return self.attend(h_BxTxD, kv, mask_BxTxC, rotation, deterministic)

@@ -63,11 +63,10 @@ class Stack(nn.Module):
     h_BxTxD = self.embed_tokens(token_BxT)
     h_BxTxD = self.drop(h_BxTxD, deterministic=deterministic)
     mask = layers.causal_mask(token_BxT.shape[1])
-    position_BxT = jnp.broadcast_to(
-        jnp.arange(token_BxT.shape[1]), token_BxT.shape)
+    rotation = layers.rotation(self.cfg, jnp.arange(token_BxT.shape[1]))
     state_K = []
     for number, block in enumerate(self.blocks, 1):
-      h_BxTxD = block(h_BxTxD, mask, position_BxT, deterministic)
+      h_BxTxD = block(h_BxTxD, mask, rotation, deterministic)
       if number in self.cfg.readouts:
         state_K.append(h_BxTxD)
     return state_K
