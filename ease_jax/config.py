@@ -17,6 +17,7 @@ WEIGHTS = ('final', 'uniform', 'linear', 'layerskip', 'chosen', 'matrix')
 SCHEDULES = (
     'constant', 'linear_warmup', 'cosine_warmup', 'rotate', 'gradual',
     'switch_off')  # pyformat: disable
+OPTIMIZERS = ('adamw', 'muon')
 NORMALIZATIONS = ('none', 'sum_to_one')
 KV_POLICIES = ('recompute', 'copy_state', 'drop')
 # Closed range of each signal's score; every score is "higher means exit".
@@ -120,7 +121,9 @@ def base() -> Any:
 
 def _add_training(c: Any) -> None:
   c.optimizer = ml_collections.ConfigDict()
+  c.optimizer.name = 'adamw'  # one of OPTIMIZERS
   c.optimizer.learning_rate = 1e-3  # peak
+  c.optimizer.muon_learning_rate = 0.02  # muon: peak of matrices in layers
   c.optimizer.warmup_steps = 100  # linear warm-up
   c.optimizer.final_fraction = 0.1  # cosine decays to this share of the peak
   c.optimizer.b1 = 0.9
@@ -304,6 +307,7 @@ def validate(c: Any) -> None:
       c.train.batch_size % c.train.accumulate == 0,
       f'train.batch_size={c.train.batch_size} is not divisible by '
       f'train.accumulate={c.train.accumulate}; change one of them')
+  _one_of('optimizer.name', c.optimizer.name, OPTIMIZERS)
   _validate_model(c.model)
   _validate_loss(c)
   _validate_exit(c)

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, cosine decay, clipping and per-layer learning rates."""
+"""AdamW or Muon with warm-up, cosine decay, clipping, per-layer rates."""
 
 import dataclasses
 import functools
@@ -15,20 +15,25 @@ class OptimizerSpec:
   """What `build` needs; hashable, so that it can be a static argument.
 
   Attributes:
-    learning_rate: the peak.
+    name: adamw, or muon for the matrices inside layers and AdamW elsewhere.
+    learning_rate: the peak of AdamW's parameters.
+    muon_learning_rate: the peak of Muon's.
     warmup_steps: updates of linear warm-up; the last of them is at the peak.
     final_fraction: share of the peak that the last update has.
     b1: decay of Adam's first moment.
     b2: decay of its second moment.
     eps: added to the root of the second moment.
-    weight_decay: decoupled, on arrays of two or more axes.
+    weight_decay: decoupled, on arrays of two or more axes; under muon, on
+      its matrices.
     clip_norm: largest global gradient norm; 0 = off.
     layer_decay: layer l of L learns at rate layer_decay^(L - l).
     num_layers: L.
     steps: updates in all.
   """
 
+  name: str
   learning_rate: float
+  muon_learning_rate: float
   warmup_steps: int
   final_fraction: float
   b1: float
@@ -47,8 +52,8 @@ class OptimizerSpec:
         **dict(config.optimizer))  # pyformat: disable
 
 
-def learning_rate(spec: OptimizerSpec, step: Any) -> jax.Array:
-  """Rate of update `step` (from 0): linear warm-up, then a cosine.
+def schedule(spec: OptimizerSpec, step: Any) -> jax.Array:
+  """Share of the peak rate at `step` (from 0): linear warm-up, then a cosine.
 
   No update is wasted on rate 0: the first has 1 / warmup_steps of the peak.
   """
@@ -57,8 +62,12 @@ def learning_rate(spec: OptimizerSpec, step: Any) -> jax.Array:
   decay_steps = max(spec.steps - spec.warmup_steps, 1)
   progress = jnp.clip((done - spec.warmup_steps) / decay_steps, 0.0, 1.0)
   cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-  shape = spec.final_fraction + (1 - spec.final_fraction) * cosine
-  return spec.learning_rate * warm * shape
+  return warm * (spec.final_fraction + (1 - spec.final_fraction) * cosine)
+
+
+def learning_rate(spec: OptimizerSpec, step: Any) -> jax.Array:
+  """AdamW's rate of update `step`, from 0."""
+  return spec.learning_rate * schedule(spec, step)
 
 
 def layer_scale(name: str, num_layers: int, layer_decay: float) -> float:
@@ -88,14 +97,33 @@ def _scale_layers(spec: OptimizerSpec) -> optax.GradientTransformation:
   return optax.stateless(scale)
 
 
+def _adamw(spec: OptimizerSpec) -> optax.GradientTransformation:
+  return optax.adamw(
+      functools.partial(learning_rate, spec), b1=spec.b1, b2=spec.b2,
+      eps=spec.eps, weight_decay=spec.weight_decay,
+      mask=lambda tree: jax.tree.map(lambda x: x.ndim >= 2, tree))
+
+
+def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
+  """Jordan et al. 2024 (kellerjordan.github.io/posts/muon)."""
+  muon = optax.contrib.muon(
+      lambda step: spec.muon_learning_rate * schedule(spec, step),
+      weight_decay=spec.weight_decay)
+
+  def labels(params: Any) -> Any:
+    return {
+        name: jax.tree.map(
+            lambda x, inside=name.startswith('layer_'):
+            'muon' if inside and x.ndim == 2 else 'adamw', group)
+        for name, group in params.items()
+    }  # pyformat: disable
+
+  return optax.partition({'muon': muon, 'adamw': _adamw(spec)}, labels)
+
+
 def build(spec: OptimizerSpec) -> optax.GradientTransformation:
   """The update rule; its rate is `learning_rate(spec, step)`."""
-  steps: list[optax.GradientTransformation] = [
-      optax.adamw(
-          lambda step: learning_rate(spec, step), b1=spec.b1, b2=spec.b2,
-          eps=spec.eps, weight_decay=spec.weight_decay,
-          mask=lambda tree: jax.tree.map(lambda x: x.ndim >= 2, tree))
-  ]  # pyformat: disable
+  steps = [{'adamw': _adamw, 'muon': _muon}[spec.name](spec)]
   if spec.clip_norm > 0:
     steps.insert(0, optax.clip_by_global_norm(spec.clip_norm))
   if spec.layer_decay != 1:

@@ -227,6 +227,32 @@ def test_weight_decay_is_on_matrices_only():
   assert float(updates['scale'][0]) == 0
 
 
+def test_muon_orthogonalises_layer_matrices_and_leaves_the_rest_to_adamw():
+  c = make_config()
+  c.optimizer.update(
+      layer_decay=1.0, weight_decay=0.0, clip_norm=0.0,
+      muon_learning_rate=0.5)  # pyformat: disable
+  draw = np.random.default_rng(0).normal
+  grads = {
+      'embed': jnp.asarray(draw(size=(8, 6)), jnp.float32),
+      'layer_0': {
+          'kernel': jnp.asarray(draw(size=(6, 8)), jnp.float32),
+          'scale': jnp.asarray(draw(size=6), jnp.float32),
+      },
+  }
+  params = jax.tree.map(jnp.ones_like, grads)
+  adamw = updates_of(c, grads, params)
+  c.optimizer.name = 'muon'
+  muon = updates_of(c, grads, params)
+  kernel = muon['layer_0'].pop('kernel')
+  # Half of the peak, since the first of two warm-up updates has half the rate.
+  size = np.linalg.svd(kernel, compute_uv=False) / 0.25 / (8 / 6) ** 0.5
+  assert size.min() > 0.6 and size.max() < 1.3
+  assert np.linalg.svd(grads['layer_0']['kernel'])[1].min() < 0.6 * 1.3
+  del adamw['layer_0']['kernel']
+  tiny.assert_trees_close(muon, adamw)
+
+
 @pytest.mark.parametrize('clip_norm, same', [(1.0, True), (0.0, False)])
 def test_clipping(clip_norm, same):
   c = make_config()
