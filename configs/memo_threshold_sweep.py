@@ -26,12 +26,13 @@ def get_config(argument: str = ''):
   c.model.readouts = (2, 4)
   c.loss.weights = 'chosen'
   c.loss.chosen = ((2, 0.7), (4, 0.3))
-  c.optimizer.learning_rate = 5e-4
+  c.optimizer.name = 'muon'
+  c.optimizer.learning_rate, c.optimizer.muon_learning_rate = 0.03, 0.03
   c.optimizer.weight_decay = 0.01
-  c.optimizer.b2 = 0.999
   c.train.steps = 30 * STEPS_PER_EPOCH
   c.train.batch_size = 32
   c.train.eval_every = c.train.checkpoint_every = STEPS_PER_EPOCH
   c.exit.thresholds.max_prob = (
       0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # the memo's
+  c.exit.max_compute = 0.687  # what the memo's point costs
   return config.with_argument(c, argument)

@@ -166,6 +166,7 @@ def _add_exits(c: Any) -> None:
   c.exit.search_points = 6  # trade-offs of the per-readout search; 0 = off
   c.exit.policy = 'copy_state'  # K/V policy of the chosen operating point
   c.exit.max_ppl_ratio = 1.01  # rule: lowest compute within this select ppl
+  c.exit.max_compute = 0.0  # or: lowest select ppl within this compute; 0 = off
 
   c.generate = ml_collections.ConfigDict()
   c.generate.max_new_tokens = 200
@@ -269,6 +270,9 @@ def _validate_exit(c: Any) -> None:
   _need(
       c.exit.max_ppl_ratio >= 1,
       f'exit.max_ppl_ratio={c.exit.max_ppl_ratio} must be at least 1')
+  _need(
+      c.exit.max_compute >= 0,
+      f'exit.max_compute={c.exit.max_compute} must be 0 (off) or positive')
   for name in ('select_split', 'report_split'):
     _one_of(f'evaluate.{name}', c.evaluate[name], SPLITS)
   _need(

@@ -110,14 +110,11 @@ def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
       lambda step: spec.muon_learning_rate * schedule(spec, step),
       weight_decay=spec.weight_decay)
 
-  def labels(params: Any) -> Any:
-    return {
-        name: jax.tree.map(
-            lambda x, inside=name.startswith('layer_'):
-            'muon' if inside and x.ndim == 2 else 'adamw', group)
-        for name, group in params.items()
-    }  # pyformat: disable
+  def label(path: Any, x: jax.Array) -> str:
+    inside = path[0].key.startswith('layer_')
+    return 'muon' if inside and x.ndim == 2 else 'adamw'
 
+  labels = functools.partial(jax.tree_util.tree_map_with_path, label)
   return optax.partition({'muon': muon, 'adamw': _adamw(spec)}, labels)
 
 

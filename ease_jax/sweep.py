@@ -39,6 +39,52 @@ class Point(NamedTuple):
     return [None if math.isinf(t) else t for t in early] + [None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What makes one row of the select split the operating point.
+
+  Attributes:
+    max_ppl_ratio: lowest compute within this many times the full perplexity;
+    max_compute: or, unless 0, lowest perplexity within this compute.
+  """
+
+  max_ppl_ratio: float
+  max_compute: float
+
+  @classmethod
+  def from_config(cls, config: Any) -> 'Rule':
+    return cls(config.exit.max_ppl_ratio, config.exit.max_compute)
+
+  def __str__(self) -> str:
+    if self.max_compute:
+      return f'lowest select ppl at compute <= {self.max_compute:g}'
+    return f'lowest compute with select ppl <= {self.max_ppl_ratio:g} x full'
+
+  def allows(self, row: dict[str, Any], full_ppl: float) -> bool:
+    if self.max_compute:
+      return row['compute'] <= self.max_compute
+    return row['ppl'] <= self.max_ppl_ratio * full_ppl
+
+  def wants_more_exits(self, row: dict[str, Any], full_ppl: float) -> bool:
+    """Whether the best point has a higher price of compute than this one."""
+    return self.allows(row, full_ppl) != bool(self.max_compute)
+
+  def choose(self, rows: list[dict[str, Any]], full_ppl: float) -> int:
+    """Index of the best row.
+
+    Raises:
+      ConfigError: no row is within `max_compute`.
+    """
+    allowed = [i for i, row in enumerate(rows) if self.allows(row, full_ppl)]
+    if not allowed:
+      raise ConfigError(
+          f'exit.max_compute={self.max_compute:g} is below the cheapest point '
+          f'of the sweep, {min(row["compute"] for row in rows):.3f}; raise it '
+          'or add lower exit.thresholds')
+    best = 'ppl' if self.max_compute else 'compute'
+    return min(allowed, key=lambda i: rows[i][best])
+
+
 class Split:
   """A split of the corpus with its dump; evaluates points on it."""
 
@@ -98,11 +144,12 @@ def scalar_points(config: Any) -> Iterable[Point]:
 def searched_points(
     config: Any, select: Split, full_ppl: float
 ) -> Iterable[tuple[Point, dict[str, Any]]]:
-  """Per-readout thresholds near the rule's quality, for each signal.
+  """Per-readout thresholds near the rule's limit, for each signal.
 
   Bisects the price of compute until the point, under the deployed policy,
-  sits at `max_ppl_ratio`. Every point visited is on the select split only.
+  sits at it. Every point visited is on the select split only.
   """
+  rule = Rule.from_config(config)
   cfg, dump = select.model.cfg, select.dump
   context = costs.mean_context(config.data.seq_len)
   mask = dump.mask_RxT > 0
@@ -123,19 +170,18 @@ def searched_points(
       point = Point(spec, tuple(map(float, threshold_K)))
       row = select.measure(point)
       yield point, row
-      if row['ppl'] <= config.exit.max_ppl_ratio * full_ppl:
+      if rule.wants_more_exits(row, full_ppl):
         low = price
       else:
         high = price
 
 
 def choose(rows: list[dict[str, Any]], config: Any) -> int:
-  """Index of the cheapest select row of the rule's policy and quality."""
-  rule = lambda row: row['kv_policy'] == config.exit.policy
-  full = next(r for r in rows if rule(r) and r['threshold'] is None)
-  limit = config.exit.max_ppl_ratio * full['ppl']
-  allowed = [i for i, r in enumerate(rows) if rule(r) and r['ppl'] <= limit]
-  return min(allowed, key=lambda i: rows[i]['compute'])
+  """Index of the rule's choice among the rows of the deployed policy."""
+  own = [i for i, r in enumerate(rows) if r['kv_policy'] == config.exit.policy]
+  full = next(rows[i] for i in own if rows[i]['threshold'] is None)
+  rule = Rule.from_config(config)
+  return own[rule.choose([rows[i] for i in own], full['ppl'])]
 
 
 def evaluate_run(
@@ -210,9 +256,8 @@ def _chosen(config, point, chosen_on, reported, best) -> dict[str, Any]:
             'layer_fraction', 'mean_readout', 'exit_fraction')
     return {k: row[k] for k in keys} | {'ppl_vs_full': row['ppl'] / off['ppl']}
 
-  ratio = config.exit.max_ppl_ratio
   return {
-      'rule': f'lowest compute with select ppl <= {ratio:g} x full',
+      'rule': str(Rule.from_config(config)),
       'signal': point.spec.signal,
       'threshold': point.as_json(),
       'kv_policy': point.spec.policy,
