@@ -4,11 +4,12 @@
       --workdir=runs/deep_supervision
 """
 
-from ease_jax import config
+from ease_jax import config, presets
 
 
 def get_config(argument: str = ''):
-  c = config.base()
+  c = presets.small()
+  c.model.readouts = ()  # all layers
   c.loss.weights = 'linear'
   c.exit.policies = ('recompute', 'copy_state', 'drop')
   return config.with_argument(c, argument)

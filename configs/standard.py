@@ -1,13 +1,12 @@
-"""A standard language model: the grid with all weight on the last readout.
+"""A standard language model: the quickstart's with the final loss alone.
 
   python -m ease_jax.main --config=configs/standard.py --workdir=runs/standard
 """
 
-from ease_jax import config
+from ease_jax import config, presets
 
 
 def get_config(argument: str = ''):
-  c = config.base()
-  c.model.readouts = (2, 4, 6, 8)  # read out, but not trained to be
+  c = presets.small()  # its readouts are read, but not trained to be
   c.loss.weights = 'final'
   return config.with_argument(c, argument)

@@ -113,6 +113,8 @@ def base() -> Any:
   c.loss.schedule_steps = 0  # length of the schedule in updates
   c.loss.rotate_every = 1  # rotate: each readout is on every so many steps
   c.loss.token_fraction = 1.0  # share of tokens for intermediate readouts
+  c.loss.exit_threshold = 0.0  # max_prob at which training tokens exit; 0 = off
+  c.loss.exit_rows = 0.5  # share of the rows in which they do
 
   _add_training(c)
   _add_exits(c)
@@ -229,6 +231,9 @@ def _validate_loss(c: Any) -> None:
   _need(
       0 < loss.token_fraction <= 1,
       f'loss.token_fraction={loss.token_fraction} is not in (0, 1]')
+  for name in ('exit_threshold', 'exit_rows'):
+    _need(
+        0 <= loss[name] <= 1, f'loss.{name}={loss[name]} is not in [0, 1]')
   if loss.weights == 'chosen':
     for layer, _ in loss.chosen:
       _need(

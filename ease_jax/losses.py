@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax import grid
-from ease_jax.readout import linear_cross_entropy
+from ease_jax.readout import linear_cross_entropy, observe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,9 @@ class LossSpec:
     rotate_every: period of the rotating schedule.
     normalize: none, or sum_to_one after the schedule was applied.
     token_fraction: random share of tokens for intermediate readouts.
+    exit_threshold: tokens whose maximum probability at a readout reaches it
+      stop there, as under `copy_state` at inference; 0 = none do.
+    exit_rows: share of the rows in which they do.
   """
 
   weight_K: tuple[float, ...]
@@ -30,6 +33,8 @@ class LossSpec:
   rotate_every: int = 1
   normalize: str = 'none'
   token_fraction: float = 1.0
+  exit_threshold: float = 0.0
+  exit_rows: float = 0.5
 
   @classmethod
   def from_config(cls, config: Any) -> 'LossSpec':
@@ -40,7 +45,7 @@ class LossSpec:
         matrix=c.matrix, e_scale=c.e_scale)  # pyformat: disable
     return cls(
         weight_K, c.schedule, c.schedule_steps, c.rotate_every, c.normalize,
-        c.token_fraction)  # pyformat: disable
+        c.token_fraction, c.exit_threshold, c.exit_rows)  # pyformat: disable
 
   def weights_at(self, step: jax.Array) -> jax.Array:
     """Weight of each readout at an update, [K] float32."""
@@ -52,12 +57,18 @@ class LossSpec:
     return weight_K
 
   def supervised_fraction(self) -> list[float]:
-    """Share of tokens each readout's head works on, schedule ignored."""
+    """Share of tokens each readout's head works on, schedule ignored.
+
+    A head that only decides on an exit is a forward pass: a third of one that
+    is trained.
+    """
     last = len(self.weight_K) - 1
+    decides = 1 / 3 if self.exit_threshold else 0.0
     return [
         float(weight > 0) * (1.0 if k == last else self.token_fraction)
+        + (decides if k < last else 0.0)
         for k, weight in enumerate(self.weight_K)
-    ]
+    ]  # pyformat: disable
 
 
 def _some_tokens(key, fraction, *arrays_N):
@@ -73,6 +84,28 @@ def readout_loss(n_NxD, w_VxD, target_N, mask_N) -> jax.Array:
   return linear_cross_entropy(n_NxD, w_VxD, target_N, weight_N)
 
 
+def _stops(bound: Any, spec: LossSpec, batch: Any) -> Any:
+  """Which tokens stop at a readout while training; see `Stack.states`.
+
+  Training on the exits that inference will take (Elbayad et al. 1910.10073,
+  eq. 5, with confident tokens in place of sampled ones) teaches deeper layers
+  to read frozen states; the other rows keep full depth as good as it was.
+  """
+  if spec.exit_threshold == 0:
+    return None
+  rows = len(batch['tokens'])
+  row_Bx1 = (jnp.arange(rows) < round(spec.exit_rows * rows))[:, None]
+
+  def stops(k: int, h_BxTxD: jax.Array) -> jax.Array:
+    h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
+    obs = observe(
+        (h_BxTxD, bound.normed(k, h_BxTxD)), None, batch['targets'],
+        bound.unembedding())  # pyformat: disable
+    return (obs.max_prob >= spec.exit_threshold) & row_Bx1
+
+  return stops
+
+
 def grid_loss(
     params: Any, model: Any, spec: LossSpec, batch: Any, step: jax.Array,
     key: jax.Array,
@@ -82,6 +115,8 @@ def grid_loss(
   Readouts of weight 0 cost nothing: never weighted ones are not in the
   program, and ones that the schedule switches off are skipped when it runs.
   With all weight on the last readout this is a standard language model.
+  Where tokens stop early (`exit_threshold`), a deeper readout's loss is that of
+  the readout which answered.
 
   Args:
     params: the model's parameters.
@@ -98,7 +133,8 @@ def grid_loss(
   drop_key, choice_key = jax.random.split(key)
   deterministic = model.cfg.dropout == 0
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
-  state_K = bound.states(batch['tokens'], deterministic)
+  stops = _stops(bound, spec, batch)
+  state_K = bound.states(batch['tokens'], deterministic, stops)
   w_VxD = bound.unembedding()
   target_N, mask_N = batch['targets'].reshape(-1), batch['mask'].reshape(-1)
   weight_K, last = spec.weights_at(step), len(state_K) - 1

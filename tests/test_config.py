@@ -56,6 +56,12 @@ ERRORS = [
     ({'model.readouts': (1, 3)},
      'model.readouts=(1, 3) must end with model.num_layers=4: the last layer '
      'always answers'),
+    ({'loss.exit_threshold': 1.5}, 'loss.exit_threshold=1.5 is not in [0, 1]'),
+    ({'loss.exit_rows': -0.1}, 'loss.exit_rows=-0.1 is not in [0, 1]'),
+    ({'exit.max_compute': -1.0},
+     'exit.max_compute=-1.0 must be 0 (off) or positive'),
+    ({'optimizer.name': 'sgd'},
+     "optimizer.name='sgd' is unknown; use one of: adamw, muon"),
     ({'loss.weights': 'best'},
      "loss.weights='best' is unknown; use one of: final, uniform, linear, "
      'layerskip, chosen, matrix'),

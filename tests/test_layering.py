@@ -8,8 +8,8 @@ import ease_jax
 ROOT = pathlib.Path(ease_jax.__file__).parent
 # From the bottom to the top: a module imports only ones before it.
 ORDER = (
-    'grid', 'config', 'costs', 'signals', 'layers', 'readout', 'losses',
-    'models', 'exits', 'search', 'evaluate', 'optimizer', 'sharding',
+    'grid', 'config', 'presets', 'costs', 'signals', 'layers', 'readout',
+    'losses', 'models', 'exits', 'search', 'evaluate', 'optimizer', 'sharding',
     'checkpoint', 'preemption', 'writers', 'data', 'sweep', 'decode', 'train',
     'report', 'experiment', 'main',
 )  # pyformat: disable

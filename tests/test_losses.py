@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, losses
+from ease_jax import config, exits, losses
 from ease_jax.losses import LossSpec
 
 
@@ -24,8 +24,8 @@ class Ladder(nn.Module):
     self.step = [self.param(f'step_{k}', init, (8, 8)) for k in range(3)]
     self.scale = [self.param(f'scale_{k}', init, (8,)) for k in range(3)]
 
-  def states(self, token_BxT, deterministic=True):
-    assert deterministic
+  def states(self, token_BxT, deterministic=True, stops=None):
+    assert deterministic and stops is None
     h, state_K = self.embed[token_BxT], []
     for kernel in self.step:
       h = h + jnp.tanh(h @ kernel)
@@ -190,3 +190,36 @@ def test_spec_from_config():
   assert spec == LossSpec((0.5, 1.0), 'rotate', 0, 3, 'sum_to_one', 0.5)
   assert spec.supervised_fraction() == [0.5, 1.0]
   assert LossSpec((0.0, 1.0)).supervised_fraction() == [0.0, 1.0]
+
+
+def exits_in_training(exit_threshold, exit_rows):
+  model, batch = tiny.stack(readouts=(1, 2, 4)), tiny.batch(4, 12)
+  params = tiny.params(model)
+  spec = LossSpec(
+      (0.0, 0.0, 1.0), exit_threshold=exit_threshold, exit_rows=exit_rows)
+  run = jax.jit(losses.grid_loss, static_argnames=('model', 'spec'))
+  loss, _ = run(params, model, spec, batch, 0, jax.random.key(0))
+  return model, params, batch, float(loss)
+
+
+def test_training_on_exits_is_the_exit_consistent_evaluation():
+  model, params, batch, loss = exits_in_training(0.5, 1.0)
+  out = exits.masked_pass(
+      params, batch, jnp.full(3, 0.5), model=model,
+      spec=exits.ExitSpec('max_prob', 'copy_state'))
+  assert len(np.unique(out.exit_BxT)) == 3, 'the exits must be mixed'
+  assert loss == pytest.approx(float(out.observation.nll.mean()), rel=1e-5)
+
+
+def test_a_share_of_the_rows_exits_and_the_others_see_full_depth():
+  model, params, batch, half = exits_in_training(0.5, 0.5)
+  full, every = (exits_in_training(0.5, share)[-1] for share in (0.0, 1.0))
+  assert len({half, full, every}) == 3
+  assert full == exits_in_training(0.0, 0.5)[-1]
+  rows = [jax.tree.map(lambda x, i=i: x[i:i + 2], batch) for i in (0, 2)]
+  spec = exits.ExitSpec('max_prob', 'copy_state')
+  nll = [
+      exits.masked_pass(
+          params, part, jnp.full(3, t), model=model, spec=spec).observation.nll
+      for part, t in zip(rows, (0.5, jnp.inf))]
+  assert half == pytest.approx(float(np.mean(nll)), rel=1e-5)

@@ -1,5 +1,7 @@
 """The stack: a decoder-only Transformer whose layers can be read out."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,17 +59,33 @@ class Stack(nn.Module):
     return table.astype(self.cfg.dtype)
 
   def states(
-      self, token_BxT: jax.Array, deterministic: bool = True
+      self,
+      token_BxT: jax.Array,
+      deterministic: bool = True,
+      stops: Callable[[int, jax.Array], jax.Array] | None = None,
   ) -> list[jax.Array]:
-    """State of every readout before its norm, K of [B, T, D]."""
+    """State of every readout before its norm, K of [B, T, D].
+
+    Args:
+      token_BxT: the tokens.
+      deterministic: no dropout.
+      stops: (k, h_BxTxD) -> [B, T] bool, the tokens that exit at readout k:
+        they keep that state, and deeper layers project their keys and values
+        from it (`copy_state`). None: no token exits.
+    """
     h_BxTxD = self.embed_tokens(token_BxT)
     h_BxTxD = self.drop(h_BxTxD, deterministic=deterministic)
     mask = layers.causal_mask(token_BxT.shape[1])
     rotation = layers.rotation(self.cfg, jnp.arange(token_BxT.shape[1]))
-    state_K = []
+    state_K, done_BxT = [], jnp.zeros(token_BxT.shape, bool)
     for number, block in enumerate(self.blocks, 1):
-      h_BxTxD = block(h_BxTxD, mask, rotation, deterministic)
+      new_BxTxD = block(h_BxTxD, mask, rotation, deterministic)
+      if stops is not None:
+        new_BxTxD = jnp.where(done_BxT[..., None], h_BxTxD, new_BxTxD)
+      h_BxTxD = new_BxTxD
       if number in self.cfg.readouts:
+        if stops is not None:
+          done_BxT |= stops(len(state_K), h_BxTxD)
         state_K.append(h_BxTxD)
     return state_K
 

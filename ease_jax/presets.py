@@ -1,0 +1,25 @@
+"""The setting that the quickstart and what it is compared with share."""
+
+from typing import Any
+
+from ease_jax import config
+
+
+def small() -> Any:
+  """Byte level on the standard library, minutes on two cores.
+
+  8 layers of width 96 (0.8 M parameters), 1,200 updates of 16 windows of 128
+  bytes (2.5 MB of text), Muon. `docs/lab_notes.md` tells how it was found.
+  """
+  c = config.base()
+  c.model.num_layers, c.model.dim, c.model.mlp_dim = 8, 96, 384
+  c.model.num_heads, c.model.num_kv_heads = 2, 1
+  c.model.readouts = (3, 4, 6, 8)
+  c.optimizer.name = 'muon'
+  c.optimizer.learning_rate, c.optimizer.muon_learning_rate = 0.05, 0.03
+  c.optimizer.warmup_steps, c.optimizer.final_fraction = 50, 0.05
+  c.optimizer.weight_decay = 0.01
+  c.train.steps, c.train.batch_size = 1200, 16
+  c.evaluate.max_tokens = 32_768
+  c.exit.signals = ('max_prob', 'entropy')
+  return c
