@@ -14,7 +14,7 @@ def small() -> Any:
   c = config.base()
   c.model.num_layers, c.model.dim, c.model.mlp_dim = 8, 96, 384
   c.model.num_heads, c.model.num_kv_heads = 2, 1
-  c.model.readouts = (3, 4, 6, 8)
+  c.model.readouts = (2, 3, 5, 8)
   c.optimizer.name = 'muon'
   c.optimizer.learning_rate, c.optimizer.muon_learning_rate = 0.05, 0.03
   c.optimizer.warmup_steps, c.optimizer.final_fraction = 50, 0.05
@@ -22,4 +22,6 @@ def small() -> Any:
   c.train.steps, c.train.batch_size = 1200, 16
   c.evaluate.max_tokens = 32_768
   c.exit.signals = ('max_prob', 'entropy')
+  thresholds = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+  c.exit.thresholds.max_prob = c.exit.thresholds.entropy = thresholds
   return c
