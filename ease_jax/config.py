@@ -165,7 +165,7 @@ def _add_exits(c: Any) -> None:
   c.exit.thresholds.state_cosine = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
   c.exit.thresholds.kl = (-1.0, -0.3, -0.1, -0.03, -0.01, -0.003)
   c.exit.thresholds.patience = (1.0, 2.0, 3.0)
-  c.exit.search_points = 6  # trade-offs of the per-readout search; 0 = off
+  c.exit.search_points = 6  # bisections of the per-readout search; 0 = off
   c.exit.policy = 'copy_state'  # K/V policy of the chosen operating point
   c.exit.max_ppl_ratio = 1.01  # rule: lowest compute within this select ppl
   c.exit.max_compute = 0.0  # or: lowest select ppl within this compute; 0 = off

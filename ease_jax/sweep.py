@@ -7,13 +7,13 @@ on the select split by the config's rule and reported on the other one.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ease_jax import costs, evaluate
-from ease_jax.config import ConfigError
+from ease_jax.config import SIGNAL_RANGES, ConfigError
 from ease_jax.data import Corpus, eval_batches
 from ease_jax.exits import ExitSpec
 from ease_jax.search import search_thresholds
@@ -141,18 +141,24 @@ def scalar_points(config: Any) -> Iterable[Point]:
         yield Point(ExitSpec(signal, policy), float(threshold))
 
 
+Measured = tuple[Point, dict[str, Any]]
+
+
 def searched_points(
     config: Any, select: Split, full_ppl: float
-) -> Iterable[tuple[Point, dict[str, Any]]]:
+) -> Iterable[Measured]:
   """Per-readout thresholds near the rule's limit, for each signal.
 
   Bisects the price of compute until the point, under the deployed policy,
-  sits at it. Every point visited is on the select split only.
+  sits at the limit. Readouts come and go as the price changes, so that it may
+  jump across: the last point beyond the limit is then drawn back to it.
+  Every point visited is on the select split only.
   """
-  rule = Rule.from_config(config)
+  rule, num = Rule.from_config(config), config.exit.search_points
   cfg, dump = select.model.cfg, select.dump
   context = costs.mean_context(config.data.seq_len)
   mask = dump.mask_RxT > 0
+  more = lambda row: rule.wants_more_exits(row, full_ppl)
   for signal in config.exit.signals:
     spec = ExitSpec(signal, config.exit.policy)
 
@@ -161,19 +167,46 @@ def searched_points(
           cfg, context, spec.policy, signal=spec.signal, active=active_K)
       return cost_K / costs.full_flops(cfg, context)
 
-    low, high = 0.003, 1.0  # nats per full pass: too cheap, too dear
-    for _ in range(config.exit.search_points):
-      price = math.sqrt(low * high)
+    def priced(price, spec=spec, cost_fn=cost_fn):
       threshold_K = search_thresholds(
-          dump.score_KxRxT[signal][:, mask], dump.nll_KxRxT[:, mask],
+          dump.score_KxRxT[spec.signal][:, mask], dump.nll_KxRxT[:, mask],
           cost_fn, price)  # pyformat: disable
-      point = Point(spec, tuple(map(float, threshold_K)))
-      row = select.measure(point)
-      yield point, row
-      if rule.wants_more_exits(row, full_ppl):
-        low = price
-      else:
-        high = price
+      return Point(spec, tuple(map(float, threshold_K)))
+
+    # Nats per full pass: 0.003 is too cheap, 1 too dear.
+    visited = list(_bisect(priced, 0.003, 1.0, select, more, num, log=True))
+    yield from visited
+    beyond = [point for point, row in visited if not more(row)]
+    if beyond:
+      yield from _bisect(
+          lambda share, point=beyond[-1]: tightened(point, share),
+          0.75, 1.0, select, more, num)  # pyformat: disable
+
+
+def _bisect(
+    make: Callable[[float], Point], low: float, high: float, select: Split,
+    wants_more: Callable[[dict[str, Any]], bool], num: int, log: bool = False,
+) -> Iterable[Measured]:  # pyformat: disable
+  """Visits `num` points between `low`, with too few exits, and `high`."""
+  for _ in range(num):
+    middle = math.sqrt(low * high) if log else (low + high) / 2
+    point = make(middle)
+    row = select.measure(point)
+    yield point, row
+    low, high = (middle, high) if wants_more(row) else (low, middle)
+
+
+def tightened(point: Point, share: float) -> Point:
+  """Finite thresholds at `share` of their distance to the highest score.
+
+  A signal without a highest score keeps its thresholds.
+  """
+  top = SIGNAL_RANGES[point.spec.signal][1]
+  assert isinstance(point.threshold, tuple)
+  if math.isinf(top):
+    return point
+  return point._replace(threshold=tuple(
+      t if math.isinf(t) else top - share * (top - t) for t in point.threshold))
 
 
 def choose(rows: list[dict[str, Any]], config: Any) -> int:
@@ -315,5 +348,3 @@ def operating_point(chosen: dict[str, Any]) -> Point:
   if isinstance(threshold, list):
     threshold = tuple(math.inf if t is None else t for t in threshold)
   return Point(ExitSpec(chosen['signal'], chosen['kv_policy']), threshold)
-
-

@@ -1,8 +1,9 @@
 import pytest
 
 from ease_jax import config, sweep
+from ease_jax.exits import ExitSpec
 
-FULL = 10.0
+FULL, INF = 10.0, float('inf')
 
 
 def row(ppl, compute, policy='copy_state', threshold=0.5):
@@ -67,3 +68,38 @@ def test_bisecting_on_more_exits_ends_at_the_rules_choice(fields):
   value, expected = (
       (found['compute'], limit) if limit else (found['ppl'] / FULL, 1.01))
   assert value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    'signal, share, expected',
+    [
+        ('max_prob', 1.0, (0.2, INF, 0.6, INF)),
+        ('max_prob', 0.5, (0.6, INF, 0.8, INF)),
+        ('kl', 0.5, (0.1, INF, 0.3, INF)),
+        ('patience', 0.5, (0.2, INF, 0.6, INF)),
+    ],
+)
+def test_tightened_thresholds_are_nearer_to_the_highest_score(
+    signal, share, expected
+):
+  point = sweep.Point(ExitSpec(signal, 'copy_state'), (0.2, INF, 0.6, INF))
+  assert sweep.tightened(point, share).threshold == pytest.approx(expected)
+
+
+class Curve:
+  """Stands for a split: exits gain compute and lose quality smoothly."""
+
+  def measure(self, point):
+    exits = 1 - point.threshold[0]
+    return row(FULL * (1 + 0.1 * exits**2), 1 - 0.6 * exits)
+
+
+def test_a_jump_across_the_limit_is_drawn_back_to_it():
+  rule = sweep.Rule.from_config(with_rule(max_ppl_ratio=1.01))
+  spec = ExitSpec('max_prob', 'copy_state')
+  beyond = sweep.Point(spec, (0.68, INF))  # 0.32 of exits, 0.316 are allowed
+  visited = list(sweep._bisect(
+      lambda share: sweep.tightened(beyond, share), 0.75, 1.0, Curve(),
+      lambda r: rule.wants_more_exits(r, FULL), 12))
+  assert len(visited) == 12
+  assert visited[-1][1]['ppl'] == pytest.approx(1.01 * FULL, rel=1e-4)
