@@ -79,7 +79,7 @@ def walk(
     obs = readout.observe(
         state, previous, target_BxT, w_VxD, with_kl=spec.signal == 'kl')
     memory, score_BxT = signal.step(memory, obs)
-    hit_BxT = grid.exits(score_BxT, threshold_K[k]) & ~done_BxT
+    hit_BxT = grid.exits(score_BxT, threshold_K[k])
     here = Walk(jnp.full(token_BxT.shape, k, jnp.int32), state[1], obs)
     if answer is None:
       answer = here
