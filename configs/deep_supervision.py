@@ -4,7 +4,7 @@
       --workdir=runs/deep_supervision
 
 Not yet run to its end: select loss 1.4373 after 400 of 1,200 updates (the
-quickstart: 1.4443), so that its cost and final numbers are still to be measured.
+quickstart: 1.4443): its cost and final numbers are still to be measured.
 """
 
 from ease_jax import config, presets
