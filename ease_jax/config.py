@@ -1,8 +1,8 @@
-"""Every field of every experiment, its default, and what makes it invalid.
+"""Every field of every experiment, and its default.
 
 A config file calls `base()`, changes fields and returns the result. The base
 is locked, so that a mistyped field is an error and never a silent default.
-`validate` is called once, before anything expensive happens.
+`validation.validate` is called once, before anything expensive happens.
 """
 
 import dataclasses
@@ -13,13 +13,19 @@ import ml_collections
 
 SOURCES = ('stdlib', 'text', 'tfds')
 TOKENIZERS = ('byte', 'char', 'bpe')
-WEIGHTS = ('final', 'uniform', 'linear', 'layerskip', 'chosen', 'matrix')
+BODIES = ('stack', 'refine', 'hrm')
+CARRY_INITS = ('zeros', 'learned', 'fixed', 'random')
+CARRY_INJECTS = ('add', 'concat', 'gate')
+UPDATES = ('joint', 'per_segment')
+WEIGHTS = (
+    'final', 'segment_ends', 'uniform', 'linear', 'layerskip', 'chosen',
+    'matrix')  # pyformat: disable
 SCHEDULES = (
     'constant', 'linear_warmup', 'cosine_warmup', 'rotate', 'gradual',
     'switch_off')  # pyformat: disable
 OPTIMIZERS = ('adamw', 'muon')
 NORMALIZATIONS = ('none', 'sum_to_one')
-KV_POLICIES = ('recompute', 'copy_state', 'drop')
+KV_POLICIES = ('recompute', 'copy_state', 'drop', 'latest')
 # Closed range of each signal's score; every score is "higher means exit".
 SIGNAL_RANGES = {
     'max_prob': (0.0, 1.0),
@@ -28,6 +34,7 @@ SIGNAL_RANGES = {
     'state_cosine': (-1.0, 1.0),
     'kl': (-math.inf, 0.0),
     'patience': (0.0, math.inf),
+    'q_halt': (-math.inf, math.inf),
 }
 SPLITS = ('train', 'select', 'test')
 
@@ -38,8 +45,10 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape and numerics of a decoder-only stack (hashable, for Linen)."""
+  """Shape and numerics of a body on the grid (hashable, for Linen)."""
 
+  body: str
+  segments: int
   num_layers: int
   dim: int
   num_heads: int
@@ -53,20 +62,57 @@ class ModelConfig:
   dtype: str
   remat: bool
   readouts: tuple[int, ...]
+  block_norm: str
+  carry_init: str
+  carry_inject: str
+  carry_backprop: int
+  cycles: int
+  cycle_steps: int
   vocab_size: int
 
   @property
   def head_dim(self) -> int:
     return self.dim // self.num_heads
 
+  @property
+  def segment_depth(self) -> int:
+    """Layers that one segment runs a token through."""
+    if self.body == 'hrm':
+      return self.cycles * (self.cycle_steps + 1) * self.num_layers
+    return self.num_layers
+
+  @property
+  def depth(self) -> int:
+    """Layers that the whole unrolled model runs a token through."""
+    return self.segments * self.segment_depth
+
+  @property
+  def cells(self) -> tuple[tuple[int, int], ...]:
+    """(segment, layer) of the K readouts in order of cost."""
+    segments = range(1, self.segments + 1)
+    return tuple((s, l) for s in segments for l in self.readouts)
+
+  @property
+  def depth_K(self) -> tuple[int, ...]:
+    """Layers that a token ran through on reaching each readout."""
+    end = self.segment_depth - self.num_layers  # hrm reads at its end only
+    return tuple(
+        (s - 1) * self.segment_depth + end + l for s, l in self.cells)
+
 
 def model_config(config: Any, vocab_size: int) -> ModelConfig:
-  """The frozen model description of a config; no readouts means all layers."""
-  fields = dict(config.model)
-  fields['readouts'] = tuple(fields['readouts']) or tuple(
-      range(1, fields['num_layers'] + 1)
-  )
+  """The frozen model description of a config."""
+  fields = dict(config.model) | {'readouts': readouts(config.model)}
   return ModelConfig(vocab_size=vocab_size, **fields)
+
+
+def readouts(model: Any) -> tuple[int, ...]:
+  """Layers of a segment that can be read; none named means all.
+
+  The states of `hrm` mean something at the end of a segment only.
+  """
+  first = model.num_layers if model.body == 'hrm' else 1
+  return tuple(model.readouts) or tuple(range(first, model.num_layers + 1))
 
 
 def base() -> Any:
@@ -89,7 +135,9 @@ def base() -> Any:
   c.data.seq_len = 128  # T: tokens per training and evaluation window
 
   c.model = ml_collections.ConfigDict()
-  c.model.num_layers = 8  # L
+  c.model.body = 'stack'  # one of BODIES
+  c.model.segments = 1  # S: passes through the body; stack has one
+  c.model.num_layers = 8  # L: layers of a segment; hrm: of each module
   c.model.dim = 128  # D
   c.model.num_heads = 4  # H, divides dim
   c.model.num_kv_heads = 4  # K/V heads, divides num_heads (GQA)
@@ -102,6 +150,12 @@ def base() -> Any:
   c.model.dtype = 'float32'  # compute type; or bfloat16; parameters are fp32
   c.model.remat = False  # recompute activations in the backward pass
   c.model.readouts = ()  # layers where a prediction may be read; () = all
+  c.model.block_norm = 'pre'  # norm before each branch; or post: after its sum
+  c.model.carry_init = 'zeros'  # refine, hrm: first state; of CARRY_INITS
+  c.model.carry_inject = 'add'  # refine: how it meets the input; CARRY_INJECTS
+  c.model.carry_backprop = 1  # last segments that losses reach through; 1 = own
+  c.model.cycles = 2  # hrm: N updates of the high state per segment
+  c.model.cycle_steps = 2  # hrm: T updates of the low state in each of them
 
   c.loss = ml_collections.ConfigDict()
   c.loss.weights = 'final'  # one of WEIGHTS
@@ -115,6 +169,8 @@ def base() -> Any:
   c.loss.token_fraction = 1.0  # share of tokens for intermediate readouts
   c.loss.exit_threshold = 0.0  # max_prob at which training tokens exit; 0 = off
   c.loss.exit_rows = 0.5  # share of the rows in which they do
+  c.loss.halt_weight = 0.5  # hrm: of the Q-learning that decides when to stop
+  c.loss.halt_exploration = 0.1  # hrm: chance that a token must go on for long
 
   _add_training(c)
   _add_exits(c)
@@ -136,7 +192,8 @@ def _add_training(c: Any) -> None:
   c.optimizer.layer_decay = 1.0  # layer l learns at rate layer_decay^(L - l)
 
   c.train = ml_collections.ConfigDict()
-  c.train.steps = 1000  # optimizer updates
+  c.train.steps = 1000  # batches, one update each
+  c.train.updates = 'joint'  # or per_segment: one update per batch and segment
   c.train.batch_size = 8  # B: windows per update
   c.train.accumulate = 1  # micro-batches per update; divides batch_size
   c.train.log_every = 20  # steps between progress lines and metrics
@@ -154,6 +211,7 @@ def _add_exits(c: Any) -> None:
   c.evaluate.select_split = 'select'  # thresholds are chosen here
   c.evaluate.report_split = 'test'  # and reported here
   c.evaluate.max_tokens = 0  # scored per split, spread evenly; 0 = all
+  c.evaluate.segments = 0  # perplexity after 1 to so many; 0 = twice model's
 
   c.exit = ml_collections.ConfigDict()
   c.exit.signals = ('max_prob', 'margin', 'entropy')  # of SIGNAL_RANGES
@@ -165,6 +223,7 @@ def _add_exits(c: Any) -> None:
   c.exit.thresholds.state_cosine = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
   c.exit.thresholds.kl = (-1.0, -0.3, -0.1, -0.03, -0.01, -0.003)
   c.exit.thresholds.patience = (1.0, 2.0, 3.0)
+  c.exit.thresholds.q_halt = (-2.0, -1.0, 0.0, 1.0, 2.0)
   c.exit.search_points = 6  # bisections of the per-readout search; 0 = off
   c.exit.policy = 'copy_state'  # K/V policy of the chosen operating point
   c.exit.max_ppl_ratio = 1.01  # rule: lowest compute within this select ppl
@@ -175,153 +234,6 @@ def _add_exits(c: Any) -> None:
   c.generate.temperature = 0.0  # 0 = greedy
 
 
-def _need(ok: bool, message: str) -> None:
-  if not ok:
-    raise ConfigError(message)
-
-
-def _one_of(name: str, value: Any, options: Any) -> None:
-  _need(
-      value in options, f'{name}={value!r} is unknown; use one of: '
-      f'{", ".join(map(str, options))}')
-
-
-def _positive(config: Any, *names: str) -> None:
-  for name in names:
-    section, field = name.split('.')
-    value = config[section][field]
-    _need(value >= 1, f'{name}={value} must be at least 1')
-
-
-def _validate_model(m: Any) -> None:
-  _need(
-      m.dim % m.num_heads == 0,
-      f'model.dim={m.dim} is not divisible by model.num_heads={m.num_heads}; '
-      'change one of them')
-  _need(
-      m.dim // m.num_heads % 2 == 0,
-      f'model.dim={m.dim} / model.num_heads={m.num_heads} is odd; rotary '
-      'positions need an even head width')
-  _need(
-      m.num_heads % m.num_kv_heads == 0,
-      f'model.num_heads={m.num_heads} is not divisible by '
-      f'model.num_kv_heads={m.num_kv_heads}; change one of them')
-  _one_of('model.mlp', m.mlp, ('gelu', 'swiglu'))
-  _one_of('model.readout_norm', m.readout_norm, ('shared', 'per_readout'))
-  _one_of('model.dtype', m.dtype, ('float32', 'bfloat16'))
-  _need(0 <= m.dropout < 1, f'model.dropout={m.dropout} is not in [0, 1)')
-  layers = tuple(m.readouts)
-  _need(
-      all(isinstance(l, int) and 1 <= l <= m.num_layers for l in layers)
-      and layers == tuple(sorted(set(layers))),
-      f'model.readouts={layers} must be increasing layers from 1 to '
-      f'model.num_layers={m.num_layers}')
-  _need(
-      not layers or layers[-1] == m.num_layers,
-      f'model.readouts={layers} must end with model.num_layers='
-      f'{m.num_layers}: the last layer always answers')
-
-
-def _validate_loss(c: Any) -> None:
-  loss, last = c.loss, c.model.num_layers
-  readouts = tuple(c.model.readouts) or tuple(range(1, last + 1))
-  _one_of('loss.weights', loss.weights, WEIGHTS)
-  _one_of('loss.schedule', loss.schedule, SCHEDULES)
-  _one_of('loss.normalize', loss.normalize, NORMALIZATIONS)
-  _need(
-      0 < loss.token_fraction <= 1,
-      f'loss.token_fraction={loss.token_fraction} is not in (0, 1]')
-  for name in ('exit_threshold', 'exit_rows'):
-    _need(
-        0 <= loss[name] <= 1, f'loss.{name}={loss[name]} is not in [0, 1]')
-  if loss.weights == 'chosen':
-    for layer, _ in loss.chosen:
-      _need(
-          layer in readouts, f'loss.chosen names layer {layer}, which is not '
-          f'in model.readouts={readouts}; add it there')
-    _need(len(loss.chosen) > 0, 'loss.weights=chosen needs loss.chosen')
-  if loss.weights == 'matrix':
-    rows = [tuple(row) for row in loss.matrix]
-    _need(
-        len(rows) == 1 and len(rows[0]) == last,
-        f'loss.matrix has shape {[len(row) for row in rows]}; it must be 1 '
-        f'row (segment) of model.num_layers={last} weights')
-    for layer, weight in enumerate(rows[0], 1):
-      _need(
-          weight == 0 or layer in readouts,
-          f'loss.matrix weighs layer {layer} with {weight}, which is not in '
-          f'model.readouts={readouts}; add it there')
-  if loss.schedule in ('linear_warmup', 'cosine_warmup', 'gradual',
-                       'switch_off'):
-    _need(
-        loss.schedule_steps >= 1,
-        f'loss.schedule={loss.schedule} needs loss.schedule_steps >= 1, got '
-        f'{loss.schedule_steps}')
-  _positive(c, 'loss.rotate_every')
-
-
-def _validate_exit(c: Any) -> None:
-  for signal in c.exit.signals:
-    _one_of('exit.signals', signal, SIGNAL_RANGES)
-    for threshold in c.exit.thresholds[signal]:
-      check_threshold(signal, threshold)
-  _need(len(c.exit.policies) > 0, 'exit.policies=() names no K/V policy')
-  for policy in c.exit.policies:
-    _one_of('exit.policies', policy, KV_POLICIES)
-  _need(
-      c.exit.policy in c.exit.policies,
-      f'exit.policy={c.exit.policy!r} is not in exit.policies='
-      f'{tuple(c.exit.policies)}; add it there')
-  _need(
-      c.exit.max_ppl_ratio >= 1,
-      f'exit.max_ppl_ratio={c.exit.max_ppl_ratio} must be at least 1')
-  _need(
-      c.exit.max_compute >= 0,
-      f'exit.max_compute={c.exit.max_compute} must be 0 (off) or positive')
-  for name in ('select_split', 'report_split'):
-    _one_of(f'evaluate.{name}', c.evaluate[name], SPLITS)
-  _need(
-      c.evaluate.select_split != c.evaluate.report_split,
-      f'evaluate.select_split={c.evaluate.select_split!r} equals '
-      f'evaluate.report_split={c.evaluate.report_split!r}: thresholds may not '
-      'be reported on the split they were chosen on; use two splits')
-
-
-def check_threshold(signal: str, threshold: float) -> None:
-  """Raises ConfigError unless the threshold can be a score of the signal.
-
-  `+inf` (never) and `-inf` (first readout) are always allowed.
-  """
-  low, high = SIGNAL_RANGES[signal]
-  _need(
-      math.isinf(threshold) or low <= threshold <= high,
-      f'exit.thresholds.{signal} contains {threshold}, outside the range '
-      f'[{low}, {high}] of signal {signal}')
-
-
-def validate(c: Any) -> None:
-  """Raises ConfigError, naming the field and the fix, if `c` cannot run."""
-  _one_of('data.source', c.data.source, SOURCES)
-  _one_of('data.tokenizer', c.data.tokenizer, TOKENIZERS)
-  for name in ('select_fraction', 'test_fraction'):
-    value = c.data[name]
-    _need(0 < value < 0.5, f'data.{name}={value} is not in (0, 0.5)')
-  _positive(
-      c, 'data.seq_len', 'model.num_layers', 'model.dim', 'model.num_heads',
-      'model.num_kv_heads', 'model.mlp_dim', 'train.steps', 'train.batch_size',
-      'train.accumulate', 'train.log_every', 'train.eval_every',
-      'train.checkpoint_every', 'train.keep', 'evaluate.batch_size',
-      'generate.max_new_tokens')
-  _need(
-      c.train.batch_size % c.train.accumulate == 0,
-      f'train.batch_size={c.train.batch_size} is not divisible by '
-      f'train.accumulate={c.train.accumulate}; change one of them')
-  _one_of('optimizer.name', c.optimizer.name, OPTIMIZERS)
-  _validate_model(c.model)
-  _validate_loss(c)
-  _validate_exit(c)
-
-
 def with_argument(c: Any, argument: str) -> Any:
   """Applies what follows the colon in `--config=file.py:argument`.
 
@@ -330,9 +242,9 @@ def with_argument(c: Any, argument: str) -> Any:
   """
   if not argument:
     return c
-  _need(
-      argument == 'smoke', f'--config argument {argument!r} is unknown; use '
-      ':smoke or nothing')
+  if argument != 'smoke':
+    raise ConfigError(
+        f'--config argument {argument!r} is unknown; use :smoke or nothing')
   c.data.source, c.data.path = 'stdlib', ()
   c.data.select_path = c.data.test_path = ()
   c.data.train_chars, c.data.select_chars, c.data.test_chars = 200_000, 0, 0

@@ -15,7 +15,7 @@ from ease_jax.config import ModelConfig
 
 # Signals with memory need every earlier head; a cosine needs none until the
 # exit itself is read out.
-HEADLESS_SIGNALS = ('state_cosine',)
+HEADLESS_SIGNALS = ('state_cosine', 'q_halt')
 MEMORY_SIGNALS = ('kl', 'patience')
 
 
@@ -43,9 +43,22 @@ def head_flops(m: ModelConfig) -> float:
   return 2 * m.dim * m.vocab_size
 
 
+def inject_flops(m: ModelConfig) -> float:
+  """What the carried state costs one token at the start of a segment."""
+  projects = m.body == 'refine' and m.carry_inject != 'add'
+  return 2 * 2 * m.dim * m.dim if projects else 0.0
+
+
+def _body_flops(m: ModelConfig, context: float) -> np.ndarray:
+  """One token up to each readout without any head, [K] float64."""
+  segment_K = np.asarray([s for s, _ in m.cells], np.float64)
+  layers_K = np.asarray(m.depth_K, np.float64)
+  return layers_K * cell_flops(m, context) + segment_K * inject_flops(m)
+
+
 def full_flops(m: ModelConfig, context: float) -> float:
   """One token through every layer and the last head, exits compiled out."""
-  return m.num_layers * cell_flops(m, context) + head_flops(m)
+  return float(_body_flops(m, context)[-1]) + head_flops(m)
 
 
 def readout_costs(
@@ -60,7 +73,7 @@ def readout_costs(
 
   Counts the layers up to the exit, every head that was evaluated on the way
   (a readout whose threshold is "never" needs none), the head that answers,
-  and under `copy_state` the keys and values of the skipped layers. The price
+  and the keys and values that the policy makes for skipped layers. The price
   of `recompute` depends on the tokens that follow: see
   `deferred_flops`.
 
@@ -72,23 +85,29 @@ def readout_costs(
     active: [K] whether a readout may answer before the last; None = all.
       The last readout's entry is ignored.
   """
-  active_K = np.ones(len(m.readouts), bool) if active is None else active
+  active_K = np.ones(len(m.cells), bool) if active is None else active
   active_K = np.asarray(active_K, bool).copy()
   active_K[-1] = True
   if signal in MEMORY_SIGNALS and active_K[:-1].any():
     active_K[: np.flatnonzero(active_K[:-1])[-1] + 1] = True
-  cell, head, fill = cell_flops(m, context), head_flops(m), kv_flops(m)
-  layer_K = np.asarray(m.readouts, np.float64)
   if signal in HEADLESS_SIGNALS:
-    heads_K = np.ones(len(layer_K))
+    heads_K = np.ones(len(active_K))
     signal_K = np.cumsum(active_K) * 6.0 * m.dim * active_K[:-1].any()
   else:
     heads_K = np.cumsum(active_K)
-    signal_K = np.zeros(len(layer_K))
-  cost_K = layer_K * cell + heads_K * head + signal_K
+    signal_K = np.zeros(len(active_K))
+  cost_K = _body_flops(m, context) + heads_K * head_flops(m) + signal_K
+  return cost_K + filled_layers(m, policy) * kv_flops(m)
+
+
+def filled_layers(m: ModelConfig, policy: str) -> np.ndarray:
+  """Layers whose keys and values are made for an exit at each readout, [K]."""
+  depth_K = np.asarray(m.depth_K, np.float64)
   if policy == 'copy_state':
-    cost_K += (m.num_layers - layer_K) * fill
-  return cost_K
+    return m.depth - depth_K
+  if policy == 'latest':  # later segments reuse them
+    return np.maximum(m.segment_depth - depth_K, 0.0)
+  return np.zeros_like(depth_K)
 
 
 def static_costs(m: ModelConfig, context: float) -> np.ndarray:
@@ -96,7 +115,7 @@ def static_costs(m: ModelConfig, context: float) -> np.ndarray:
 
   A model cut off there: no other head, no deeper keys and values.
   """
-  return np.asarray(m.readouts) * cell_flops(m, context) + head_flops(m)
+  return _body_flops(m, context) + head_flops(m)
 
 
 def deferred_flops(m: ModelConfig, context: float) -> np.ndarray:
@@ -106,22 +125,31 @@ def deferred_flops(m: ModelConfig, context: float) -> np.ndarray:
   goes to readout d > e, so that true keys and values are needed in every
   layer up to d's: whole layers below it, and one K/V projection in it.
   """
-  layer_K = np.asarray(m.readouts, np.float64)
-  skipped_KxK = layer_K[None, :] - layer_K[:, None]
-  price_KxK = (skipped_KxK - 1) * cell_flops(m, context) + kv_flops(m)
-  return np.where(skipped_KxK > 0, price_KxK, 0.0)
+  body_K = _body_flops(m, context)
+  more_KxK = body_K[None, :] - body_K[:, None]
+  price_KxK = more_KxK - cell_flops(m, context) + kv_flops(m)
+  return np.where(more_KxK > 0, price_KxK, 0.0)
 
 
 def train_flops_per_token(
-    m: ModelConfig, supervised: Sequence[float], seq_len: int
-) -> float:
-  """Forward and backward FLOPs of one training token.
+    m: ModelConfig, supervised: Sequence[float], seq_len: int, *,
+    halting: bool = False,
+) -> float:  # pyformat: disable
+  """Forward and backward FLOPs of one training token; recomputation is free.
+
+  A backward pass costs two forward ones. HRM's goes through the last update of
+  each state only; its halting runs every segment a second time, forward.
 
   Args:
     m: the model.
     supervised: share of the tokens on which each readout is supervised, [K].
     seq_len: T.
+    halting: whether Q-learning of halting is part of it.
   """
   heads = head_flops(m) * float(np.sum(np.asarray(supervised)))
-  layers = m.num_layers * cell_flops(m, mean_context(seq_len))
-  return 3 * (layers + heads)
+  cell = cell_flops(m, mean_context(seq_len))
+  forward = m.segments * (m.segment_depth * cell + inject_flops(m))
+  backward = 2 * forward
+  if m.body == 'hrm':
+    backward = 2 * m.segments * 2 * m.num_layers * cell
+  return forward * (2 if halting else 1) + backward + 3 * heads

@@ -1,7 +1,7 @@
 """Cached generation with exits, token by token.
 
-Correct for every signal and K/V policy; layers after an exit are computed and
-thrown away, so this saves no time yet.
+Correct for every signal and K/V policy. A layer that no row needs any more is
+not run, but for its keys and values.
 """
 
 import functools
@@ -20,17 +20,17 @@ from ease_jax.sweep import operating_point
 
 
 class Cache(NamedTuple):
-  """Keys and values of every layer, and which of them may be looked at."""
+  """Keys and values of every layer of every segment, and which may be seen."""
 
-  key: tuple[jax.Array, ...]  # L of [B, C, Hkv, D/H]
+  key: tuple[jax.Array, ...]  # S * L of [B, C, Hkv, D/H]
   value: tuple[jax.Array, ...]
-  valid: tuple[jax.Array, ...]  # L of [B, C] bool
+  valid: tuple[jax.Array, ...]  # S * L of [B, C] bool
 
 
 def init_cache(cfg: Any, batch_size: int, length: int) -> Cache:
   """An empty cache for `length` positions."""
   shape = batch_size, length, cfg.num_kv_heads, cfg.head_dim
-  layers = range(cfg.num_layers)
+  layers = range(cfg.depth)
   kv = tuple(jnp.zeros(shape, cfg.dtype) for _ in layers)
   return Cache(kv, kv, tuple(jnp.zeros(shape[:2], bool) for _ in layers))
 
@@ -46,13 +46,22 @@ def step(
     *,
     model: Any,
     spec: exits.ExitSpec,
-) -> tuple[exits.Walk, jax.Array, Cache]:
+) -> tuple[exits.Walk, jax.Array, jax.Array, Cache]:
   """Decodes one position of every row.
 
   Returns:
     The walk ([B, 1] arrays), the answering readout's logits [B, V] float32,
-    and the cache with this position filled as the policy says.
+    how many layers were run, and the cache with this position filled as the
+    policy says.
+
+  Raises:
+    ConfigError: the cache was made for another number of segments.
   """
+  if len(cache.key) != model.cfg.depth:
+    raise ConfigError(
+        f'the cache has {len(cache.key)} layers; model.segments='
+        f'{model.cfg.segments} runs {model.cfg.depth}; use init_cache with '
+        'the same config')
   bound = model.bind({'params': params})
   key, value, valid = map(list, cache)
 
@@ -64,19 +73,20 @@ def step(
     valid[layer] = put(valid[layer], seen_Bx1, position)
     return (key[layer], value[layer]), valid[layer][:, None, :]
 
-  out = exits.walk(
+  out, layers_run = exits.walk(
       bound, spec, threshold_K, token_B[:, None], target_B[:, None],
-      position[None], look)  # pyformat: disable
+      position[None], look, skip=True)  # pyformat: disable
   logits_BxV = out.normed_BxTxD[:, 0] @ bound.unembedding().T
   cache = Cache(tuple(key), tuple(value), tuple(valid))
-  return out, logits_BxV.astype(jnp.float32), cache
+  return out, logits_BxV.astype(jnp.float32), layers_run, cache
 
 
 class Generated(NamedTuple):
-  """Tokens (prompt first) and, for each predicted one, its exit readout."""
+  """Tokens (prompt first); for each predicted one, exit and layers run."""
 
   tokens: np.ndarray  # [prompt + new] int32
-  exits: np.ndarray  # [new] int32
+  exits: np.ndarray  # [new] int32, readout
+  layers_run: np.ndarray  # [new] int32
 
 
 def generate(
@@ -118,11 +128,12 @@ def generate(
         f'{context - 1} (data.seq_len={context}); change its length')
   cache = init_cache(model.cfg, 1, context)
   threshold_K = jnp.asarray(threshold_K, jnp.float32)
-  tokens, used, key = [int(t) for t in prompt], [], jax.random.key(seed)
+  tokens, key = [int(t) for t in prompt], jax.random.key(seed)
+  used, layers_run = [], []
   end = min(context, len(prompt) + max_new_tokens)
   for position in range(end - 1):
     token_B = jnp.asarray([tokens[position]], jnp.int32)
-    out, logits_BxV, cache = step(
+    out, logits_BxV, ran, cache = step(
         params, cache, token_B, jnp.int32(position), threshold_K, token_B,
         model=model, spec=spec)  # pyformat: disable
     if position + 1 < len(prompt):
@@ -134,9 +145,11 @@ def generate(
       new = int(logits_BxV[0].argmax())
     tokens.append(new)
     used.append(int(out.exit_BxT[0, 0]))
+    layers_run.append(int(ran))
     if new == eos_id:
       break
-  return Generated(np.asarray(tokens, np.int32), np.asarray(used, np.int32))
+  return Generated(
+      *(np.asarray(x, np.int32) for x in (tokens, used, layers_run)))
 
 
 def shaded(text: str, depth: float, color: bool) -> str:
@@ -164,7 +177,7 @@ def generate_text(
         '--mode=evaluate first')
   point = operating_point(json.loads(path.read_text())['chosen'])
   cfg = model.cfg
-  threshold_K = point.threshold_K(len(cfg.readouts))
+  threshold_K = point.threshold_K(len(cfg.cells))
   prompt_N = tokenizer.encode(prompt)
   out = generate(
       model, params, prompt_N, threshold_K, point.spec,
@@ -172,9 +185,9 @@ def generate_text(
       max_new_tokens=config.generate.max_new_tokens,
       temperature=config.generate.temperature, eos_id=tokenizer.eos_id)
   color = sys.stdout.isatty()
-  layer = np.asarray(cfg.readouts)
+  layer = np.asarray(cfg.depth_K)
   pieces = [
-      shaded(tokenizer.token_text(int(t)), layer[e] / cfg.num_layers, color)
+      shaded(tokenizer.token_text(int(t)), layer[e] / cfg.depth, color)
       for t, e in zip(out.tokens[len(prompt_N):], out.exits, strict=True)]
   print(prompt + ''.join(pieces))
   context = costs.mean_context(len(out.tokens))
@@ -184,6 +197,7 @@ def generate_text(
   compute = cost_K[out.exits].mean() / costs.full_flops(cfg, context)
   print(
       f'[{len(out.exits)} tokens, exits after layer '
-      f'{layer[out.exits].mean():.2f} of {cfg.num_layers} on average, '
+      f'{layer[out.exits].mean():.2f} of {cfg.depth} on average '
+      f'({out.layers_run.mean():.2f} run), '
       f'compute {compute:.1%} of the full model, {point.spec.signal}, '
       f'{point.spec.policy}]')

@@ -42,11 +42,11 @@ class Trace(NamedTuple):
 @functools.partial(jax.jit, static_argnames=('model', 'names'))
 def _dump_batch(params, batch, *, model, names):
   bound = model.bind({'params': params})
-  w_VxD, previous, observations = bound.unembedding(), None, []
+  previous, observations = None, []
   for k, h_BxTxD in enumerate(bound.states(batch['tokens'])):
     state = h_BxTxD, bound.normed(k, h_BxTxD)
-    observations.append(readout.observe(
-        state, previous, batch['targets'], w_VxD, with_kl='kl' in names))
+    observations.append(
+        exits.observe(bound, state, previous, batch['targets'], *names))
     previous = state
   score = {name: signals.scores(name, observations) for name in names}
   stack = lambda field: jnp.stack([getattr(o, field) for o in observations])
@@ -124,7 +124,7 @@ def last_nll(model: Any, params: Any, batches: Iterable[Any]) -> float:
 def _last_nll(params, batch, *, model):
   bound = model.bind({'params': params})
   h_BxTxD = bound.states(batch['tokens'])[-1]
-  n_NxD = bound.normed(len(model.cfg.readouts) - 1, h_BxTxD)
+  n_NxD = bound.normed(len(model.cfg.cells) - 1, h_BxTxD)
   mask_N = batch['mask'].reshape(-1)
   total = readout.linear_cross_entropy(
       n_NxD.reshape(mask_N.size, -1), bound.unembedding(),
@@ -165,7 +165,7 @@ def compute(
     make up for later ones: what most papers report.
   """
   mask = mask_RxT > 0
-  count_K = np.bincount(trace.exit_RxT[mask], minlength=len(cfg.readouts))
+  count_K = np.bincount(trace.exit_RxT[mask], minlength=len(cfg.cells))
   context = costs.mean_context(mask_RxT.shape[1])
   cost_K = costs.readout_costs(
       cfg, context, spec.policy, signal=spec.signal,
@@ -179,10 +179,10 @@ def compute(
     deepest_RxT = _deepest_later(np.where(mask, trace.exit_RxT, 0))
     flops += float(deferred_KxK[trace.exit_RxT, deepest_RxT][mask].sum())
   fraction_K = count_K / mask.sum()
-  layer_K = np.asarray(cfg.readouts)
+  layer_K = np.asarray(cfg.depth_K)
   return {
       'compute': flops / float(mask.sum()) / full,
-      'layer_fraction': float(fraction_K @ layer_K) / cfg.num_layers,
+      'layer_fraction': float(fraction_K @ layer_K) / cfg.depth,
       'mean_readout': float(fraction_K @ np.arange(1, len(layer_K) + 1)),
       'exit_fraction': fraction_K.tolist(),
       **result,

@@ -15,10 +15,19 @@ from typing import Any
 import jax
 
 import ease_jax
-from ease_jax import checkpoint, data, decode, report, sweep, train
-from ease_jax.config import ConfigError, model_config, validate
-from ease_jax.models.stack import Stack
+from ease_jax import (
+  checkpoint,
+  data,
+  decode,
+  models,
+  report,
+  results,
+  train,
+  update,
+)
+from ease_jax.config import ConfigError, model_config
 from ease_jax.optimizer import OptimizerSpec
+from ease_jax.validation import validate
 from ease_jax.writers import write_atomic
 
 MODES = ('all', 'train', 'evaluate', 'report', 'generate')
@@ -61,7 +70,7 @@ def run(
     return _generate(config, workdir, prompt or '')
   workdir.mkdir(parents=True, exist_ok=True)
   corpus = data.load(config, workdir)
-  model = Stack(model_config(config, corpus.tokenizer.vocab_size))
+  model = models.build(model_config(config, corpus.tokenizer.vocab_size))
   # After the data was found: a wrong path must not bind the workdir.
   write_atomic(workdir / 'config.json', _dumps(as_json(config)))
   if mode in ('all', 'train'):
@@ -138,7 +147,7 @@ def _dumps(tree: Any) -> str:
 
 
 def _restore_best(config: Any, workdir: pathlib.Path, model: Any) -> Any:
-  abstract = train.abstract_state(model, OptimizerSpec.from_config(config))
+  abstract = update.abstract_state(model, OptimizerSpec.from_config(config))
   return checkpoint.restore_best(workdir, abstract)
 
 
@@ -148,14 +157,15 @@ def _evaluate(
   """Writes results.json and passage.json from the best checkpoint."""
   best = _restore_best(config, workdir, model)
   params = best.state.params
-  results, passage = sweep.evaluate_run(config, model, params, corpus)
+  found, passage = results.evaluate_run(config, model, params, corpus)
   cfg = model.cfg
   tokens = {f'{k}_tokens': len(v) for k, v in corpus.splits.items()}
-  results = {
+  found = {
       'seed': config.seed,
       'model': {
           'params': sum(x.size for x in jax.tree.leaves(params)),
-          'segments': 1,
+          'body': cfg.body,
+          'segments': cfg.segments,
           'layers': cfg.num_layers,
           'vocab_size': cfg.vocab_size,
       },
@@ -166,11 +176,11 @@ def _evaluate(
           **tokens,
       },
       'train': train.summary(config, model, best.newest_step, best.host),
-      **results,
+      **found,
       'provenance': provenance(),
   }
   write_atomic(workdir / 'passage.json', _dumps(passage))
-  write_atomic(workdir / 'results.json', _dumps(results))
+  write_atomic(workdir / 'results.json', _dumps(found))
 
 
 def provenance() -> dict[str, Any]:
@@ -219,7 +229,7 @@ def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
   if not path.exists():
     raise ConfigError(f'{path} is missing; run --mode=train first')
   tokenizer = data.load_tokenizer(path)
-  model = Stack(model_config(config, tokenizer.vocab_size))
+  model = models.build(model_config(config, tokenizer.vocab_size))
   best = _restore_best(config, workdir, model)
   decode.generate_text(
       config, workdir, model, best.state.params, tokenizer, prompt)

@@ -102,9 +102,10 @@ def base_weights(
   """Unscheduled, unnormalised loss weight of each readout.
 
   Args:
-    kind: final (one-hot), uniform, linear (proportional to depth),
-      layerskip (Elhoushi et al. 2404.16710, eq. of e(l)), chosen (weights of
-      single layers), matrix (W[S, L]).
+    kind: final (one-hot), segment_ends (the last layer of every segment),
+      uniform, linear (proportional to the layer), layerskip (Elhoushi et al.
+      2404.16710, eq. of e(l)), chosen (weights of single layers), matrix
+      (W[S, L]). All but final and matrix are the same in every segment.
     cells: the readouts.
     chosen: (layer, weight) pairs; other readouts weigh nothing.
     matrix: one row of L weights per segment.
@@ -116,6 +117,8 @@ def base_weights(
   def weight(k: int, segment: int, layer: int) -> float:
     if kind == 'final':
       return float(k == last)
+    if kind == 'segment_ends':
+      return float(layer == depth)
     if kind == 'uniform':
       return 1.0
     if kind == 'linear':

@@ -113,7 +113,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """One pre-norm layer. See the module docstring for `kv` and `attend`."""
+  """One layer. See the module docstring for `kv` and `attend`.
+
+  Pre-norm: h += branch(norm(h)). Post-norm: h = norm(h + branch(h)), which
+  keeps the size of states that are summed again and again.
+  """
 
   cfg: ModelConfig
 
@@ -129,6 +133,12 @@ class Block(nn.Module):
     self.mlp = MLP(c)
     self.drop = nn.Dropout(c.dropout)
 
+  def _pre(self, norm: RMSNorm, h_BxTxD: jax.Array) -> jax.Array:
+    return norm(h_BxTxD) if self.cfg.block_norm == 'pre' else h_BxTxD
+
+  def _post(self, norm: RMSNorm, h_BxTxD: jax.Array) -> jax.Array:
+    return norm(h_BxTxD) if self.cfg.block_norm == 'post' else h_BxTxD
+
   def _heads(self, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-1], -1, self.cfg.head_dim)
 
@@ -136,7 +146,7 @@ class Block(nn.Module):
       self, h_BxTxD: jax.Array, rotation: Rotation
   ) -> tuple[jax.Array, jax.Array]:
     """Rotated keys and values of this layer, each [B, T, Hkv, D/H]."""
-    x = self.attention_norm(h_BxTxD)
+    x = self._pre(self.attention_norm, h_BxTxD)
     key = rotate(self._heads(self.key(x)), rotation)
     return key, self._heads(self.value(x))
 
@@ -149,12 +159,14 @@ class Block(nn.Module):
       deterministic: bool = True,
   ) -> jax.Array:
     """States after this layer, given the keys and values it may look at."""
-    query = self._heads(self.query(self.attention_norm(h_BxTxD)))
+    query = self._heads(self.query(self._pre(self.attention_norm, h_BxTxD)))
     query = rotate(query, rotation)
     mixed = self.out(attention(query, *kv, mask_BxTxC))
     h_BxTxD += self.drop(mixed, deterministic=deterministic)
-    x = self.mlp(self.mlp_norm(h_BxTxD))
-    return h_BxTxD + self.drop(x, deterministic=deterministic)
+    h_BxTxD = self._post(self.attention_norm, h_BxTxD)
+    x = self.mlp(self._pre(self.mlp_norm, h_BxTxD))
+    h_BxTxD += self.drop(x, deterministic=deterministic)
+    return self._post(self.mlp_norm, h_BxTxD)
 
   def __call__(
       self,

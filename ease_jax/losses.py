@@ -1,13 +1,15 @@
 """The grid loss: a weighted sum of cross-entropies over the readouts."""
 
 import dataclasses
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax import grid
+from ease_jax import grid, halting
+from ease_jax.config import readouts
 from ease_jax.readout import linear_cross_entropy, observe
 
 
@@ -25,6 +27,10 @@ class LossSpec:
     exit_threshold: tokens whose maximum probability at a readout reaches it
       stop there, as under `copy_state` at inference; 0 = none do.
     exit_rows: share of the rows in which they do.
+    per_segment: each segment is an update of its own, and normalised so.
+    segments: S.
+    halt_weight: of the Q-learning of when to stop; 0 = off.
+    halt_exploration: see `halting.halts`.
   """
 
   weight_K: tuple[float, ...]
@@ -35,17 +41,23 @@ class LossSpec:
   token_fraction: float = 1.0
   exit_threshold: float = 0.0
   exit_rows: float = 0.5
+  per_segment: bool = False
+  segments: int = 1
+  halt_weight: float = 0.0
+  halt_exploration: float = 0.0
 
   @classmethod
   def from_config(cls, config: Any) -> 'LossSpec':
     c, model = config.loss, config.model
-    readouts = tuple(model.readouts) or range(1, model.num_layers + 1)
+    numbers = range(1, model.segments + 1)
     weight_K = grid.base_weights(
-        c.weights, [(1, layer) for layer in readouts], chosen=c.chosen,
-        matrix=c.matrix, e_scale=c.e_scale)  # pyformat: disable
+        c.weights, [(s, l) for s in numbers for l in readouts(model)],
+        chosen=c.chosen, matrix=c.matrix, e_scale=c.e_scale)
     return cls(
         weight_K, c.schedule, c.schedule_steps, c.rotate_every, c.normalize,
-        c.token_fraction, c.exit_threshold, c.exit_rows)  # pyformat: disable
+        c.token_fraction, c.exit_threshold, c.exit_rows,
+        config.train.updates == 'per_segment', model.segments,
+        *((c.halt_weight, c.halt_exploration) if model.body == 'hrm' else ()))
 
   def weights_at(self, step: jax.Array) -> jax.Array:
     """Weight of each readout at an update, [K] float32."""
@@ -53,20 +65,23 @@ class LossSpec:
     weight_K = jnp.asarray(self.weight_K) * grid.schedule_factors(
         self.schedule, step, num, self.schedule_steps, self.rotate_every)
     if self.normalize == 'sum_to_one':
-      weight_K /= weight_K.sum()
+      updates = self.segments if self.per_segment else 1
+      weight_UxR = weight_K.reshape(updates, -1)
+      weight_UxR /= jnp.maximum(weight_UxR.sum(1, keepdims=True), 1e-9)
+      weight_K = weight_UxR.reshape(-1)
     return weight_K
 
   def supervised_fraction(self) -> list[float]:
     """Share of tokens each readout's head works on, schedule ignored.
 
-    A head that only decides on an exit is a forward pass: a third of one that
-    is trained.
+    A head that only decides on an exit, or whether a prediction was right, is
+    a forward pass: a third of one that is trained.
     """
     last = len(self.weight_K) - 1
-    decides = 1 / 3 if self.exit_threshold else 0.0
+    decides = 1 / 3 if self.exit_threshold or self.halt_weight else 0.0
     return [
         float(weight > 0) * (1.0 if k == last else self.token_fraction)
-        + (decides if k < last else 0.0)
+        + (decides if k < last or self.halt_weight else 0.0)
         for k, weight in enumerate(self.weight_K)
     ]  # pyformat: disable
 
@@ -85,7 +100,7 @@ def readout_loss(n_NxD, w_VxD, target_N, mask_N) -> jax.Array:
 
 
 def _stops(bound: Any, spec: LossSpec, batch: Any) -> Any:
-  """Which tokens stop at a readout while training; see `Stack.states`.
+  """(r, h_BxTxD) -> [B, T] bool: which tokens stop there while training.
 
   Training on the exits that inference will take (Elbayad et al. 1910.10073,
   eq. 5, with confident tokens in place of sampled ones) teaches deeper layers
@@ -106,59 +121,230 @@ def _stops(bound: Any, spec: LossSpec, batch: Any) -> Any:
   return stops
 
 
+class Progress(NamedTuple):
+  """What one segment of a batch hands to the next."""
+
+  carry: Any  # of the body
+  done_BxT: jax.Array  # exited (`exit_threshold`): frozen from here on
+  frozen_BxTxD: jax.Array  # the state that these tokens keep
+  alive_BxT: jax.Array  # not halted: still trained on, float32
+
+
+class SegmentLosses(NamedTuple):
+  readout_R: jax.Array  # of each readout of the segment; 0 if not supervised
+  halt: jax.Array  # of the Q-learning
+
+
+def first_progress(params: Any, model: Any, batch: Any) -> Progress:
+  """Before the first segment, which makes its own first state."""
+  bound = model.bind({'params': params})
+  x_BxTxD, shape = bound.embed_tokens(batch['tokens']), batch['tokens'].shape
+  carry = bound.init_carry(x_BxTxD, jnp.arange(shape[1]), jax.random.key(0))
+  empty = jax.tree.map(jnp.zeros_like, carry)
+  return Progress(
+      empty, jnp.zeros(shape, bool), jnp.zeros_like(x_BxTxD), jnp.ones(shape))
+
+
+def segment_loss(
+    params: Any, progress: Progress, number: jax.Array, weight_R: jax.Array,
+    key: jax.Array, *, model: Any, spec: LossSpec, batch: Any,
+) -> tuple[jax.Array, tuple[Progress, SegmentLosses]]:  # pyformat: disable
+  """Loss of one segment, nats; `grid_loss`, which see, is their sum.
+
+  Args:
+    params: the model's parameters.
+    progress: what the segment before left behind.
+    number: of the segment, from 0.
+    weight_R: weight of each of its readouts.
+    key: for dropout, first states, choice of tokens and exploration.
+    model, spec, batch: see `grid_loss`.
+  """
+  drop_key, choice_key, carry_key, halt_key = jax.random.split(key, 4)
+  bound = model.bind({'params': params}, rngs={'dropout': drop_key})
+  deterministic, length = model.cfg.dropout == 0, batch['tokens'].shape[1]
+  x_BxTxD = bound.embed_tokens(batch['tokens'])
+  x_BxTxD = bound.drop(x_BxTxD, deterministic=deterministic)
+  first = bound.init_carry(x_BxTxD, jnp.arange(length), carry_key)
+  carry = jax.tree.map(
+      lambda a, b: jnp.where(number == 0, a, b), first, progress.carry)
+  plain, stops = bound.through(length, deterministic), _stops(
+      bound, spec, batch)
+  done_BxT, frozen_BxTxD, state_R = *progress[1:3], []
+
+  def through(i, block, h_BxTxD):
+    if stops is not None:
+      h_BxTxD = jnp.where(done_BxT[..., None], frozen_BxTxD, h_BxTxD)
+    return plain(i, block, h_BxTxD)
+
+  def read(r, h_BxTxD):
+    nonlocal done_BxT, frozen_BxTxD
+    if stops is not None:
+      h_BxTxD = jnp.where(done_BxT[..., None], frozen_BxTxD, h_BxTxD)
+      done_BxT, frozen_BxTxD = done_BxT | stops(r, h_BxTxD), h_BxTxD
+    state_R.append(h_BxTxD)
+
+  carry = bound.segment(x_BxTxD, carry, through, read)
+  mask_BxT = batch['mask'] * progress.alive_BxT
+  loss_R = _readout_losses(
+      bound, spec, state_R, weight_R, batch['targets'], mask_BxT, choice_key)
+  total, halt = weight_R @ loss_R, jnp.float32(0)
+  alive_BxT = progress.alive_BxT
+  if spec.halt_weight:
+    halt, halts_BxT = _halting(
+        bound, spec, batch, x_BxTxD, carry, state_R[-1], mask_BxT, number,
+        halt_key)  # pyformat: disable
+    total += spec.halt_weight * halt
+    alive_BxT = jnp.where(halts_BxT, 0.0, alive_BxT)
+  progress = Progress(carry, done_BxT, frozen_BxTxD, alive_BxT)
+  return total, (progress, SegmentLosses(loss_R, halt))
+
+
+def _readout_losses(
+    bound, spec, state_R, weight_R, target_BxT, mask_BxT, key
+) -> jax.Array:
+  """Mean cross-entropy at each readout of a segment, [R].
+
+  Readouts of weight 0 cost nothing: never weighted ones are not in the
+  program, and ones that are off now are skipped when it runs.
+  """
+  loss_R, last = [], len(state_R) - 1
+  w_VxD = bound.unembedding()
+  for r, h_BxTxD in enumerate(state_R):
+    weight_S = spec.weight_K[r :: len(state_R)]
+    if not any(weight_S):
+      loss_R.append(jnp.float32(0))
+      continue
+    n_NxD = bound.normed(r, h_BxTxD).reshape(-1, h_BxTxD.shape[-1])
+    args = n_NxD, target_BxT.reshape(-1), mask_BxT.reshape(-1)
+    if r < last and spec.token_fraction < 1:
+      key, use_key = jax.random.split(key)
+      args = _some_tokens(use_key, spec.token_fraction, *args)
+    run = lambda n, target, mask: readout_loss(n, w_VxD, target, mask)
+    is_final = spec.segments == 1 and r == last  # which no schedule turns off
+    if all(weight_S) and (is_final or spec.schedule == 'constant'):
+      loss_R.append(run(*args))
+    else:
+      loss_R.append(jax.lax.cond(
+          weight_R[r] > 0, run, lambda *_: jnp.float32(0), *args))
+  return jnp.stack(loss_R)
+
+
+def _halting(
+    bound, spec, batch, x_BxTxD, carry, h_BxTxD, mask_BxT, number, key
+) -> tuple[jax.Array, jax.Array]:
+  """Loss of the Q-learning, and which tokens halt after this segment.
+
+  The values of the next segment come from a second forward pass with the same
+  parameters, as in the official code.
+  """
+  obs = observe(
+      (h_BxTxD, bound.normed(0, h_BxTxD)), None, batch['targets'],
+      bound.unembedding())  # pyformat: disable
+  next_q = []
+  bound.segment(
+      x_BxTxD, carry, bound.through(x_BxTxD.shape[1]),
+      lambda r, h: next_q.append(bound.halt_logits(h)))  # pyformat: disable
+  q = bound.halt_logits(h_BxTxD)
+  target = halting.targets(
+      obs.argmax == batch['targets'], next_q[-1], number + 1 >= spec.segments)
+  loss = (mask_BxT * halting.loss(q, target)).sum() / jnp.maximum(
+      mask_BxT.sum(), 1.0)
+  halts_BxT = halting.halts(
+      q, number + 1, key, spec.halt_exploration, spec.segments)
+  return loss, halts_BxT
+
+
+def segments(
+    spec: LossSpec, step: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Number, readout weights and key of each segment of an update."""
+  number_S = jnp.arange(spec.segments)
+  weight_SxR = spec.weights_at(step).reshape(spec.segments, -1)
+  key_S = jax.vmap(functools.partial(jax.random.fold_in, key))(number_S)
+  return number_S, weight_SxR, key_S
+
+
+def metrics(
+    spec: LossSpec, losses: SegmentLosses, step: jax.Array
+) -> dict[str, jax.Array]:
+  """Scalars of an update from what its segments report, stacked [S, ...].
+
+  loss, loss_final, weight_sum, loss of each supervised readout (`loss_k`,
+  1-based), loss_halt where halting is learned.
+  """
+  loss_K, weight_K = losses.readout_R.reshape(-1), spec.weights_at(step)
+  halt = spec.halt_weight * losses.halt.sum()
+  named = {
+      f'loss_{k + 1}': loss_K[k] for k, w in enumerate(spec.weight_K) if w}
+  if spec.halt_weight:
+    named['loss_halt'] = losses.halt.mean()
+  return named | {
+      'loss': weight_K @ loss_K + halt,
+      'loss_final': loss_K[-1],
+      'weight_sum': weight_K.sum(),
+  }
+
+
 def grid_loss(
     params: Any, model: Any, spec: LossSpec, batch: Any, step: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:  # pyformat: disable
   """J = sum_k W_k(step) * mean cross-entropy at readout k, in nats.
 
-  Readouts of weight 0 cost nothing: never weighted ones are not in the
-  program, and ones that the schedule switches off are skipped when it runs.
   With all weight on the last readout this is a standard language model.
   Where tokens stop early (`exit_threshold`), a deeper readout's loss is that of
-  the readout which answered.
+  the readout which answered. Gradients flow from one segment to the one
+  before it among the last `carry_backprop` segments only.
 
   Args:
     params: the model's parameters.
-    model: a body with `states`, `normed` and `unembedding`.
+    model: a body.
     spec: the loss.
     batch: tokens, targets int32 and mask float32, each [B, T].
     step: the update's number, from 0.
-    key: for dropout and the choice of tokens.
-
-  Returns:
-    The loss, and metrics: loss, loss_final, weight_sum and loss of each
-    readout that was supervised (`loss_k`, 1-based).
+    key: see `segment_loss`.
   """
-  drop_key, choice_key = jax.random.split(key)
-  deterministic = model.cfg.dropout == 0
-  bound = model.bind({'params': params}, rngs={'dropout': drop_key})
-  stops = _stops(bound, spec, batch)
-  state_K = bound.states(batch['tokens'], deterministic, stops)
-  w_VxD = bound.unembedding()
-  target_N, mask_N = batch['targets'].reshape(-1), batch['mask'].reshape(-1)
-  weight_K, last = spec.weights_at(step), len(state_K) - 1
-  total, metrics = jnp.float32(0), {}
-  for k, h_BxTxD in enumerate(state_K):
-    if spec.weight_K[k] == 0:
-      continue
-    n_NxD = bound.normed(k, h_BxTxD).reshape(-1, h_BxTxD.shape[-1])
-    args = n_NxD, target_N, mask_N
-    if k < last and spec.token_fraction < 1:
-      choice_key, use_key = jax.random.split(choice_key)
-      args = _some_tokens(use_key, spec.token_fraction, *args)
-    n_NxD, k_target_N, k_mask_N = args
-    if k < last and spec.schedule != 'constant':
-      loss = jax.lax.cond(
-          weight_K[k] > 0, readout_loss, lambda *_: jnp.float32(0),
-          n_NxD, w_VxD, k_target_N, k_mask_N)  # pyformat: disable
-    else:
-      loss = readout_loss(n_NxD, w_VxD, k_target_N, k_mask_N)
-    metrics[f'loss_{k + 1}'] = loss
-    total += weight_K[k] * loss
-  metrics |= {
-      'loss': total,
-      'loss_final': metrics.get(f'loss_{last + 1}', jnp.float32(0)),
-      'weight_sum': weight_K.sum(),
-  }
-  return total, metrics
+  part = functools.partial(segment_loss, model=model, spec=spec, batch=batch)
+
+  def one(progress, x):
+    joined = x[0] > spec.segments - model.cfg.carry_backprop
+    progress = jax.tree.map(
+        lambda z: jnp.where(joined, z, jax.lax.stop_gradient(z)), progress)
+    loss, (progress, losses) = part(params, progress, *x)
+    return progress, (loss, losses)
+
+  first, xs = first_progress(params, model, batch), segments(spec, step, key)
+  if spec.segments == 1:  # a plain program
+    out = one(first, jax.tree.map(lambda x: x[0], xs))[1]
+    loss_S, losses = jax.tree.map(lambda x: x[None], out)
+  else:
+    one = jax.checkpoint(one, prevent_cse=False)
+    loss_S, losses = jax.lax.scan(one, first, xs)[1]
+  return loss_S.sum(), metrics(spec, losses, step)
+
+
+def grid_gradient(
+    params: Any, model: Any, spec: LossSpec, batch: Any, step: jax.Array,
+    key: jax.Array,
+) -> tuple[Any, dict[str, jax.Array]]:  # pyformat: disable
+  """Gradient of `grid_loss`, and its metrics.
+
+  Segments that no gradient joins are differentiated one by one inside the
+  scan: memory does not grow with them, and nothing is computed twice.
+  """
+  if spec.segments == 1 or model.cfg.carry_backprop > 1:
+    grad = jax.grad(grid_loss, has_aux=True)
+    return grad(params, model, spec, batch, step, key)
+  grad = jax.grad(
+      functools.partial(segment_loss, model=model, spec=spec, batch=batch),
+      has_aux=True)
+
+  def one(carry, x):
+    progress, total = carry
+    grads, (progress, losses) = grad(params, progress, *x)
+    return (progress, jax.tree.map(jnp.add, total, grads)), losses
+
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  start = first_progress(params, model, batch), zeros
+  (_, grads), losses = jax.lax.scan(one, start, segments(spec, step, key))
+  return grads, metrics(spec, losses, step)

@@ -18,7 +18,7 @@ class OptimizerSpec:
     name: adamw, or muon for the matrices inside layers and AdamW elsewhere.
     learning_rate: the peak of AdamW's parameters.
     muon_learning_rate: the peak of Muon's.
-    warmup_steps: updates of linear warm-up; the last of them is at the peak.
+    warmup_steps: batches of linear warm-up; the last of them is at the peak.
     final_fraction: share of the peak that the last update has.
     b1: decay of Adam's first moment.
     b2: decay of its second moment.
@@ -27,8 +27,9 @@ class OptimizerSpec:
       its matrices.
     clip_norm: largest global gradient norm; 0 = off.
     layer_decay: layer l of L learns at rate layer_decay^(L - l).
-    num_layers: L.
-    steps: updates in all.
+    num_layers: layers with parameters of their own.
+    steps: batches in all.
+    updates_per_step: updates that each batch makes.
   """
 
   name: str
@@ -44,20 +45,28 @@ class OptimizerSpec:
   layer_decay: float
   num_layers: int
   steps: int
+  updates_per_step: int = 1
 
   @classmethod
   def from_config(cls, config: Any) -> 'OptimizerSpec':
+    m, per_segment = config.model, config.train.updates == 'per_segment'
     return cls(
-        num_layers=config.model.num_layers, steps=config.train.steps,
+        num_layers=m.num_layers * (2 if m.body == 'hrm' else 1),
+        steps=config.train.steps,
+        updates_per_step=m.segments if per_segment else 1,
         **dict(config.optimizer))  # pyformat: disable
 
 
-def schedule(spec: OptimizerSpec, step: Any) -> jax.Array:
-  """Share of the peak rate at `step` (from 0): linear warm-up, then a cosine.
+def schedule(spec: OptimizerSpec, update: Any) -> jax.Array:
+  """Share of the peak rate: linear warm-up, then a cosine.
 
   No update is wasted on rate 0: the first has 1 / warmup_steps of the peak.
+
+  Args:
+    spec: its warm-up and length are in steps.
+    update: its number, from 0.
   """
-  done = jnp.asarray(step, jnp.float32) + 1
+  done = (jnp.asarray(update, jnp.float32) + 1) / spec.updates_per_step
   warm = jnp.minimum(done / max(spec.warmup_steps, 1), 1.0)
   decay_steps = max(spec.steps - spec.warmup_steps, 1)
   progress = jnp.clip((done - spec.warmup_steps) / decay_steps, 0.0, 1.0)
@@ -65,9 +74,9 @@ def schedule(spec: OptimizerSpec, step: Any) -> jax.Array:
   return warm * (spec.final_fraction + (1 - spec.final_fraction) * cosine)
 
 
-def learning_rate(spec: OptimizerSpec, step: Any) -> jax.Array:
-  """AdamW's rate of update `step`, from 0."""
-  return spec.learning_rate * schedule(spec, step)
+def learning_rate(spec: OptimizerSpec, update: Any) -> jax.Array:
+  """AdamW's rate of an update, counted from 0."""
+  return spec.learning_rate * schedule(spec, update)
 
 
 def layer_scale(name: str, num_layers: int, layer_decay: float) -> float:
@@ -107,7 +116,7 @@ def _adamw(spec: OptimizerSpec) -> optax.GradientTransformation:
 def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
   """Jordan et al. 2024 (kellerjordan.github.io/posts/muon)."""
   muon = optax.contrib.muon(
-      lambda step: spec.muon_learning_rate * schedule(spec, step),
+      lambda count: spec.muon_learning_rate * schedule(spec, count),
       weight_decay=spec.weight_decay)
 
   def label(path: Any, x: jax.Array) -> str:
@@ -119,7 +128,7 @@ def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
 
 
 def build(spec: OptimizerSpec) -> optax.GradientTransformation:
-  """The update rule; its rate is `learning_rate(spec, step)`."""
+  """The update rule; its rate is `learning_rate(spec, update)`."""
   steps = [{'adamw': _adamw, 'muon': _muon}[spec.name](spec)]
   if spec.clip_norm > 0:
     steps.insert(0, optax.clip_by_global_norm(spec.clip_norm))

@@ -121,6 +121,7 @@ def _observe(chunk, w_VxD, with_kl):
           0.0, 1.0),
       state_cosine=_cosine(h_NxD, prev_NxD),
       kl=kl_N,
+      halt=jnp.zeros(first_N.shape),
   )
 
 

@@ -27,6 +27,7 @@ class Observation(NamedTuple):
   entropy: jax.Array  # of the distribution, in units of log V
   state_cosine: jax.Array  # of this and the previous readout's state
   kl: jax.Array  # KL(previous || this), nats
+  halt: jax.Array  # value of stopping minus that of going on, where learned
 
 
 class Signal(NamedTuple):
@@ -63,6 +64,7 @@ SIGNALS: dict[str, Signal] = {
     'entropy': _memoryless(lambda obs: 1 - obs.entropy),
     'state_cosine': _memoryless(lambda obs: obs.state_cosine),
     'kl': _memoryless(lambda obs: -obs.kl),
+    'q_halt': _memoryless(lambda obs: obs.halt),
     'patience': Signal(_patience_init, _patience_step),
 }
 

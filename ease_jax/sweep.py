@@ -18,8 +18,6 @@ from ease_jax.data import Corpus, eval_batches
 from ease_jax.exits import ExitSpec
 from ease_jax.search import search_thresholds
 
-PASSAGE_TOKENS = 900
-
 
 class Point(NamedTuple):
   """One setting of the exits; a scalar stands for all readouts."""
@@ -101,7 +99,7 @@ class Split:
         model, params, self.batches, tuple(config.exit.signals))
 
   def trace(self, point: Point) -> evaluate.Trace:
-    threshold_K = point.threshold_K(len(self.model.cfg.readouts))
+    threshold_K = point.threshold_K(len(self.model.cfg.cells))
     return evaluate.trace(
         self.model, self.params, self.batches, self.dump, point.spec,
         threshold_K)  # pyformat: disable
@@ -109,7 +107,7 @@ class Split:
   def measure(self, point: Point) -> dict[str, Any]:
     """A row of `results.json`'s sweep."""
     trace = self.trace(point)
-    threshold_K = point.threshold_K(len(self.model.cfg.readouts))
+    threshold_K = point.threshold_K(len(self.model.cfg.cells))
     return {
         'split': self.name,
         'signal': point.spec.signal,
@@ -127,9 +125,12 @@ class Split:
 
   def readout(self, k: int) -> dict[str, float]:
     """Quality of always answering at readout k, deeper states the true ones."""
+    return self.dump_quality(self.dump, k)
+
+  def dump_quality(self, dump: evaluate.Dump, k: int) -> dict[str, float]:
+    """The same of another model's dump of this split."""
     return evaluate.quality(
-        self.dump.nll_KxRxT[k], self.dump.correct_KxRxT[k], self.dump,
-        self.token_bytes)  # pyformat: disable
+        dump.nll_KxRxT[k], dump.correct_KxRxT[k], dump, self.token_bytes)
 
 
 def scalar_points(config: Any) -> Iterable[Point]:
@@ -215,131 +216,6 @@ def choose(rows: list[dict[str, Any]], config: Any) -> int:
   full = next(rows[i] for i in own if rows[i]['threshold'] is None)
   rule = Rule.from_config(config)
   return own[rule.choose([rows[i] for i in own], full['ppl'])]
-
-
-def evaluate_run(
-    config: Any, model: Any, params: Any, corpus: Corpus
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Everything `results.json` says about exits, and the report's passage.
-
-  Raises:
-    ConfigError: thresholds would be reported on the split they were chosen
-      on.
-  """
-  names = config.evaluate.select_split, config.evaluate.report_split
-  if names[0] == names[1]:
-    raise ConfigError(
-        f'evaluate.select_split={names[0]!r} equals evaluate.report_split='
-        f'{names[1]!r}; use two splits')
-  select, report = (
-      Split(name, config, model, params, corpus, config.evaluate.max_tokens)
-      for name in names)
-  points = list(scalar_points(config))
-  chosen_on = [select.measure(point) for point in points]
-  full = chosen_on[points.index(
-      next(p for p in points if p.threshold is None))]
-  for point, row in searched_points(config, select, full['ppl']):
-    points.append(point)
-    chosen_on.append(row)
-  reported = [report.measure(point) for point in points]
-  best = choose(chosen_on, config)
-  results = {
-      'readouts': _readout_rows(config, model.cfg, select, report),
-      'sweep': chosen_on + reported,
-      'chosen': _chosen(config, points[best], chosen_on, reported, best),
-      'oracle': [_oracle_row(split) for split in (select, report)],
-      'calibration': [
-          {'segment': 1, 'layer': layer, **evaluate.calibration(report.dump, k)}
-          for k, layer in enumerate(model.cfg.readouts)
-      ],
-  }
-  # Consecutive text, where the evaluation's windows may be far apart.
-  name = config.evaluate.report_split
-  start = dataclasses.replace(
-      corpus, splits={name: corpus.splits[name][: PASSAGE_TOKENS + 1]})
-  passage = Split(name, config, model, params, start, 0)
-  return results, _passage(passage, points[best], corpus.tokenizer)
-
-
-def _readout_rows(config, cfg, select, report) -> list[dict[str, Any]]:
-  context = costs.mean_context(config.data.seq_len)
-  cost_K = costs.static_costs(cfg, context)
-  full = costs.full_flops(cfg, context)
-  return [
-      {
-          'segment': 1,
-          'layer': layer,
-          'cost_flops': float(cost_K[k]),
-          'cost': float(cost_K[k] / full),
-          'layer_fraction': layer / cfg.num_layers,
-          'select': select.readout(k),
-          'test': report.readout(k),
-      }
-      for k, layer in enumerate(cfg.readouts)
-  ]
-
-
-def _chosen(config, point, chosen_on, reported, best) -> dict[str, Any]:
-  def side(rows):
-    row = rows[best]
-    off = next(
-        r for r in rows
-        if r['threshold'] is None and r['kv_policy'] == row['kv_policy'])
-    keys = ('nll', 'ppl', 'bits_per_byte', 'accuracy', 'compute',
-            'layer_fraction', 'mean_readout', 'exit_fraction')
-    return {k: row[k] for k in keys} | {'ppl_vs_full': row['ppl'] / off['ppl']}
-
-  return {
-      'rule': str(Rule.from_config(config)),
-      'signal': point.spec.signal,
-      'threshold': point.as_json(),
-      'kv_policy': point.spec.policy,
-      'select_split': config.evaluate.select_split,
-      'report_split': config.evaluate.report_split,
-      'select': side(chosen_on),
-      'test': side(reported),
-  }
-
-
-def _oracle_row(split: Split) -> dict[str, Any]:
-  """The bound: a free signal that knows the answer, free keys and values."""
-  cfg, mask = split.model.cfg, split.dump.mask_RxT > 0
-  exit_RxT = evaluate.oracle_exit(split.dump)
-  trace = evaluate.trace_from_dump(split.dump, exit_RxT)
-  fraction_K = np.bincount(
-      exit_RxT[mask], minlength=len(cfg.readouts)) / mask.sum()
-  context = costs.mean_context(mask.shape[1])
-  cost_K = costs.static_costs(cfg, context) / costs.full_flops(cfg, context)
-  return {
-      'split': split.name,
-      'kv_policy': 'recompute',
-      **split.quality(trace),
-      'compute': float(fraction_K @ cost_K),
-      'layer_fraction': float(
-          fraction_K @ np.asarray(cfg.readouts) / cfg.num_layers),
-      'exit_fraction': fraction_K.tolist(),
-  }
-
-
-def _passage(split: Split, point: Point, tokenizer: Any) -> dict[str, Any]:
-  """The first tokens of the split, each with its exit and loss."""
-  trace, mask = split.trace(point), split.dump.mask_RxT > 0
-  layer = split.model.cfg.readouts
-  fields = (split.dump.target_RxT, trace.exit_RxT, trace.nll_RxT)
-  tokens = zip(*(field[mask] for field in fields), strict=True)
-  return {
-      'split': split.name,
-      'tokens': [
-          {
-              'text': tokenizer.token_text(int(target)),
-              'prob': float(math.exp(-nll)),
-              'exit': int(exit),
-              'layer': layer[int(exit)],
-              'nll': float(nll),
-          }
-          for target, exit, nll in tokens
-      ],
-  }
 
 
 def operating_point(chosen: dict[str, Any]) -> Point:

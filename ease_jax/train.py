@@ -1,4 +1,4 @@
-"""Training: a pure step, and the thin shell that feeds it and writes it down.
+"""Training: the thin shell that feeds the updates and writes them down.
 
 A run that is killed at any moment and started again with the same command
 ends with the same bits as one that never was: everything random is a function
@@ -6,22 +6,20 @@ of (seed, step), and a checkpoint holds the data position and what the
 patience has counted.
 """
 
-import functools
 import math
 import os
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from ease_jax import costs, data, evaluate, losses, optimizer
+from ease_jax import costs, data, evaluate
 from ease_jax.checkpoint import Checkpoints, Host
 from ease_jax.losses import LossSpec
 from ease_jax.optimizer import OptimizerSpec
 from ease_jax.preemption import Preempted, Sigterm
+from ease_jax.update import abstract_state, init_state, train_step
 from ease_jax.writers import Writers
 
 PROFILE_STEPS = range(10, 15)  # updates, from 0
@@ -29,102 +27,6 @@ PROFILE_STEPS = range(10, 15)  # updates, from 0
 
 class TrainingDiverged(FloatingPointError):
   """The loss, the gradient or the parameters are no longer finite."""
-
-
-class TrainState(NamedTuple):
-  """All that an update changes."""
-
-  step: jax.Array  # [] int32: updates done
-  params: Any
-  opt_state: Any
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'opt_spec'))
-def init_state(
-    key: jax.Array, *, model: Any, opt_spec: OptimizerSpec
-) -> TrainState:
-  """The state before the first update."""
-  params = model.init(key, jnp.zeros((1, 2), jnp.int32))['params']
-  opt_state = optimizer.build(opt_spec).init(params)
-  return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
-
-
-def abstract_state(model: Any, opt_spec: OptimizerSpec) -> TrainState:
-  """Shapes and types of the state, nothing computed."""
-  init = functools.partial(init_state, model=model, opt_spec=opt_spec)
-  return jax.eval_shape(init, jax.random.key(0))
-
-
-def mean_gradient(
-    params: Any, batch: Any, step: jax.Array, key: jax.Array, *, model: Any,
-    loss_spec: LossSpec, accumulate: int,
-) -> tuple[Any, dict[str, jax.Array]]:  # pyformat: disable
-  """Gradient and metrics of a batch, micro-batch by micro-batch.
-
-  Each micro-batch counts by its unmasked tokens, so that the result is the
-  whole batch's, up to rounding.
-  """
-  grad_fn = jax.grad(losses.grid_loss, has_aux=True)
-  if accumulate == 1:
-    return grad_fn(params, model, loss_spec, batch, step, key)
-  micro = jax.tree.map(
-      lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
-  weight_A = micro['mask'].sum((1, 2))
-  weight_A /= jnp.maximum(weight_A.sum(), 1.0)
-
-  def one(number_and_part):
-    number, part, weight = number_and_part
-    out = grad_fn(
-        params, model, loss_spec, part, step, jax.random.fold_in(key, number))
-    return jax.tree.map(lambda x: weight * x, out)
-
-  def add(total, x):
-    return jax.tree.map(jnp.add, total, one(x)), None
-
-  xs = jnp.arange(accumulate), micro, weight_A
-  shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], xs))
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  return jax.lax.scan(add, zeros, xs)[0]
-
-
-def train_step(
-    state: TrainState, batch: Any, key: jax.Array, *, model: Any,
-    loss_spec: LossSpec, opt_spec: OptimizerSpec, accumulate: int,
-) -> tuple[TrainState, dict[str, jax.Array]]:  # pyformat: disable
-  """One update.
-
-  Args:
-    state: before it.
-    batch: tokens, targets int32 and mask float32, each [B, T].
-    key: the run's; the update's own key is derived from it and the step.
-    model: a body.
-    loss_spec: the loss.
-    opt_spec: the optimizer.
-    accumulate: micro-batches, divides B.
-
-  Returns:
-    The state after it, and scalars: those of the loss, grad_norm (before
-    clipping), param_norm (after the update), learning_rate.
-  """
-  step_key = jax.random.fold_in(key, state.step)
-  grads, metrics = mean_gradient(
-      state.params, batch, state.step, step_key, model=model,
-      loss_spec=loss_spec, accumulate=accumulate)  # pyformat: disable
-  updates, opt_state = optimizer.build(opt_spec).update(
-      grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  metrics |= {
-      'grad_norm': optax.tree.norm(grads),
-      'param_norm': optax.tree.norm(params),
-      'learning_rate': optimizer.learning_rate(opt_spec, state.step),
-  }
-  return TrainState(state.step + 1, params, opt_state), metrics
-
-
-_train_step = jax.jit(
-    train_step, donate_argnames='state',
-    static_argnames=('model', 'loss_spec', 'opt_spec', 'accumulate'),
-)  # pyformat: disable
 
 
 class _Run:
@@ -207,7 +109,7 @@ class _Run:
   def _update(self, writers: Writers) -> None:
     batch = next(self.batches)
     with jax.profiler.StepTraceAnnotation('train', step_num=self.step):
-      self.state, metrics = _train_step(
+      self.state, metrics = train_step(
           self.state, batch, self.key, model=self.model,
           loss_spec=self.loss_spec, opt_spec=self.opt_spec,
           accumulate=self.config.train.accumulate)  # pyformat: disable
@@ -317,11 +219,13 @@ def summary(config: Any, model: Any, step: int, host: Host) -> dict[str, Any]:
   `wall_s` is everything between start and last checkpoint: compilation,
   updates, evaluations on select; `tokens_per_s` is tokens over that.
   """
+  spec = LossSpec.from_config(config)
   per_token = costs.train_flops_per_token(
-      model.cfg, LossSpec.from_config(config).supervised_fraction(),
-      config.data.seq_len)  # pyformat: disable
+      model.cfg, spec.supervised_fraction(), config.data.seq_len,
+      halting=spec.halt_weight > 0)  # pyformat: disable
   return {
       'steps': step,
+      'updates': step * OptimizerSpec.from_config(config).updates_per_step,
       'best_step': host.best_step,
       'tokens': host.tokens,
       'flops': per_token * host.tokens,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ease_jax import config
+from ease_jax import config, validation
 
 
 def valid():
@@ -11,6 +11,10 @@ def valid():
   return c
 
 
+REFINE = {
+    'model.body': 'refine', 'model.segments': 3,
+    'loss.weights': 'segment_ends'}  # pyformat: disable
+HRM = {'model.body': 'hrm', 'model.segments': 3}
 ERRORS = [
     ({'data.source': 'web'},
      "data.source='web' is unknown; use one of: stdlib, text, tfds"),
@@ -63,8 +67,8 @@ ERRORS = [
     ({'optimizer.name': 'sgd'},
      "optimizer.name='sgd' is unknown; use one of: adamw, muon"),
     ({'loss.weights': 'best'},
-     "loss.weights='best' is unknown; use one of: final, uniform, linear, "
-     'layerskip, chosen, matrix'),
+     "loss.weights='best' is unknown; use one of: final, segment_ends, "
+     'uniform, linear, layerskip, chosen, matrix'),
     ({'loss.schedule': 'never'},
      "loss.schedule='never' is unknown; use one of: constant, linear_warmup, "
      'cosine_warmup, rotate, gradual, switch_off'),
@@ -83,11 +87,11 @@ ERRORS = [
      'loss.chosen names layer 3, which is not in model.readouts=(2, 4); add '
      'it there'),
     ({'loss.weights': 'matrix', 'loss.matrix': ((0.5, 0.5),)},
-     'loss.matrix has shape [2]; it must be 1 row (segment) of '
-     'model.num_layers=4 weights'),
+     'loss.matrix has rows of [2] weights; it must have model.segments=1 rows '
+     'of model.num_layers=4'),
     ({'loss.weights': 'matrix', 'loss.matrix': ((1.0,) * 4, (1.0,) * 4)},
-     'loss.matrix has shape [4, 4]; it must be 1 row (segment) of '
-     'model.num_layers=4 weights'),
+     'loss.matrix has rows of [4, 4] weights; it must have model.segments=1 '
+     'rows of model.num_layers=4'),
     ({'loss.weights': 'matrix', 'loss.matrix': ((0.5, 0.0, 0.0, 1.0),),
       'model.readouts': (2, 4)},
      'loss.matrix weighs layer 1 with 0.5, which is not in '
@@ -97,7 +101,7 @@ ERRORS = [
     ({'loss.rotate_every': 0}, 'loss.rotate_every=0 must be at least 1'),
     ({'exit.signals': ('max_prob', 'vibes')},
      "exit.signals='vibes' is unknown; use one of: max_prob, margin, "
-     'entropy, state_cosine, kl, patience'),
+     'entropy, state_cosine, kl, patience, q_halt'),
     ({'exit.thresholds.max_prob': (0.5, 1.5)},
      'exit.thresholds.max_prob contains 1.5, outside the range [0.0, 1.0] of '
      'signal max_prob'),
@@ -113,7 +117,7 @@ ERRORS = [
     ({'exit.policies': ()}, 'exit.policies=() names no K/V policy'),
     ({'exit.policies': ('copy',)},
      "exit.policies='copy' is unknown; use one of: recompute, copy_state, "
-     'drop'),
+     'drop, latest'),
     ({'exit.policy': 'drop'},
      "exit.policy='drop' is not in exit.policies=('recompute', "
      "'copy_state'); add it there"),
@@ -125,6 +129,54 @@ ERRORS = [
      "evaluate.select_split='test' equals evaluate.report_split='test': "
      'thresholds may not be reported on the split they were chosen on; use '
      'two splits'),
+    ({'model.body': 'rnn'},
+     "model.body='rnn' is unknown; use one of: stack, refine, hrm"),
+    ({'model.body': 'refine', 'model.segments': 0},
+     'model.segments=0 must be at least 1'),
+    ({'model.segments': 2},
+     'model.body=stack has no state to carry through model.segments=2; use '
+     'model.body=refine, or model.segments=1'),
+    (REFINE | {'model.carry_backprop': 4},
+     'model.carry_backprop=4 is more than model.segments=3; lower it'),
+    (REFINE | {'model.carry_init': 'ones'},
+     "model.carry_init='ones' is unknown; use one of: zeros, learned, fixed, "
+     'random'),
+    (REFINE | {'model.cycles': 3},
+     'model.cycles=3 and model.cycle_steps=2 mean something for '
+     'model.body=hrm only, not refine; leave them at 2'),
+    (REFINE | {'evaluate.segments': -1},
+     'evaluate.segments=-1 must be 0 or positive'),
+    (REFINE | {'train.updates': 'per_segment', 'model.carry_backprop': 2},
+     'train.updates=per_segment does not fit model.carry_backprop=2: an '
+     'update per segment ends the gradient there; use '
+     'model.carry_backprop=1 or train.updates=joint'),
+    (REFINE | {'train.updates': 'per_segment', 'train.accumulate': 2},
+     'train.updates=per_segment does not fit train.accumulate=2; use 1'),
+    (REFINE | {'train.updates': 'per_segment', 'loss.weights': 'final'},
+     'train.updates=per_segment does not fit loss.weights=final, which leaves '
+     'all but the last segment without a loss; use loss.weights=segment_ends'),
+    (HRM | {'model.carry_inject': 'concat'},
+     'model.carry_inject=concat does not fit model.body=hrm, whose states are '
+     'added; use add, or model.body=refine'),
+    (HRM | {'model.carry_init': 'learned'},
+     'model.carry_init=learned does not fit model.body=hrm, whose one-step '
+     'gradient never reaches it; use zeros, fixed or random'),
+    (HRM | {'model.readouts': (2, 4)},
+     'model.readouts=(2, 4) does not fit model.body=hrm, which is read at the '
+     'end of a segment only; use ()'),
+    (HRM | {'model.carry_backprop': 2},
+     'model.carry_backprop=2 does not fit model.body=hrm, whose gradient is '
+     'of one step; use 1'),
+    (HRM | {'model.cycle_steps': 0},
+     'model.cycle_steps=0 must be at least 1'),
+    (HRM | {'loss.halt_weight': -1.0},
+     'loss.halt_weight=-1.0 must be 0 (off) or positive'),
+    ({'exit.signals': ('q_halt',)},
+     'exit.signals names q_halt, which model.body=stack does not learn; use '
+     'model.body=hrm or another signal'),
+    ({'exit.policies': ('copy_state', 'latest')},
+     'exit.policies names latest, which needs layers that run again: '
+     'model.segments=1; raise it or use copy_state'),
 ]  # pyformat: disable
 
 
@@ -134,13 +186,13 @@ def test_an_error_is_one_line_that_names_the_field(changes, message):
   c = valid()
   c.update_from_flattened_dict(changes)
   with pytest.raises(config.ConfigError) as error:
-    config.validate(c)
+    validation.validate(c)
   assert str(error.value) == message
   assert '\n' not in message
 
 
 def test_the_default_is_valid():
-  config.validate(config.base())
+  validation.validate(config.base())
 
 
 @pytest.mark.parametrize(
@@ -162,7 +214,7 @@ def test_the_default_is_valid():
 def test_valid_configs(changes):
   c = valid()
   c.update_from_flattened_dict(changes)
-  config.validate(c)
+  validation.validate(c)
 
 
 def test_a_mistyped_field_is_an_error():

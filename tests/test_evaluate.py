@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, evaluate
+from ease_jax import config, evaluate, validation
 from ease_jax.data import eval_batches
 from ease_jax.exits import ExitSpec
 
@@ -101,7 +101,7 @@ def test_thresholds_are_not_reported_where_they_were_chosen():
   for split in config.SPLITS:
     c.evaluate.select_split = c.evaluate.report_split = split
     with pytest.raises(config.ConfigError, match='use two splits'):
-      config.validate(c)
+      validation.validate(c)
 
 
 def test_calibration_by_hand():

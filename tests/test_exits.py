@@ -18,7 +18,7 @@ CFG = MODEL.cfg
 PARAMS = tiny.params(MODEL)
 BATCH = tiny.batch(ROWS, LENGTH)
 SIGNALS = ('max_prob', 'state_cosine', 'kl', 'patience')
-POLICIES = config.KV_POLICIES
+POLICIES = config.KV_POLICIES[:3]
 PAIRS = [
     *(('max_prob', policy) for policy in POLICIES),
     ('patience', 'recompute'),
@@ -65,7 +65,7 @@ def sequential(spec, threshold_K, batch=BATCH, cache=None):
     cache = decode.init_cache(CFG, ROWS, LENGTH)
   walks, logits = [], []
   for t in range(LENGTH):
-    out, logits_BxV, cache = decode.step(
+    out, logits_BxV, _, cache = decode.step(
         PARAMS, cache, batch['tokens'][:, t], jnp.int32(t),
         jnp.asarray(threshold_K), batch['targets'][:, t], model=MODEL,
         spec=spec)  # pyformat: disable

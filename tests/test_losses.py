@@ -16,20 +16,36 @@ from ease_jax.losses import LossSpec
 class Ladder(nn.Module):
   """The least that a body must offer: three readouts of 8 wide states."""
 
-  cfg = types.SimpleNamespace(dropout=0)
+  cfg = types.SimpleNamespace(dropout=0, carry_backprop=1)
 
   def setup(self):
     init = nn.initializers.normal(1.0)
     self.embed = self.param('embed', init, (11, 8))
     self.step = [self.param(f'step_{k}', init, (8, 8)) for k in range(3)]
     self.scale = [self.param(f'scale_{k}', init, (8,)) for k in range(3)]
+    self.drop = nn.Dropout(0.0)
 
-  def states(self, token_BxT, deterministic=True, stops=None):
-    assert deterministic and stops is None
-    h, state_K = self.embed[token_BxT], []
-    for kernel in self.step:
-      h = h + jnp.tanh(h @ kernel)
-      state_K.append(h)
+  def embed_tokens(self, token_BxT):
+    return self.embed[token_BxT]
+
+  def init_carry(self, x_BxTxD, position_T, key):
+    return ()
+
+  def through(self, length, deterministic):
+    assert deterministic
+    return lambda i, kernel, h: h + jnp.tanh(h @ kernel)
+
+  def segment(self, h, carry, through, read):
+    for k, kernel in enumerate(self.step):
+      h = through(k, kernel, h)
+      read(k, h)
+    return ()
+
+  def states(self, token_BxT):
+    state_K, through = [], self.through(token_BxT.shape[1], True)
+    self.segment(
+        self.embed_tokens(token_BxT), (), through,
+        lambda k, h: state_K.append(h))  # pyformat: disable
     return state_K
 
   def normed(self, k, h):

@@ -1,6 +1,6 @@
 import pytest
 
-from ease_jax import config, sweep
+from ease_jax import config, sweep, validation
 from ease_jax.exits import ExitSpec
 
 FULL, INF = 10.0, float('inf')
@@ -26,7 +26,7 @@ ROWS = [
 def with_rule(**fields):
   c = config.base()
   c.exit.update(fields)
-  config.validate(c)
+  validation.validate(c)
   return c
 
 

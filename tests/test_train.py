@@ -18,7 +18,16 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import checkpoint, config, optimizer, train, writers
+from ease_jax import (
+  checkpoint,
+  config,
+  models,
+  optimizer,
+  train,
+  update,
+  validation,
+  writers,
+)
 from ease_jax.config import ConfigError
 from ease_jax.losses import LossSpec
 from ease_jax.optimizer import OptimizerSpec
@@ -38,7 +47,7 @@ def make_config(**changes):
       checkpoint_every=3, keep=2)  # pyformat: disable
   c.evaluate.update(batch_size=2, max_tokens=64)
   c.train.update(changes)
-  config.validate(c)
+  validation.validate(c)
   return c
 
 
@@ -52,7 +61,7 @@ def make_plain_config(**changes):
 
 
 def make_model(c):
-  return tiny.Stack(config.model_config(c, tiny.VOCAB))
+  return models.build(config.model_config(c, tiny.VOCAB))
 
 
 @functools.cache
@@ -74,7 +83,7 @@ def steps_on_disk(workdir):
 
 def read(c, workdir):
   """The newest checkpoint."""
-  abstract = train.abstract_state(make_model(c), OptimizerSpec.from_config(c))
+  abstract = update.abstract_state(make_model(c), OptimizerSpec.from_config(c))
   with checkpoint.Checkpoints(workdir, c.train.keep) as checkpoints:
     return checkpoints.restore(abstract)
 
@@ -186,7 +195,7 @@ def test_accumulation_equals_one_large_batch():
   # Ragged: micro-batches must count by their tokens.
   batch['mask'][0, 2:] = batch['mask'][3, 5:] = 0
   gradient = functools.partial(
-      train.mean_gradient, tiny.params(model), batch, jnp.int32(0),
+      update.mean_gradient, tiny.params(model), batch, jnp.int32(0),
       model=model, loss_spec=LossSpec.from_config(c))  # pyformat: disable
   one, four = (
       jax.jit(functools.partial(gradient, accumulate=n))(jax.random.key(0))
@@ -277,7 +286,7 @@ def test_patience_stops_and_the_best_checkpoint_stays(tmp_path, monkeypatch):
   assert steps_on_disk(tmp_path) == [2, 5]
   spec = OptimizerSpec.from_config(c)
   best = checkpoint.restore_best(
-      tmp_path, train.abstract_state(make_model(c), spec))
+      tmp_path, update.abstract_state(make_model(c), spec))
   assert int(best.state.step) == 2 and best.newest_step == 5
   monkeypatch.setattr(train._Run, '_update', None)
   assert run(c, tmp_path) == summary  # stopped for good
@@ -285,7 +294,7 @@ def test_patience_stops_and_the_best_checkpoint_stays(tmp_path, monkeypatch):
 
 def test_divergence_stops_and_spares_the_last_good_checkpoint(
     tmp_path, monkeypatch):  # pyformat: disable
-  c, step = make_config(eval_every=2, checkpoint_every=2), train._train_step
+  c, step = make_config(eval_every=2, checkpoint_every=2), train.train_step
 
   def poisoned(state, *args, **kwargs):
     if int(state.step) == 3:  # so that update 4, before a checkpoint, is NaN
@@ -293,7 +302,7 @@ def test_divergence_stops_and_spares_the_last_good_checkpoint(
       state = state._replace(params=nan)
     return step(state, *args, **kwargs)
 
-  monkeypatch.setattr(train, '_train_step', poisoned)
+  monkeypatch.setattr(train, 'train_step', poisoned)
   with pytest.raises(train.TrainingDiverged) as caught:
     run(c, tmp_path)
   for part in ('step 4', 'loss nan', 'learning rate 0.0', 'gradient norm nan',
@@ -368,7 +377,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
   for attempt in (
       lambda: run(c, tmp_path),
       lambda: checkpoint.restore_best(
-          tmp_path, train.abstract_state(
+          tmp_path, update.abstract_state(
               make_model(c), OptimizerSpec.from_config(c)))):
     with pytest.raises(ConfigError) as caught:
       attempt()

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax import config
-from ease_jax.models.stack import Stack
+from ease_jax import config, models
 
 VOCAB = 23
 
@@ -21,8 +20,11 @@ def model_config(vocab_size=VOCAB, **changes):
   return config.model_config(c, vocab_size)
 
 
-def stack(vocab_size=VOCAB, **changes):
-  return Stack(model_config(vocab_size, **changes))
+def body(vocab_size=VOCAB, **changes):
+  return models.build(model_config(vocab_size, **changes))
+
+
+stack = body  # the default one
 
 
 @functools.cache

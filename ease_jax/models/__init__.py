@@ -1,1 +1,14 @@
-"""Bodies: one file each, all returning states at the grid's readouts."""
+"""Bodies: one file each; a body says which layers a segment runs."""
+
+from ease_jax.config import ModelConfig
+from ease_jax.models.body import Body
+from ease_jax.models.hrm import HRM
+from ease_jax.models.refine import Refine
+from ease_jax.models.stack import Stack
+
+BODIES: dict[str, type[Body]] = {'stack': Stack, 'refine': Refine, 'hrm': HRM}
+
+
+def build(cfg: ModelConfig) -> Body:
+  """The body that a config describes."""
+  return BODIES[cfg.body](cfg)
