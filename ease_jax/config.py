@@ -102,7 +102,8 @@ class ModelConfig:
 
 def model_config(config: Any, vocab_size: int) -> ModelConfig:
   """The frozen model description of a config."""
-  fields = dict(config.model) | {'readouts': readouts(config.model)}
+  fields: dict[str, Any] = dict(config.model)
+  fields['readouts'] = readouts(config.model)
   return ModelConfig(vocab_size=vocab_size, **fields)
 
 

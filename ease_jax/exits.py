@@ -73,10 +73,11 @@ class _Tracker:
       h_BxTxD = jnp.where(done_BxTx1, self.frozen_BxTxD, h_BxTxD)
     kv = block.kv(h_BxTxD, self.rotation)
     if self.spec.policy == 'latest':
-      old = self.latest.get(block.name, kv)
+      name = str(block.name)  # the same in every segment
       kv = jax.tree.map(
-          lambda a, b: jnp.where(done_BxTx1[..., None], a, b), old, kv)
-      self.latest[block.name] = kv
+          lambda old, new: jnp.where(done_BxTx1[..., None], old, new),
+          self.latest.get(name, kv), kv)
+      self.latest[name] = kv
     layer = self.segment * self.bound.cfg.segment_depth + i
     kv, mask = self.look(layer, kv, self.done_BxT)
     run = lambda: block.attend(h_BxTxD, kv, mask, self.rotation)
@@ -93,10 +94,11 @@ class _Tracker:
         self.bound, state, self.previous, self.target_BxT, self.spec.signal)
     self.memory, score_BxT = self.signal.step(self.memory, obs)
     here = Walk(jnp.full(done_BxT.shape, k, jnp.int32), state[1], obs)
-    first = self.answer is None
+    if self.answer is None:
+      self.answer, self.frozen_BxTxD = here, h_BxTxD
     # Until a token exits, its answer is the deepest readout so far.
-    self.answer = here if first else _where(~done_BxT, here, self.answer)
-    self.frozen_BxTxD = h_BxTxD if first else jnp.where(
+    self.answer = _where(~done_BxT, here, self.answer)
+    self.frozen_BxTxD = jnp.where(
         done_BxT[..., None], self.frozen_BxTxD, h_BxTxD)
     self.done_BxT |= grid.exits(score_BxT, self.threshold_K[k])
     self.previous, self.k = state, k + 1

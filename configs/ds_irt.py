@@ -1,0 +1,15 @@
+"""Deep supervision x refinement: a loss on the whole grid of two segments.
+
+  python -m ease_jax.main --config=configs/ds_irt.py --workdir=runs/ds_irt
+"""
+
+from ease_jax import config, presets
+
+
+def get_config(argument: str = ''):
+  c = presets.small()
+  c.model.body, c.model.segments, c.model.num_layers = 'refine', 2, 4
+  c.model.readouts = (2, 4)
+  c.loss.weights = 'linear'
+  c.exit.policies = ('recompute', 'copy_state', 'latest')
+  return config.with_argument(c, argument)

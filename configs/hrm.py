@@ -1,0 +1,18 @@
+"""HRM as a language model: two states, halting per token by Q-learning.
+
+  python -m ease_jax.main --config=configs/hrm.py --workdir=runs/hrm
+"""
+
+from ease_jax import config, presets
+
+
+def get_config(argument: str = ''):
+  c = presets.small()
+  c.model.body, c.model.segments, c.model.num_layers = 'hrm', 3, 1
+  c.model.readouts, c.model.block_norm = (), 'post'
+  c.model.carry_init = 'fixed'
+  c.loss.weights = 'segment_ends'
+  c.train.updates = 'per_segment'
+  c.exit.signals = ('q_halt', 'max_prob')
+  c.exit.policies = ('recompute', 'copy_state', 'latest')
+  return config.with_argument(c, argument)

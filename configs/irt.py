@@ -1,0 +1,15 @@
+"""Iterative refinement: four layers, run twice, a loss after each run.
+
+  python -m ease_jax.main --config=configs/irt.py --workdir=runs/irt
+"""
+
+from ease_jax import config, presets
+
+
+def get_config(argument: str = ''):
+  c = presets.small()
+  c.model.body, c.model.segments, c.model.num_layers = 'refine', 2, 4
+  c.model.readouts = (4,)
+  c.loss.weights = 'segment_ends'
+  c.exit.policies = ('recompute', 'copy_state', 'latest')
+  return config.with_argument(c, argument)
