@@ -6,8 +6,6 @@ Exit codes: 0 done, 1 an error (one line on stderr), 143 stopped by SIGTERM
 with everything saved.
 """
 
-import ctypes
-import platform
 import re
 import sys
 from collections.abc import Sequence
@@ -15,6 +13,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from ease_jax import allocator
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Config file, with :smoke for a run of seconds.',
@@ -25,23 +25,6 @@ _MODE = flags.DEFINE_enum(
     'all = train, evaluate and report.')  # pyformat: disable
 _PROMPT = flags.DEFINE_string(
     'prompt', None, 'Text to continue, for --mode=generate.')
-
-
-def _keep_memory_mapped() -> None:
-  """Makes glibc keep large blocks instead of returning them to the kernel.
-
-  XLA frees and allocates the same activations every step. By default glibc
-  unmaps each, and the kernel zeroes all pages again: up to a quarter of a
-  small training step on CPU. One arena only, because a thread's own arena is
-  unmapped when it empties, whatever the trim threshold says.
-  """
-  if platform.libc_ver()[0] != 'glibc':
-    return
-  m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # as in malloc.h
-  libc = ctypes.CDLL(None)
-  libc.mallopt(m_mmap_max, 0)
-  libc.mallopt(m_trim_threshold, 2**31 - 1)
-  libc.mallopt(m_arena_max, 1)
 
 
 def _fail(message: object, code: int = 1) -> NoReturn:
@@ -95,6 +78,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  _keep_memory_mapped()
+  allocator.keep_mapped()
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main, flags_parser=_parse)

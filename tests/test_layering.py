@@ -8,11 +8,11 @@ import ease_jax
 ROOT = pathlib.Path(ease_jax.__file__).parent
 # From the bottom to the top: a module imports only ones before it.
 ORDER = (
-    'grid', 'config', 'validation', 'presets', 'costs', 'signals', 'layers',
-    'readout', 'halting', 'losses', 'models', 'exits', 'search', 'evaluate',
-    'optimizer', 'sharding', 'update', 'checkpoint', 'preemption', 'writers',
-    'data', 'sweep', 'results', 'decode', 'train', 'report', 'experiment',
-    'comparison', 'main',
+    'allocator', 'grid', 'config', 'validation', 'presets', 'costs', 'signals',
+    'layers', 'readout', 'halting', 'losses', 'models', 'exits', 'search',
+    'evaluate', 'optimizer', 'sharding', 'update', 'checkpoint', 'preemption',
+    'writers', 'data', 'sweep', 'results', 'decode', 'train', 'report',
+    'experiment', 'comparison', 'main', 'compare',
 )  # pyformat: disable
 FILES = sorted(ROOT.rglob('*.py'))
 MAX_FILE, MAX_FUNCTION = 350, 80

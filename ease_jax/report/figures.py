@@ -300,3 +300,26 @@ def training_curves(
   if names:
     ax.legend(loc='upper right')
   return figure
+
+
+@svg.themed
+def segments(results: dict[str, Any], width: float = WIDE) -> Figure:
+  """Does refinement go on after the segments it was trained for?"""
+  rows, trained = results['segments'], results['model']['segments']
+  figure = Figure(figsize=(width, 2.9))
+  ax = figure.subplots()
+  x = [row['segments'] for row in rows]
+  for number, name in enumerate(('select', 'test')):
+    ax.plot(x, [row[name]['ppl'] for row in rows], color=svg.SERIES[number],
+            marker=MARKERS[number], ms=5, lw=1.8, mec=svg.PAPER, mew=0.6,
+            label=name)  # pyformat: disable
+  ax.axvline(trained, color=svg.INK, lw=0.9, ls=(0, (4, 3)), alpha=0.6)
+  ax.annotate(
+      'trained', (trained, 1), (4, -4), xycoords=('data', 'axes fraction'),
+      textcoords='offset points', fontsize=8, alpha=0.75, va='top',
+      )  # pyformat: disable
+  ax.set_xlabel('segments run')
+  ax.set_title('perplexity at full depth')
+  ax.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
+  ax.legend(loc='upper right')
+  return figure

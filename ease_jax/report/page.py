@@ -1,6 +1,5 @@
 """The page: reads what a run left behind and shows it."""
 
-import importlib.resources
 import json
 import pathlib
 from typing import Any
@@ -64,16 +63,11 @@ def render(
     passage: its tokens to show.
     drawings: name -> wide and narrow SVG file text.
   """
-  environment = jinja2.Environment(
-      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-      lstrip_blocks=True)  # pyformat: disable
-  environment.filters |= {
-      'percent': percent, 'number': number, 'ppl': perplexity}
-  source = importlib.resources.files('ease_jax.report') / 'template.html'
-  template = environment.from_string(source.read_text(encoding='utf-8'))
   num = len(results['readouts'])
   segments = max(r['segment'] for r in results['readouts'])
-  return template.render(
+  return fill(
+      'run.html',
+      title=headline(results)['title'],
       results=results,
       headline=headline(results),
       exits=not figures.is_never(results['chosen']['threshold']),
@@ -84,14 +78,25 @@ def render(
       readouts=tables.readout_rows(results),
       names=[figures.cell_name(r, segments) for r in results['readouts']],
       shades=[f'{100 * svg.shade(k, num):.1f}%' for k in range(num)],
-      figures=_inline(drawings),
+      figures=inline(drawings),
       passage=passage,
       tokens=[_token(t, results['readouts'], segments)
               for t in passage['tokens']],
       config_text=json.dumps(config, indent=2, ensure_ascii=False),
-      light=markupsafe.Markup(svg.css_variables(False)),
-      dark=markupsafe.Markup(svg.css_variables(True)),
   )  # pyformat: disable
+
+
+def fill(template: str, **values: Any) -> str:
+  """A page of `base.html`'s look from a template of this package."""
+  environment = jinja2.Environment(
+      loader=jinja2.PackageLoader('ease_jax', 'report'), autoescape=True,
+      undefined=jinja2.StrictUndefined, trim_blocks=True,
+      lstrip_blocks=True)  # pyformat: disable
+  environment.filters |= {
+      'percent': percent, 'number': number, 'ppl': perplexity}
+  return environment.get_template(template).render(
+      light=markupsafe.Markup(svg.css_variables(False)),
+      dark=markupsafe.Markup(svg.css_variables(True)), **values)
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
@@ -177,6 +182,8 @@ def _draw(results: Any, metrics: Any) -> dict[str, tuple[str, str]]:
     todo['exit_histogram'] = results
   if results.get('calibration'):
     todo['reliability'] = results
+  if results.get('segments'):
+    todo['segments'] = results
 
   def draw(name: str, width: float) -> str:
     return svg.to_svg(getattr(figures, name)(todo[name], width))
@@ -187,7 +194,7 @@ def _draw(results: Any, metrics: Any) -> dict[str, tuple[str, str]]:
   }
 
 
-def _inline(drawings: Any) -> dict[str, markupsafe.Markup]:
+def inline(drawings: Any) -> dict[str, markupsafe.Markup]:
   result = {}
   for name, (wide, narrow) in drawings.items():
     title = name.replace('_', ' ')
