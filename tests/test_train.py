@@ -143,6 +143,25 @@ def test_resumed_run_equals_uninterrupted(
   assert summary['tokens'] == straight[1]['tokens'] == 6 * 4 * 8
 
 
+@pytest.mark.parametrize('body', ['refine', 'hrm'])
+def test_a_body_of_segments_resumes_too(tmp_path, monkeypatch, body):
+  """First states, exploration of halting and updates per segment."""
+  c = make_config(accumulate=1, updates='per_segment')
+  init = 'random' if body == 'refine' else 'fixed'
+  c.model.update(body=body, segments=2, num_layers=1, carry_init=init)
+  c.loss.update(weights='segment_ends', halt_exploration=0.5)
+  validation.validate(c)
+  run(c, tmp_path / 'straight')
+  with monkeypatch.context() as patch:
+    interrupt(patch, 4)
+    with pytest.raises(KeyboardInterrupt):
+      run(c, tmp_path / 'resumed')
+  assert 0 < steps_on_disk(tmp_path / 'resumed')[-1] < 6
+  summary = run(c, tmp_path / 'resumed')
+  assert_same_run(c, tmp_path / 'straight', tmp_path / 'resumed')
+  assert summary['updates'] == 2 * summary['steps'] == 12
+
+
 def test_finished_run_trains_nothing(straight, monkeypatch):
   workdir, summary = straight
   before = events(workdir)

@@ -57,7 +57,7 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
       'standard': standard(1), 'standard, 2 layers': standard(2),
       'irt': irt(1), 'hrm': hrm(1), 'standard, 4 layers': standard(4),
       'irt, 4 layers': irt(4), 'ds, 4 layers': supervised(4),
-      'ds + irt, 4 layers': both(4), 'hrm, 4 layers': hrm(4),
+      'ds + irt, 4 layers': both(4), 'hrm, 2 + 2 layers': hrm(2),
   }  # pyformat: disable
   for c in variants.values():
     config.with_argument(c, argument)
@@ -76,6 +76,6 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
           ('ds + irt, 4 layers', 'standard, 4 layers'),
           ('ds + irt, 4 layers', 'ds, 4 layers'),
           ('ds + irt, 4 layers', 'irt, 4 layers'),
-          ('hrm, 4 layers', 'standard, 4 layers'),
+          ('hrm, 2 + 2 layers', 'standard, 4 layers'),
       ),
   )

@@ -1,0 +1,89 @@
+"""Deep supervision x refinement at equal training FLOPs, three seeds.
+
+  python -m ease_jax.compare --experiment=configs/experiments/equal_compute.py \
+      --workdir=runs/equal_compute --data=DIR --jobs=2
+
+500,000 characters of WikiText-2, four layers of width 64. `standard` is
+trained for 1,000 updates; whoever costs more per update gets fewer, so that
+all spend the same. `2x` marks those that spend twice as much.
+"""
+
+from ease_jax import config, presets
+from ease_jax.comparison import (
+  Experiment,
+  with_equal_depth,
+  with_equal_training,
+)
+
+VOCAB = 100  # about; the table says what the runs really cost
+STEPS = 1000
+
+
+def get_experiment(data: str, argument: str = '') -> Experiment:
+  base = presets.wikitext2(data)
+  base.data.train_chars = 500_000
+  base.model.num_layers, base.model.readouts = 4, (4,)
+  base.optimizer.learning_rate = 3e-3
+  base.train.steps = STEPS
+  base.train.eval_every = base.train.checkpoint_every = 250
+  base.exit.thresholds.max_prob = (0.5, 0.7, 0.9)
+  base.exit.search_points = 0
+
+  supervised = base.copy_and_resolve_references()
+  supervised.model.readouts, supervised.loss.weights = (), 'uniform'
+  irt = base.copy_and_resolve_references()
+  irt.model.body, irt.model.segments = 'refine', 2
+  irt.loss.weights = 'segment_ends'
+  both = irt.copy_and_resolve_references()
+  both.model.readouts, both.loss.weights = (), 'uniform'
+  hrm = irt.copy_and_resolve_references()
+  hrm.model.body, hrm.model.num_layers, hrm.model.readouts = 'hrm', 2, ()
+  hrm.model.cycle_steps = 1  # 8 layers deep in a segment, 4 of them its own
+  hrm.model.carry_init, hrm.model.block_norm = 'fixed', 'post'
+
+  def per_segment(c):
+    c = c.copy_and_resolve_references()
+    c.train.updates = 'per_segment'
+    return c
+
+  def twice(c):
+    c = c.copy_and_resolve_references()
+    c.train.steps *= 2
+    return c
+
+  equal = lambda c: with_equal_training(c, base, VOCAB)
+  variants = {
+      'standard': base,
+      'ds': equal(supervised),
+      'irt': equal(irt),
+      'irt, update per segment': equal(per_segment(irt)),
+      'ds + irt': equal(both),
+      'ds + irt, update per segment': equal(per_segment(both)),
+      'hrm': equal(per_segment(hrm)),
+      'standard, 8 layers': equal(with_equal_depth(base, irt)),
+      'standard, 2x': twice(base),
+      'irt, 2x': twice(equal(irt)),
+      'ds + irt, 2x': twice(equal(both)),
+  }  # pyformat: disable
+  for c in variants.values():
+    config.with_argument(c, argument)
+  return Experiment(
+      'Refinement at equal training compute',
+      'Which gains of deep supervision and refinement are left when everyone '
+      'may spend the same, and does their combination beat both?',
+      variants,
+      seeds=(0, 1, 2),
+      pairs=(
+          ('ds', 'standard'),
+          ('irt', 'standard'),
+          ('irt, update per segment', 'standard'),
+          ('ds + irt', 'standard'),
+          ('ds + irt', 'ds'),
+          ('ds + irt', 'irt'),
+          ('ds + irt, update per segment', 'irt, update per segment'),
+          ('irt', 'standard, 8 layers'),
+          ('hrm', 'standard'),
+          ('irt, 2x', 'standard, 2x'),
+          ('ds + irt, 2x', 'standard, 2x'),
+      ),
+  )

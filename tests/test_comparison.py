@@ -1,0 +1,253 @@
+"""Comparisons: runs that resume and fail alone, and what is made of them."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from ease_jax import compare, comparison, config, costs, validation
+from ease_jax.comparison import Experiment
+from ease_jax.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
+
+
+def make_config(path, layers=1, **train):
+  c = config.base()
+  c.data.update(
+      source='text', path=(str(path),), seq_len=8, select_fraction=0.2,
+      test_fraction=0.2)  # pyformat: disable
+  c.model.update(
+      num_layers=layers, dim=8, num_heads=1, num_kv_heads=1, mlp_dim=8)
+  c.train.update(
+      steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1)
+  c.train.update(train)
+  c.evaluate.max_tokens = 64
+  c.exit.update(signals=('max_prob',), policies=('copy_state',))
+  c.exit.search_points = 1
+  return c
+
+
+@pytest.fixture(scope='module')
+def compared(tmp_path_factory):
+  """Two variants, two seeds, and one whose data is missing."""
+  folder = tmp_path_factory.mktemp('compared')
+  (folder / 'text.txt').write_text(TEXT)
+  exp = Experiment(
+      'Title', 'Question?',
+      {
+          'one layer': make_config(folder / 'text.txt'),
+          'two': make_config(folder / 'text.txt', 2),
+          'gone': make_config(folder / 'none.txt'),
+      },
+      seeds=(0, 1), pairs=(('two', 'one layer'),), frontier=('one layer',),
+  )  # pyformat: disable
+  failed = comparison.compare(exp, folder / 'out', jobs=1)
+  return folder / 'out', exp, failed
+
+
+def test_a_failed_run_loses_no_other(compared):
+  out, _, failed = compared
+  assert len(failed) == 2
+  for seed, line in enumerate(failed):
+    assert line.startswith(f'gone, seed {seed}: ') and 'none.txt' in line
+  summary = json.loads((out / 'comparison.json').read_text())
+  assert [v['name'] for v in summary['variants']] == ['one layer', 'two']
+  assert summary['failed'] == failed
+  for name in ('comparison.md', 'comparison.csv', 'report.html',
+               'figures/perplexities.svg', 'figures/frontier.svg'):
+    assert (out / name).stat().st_size > 100
+  page = (out / 'report.html').read_text()
+  assert 'gone, seed 0' in page and 'http' not in page.replace(
+      'http://www.w3.org', '')
+  assert (out / 'runs' / 'two' / '1' / 'log.txt').exists()
+
+
+def test_numbers_are_those_of_the_runs(compared):
+  out, exp, _ = compared
+  summary = json.loads((out / 'comparison.json').read_text())
+  one, two = summary['variants']
+  results = [
+      json.loads((out / 'runs' / 'two' / str(s) / 'results.json').read_text())
+      for s in exp.seeds]
+  ppl = [r['readouts'][-1]['test']['ppl'] for r in results]
+  assert two['test_ppl']['values'] == ppl and ppl[0] != ppl[1]
+  assert two['test_ppl']['mean'] == pytest.approx(np.mean(ppl))
+  assert two['test_ppl']['sd'] == pytest.approx(np.std(ppl, ddof=1))
+  assert two['params'] == results[0]['model']['params'] > one['params']
+  (pair,) = summary['pairs']
+  change = np.asarray(ppl) / one['test_ppl']['values'] - 1
+  np.testing.assert_allclose(pair['change']['values'], change)
+  test = scipy.stats.ttest_rel(np.log(ppl), np.log(one['test_ppl']['values']))
+  assert pair['p'] == pytest.approx(test.pvalue)
+  assert pair['equal'] == ['updates']
+  assert pair['ratios']['flops'] > 1.1
+
+
+def test_the_same_command_runs_only_what_is_missing(compared, capsys):
+  out, exp, failed = compared
+  stamp = lambda: {
+      p: p.stat().st_mtime_ns for p in out.glob('runs/*/*/results.json')}
+  before = stamp()
+  (out / 'runs' / 'two' / '1' / 'results.json').unlink()
+  assert comparison.compare(exp, out) == failed
+  after = stamp()
+  changed = [p for p in before if before[p] != after[p]]
+  assert changed == [out / 'runs' / 'two' / '1' / 'results.json']
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split(']')[0] for line in lines] == ['[4/6', '[5/6', '[6/6']
+
+
+def test_another_config_in_the_same_place_is_refused(compared):
+  out, exp, _ = compared
+  c = exp.variants['two'].copy_and_resolve_references()
+  c.train.steps = 5
+  changed = exp.variants | {'two': c}
+  with pytest.raises(ConfigError, match='train.steps=4 there, 5 here'):
+    comparison.compare(
+        Experiment('', '', changed, exp.seeds, exp.pairs), out)
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'seeds': ()}, 'seeds=() must be different ones, at least one'),
+        ({'seeds': (1, 1)}, 'seeds=(1, 1) must be different ones, at least '
+         'one'),
+        ({'pairs': (('a', 'c'),)},
+         "the experiment names 'c', which is none of its variants: a, b"),
+        ({'frontier': ('d',)},
+         "the experiment names 'd', which is none of its variants: a, b"),
+        ({'jobs': 0}, '--jobs=0 must be at least 1'),
+        ({'layers': 0}, "variant 'a': model.num_layers=0 must be at least 1"),
+    ],
+)  # pyformat: disable
+def test_mistakes_in_an_experiment(changes, message, tmp_path):
+  c = make_config('x', changes.get('layers', 1))
+  exp = Experiment(
+      '', '', {'a': c, 'b': c}, changes.get('seeds', (0,)),
+      changes.get('pairs', ()), changes.get('frontier', ()))
+  with pytest.raises(ConfigError) as error:
+    comparison.compare(exp, tmp_path, changes.get('jobs', 1))
+  assert str(error.value) == message
+  assert not list(tmp_path.iterdir())
+
+
+def test_experiment_files_that_are_none(tmp_path):
+  with pytest.raises(ConfigError, match='is no file'):
+    compare.load('nowhere.py', 'data')
+  (tmp_path / 'empty.py').write_text('')
+  with pytest.raises(ConfigError, match='no function get_experiment'):
+    compare.load(str(tmp_path / 'empty.py'), 'data')
+
+
+# --------------------------------------------------------- equal in what
+
+
+def refined(c, segments=2, **train):
+  c = c.copy_and_resolve_references()
+  c.model.update(body='refine', segments=segments)
+  c.loss.weights = 'segment_ends'
+  c.train.update(train)
+  return c
+
+
+def test_equal_training_flops():
+  base = make_config('x', 2, steps=1000)
+  for c in (refined(base), refined(base, 3, updates='per_segment')):
+    equal = comparison.with_equal_training(c, base, 50)
+    assert comparison.train_flops(equal, 50) == pytest.approx(
+        comparison.train_flops(base, 50), rel=2e-3)
+    assert equal.train.steps < 510
+    assert c.train.steps == 1000  # a copy
+
+
+def test_equal_updates_and_depth():
+  base = make_config('x', 2, steps=1000)
+  per = refined(base, updates='per_segment')
+  assert comparison.with_equal_updates(per, base).train.steps == 500
+  assert comparison.with_equal_updates(refined(base), base).train.steps == 1000
+  deep = comparison.with_equal_depth(base, refined(base, 3))
+  assert deep.model.num_layers == 6
+  flops = lambda c: costs.full_flops(config.model_config(c, 50), 4.5)
+  assert flops(deep) == flops(refined(base, 3))
+
+
+# ---------------------------------------------------------------- curves
+
+
+def fake_run(full_flops, select, test):
+  """(compute, nll) of each setting on both splits."""
+  rows = [
+      {'split': split, 'kv_policy': 'copy_state', 'compute': c, 'nll': nll}
+      for split, points in (('select', select), ('test', test))
+      for c, nll in points]
+  last = {
+      'cost_flops': full_flops, 'cost': 1.0,
+      'test': {'nll': test[-1][1], 'ppl': math.exp(test[-1][1])}}
+  return {
+      'sweep': rows, 'readouts': [last],
+      'chosen': {'kv_policy': 'copy_state', 'select_split': 'select',
+                 'report_split': 'test'}}  # pyformat: disable
+
+
+def test_a_curve_chooses_on_select_and_reports_on_test():
+  # On test the second setting would be the best one; select prefers the third.
+  run = fake_run(
+      100.0, [(0.25, 2.0), (0.5, 1.5), (0.75, 1.2), (1.0, 1.3)],
+      [(0.25, 2.1), (0.5, 1.0), (0.75, 1.4), (1.0, 1.1)])
+  curve = comparison._curve([run])
+  assert [p['flops'] for p in curve] == [25, 50, 75]
+  np.testing.assert_allclose(
+      [math.log(p['ppl']) for p in curve], [2.1, 1.0, 1.4])
+
+
+def test_where_a_curve_lies_below_the_frontier():
+  names = {'small': (50.0, 1.5), 'large': (100.0, 1.0)}
+  by_name = {
+      n: {'inference_flops': f, 'test_ppl': {'mean': math.exp(y)}}
+      for n, (f, y) in names.items()}
+  points = [(0.5, 1.6), (0.75, 1.0), (1.0, 1.1)]
+  found = {n: {} for n in names} | {'exits': {0: fake_run(100, points, points)}}
+  exp = Experiment('', '', {}, (0,), (), ('small', 'large'))
+  (item,) = comparison._frontier(exp, by_name, found)['below']
+  assert item['variant'] == 'exits'
+  assert item['from'] == item['to'] == 75
+  assert item['best_gain'] == pytest.approx(1.25 - 1.0)
+
+
+# ------------------------------------------------------------- the files
+
+
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+EXPERIMENTS = sorted((ROOT / 'configs' / 'experiments').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('argument', ['', 'smoke'])
+def test_every_config_is_valid(path, argument):
+  scope = {}
+  exec(compile(path.read_text(), path, 'exec'), scope)
+  validation.validate(scope['get_config'](argument))
+
+
+@pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('argument', ['', ':smoke'])
+def test_every_experiment_is_valid(path, argument):
+  exp = compare.load(f'{path}{argument}', 'folder')
+  comparison._check(exp, 1)
+  assert len(exp.seeds) >= 3  # a ranking of fewer is none
+
+
+def test_equal_compute_is_equal():
+  exp = compare.load(
+      str(ROOT / 'configs' / 'experiments' / 'equal_compute.py'), 'folder')
+  flops = {
+      n: comparison.train_flops(c, 100) for n, c in exp.variants.items()}
+  for name, value in flops.items():
+    factor = 2 if '2x' in name else 1
+    assert value == pytest.approx(factor * flops['standard'], rel=0.02), name
