@@ -3,8 +3,9 @@
   python -m ease_jax.main --config=configs/deep_supervision.py \
       --workdir=runs/deep_supervision
 
-Not yet run to its end: select loss 1.4373 after 400 of 1,200 updates (the
-quickstart: 1.4443): its cost and final numbers are still to be measured.
+Cost: 7 minutes on one core, one of them evaluation. Expect a test perplexity of
+3.086 at full depth (the final loss alone: 3.109) and 3.111, +0.8 %, at 82.0 %
+of the compute.
 """
 
 from ease_jax import config, presets

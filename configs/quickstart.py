@@ -6,7 +6,8 @@
 
 Cost: 4 to 5 minutes on 2 cores, half a minute of it evaluation. Expect
 (Python 3.11, whose library is the text) a test perplexity of 3.127 at full
-depth and 3.155, +0.9 %, at 72.6 % of the compute.
+depth and 3.155, +0.9 %, at 72.6 % of the compute. Three seeds, in
+`docs/results.md`: 74.5 ± 1.7 %.
 """
 
 from ease_jax import config, presets

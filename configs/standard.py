@@ -3,7 +3,8 @@
   python -m ease_jax.main --config=configs/standard.py --workdir=runs/standard
 
 Cost: 4 to 5 minutes on 2 cores. Expect a test perplexity of 3.109 at full depth
-(the quickstart: 3.127) and 10.96 when every token stops after layer 3 (3.366).
+(the quickstart: 3.127) and 10.96 when every token stops after layer 3 (3.366);
+exits save 4 % at +1.3 %.
 """
 
 from ease_jax import config, presets
