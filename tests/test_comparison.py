@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -100,6 +104,33 @@ def test_the_same_command_runs_only_what_is_missing(compared, capsys):
   assert changed == [out / 'runs' / 'two' / '1' / 'results.json']
   lines = capsys.readouterr().out.splitlines()
   assert [line.split(']')[0] for line in lines] == ['[4/6', '[5/6', '[6/6']
+
+
+def test_a_killed_comparison_leaves_no_run_behind(tmp_path):
+  (tmp_path / 'text.txt').write_text(TEXT)
+  (tmp_path / 'script.py').write_text(f'''
+from test_comparison import Experiment, comparison, make_config
+
+if __name__ == '__main__':
+  c = make_config({str(tmp_path / 'text.txt')!r}, steps=1_000_000)
+  exp = Experiment('', '', {{'long': c}}, (0,), ())
+  comparison.compare(exp, {str(tmp_path / 'out')!r})
+''')
+  path = f'{ROOT}{os.pathsep}{ROOT / "tests"}'
+  process = subprocess.Popen(
+      [sys.executable, tmp_path / 'script.py'],
+      env=os.environ | {'PYTHONPATH': path})
+  metrics = tmp_path / 'out' / 'runs' / 'long' / '0' / 'metrics.jsonl'
+  deadline = time.monotonic() + 60
+  while not metrics.exists() or not metrics.stat().st_size:
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.1)
+  process.kill()
+  process.wait()
+  deadline, size = time.monotonic() + 30, -1
+  while size != (size := metrics.stat().st_size):  # until it stands still
+    assert time.monotonic() < deadline
+    time.sleep(1.5)
 
 
 def test_another_config_in_the_same_place_is_refused(compared):

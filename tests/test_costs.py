@@ -140,3 +140,72 @@ def test_deferred_layers():
 def test_training_is_three_forward_passes():
   flops = costs.train_flops_per_token(M, [0.5, 0.0, 1.0], 12)
   assert flops == 3 * (4 * CELL + 1.5 * HEAD)
+
+
+# ------------------------------------------------------------ segments
+
+
+def refine(**changes):
+  return tiny.model_config(
+      body='refine', segments=3, readouts=(2, 4), **changes)
+
+
+def test_readouts_of_segments_are_in_order_of_depth():
+  m = refine()
+  assert m.cells == ((1, 2), (1, 4), (2, 2), (2, 4), (3, 2), (3, 4))
+  assert m.depth_K == (2, 4, 6, 8, 10, 12) and m.depth == 12
+  full = costs.full_flops(m, CONTEXT)
+  assert full == 12 * CELL + HEAD
+  np.testing.assert_array_equal(
+      costs.static_costs(m, CONTEXT), np.asarray(m.depth_K) * CELL + HEAD)
+
+
+def test_what_a_policy_fills_in_segments():
+  m = refine()
+  expected = {
+      'copy_state': [10, 8, 6, 4, 2, 0],
+      'latest': [2, 0, 0, 0, 0, 0],  # each layer ran in segment 1, but two
+      'drop': [0] * 6,
+      'recompute': [0] * 6,
+  }
+  for policy, layers_K in expected.items():
+    np.testing.assert_array_equal(costs.filled_layers(m, policy), layers_K)
+    plain_K = costs.readout_costs(m, CONTEXT, 'drop')
+    np.testing.assert_allclose(
+        costs.readout_costs(m, CONTEXT, policy),
+        plain_K + FILL * np.asarray(layers_K))
+
+
+@pytest.mark.parametrize('inject, products', [('add', 0), ('concat', 2),
+                                              ('gate', 2)])
+def test_a_projected_state_is_charged_in_each_segment(inject, products):
+  m = refine(carry_inject=inject)
+  extra = 2 * products * m.dim**2
+  assert costs.full_flops(m, CONTEXT) == 12 * CELL + 3 * extra + HEAD
+  assert costs.train_flops_per_token(m, [0] * 5 + [1], 12) == pytest.approx(
+      3 * (12 * CELL + 3 * extra + HEAD))
+  if products:
+    product = lambda x, w: x @ w
+    x = jnp.ones((ROWS * LENGTH, 2 * m.dim))
+    assert extra == pytest.approx(
+        xla_flops(product, x, jnp.ones((2 * m.dim, m.dim))), rel=0.1)
+
+
+def test_hrm_counts_every_call_forward_and_the_last_ones_backward():
+  m = tiny.model_config(
+      body='hrm', segments=3, num_layers=2, cycles=2, cycle_steps=3)
+  assert m.cells == ((1, 2), (2, 2), (3, 2))
+  assert m.depth_K == (16, 32, 48)  # 2 cycles x (3 low + 1 high) x 2 layers
+  forward, backward = 48 * CELL, 3 * 2 * (2 + 2) * CELL
+  flops = lambda **kw: costs.train_flops_per_token(m, [1, 1, 1], 12, **kw)
+  assert flops() == pytest.approx(forward + backward + 3 * 3 * HEAD)
+  # The values of the next segment are a second forward pass.
+  assert flops(halting=True) == pytest.approx(
+      2 * forward + backward + 3 * 3 * HEAD)
+
+
+def test_the_value_of_stopping_needs_no_head():
+  m = tiny.model_config(body='hrm', segments=3, num_layers=2)
+  cost_K = costs.readout_costs(m, CONTEXT, 'drop', signal='q_halt')
+  extra_K = cost_K - np.asarray(m.depth_K) * CELL - HEAD
+  assert (extra_K > 0).all() and (extra_K < HEAD).all()

@@ -18,6 +18,7 @@ from ease_jax import (
   losses,
   models,
   optimizer,
+  results,
   update,
 )
 from ease_jax.exits import ExitSpec
@@ -562,3 +563,40 @@ def test_more_segments_than_trained_on_share_the_parameters():
   a = three.apply({'params': params}, BATCH['tokens'])
   b = six.apply({'params': params}, BATCH['tokens'])
   np.testing.assert_array_equal(a, b[:6])
+
+
+def test_a_norm_per_readout_is_the_same_in_every_segment():
+  model = refine(readout_norm='per_readout')
+  params = tiny.params(model)
+  norms = [name for name in params if name.startswith('readout_norm')]
+  assert sorted(norms) == ['readout_norm_0', 'readout_norm_1']
+  bound = model.bind({'params': params})
+  h = jax.random.normal(key_of(), (1, 2, 16))
+  got = [np.asarray(bound.normed(k, h)) for k in range(6)]
+  for k in range(2, 6):
+    np.testing.assert_array_equal(got[k], got[k % 2])
+  assert (got[0] != got[1]).any()
+
+
+def test_quality_after_one_to_twice_the_segments():
+  model, c = BODIES['refine'], config.base()
+  params = tiny.params(model)
+  six = models.build(tiny.model_config(
+      body='refine', num_layers=2, segments=6))
+  dump = evaluate.grid_dump(six, params, lambda: [BATCH], ())
+
+  class Split:
+    batches = staticmethod(lambda: [BATCH])
+    dump_quality = staticmethod(
+        lambda dump, k: {'nll': float(dump.nll_KxRxT[k].mean())})
+
+  rows = results._segment_rows(c, params, model.cfg, (Split, Split))
+  assert [row['segments'] for row in rows] == [1, 2, 3, 4, 5, 6]
+  for s, row in enumerate(rows, 1):  # at each segment's last layer
+    assert row['test']['nll'] == float(dump.nll_KxRxT[2 * s - 1].mean())
+  assert len({row['test']['nll'] for row in rows}) == 6
+  c.evaluate.segments = 2
+  short = results._segment_rows(c, params, model.cfg, (Split, Split))
+  np.testing.assert_allclose(
+      [row['test']['nll'] for row in short],
+      [row['test']['nll'] for row in rows[:2]], rtol=1e-6)
