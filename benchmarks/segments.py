@@ -1,0 +1,83 @@
+"""Time and memory of one update by the number of segments.
+
+  python benchmarks/segments.py [--rounds=N]
+
+Three ways to the same gradient: differentiated inside the scan (detached
+segments), through a checkpointed scan (all segments joined), and a plain
+Python loop with detached segments. L=4, D=128, T=64, B=12, byte vocabulary.
+"""
+
+import argparse
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from timing import side_by_side
+
+from ease_jax import config, losses, models
+from ease_jax.losses import LossSpec
+
+SEGMENTS = (1, 2, 4, 8)
+
+
+def make(segments: int, backprop: int):
+  c = config.base()
+  c.model.update(
+      body='refine', segments=segments, num_layers=4, dim=128, mlp_dim=512,
+      readouts=(4,), carry_backprop=backprop)
+  model = models.build(config.model_config(c, 256))
+  spec = LossSpec((1.0,) * segments, segments=segments)
+  return model, spec
+
+
+def looped(params, model, spec, batch):
+  """Segment after segment in Python, detached."""
+  part = functools.partial(
+      losses.segment_loss, model=model, spec=spec, batch=batch)
+  grad = jax.grad(part, has_aux=True)
+  progress = losses.first_progress(params, model, batch)
+  total = jax.tree.map(jnp.zeros_like, params)
+  for number in range(spec.segments):
+    grads, (progress, _) = grad(
+        params, progress, number, jnp.ones(1), jax.random.key(number))
+    total = jax.tree.map(jnp.add, total, grads)
+  return total
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--rounds', type=int, default=10)
+  rounds = parser.parse_args().rounds
+  rng = np.random.default_rng(0)
+  window = rng.integers(0, 256, (12, 65)).astype(np.int32)
+  batch = {'tokens': window[:, :-1], 'targets': window[:, 1:],
+           'mask': np.ones((12, 64), np.float32)}
+  runs, memory = {}, {}
+  params = make(1, 1)[0].init(jax.random.key(0), batch['tokens'])['params']
+  for s in SEGMENTS:
+    for name, backprop in (('in the scan', 1), ('joined', s), ('loop', 1)):
+      model, spec = make(s, backprop)
+      if name == 'loop':
+        f = lambda p, m=model, sp=spec: looped(p, m, sp, batch)
+      else:
+        f = lambda p, m=model, sp=spec: losses.grid_gradient(
+            p, m, sp, batch, 0, jax.random.key(0))[0]
+      compiled = jax.jit(f).lower(params).compile()
+      key = f'{name}, S={s}'
+      memory[key] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+      runs[key] = functools.partial(compiled, params)
+  times = side_by_side(runs, rounds)
+  base = times['in the scan, S=1'][0]
+  print('| way | ' + ' | '.join(f'S={s}' for s in SEGMENTS) + ' |')
+  print('|---|' + '---|' * len(SEGMENTS))
+  for name in ('in the scan', 'joined', 'loop'):
+    cells = [
+        f'{times[k][0] / base:.2f} ± {times[k][1] / base:.2f} × time, '
+        f'{memory[k]:.0f} MiB'
+        for k in (f'{name}, S={s}' for s in SEGMENTS)]
+    print(f'| {name} | ' + ' | '.join(cells) + ' |')
+
+
+if __name__ == '__main__':
+  main()
