@@ -14,5 +14,7 @@ def get_config(argument: str = ''):
   c.loss.weights = 'segment_ends'
   c.train.updates = 'per_segment'
   c.exit.signals = ('q_halt', 'max_prob')
+  # Its low module never sees the high state alone, as copy_state has it.
   c.exit.policies = ('recompute', 'copy_state', 'latest')
+  c.exit.policy = 'latest'
   return config.with_argument(c, argument)

@@ -207,6 +207,43 @@ def test_memory_does_not_grow_with_the_segments():
   assert bytes_of(8) < 1.02 * bytes_of(2)
 
 
+@pytest.mark.parametrize('schedule, step, on', [
+    ('rotate', 1, (0, 1, 0, 1, 0, 1)),
+    ('gradual', 3, (0, 0, 1, 1, 1, 1)),
+    ('switch_off', 3, (0, 0, 0, 1, 1, 1)),
+])  # pyformat: disable
+def test_a_schedule_runs_over_the_whole_grid(schedule, step, on):
+  model, batch = refine(), tiny.batch(ROWS, LENGTH)
+  params = tiny.params(model)
+  spec = spec_of(
+      model, schedule=schedule, schedule_steps=6, rotate_every=2)
+  grads, metrics = gradient(params, model, spec, batch, step)
+  weight_K = tuple(w * x for w, x in zip(spec.weight_K, on))
+  expected, constant = gradient(
+      params, model, spec_of(model, weight_K=weight_K), batch, step)
+  tiny.assert_trees_close(grads, expected)
+  np.testing.assert_allclose(metrics['loss'], constant['loss'], rtol=1e-6)
+  for k, factor in enumerate(on, 1):
+    assert (metrics[f'loss_{k}'] != 0) == bool(factor)
+
+
+@pytest.mark.parametrize('name, threshold', [('refine', 0.6), ('hrm', 0.35)])
+def test_training_on_exits_is_the_exit_consistent_evaluation(name, threshold):
+  model, batch = BODIES[name], tiny.batch(ROWS, LENGTH)
+  params = tiny.params(model)
+  num = len(model.cfg.cells)
+  spec = LossSpec(
+      (0.0,) * (num - 1) + (1.0,), segments=3,
+      exit_threshold=threshold, exit_rows=1.0)  # pyformat: disable
+  out = exits.masked_pass(
+      params, batch, jnp.full(num, threshold), model=model,
+      spec=ExitSpec('max_prob', 'copy_state'))
+  assert len(np.unique(out.exit_BxT)) >= 3, 'the exits must be mixed'
+  for loss in (gradient(params, model, spec, batch)[1]['loss'],
+               value_and_grad(params, model, spec, batch)[0][0]):
+    np.testing.assert_allclose(loss, out.observation.nll.mean(), rtol=1e-5)
+
+
 # ---------------------------------------------------------------- updates
 
 
