@@ -432,9 +432,32 @@ def test_a_halted_token_is_not_trained_on_any_more():
   tiny.assert_trees_equal(
       part(params, after, 1, jnp.ones(1), key_of(4))[0],
       again(params, after, 1, jnp.ones(1), key_of(4))[0])
-  # Once halted, for good.
-  _, (third, _) = part(params, after, 1, jnp.ones(1), key_of(4))
-  assert (np.asarray(third.alive_BxT) <= alive).all()
+  # Once halted, for good: also where going on is worth more later.
+  nobody = after._replace(alive_BxT=jnp.zeros_like(after.alive_BxT))
+  _, (third, _) = part(params, nobody, 1, jnp.ones(1), key_of(4))
+  assert (np.asarray(third.alive_BxT) == 0).all()
+
+
+@pytest.mark.parametrize('number, is_last', [(0, False), (1, False), (2, True)])
+def test_the_loss_of_halting_looks_one_segment_ahead(number, is_last):
+  model, batch = hrm(), tiny.batch(ROWS, LENGTH)
+  params = tiny.params(model)
+  spec = spec_of(model)
+  progress = losses.first_progress(params, model, batch)
+  part = jax.jit(functools.partial(
+      losses.segment_loss, model=model, spec=spec, batch=batch))
+  for s in range(number):
+    progress = part(params, progress, s, jnp.ones(1), key_of(s))[1][0]
+    progress = progress._replace(alive_BxT=jnp.ones((ROWS, LENGTH)))
+  _, (_, got) = part(params, progress, number, jnp.ones(1), key_of(9))
+  four = hrm(segments=4).bind({'params': params})
+  states = four.states(batch['tokens'])
+  q, next_q = (four.halt_logits(h) for h in states[number : number + 2])
+  logits = four.normed(0, states[number]) @ four.unembedding().T
+  target = halting.targets(
+      logits.argmax(-1) == batch['targets'], next_q, jnp.asarray(is_last))
+  np.testing.assert_allclose(
+      got.halt, halting.loss(q, target).mean(), rtol=1e-4)
 
 
 # ------------------------------------------------- exits on the whole grid
