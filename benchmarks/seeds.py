@@ -13,7 +13,7 @@ import numpy as np
 from timing import side_by_side
 
 from ease_jax import config, models, update
-from ease_jax.losses import LossSpec
+from ease_jax.loss_spec import LossSpec
 from ease_jax.optimizer import OptimizerSpec
 
 SEEDS = 5

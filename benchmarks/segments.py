@@ -16,7 +16,7 @@ import numpy as np
 from timing import side_by_side
 
 from ease_jax import config, losses, models
-from ease_jax.losses import LossSpec
+from ease_jax.loss_spec import LossSpec
 
 SEGMENTS = (1, 2, 4, 8)
 

@@ -1,6 +1,5 @@
 """The grid loss: a weighted sum of cross-entropies over the readouts."""
 
-import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -8,82 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ease_jax import grid, halting
-from ease_jax.config import readouts
+from ease_jax import halting
+from ease_jax.loss_spec import LossSpec
 from ease_jax.readout import linear_cross_entropy, observe
-
-
-@dataclasses.dataclass(frozen=True)
-class LossSpec:
-  """Which readout weighs what, when, and on which share of the tokens.
-
-  Attributes:
-    weight_K: unscheduled weight of each readout.
-    schedule: see `grid.schedule_factors`.
-    schedule_steps: its length in updates.
-    rotate_every: period of the rotating schedule.
-    normalize: none, or sum_to_one after the schedule was applied.
-    token_fraction: random share of tokens for intermediate readouts.
-    exit_threshold: tokens whose maximum probability at a readout reaches it
-      stop there, as under `copy_state` at inference; 0 = none do.
-    exit_rows: share of the rows in which they do.
-    per_segment: each segment is an update of its own, and normalised so.
-    segments: S.
-    halt_weight: of the Q-learning of when to stop; 0 = off.
-    halt_exploration: see `halting.halts`.
-  """
-
-  weight_K: tuple[float, ...]
-  schedule: str = 'constant'
-  schedule_steps: int = 0
-  rotate_every: int = 1
-  normalize: str = 'none'
-  token_fraction: float = 1.0
-  exit_threshold: float = 0.0
-  exit_rows: float = 0.5
-  per_segment: bool = False
-  segments: int = 1
-  halt_weight: float = 0.0
-  halt_exploration: float = 0.0
-
-  @classmethod
-  def from_config(cls, config: Any) -> 'LossSpec':
-    c, model = config.loss, config.model
-    numbers = range(1, model.segments + 1)
-    weight_K = grid.base_weights(
-        c.weights, [(s, l) for s in numbers for l in readouts(model)],
-        chosen=c.chosen, matrix=c.matrix, e_scale=c.e_scale)
-    return cls(
-        weight_K, c.schedule, c.schedule_steps, c.rotate_every, c.normalize,
-        c.token_fraction, c.exit_threshold, c.exit_rows,
-        config.train.updates == 'per_segment', model.segments,
-        *((c.halt_weight, c.halt_exploration) if model.body == 'hrm' else ()))
-
-  def weights_at(self, step: jax.Array) -> jax.Array:
-    """Weight of each readout at an update, [K] float32."""
-    num = len(self.weight_K)
-    weight_K = jnp.asarray(self.weight_K) * grid.schedule_factors(
-        self.schedule, step, num, self.schedule_steps, self.rotate_every)
-    if self.normalize == 'sum_to_one':
-      updates = self.segments if self.per_segment else 1
-      weight_UxR = weight_K.reshape(updates, -1)
-      weight_UxR /= jnp.maximum(weight_UxR.sum(1, keepdims=True), 1e-9)
-      weight_K = weight_UxR.reshape(-1)
-    return weight_K
-
-  def supervised_fraction(self) -> list[float]:
-    """Share of tokens each readout's head works on, schedule ignored.
-
-    A head that only decides on an exit, or whether a prediction was right, is
-    a forward pass: a third of one that is trained.
-    """
-    last = len(self.weight_K) - 1
-    decides = 1 / 3 if self.exit_threshold or self.halt_weight else 0.0
-    return [
-        float(weight > 0) * (1.0 if k == last else self.token_fraction)
-        + (decides if k < last or self.halt_weight else 0.0)
-        for k, weight in enumerate(self.weight_K)
-    ]  # pyformat: disable
 
 
 def _some_tokens(key, fraction, *arrays_N):
@@ -93,9 +19,9 @@ def _some_tokens(key, fraction, *arrays_N):
   return tuple(x[keep_N] for x in arrays_N)
 
 
-def readout_loss(n_NxD, w_VxD, target_N, mask_N) -> jax.Array:
-  """Mean cross-entropy over unmasked tokens, nats."""
-  weight_N = mask_N / jnp.maximum(mask_N.sum(), 1.0)
+def readout_loss(n_NxD, w_VxD, target_N, mask_N, alive_N) -> jax.Array:
+  """Mean cross-entropy over unmasked tokens, nats; halted ones count 0."""
+  weight_N = mask_N * alive_N / jnp.maximum(mask_N.sum(), 1.0)
   return linear_cross_entropy(n_NxD, w_VxD, target_N, weight_N)
 
 
@@ -184,23 +110,22 @@ def segment_loss(
     state_R.append(h_BxTxD)
 
   carry = bound.segment(x_BxTxD, carry, through, read)
-  mask_BxT = batch['mask'] * progress.alive_BxT
-  loss_R = _readout_losses(
-      bound, spec, state_R, weight_R, batch['targets'], mask_BxT, choice_key)
-  total, halt = weight_R @ loss_R, jnp.float32(0)
   alive_BxT = progress.alive_BxT
+  loss_R = _readout_losses(
+      bound, spec, state_R, weight_R, batch, alive_BxT, choice_key)
+  total, halt = weight_R @ loss_R, jnp.float32(0)
   if spec.halt_weight:
     halt, halts_BxT = _halting(
-        bound, spec, batch, x_BxTxD, carry, state_R[-1], mask_BxT, number,
+        bound, spec, batch, x_BxTxD, carry, state_R[-1], alive_BxT, number,
         halt_key)  # pyformat: disable
-    total += spec.halt_weight * halt
+    total += spec.halt_scale * halt
     alive_BxT = jnp.where(halts_BxT, 0.0, alive_BxT)
   progress = Progress(carry, done_BxT, frozen_BxTxD, alive_BxT)
   return total, (progress, SegmentLosses(loss_R, halt))
 
 
 def _readout_losses(
-    bound, spec, state_R, weight_R, target_BxT, mask_BxT, key
+    bound, spec, state_R, weight_R, batch, alive_BxT, key
 ) -> jax.Array:
   """Mean cross-entropy at each readout of a segment, [R].
 
@@ -215,11 +140,12 @@ def _readout_losses(
       loss_R.append(jnp.float32(0))
       continue
     n_NxD = bound.normed(r, h_BxTxD).reshape(-1, h_BxTxD.shape[-1])
-    args = n_NxD, target_BxT.reshape(-1), mask_BxT.reshape(-1)
+    args = n_NxD, *(
+        x.reshape(-1) for x in (batch['targets'], batch['mask'], alive_BxT))
     if r < last and spec.token_fraction < 1:
       key, use_key = jax.random.split(key)
       args = _some_tokens(use_key, spec.token_fraction, *args)
-    run = lambda n, target, mask: readout_loss(n, w_VxD, target, mask)
+    run = lambda n_NxD, *rest_N: readout_loss(n_NxD, w_VxD, *rest_N)
     is_final = spec.segments == 1 and r == last  # which no schedule turns off
     if all(weight_S) and (is_final or spec.schedule == 'constant'):
       loss_R.append(run(*args))
@@ -230,7 +156,7 @@ def _readout_losses(
 
 
 def _halting(
-    bound, spec, batch, x_BxTxD, carry, h_BxTxD, mask_BxT, number, key
+    bound, spec, batch, x_BxTxD, carry, h_BxTxD, alive_BxT, number, key
 ) -> tuple[jax.Array, jax.Array]:
   """Loss of the Q-learning, and which tokens halt after this segment.
 
@@ -247,8 +173,8 @@ def _halting(
   q = bound.halt_logits(h_BxTxD)
   target = halting.targets(
       obs.argmax == batch['targets'], next_q[-1], number + 1 >= spec.segments)
-  loss = (mask_BxT * halting.loss(q, target)).sum() / jnp.maximum(
-      mask_BxT.sum(), 1.0)
+  loss_BxT = alive_BxT * batch['mask'] * halting.loss(q, target)
+  loss = loss_BxT.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
   halts_BxT = halting.halts(
       q, number + 1, key, spec.halt_exploration, spec.segments)
   return loss, halts_BxT
@@ -273,7 +199,7 @@ def metrics(
   1-based), loss_halt where halting is learned.
   """
   loss_K, weight_K = losses.readout_R.reshape(-1), spec.weights_at(step)
-  halt = spec.halt_weight * losses.halt.sum()
+  halt = spec.halt_scale * losses.halt.sum()
   named = {
       f'loss_{k + 1}': loss_K[k] for k, w in enumerate(spec.weight_K) if w}
   if spec.halt_weight:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ease_jax import costs, data, evaluate
 from ease_jax.checkpoint import Checkpoints, Host
-from ease_jax.losses import LossSpec
+from ease_jax.loss_spec import LossSpec
 from ease_jax.optimizer import OptimizerSpec
 from ease_jax.preemption import Preempted, Sigterm
 from ease_jax.update import abstract_state, init_state, train_step

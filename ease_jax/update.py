@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax import losses, optimizer
-from ease_jax.losses import LossSpec
+from ease_jax.loss_spec import LossSpec
 from ease_jax.optimizer import OptimizerSpec
 
 

@@ -110,11 +110,14 @@ def _validate_body(c: Any) -> None:
         f'something for model.body=hrm only, not {m.body}; leave them at 2')
   _one_of('train.updates', c.train.updates, UPDATES)
   if c.train.updates == 'per_segment':
+    rows = [any(row) for row in c.loss.matrix]
     _need(
-        m.segments == 1 or c.loss.weights != 'final',
-        'train.updates=per_segment does not fit loss.weights=final, which '
-        'leaves all but the last segment without a loss; use '
-        'loss.weights=segment_ends')
+        m.segments == 1 or not (
+            c.loss.weights == 'final'
+            or (c.loss.weights == 'matrix' and not all(rows))),
+        f'train.updates=per_segment does not fit loss.weights='
+        f'{c.loss.weights} that leaves a segment without a loss; use '
+        'loss.weights=segment_ends, or give each row of loss.matrix a weight')
     _need(
         m.carry_backprop == 1,
         f'train.updates=per_segment does not fit model.carry_backprop='

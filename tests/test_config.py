@@ -153,8 +153,9 @@ ERRORS = [
     (REFINE | {'train.updates': 'per_segment', 'train.accumulate': 2},
      'train.updates=per_segment does not fit train.accumulate=2; use 1'),
     (REFINE | {'train.updates': 'per_segment', 'loss.weights': 'final'},
-     'train.updates=per_segment does not fit loss.weights=final, which leaves '
-     'all but the last segment without a loss; use loss.weights=segment_ends'),
+     'train.updates=per_segment does not fit loss.weights=final that leaves a '
+     'segment without a loss; use loss.weights=segment_ends, or give each row '
+     'of loss.matrix a weight'),
     (HRM | {'model.carry_inject': 'concat'},
      'model.carry_inject=concat does not fit model.body=hrm, whose states are '
      'added; use add, or model.body=refine'),

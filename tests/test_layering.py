@@ -9,10 +9,10 @@ ROOT = pathlib.Path(ease_jax.__file__).parent
 # From the bottom to the top: a module imports only ones before it.
 ORDER = (
     'allocator', 'grid', 'config', 'validation', 'presets', 'costs', 'signals',
-    'layers', 'readout', 'halting', 'losses', 'models', 'exits', 'search',
-    'evaluate', 'optimizer', 'sharding', 'update', 'checkpoint', 'preemption',
-    'writers', 'data', 'sweep', 'results', 'decode', 'train', 'report',
-    'experiment', 'comparison', 'main', 'compare',
+    'layers', 'readout', 'halting', 'loss_spec', 'losses', 'models', 'exits',
+    'search', 'evaluate', 'optimizer', 'sharding', 'update', 'checkpoint',
+    'preemption', 'writers', 'data', 'sweep', 'results', 'decode', 'train',
+    'report', 'experiment', 'evidence', 'comparison', 'main', 'compare',
 )  # pyformat: disable
 FILES = sorted(ROOT.rglob('*.py'))
 MAX_FILE, MAX_FUNCTION = 350, 80

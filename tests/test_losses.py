@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from ease_jax import config, exits, losses
-from ease_jax.losses import LossSpec
+from ease_jax.loss_spec import LossSpec
 
 
 class Ladder(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 
 import tiny
 from ease_jax import losses
-from ease_jax.losses import LossSpec
+from ease_jax.loss_spec import LossSpec
 
 FINAL = dict(num_layers=3, readouts=(1, 2, 3))
 

@@ -22,7 +22,7 @@ from ease_jax import (
   update,
 )
 from ease_jax.exits import ExitSpec
-from ease_jax.losses import LossSpec
+from ease_jax.loss_spec import LossSpec
 
 INF = np.inf
 ROWS, LENGTH = 3, 12

@@ -29,7 +29,7 @@ from ease_jax import (
   writers,
 )
 from ease_jax.config import ConfigError
-from ease_jax.losses import LossSpec
+from ease_jax.loss_spec import LossSpec
 from ease_jax.optimizer import OptimizerSpec
 
 

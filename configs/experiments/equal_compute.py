@@ -5,7 +5,7 @@
 
 500,000 characters of WikiText-2, four layers of width 64. `standard` is
 trained for 1,000 updates; whoever costs more per update gets fewer, so that
-all spend the same. `2x` marks those that spend twice as much.
+all spend the same.
 """
 
 from ease_jax import config, presets
@@ -46,11 +46,6 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
     c.train.updates = 'per_segment'
     return c
 
-  def twice(c):
-    c = c.copy_and_resolve_references()
-    c.train.steps *= 2
-    return c
-
   equal = lambda c: with_equal_training(c, base, VOCAB)
   variants = {
       'standard': base,
@@ -61,9 +56,6 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
       'ds + irt, update per segment': equal(per_segment(both)),
       'hrm': equal(per_segment(hrm)),
       'standard, 8 layers': equal(with_equal_depth(base, irt)),
-      'standard, 2x': twice(base),
-      'irt, 2x': twice(equal(irt)),
-      'ds + irt, 2x': twice(equal(both)),
   }  # pyformat: disable
   for c in variants.values():
     config.with_argument(c, argument)
@@ -83,7 +75,5 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
           ('ds + irt, update per segment', 'irt, update per segment'),
           ('irt', 'standard, 8 layers'),
           ('hrm', 'standard'),
-          ('irt, 2x', 'standard, 2x'),
-          ('ds + irt, 2x', 'standard, 2x'),
       ),
   )

@@ -11,7 +11,7 @@ and 8 layers.
 from ease_jax import config, presets
 from ease_jax.comparison import Experiment, with_equal_updates
 
-STEPS = 1000
+STEPS = 800
 
 
 def get_experiment(data: str, argument: str = '') -> Experiment:
@@ -20,7 +20,7 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
   base.model.num_layers, base.model.readouts = 8, (8,)
   base.optimizer.learning_rate = 3e-3
   base.train.steps, base.evaluate.max_tokens = STEPS, 16_384
-  base.train.eval_every = base.train.checkpoint_every = 250
+  base.train.eval_every = base.train.checkpoint_every = 200
   base.exit.thresholds.max_prob = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
   base.exit.policies, base.exit.search_points = ('copy_state',), 4
 
@@ -43,6 +43,7 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
   hrm.model.cycle_steps = 1  # 4 layers deep in a segment
   hrm.model.carry_init, hrm.model.block_norm = 'fixed', 'post'
   hrm.train.updates, hrm.exit.signals = 'per_segment', ('q_halt', 'max_prob')
+  hrm.exit.policies, hrm.exit.policy = ('latest',), 'latest'
   frontier = {f'standard, {l} layers': standard(l) for l in (2, 4, 6, 8)}
   variants = frontier | {
       'ds': supervised,

@@ -29,7 +29,7 @@ class Body(nn.Module):
 
   def setup(self):
     c = self.cfg
-    init = nn.initializers.normal(0.02)
+    init = nn.initializers.normal(self.embed_std)
     self.embed = self.param('embed', init, (c.vocab_size, c.dim), jnp.float32)
     if not c.tie_embeddings:
       self.unembed = self.param(
@@ -47,6 +47,11 @@ class Body(nn.Module):
 
   def setup_carry(self) -> None:
     """Parameters of the state between segments."""
+
+  @property
+  def embed_std(self) -> float:
+    """Standard deviation of new embeddings."""
+    return 0.02
 
   @property
   def num_blocks(self) -> int:
@@ -153,7 +158,8 @@ def first_state(
   if kind == 'zeros':
     return jnp.zeros_like(x_BxTxD)
   if kind == 'fixed':
-    z = jax.random.truncated_normal(key, -2.0, 2.0, (1, dim))
+    # Cut off at 2 it has a standard deviation of 0.88.
+    z = jax.random.truncated_normal(key, -2.0, 2.0, (1, dim)) / 0.87962566
   elif kind == 'random':
     draw = lambda p: jax.random.normal(jax.random.fold_in(key, p), (dim,))
     z = jax.vmap(draw)(position_T)

@@ -27,6 +27,10 @@ class HRM(Body):
   """
 
   @property
+  def embed_std(self) -> float:
+    return self.cfg.dim**-0.5
+
+  @property
   def num_blocks(self) -> int:
     return 2 * self.cfg.num_layers
 
@@ -36,7 +40,7 @@ class HRM(Body):
         bias_init=nn.initializers.constant(HALT_BIAS))  # pyformat: disable
 
   def embed_tokens(self, token_BxT: jax.Array) -> jax.Array:
-    """Scaled by sqrt(D), since it is added to states of unit size."""
+    """Scaled by sqrt(D) to unit size, that of the states it is added to."""
     return super().embed_tokens(token_BxT) * self.cfg.dim**0.5
 
   def init_carry(
