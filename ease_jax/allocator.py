@@ -1,7 +1,9 @@
-"""The memory allocator of this process, set before JAX makes threads."""
+"""Memory and cores of this process, set before JAX makes threads."""
 
 import ctypes
+import os
 import platform
+from collections.abc import Sequence
 
 
 def keep_mapped() -> None:
@@ -19,3 +21,16 @@ def keep_mapped() -> None:
   libc.mallopt(m_mmap_max, 0)
   libc.mallopt(m_trim_threshold, 2**31 - 1)
   libc.mallopt(m_arena_max, 1)
+
+
+def cores() -> list[int]:
+  """The cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
+
+
+def pin(numbers: Sequence[int]) -> None:
+  """Uses only these cores, where the system can be told so."""
+  if hasattr(os, 'sched_setaffinity'):
+    os.sched_setaffinity(0, numbers)

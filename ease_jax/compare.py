@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> None:
         experiment, str(_WORKDIR.value), _JOBS.value)
   except (ConfigError, ValueError, OSError) as error:
     failed = [' '.join(str(error).split())]
+  except KeyboardInterrupt:
+    failed = ['interrupted; the same command goes on from here']
   for line in failed:
     print('ease_jax:', line, file=sys.stderr)
   sys.exit(1 if failed else 0)

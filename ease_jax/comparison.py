@@ -6,21 +6,16 @@ killed comparison goes on where it was, and a failed run loses no other.
 Numbers come from the runs' `results.json`, sizes and FLOPs included.
 """
 
-import concurrent.futures
+import collections
 import copy
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
 import re
-import threading
 import time
 import traceback
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
-
-from absl import logging
 
 from ease_jax import allocator, config, costs, evidence, experiment
 from ease_jax.config import ConfigError
@@ -28,6 +23,7 @@ from ease_jax.loss_spec import LossSpec
 from ease_jax.optimizer import OptimizerSpec
 from ease_jax.report.comparison import write_page
 from ease_jax.validation import validate
+from ease_jax.workers import Worker, ready
 from ease_jax.writers import write_atomic
 
 
@@ -124,7 +120,7 @@ def compare(
   for variant, seed in tasks:
     folder, c = _place(workdir, variant, seed), _seeded(exp, variant, seed)
     experiment.check_config(c, folder)
-    if not (folder / 'results.json').exists():
+    if not _is_finished(c, folder):
       todo.append((variant, seed, c, str(folder)))
   failed = _run_all(todo, len(tasks), jobs)
   found = {
@@ -149,6 +145,13 @@ def _check(exp: Experiment, jobs: int) -> None:
     raise ConfigError(f'--jobs={jobs} must be at least 1')
   if not exp.seeds or len(set(exp.seeds)) != len(exp.seeds):
     raise ConfigError(f'seeds={exp.seeds} must be different ones, at least one')
+  folders = collections.Counter(map(_folder, exp.variants))
+  for folder, number in folders.items():
+    if number > 1 or not folder:
+      names = [name for name in exp.variants if _folder(name) == folder]
+      raise ConfigError(
+          f'variants {", ".join(map(repr, names))} would run in the folder '
+          f'{folder!r}; rename one')
   for name in {*sum(exp.pairs, ()), *exp.frontier} - exp.variants.keys():
     raise ConfigError(
         f'the experiment names {name!r}, which is none of its variants: '
@@ -160,6 +163,14 @@ def _check(exp: Experiment, jobs: int) -> None:
       raise ConfigError(f'variant {name!r}: {error}') from None
 
 
+def _is_finished(c: Any, folder: pathlib.Path) -> bool:
+  """Whether its results are of this config, evaluation included."""
+  if not (folder / 'results.json').exists():
+    return False
+  there = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+  return there == json.loads(json.dumps(experiment.as_json(c)))
+
+
 def _seeded(exp: Experiment, variant: str, seed: int) -> Any:
   c = copy.deepcopy(exp.variants[variant])
   c.seed = seed
@@ -167,61 +178,50 @@ def _seeded(exp: Experiment, variant: str, seed: int) -> Any:
 
 
 def _place(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
-  name = re.sub(r'\W+', '_', variant).strip('_')
-  return workdir / 'runs' / name / str(seed)
+  return workdir / 'runs' / _folder(variant) / str(seed)
+
+
+def _folder(variant: str) -> str:
+  return re.sub(r'\W+', '_', variant).strip('_')
 
 
 def _run_all(todo: list[Any], total: int, jobs: int) -> list[str]:
   """Runs in `jobs` processes; prints a line for each; returns failures."""
-  failed, start = [], time.monotonic()
-  if not todo:
-    return failed
-  cores = sorted(os.sched_getaffinity(0))
-  context = multiprocessing.get_context('spawn')
-  shares = context.Queue()
-  for job in range(jobs):
-    shares.put(cores[job::jobs] or cores)
-  with concurrent.futures.ProcessPoolExecutor(
-      jobs, context, _start_worker, (shares, os.getpid())) as pool:
-    names = {pool.submit(_run_one, *task[2:]): task[:2] for task in todo}
-    for number, done in enumerate(
-        concurrent.futures.as_completed(names), total - len(todo) + 1):
-      variant, seed = names[done]
-      try:
-        error = done.result()
-      except BrokenProcessPool:
-        error = 'its process was killed; the same command runs it again'
-      if error:
-        failed.append(f'{variant}, seed {seed}: {error}')
-      ran = number - total + len(todo)
-      left = (time.monotonic() - start) / ran * (len(todo) - ran)
-      print(
-          f'[{number}/{total}] {variant}, seed {seed}: '
-          f'{"FAILED: " + error if error else "done"}; about {left / 60:.0f} '
-          'min left', flush=True)  # pyformat: disable
+  failed, start, ran = [], time.monotonic(), 0
+  waiting, cores = list(todo), allocator.cores()
+  workers = [
+      Worker(_run_one, cores[job::jobs] or cores)
+      for job in range(min(jobs, len(todo)))]
+  try:
+    while waiting or any(w.task for w in workers):
+      for worker in workers:
+        if worker.task is None and waiting:
+          worker.give(waiting.pop(0))
+      for worker in ready(workers):
+        variant, seed, *_ = worker.task
+        error, ran = worker.take(), ran + 1
+        if error:
+          failed.append(f'{variant}, seed {seed}: {error}')
+        left = (time.monotonic() - start) / ran * (len(todo) - ran)
+        print(
+            f'[{total - len(todo) + ran}/{total}] {variant}, seed {seed}: '
+            f'{"FAILED: " + error if error else "done"}; about '
+            f'{left / 60:.0f} min left', flush=True)  # pyformat: disable
+  finally:
+    for worker in workers:
+      worker.stop()
   return failed
 
 
-def _start_worker(shares: Any, parent: int) -> None:
-  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-  allocator.keep_mapped()
-  logging.set_verbosity(logging.ERROR)
-  os.sched_setaffinity(0, shares.get())
-
-
-def _end_with(parent: int) -> None:
-  """A comparison that was killed must leave no run behind."""
-  while os.getppid() == parent:
-    time.sleep(0.5)
-  os._exit(1)
-
-
-def _run_one(c: Any, folder: str) -> str:
+def _run_one(variant: str, seed: int, c: Any, folder: str) -> str:
   """Returns what went wrong, or nothing; the run's output is in `log.txt`."""
-  pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-  with open(pathlib.Path(folder) / 'log.txt', 'a', encoding='utf-8') as log:
+  del variant, seed
+  place = pathlib.Path(folder)
+  place.mkdir(parents=True, exist_ok=True)
+  with open(place / 'log.txt', 'a', encoding='utf-8') as log:
     for stream in (1, 2):  # whatever writes there, in whichever language
       os.dup2(log.fileno(), stream)
+  (place / 'results.json').unlink(missing_ok=True)  # of another evaluation
   try:
     experiment.run(c, folder)
   except Exception as error:  # one run must not lose the others

@@ -1,5 +1,6 @@
 """What a comparison's runs say: spreads, paired tests, curves, a frontier."""
 
+import itertools
 import math
 from typing import Any
 
@@ -9,56 +10,62 @@ import scipy.stats
 from ease_jax.report.comparison import SAME
 
 BUDGETS = 24  # points of a curve of quality against compute
+Runs = dict[int, Any]  # seed -> `results.json`
 
 
-def summarize(exp: Any, found: dict[str, Any]) -> dict[str, Any]:
+def summarize(exp: Any, found: dict[str, Runs]) -> dict[str, Any]:
   """What `comparison.json` says, from the results of variant -> seed."""
-  variants = [
-      _variant(name, list(runs.values())) for name, runs in found.items()
-      if runs]
-  by_name = {v['name']: v for v in variants}
+  found = {name: runs for name, runs in found.items() if runs}
+  pairs = [
+      _pair(a, b, found[a], found[b]) for a, b in exp.pairs
+      if found.get(a, {}).keys() & found.get(b, {}).keys()]
   return {
       'title': exp.title,
       'question': exp.question,
       'seeds': list(exp.seeds),
-      'variants': variants,
-      'pairs': [
-          _pair(by_name[a], by_name[b], found[a], found[b])
-          for a, b in exp.pairs if a in by_name and b in by_name
-      ],
-      'frontier': _frontier(exp, by_name, found),
+      'variants': [_variant(name, runs) for name, runs in found.items()],
+      'pairs': _adjusted(pairs),
+      'frontier': _frontier(exp.frontier, found),
   }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def _spread(values: Any) -> dict[str, Any]:
   """Mean, sample standard deviation (null for one value), and the values."""
+  values = [float(v) for v in values]
   sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
   return {'mean': float(np.mean(values)), 'sd': sd, 'values': values}
 
 
-def _variant(name: str, runs: list[Any]) -> dict[str, Any]:
-  first, last = runs[0], [r['readouts'][-1] for r in runs]
-  mean = lambda key: float(np.mean([r['train'][key] for r in runs]))
+def _run_row(run: Any) -> dict[str, Any]:
+  """The numbers of one run that a comparison is about."""
+  last, chosen = run['readouts'][-1], run['chosen']['test']
   return {
-      'name': name,
-      'seeds': [r['seed'] for r in runs],
-      'params': first['model']['params'],
-      'segments': first['model']['segments'],
-      'layers': first['model']['layers'],
-      'best_step': mean('best_step'),
-      **{key: mean(key) for key in ('steps', 'updates', 'tokens', 'flops')},
-      'inference_flops': last[0]['cost_flops'],
-      **{
-          f'{split}_ppl': _spread([r[split]['ppl'] for r in last])
-          for split in ('select', 'test')
-      },
-      'chosen_compute': _spread([r['chosen']['test']['compute'] for r in runs]),
-      'chosen_ppl': _spread([r['chosen']['test']['ppl'] for r in runs]),
+      'seed': run['seed'],
+      'select_ppl': last['select']['ppl'],
+      'test_ppl': last['test']['ppl'],
+      'chosen_ppl': chosen['ppl'],
+      'chosen_compute': chosen['compute'],
+      'params': run['model']['params'],
+      **{k: run['train'][k] for k in ('steps', 'updates', 'tokens', 'flops')},
+      'inference_flops': last['cost_flops'],
   }
 
 
-def _pair(a: Any, b: Any, runs_a: Any, runs_b: Any) -> dict[str, Any]:
-  """log perplexity of `a` minus that of `b`, seed by seed."""
+def _variant(name: str, runs: Runs) -> dict[str, Any]:
+  rows = [_run_row(run) for run in runs.values()]
+  column = lambda key: [row[key] for row in rows]
+  spreads = ('select_ppl', 'test_ppl', 'chosen_ppl', 'chosen_compute')
+  sizes = ('params', 'steps', 'updates', 'tokens', 'flops', 'inference_flops')
+  return {
+      'name': name,
+      'runs': rows,
+      **{key: _spread(column(key)) for key in spreads},
+      **{key: float(np.mean(column(key))) for key in sizes},
+  }
+
+
+def _pair(a: str, b: str, runs_a: Runs, runs_b: Runs) -> dict[str, Any]:
+  """Losses of `a` minus those of `b`, seed by seed, where both have run."""
   seeds = sorted(runs_a.keys() & runs_b.keys())
   nll = lambda runs: np.asarray(
       [runs[s]['readouts'][-1]['test']['nll'] for s in seeds])
@@ -69,56 +76,98 @@ def _pair(a: Any, b: Any, runs_a: Any, runs_b: Any) -> dict[str, Any]:
   kinds = {
       'updates': 'updates', 'flops': 'training FLOPs',
       'inference_flops': 'inference FLOPs', 'params': 'parameters'}
+  mean = lambda runs, key: np.mean([_run_row(runs[s])[key] for s in seeds])
+  ratios = {k: float(mean(runs_a, k) / mean(runs_b, k)) for k in kinds}
   return {
-      'variant': a['name'],
-      'baseline': b['name'],
-      'change': _spread(np.expm1(difference).tolist()),
+      'variant': a,
+      'baseline': b,
+      'change': _spread(np.expm1(difference)),
       'seeds': seeds,
       'p': p,
-      'equal': [
-          label for key, label in kinds.items()
-          if abs(a[key] / b[key] - 1) <= SAME],
-      'ratios': {key: a[key] / b[key] for key in kinds},
+      'equal': [kinds[k] for k, r in ratios.items() if abs(r - 1) <= SAME],
+      'ratios': ratios,
   }
+
+
+def _adjusted(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Adds `p_holm`: p-values that allow for their number (Holm 1979)."""
+  tested = sorted((p for p in pairs if p['p'] is not None),
+                  key=lambda p: p['p'])  # pyformat: disable
+  highest = 0.0
+  for rank, pair in enumerate(tested):
+    highest = max(highest, min(1.0, (len(tested) - rank) * pair['p']))
+    pair['p_holm'] = highest
+  return [{'p_holm': None} | pair for pair in pairs]
 
 
 # ------------------------------------------------- quality against compute
 
 
-def _frontier(exp, by_name, found) -> dict[str, Any] | None:
-  """Curves of all other variants, and where they lie below the frontier."""
-  points = sorted(
-      (v['inference_flops'], v['test_ppl']['mean'], name)
-      for name, v in by_name.items() if name in exp.frontier)
-  if not points:
+def _frontier(
+    names: tuple[str, ...], found: dict[str, Runs]
+) -> dict[str, Any] | None:
+  """Curves of all other variants, and where they lie below the frontier.
+
+  The frontier is what models without exits reach within a budget, straight
+  lines between them on log axes. Seed by seed: a curve is below it where it
+  is so in every seed.
+  """
+  seeds = sorted(set.intersection(*(set(found.get(n, {})) for n in names))
+                 ) if names else []  # pyformat: disable
+  if not seeds:
     return None
-  curves = {
-      name: _curve(list(runs.values())) for name, runs in found.items()
-      if runs and name not in exp.frontier}
-  x, y = [p[0] for p in points], [math.log(p[1]) for p in points]
-  below = []
-  for name, curve in curves.items():
-    gains = [
-        (c['flops'], float(np.interp(c['flops'], x, y)) - math.log(c['ppl']))
-        for c in curve if x[0] <= c['flops'] <= x[-1]]
-    wins = [flops for flops, gain in gains if gain > 0]
-    below.append({
-        'variant': name,
-        'from': min(wins, default=None),
-        'to': max(wins, default=None),
-        'best_gain': max((gain for _, gain in gains), default=None),
-    })
+  order = sorted(
+      names, key=lambda n: found[n][seeds[0]]['readouts'][-1]['cost_flops'])
+  last = lambda n, s: found[n][s]['readouts'][-1]
+  flops_M = [last(n, seeds[0])['cost_flops'] for n in order]
+  nll_M = {
+      s: np.asarray([last(n, s)['test']['nll'] for n in order]) for s in seeds}
+  curves, below = {}, []
+  for name, runs in found.items():
+    if name in names:
+      continue
+    mine = [s for s in seeds if s in runs]
+    if not mine:
+      continue
+    table_SxPx2 = _curves([runs[s] for s in mine])
+    mean_Px2 = table_SxPx2.mean(0)
+    gain_SxP = np.stack([
+        np.interp(np.log(t[:, 0]), np.log(flops_M),
+                  np.minimum.accumulate(nll_M[s])) - t[:, 1]
+        for s, t in zip(mine, table_SxPx2)])  # pyformat: disable
+    inside_P = (mean_Px2[:, 0] >= flops_M[0]) & (mean_Px2[:, 0] <= flops_M[-1])
+    curves[name] = [
+        {'flops': float(f), 'ppl': math.exp(nll)}
+        for f, nll in dict.fromkeys(map(tuple, mean_Px2))]
+    below.append({'variant': name, 'seeds': len(mine)}
+                 | _ranges(mean_Px2[:, 0], gain_SxP, inside_P))
   return {
       'points': [
-          {'flops': flops, 'ppl': ppl, 'variant': name}
-          for flops, ppl, name in points],
+          {'flops': f, 'variant': n,
+           'ppl': math.exp(np.mean([nll_M[s][i] for s in seeds]))}
+          for i, (n, f) in enumerate(zip(order, flops_M))],
       'curves': curves,
       'below': below,
-  }
+  }  # pyformat: disable
 
 
-def _curve(runs: list[Any]) -> list[dict[str, float]]:
-  """Test perplexity at compute budgets, mean over the seeds.
+def _ranges(flops_P, gain_SxP, inside_P) -> dict[str, Any]:
+  """Stretches of budgets where every seed gains, and the best mean gain."""
+  mean_P = gain_SxP.mean(0)
+  wins_P = inside_P & (gain_SxP > 0).all(0)
+  stretches = []
+  for win, group in itertools.groupby(range(len(wins_P)), wins_P.__getitem__):
+    index = list(group)
+    if win:
+      stretches.append({
+          'from': float(flops_P[index[0]]), 'to': float(flops_P[index[-1]]),
+          'gain': float(mean_P[index].max())})  # pyformat: disable
+  closest = float(mean_P[inside_P].max()) if inside_P.any() else None
+  return {'stretches': stretches, 'closest': closest}
+
+
+def _curves(runs: list[Any]) -> np.ndarray:
+  """[seeds, budgets, 2]: test FLOPs and nll at budgets of select FLOPs.
 
   For every budget each run uses the point that is best on the select split
   within it, and reports that point on the test split.
@@ -126,17 +175,13 @@ def _curve(runs: list[Any]) -> list[dict[str, float]]:
   tables = [_points(run) for run in runs]
   low = max(min(t[:, 0]) for t in tables)
   high = max(max(t[:, 0]) for t in tables)
-  curve = []
-  for budget in np.geomspace(low, high, BUDGETS):
-    rows = []
-    for table in tables:
-      allowed = table[table[:, 0] <= budget * (1 + 1e-9)]
-      rows.append(allowed[allowed[:, 1].argmin()])
-    _, _, flops, nll = np.mean(rows, axis=0)
-    point = {'flops': float(flops), 'ppl': float(math.exp(nll))}
-    if not curve or point != curve[-1]:
-      curve.append(point)
-  return curve
+
+  def best(table: np.ndarray, budget: float) -> np.ndarray:
+    allowed = table[table[:, 0] <= budget * (1 + 1e-9)]
+    return allowed[allowed[:, 1].argmin()][2:]
+
+  budgets = np.geomspace(low, high, BUDGETS)
+  return np.asarray([[best(t, b) for b in budgets] for t in tables])
 
 
 def _points(run: Any) -> np.ndarray:

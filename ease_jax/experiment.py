@@ -34,7 +34,8 @@ MODES = ('all', 'train', 'evaluate', 'report', 'generate')
 # What a later command in the same workdir may change: it has no influence on
 # the parameters.
 FREE_FIELDS = (
-    'evaluate.', 'exit.', 'generate.', 'train.log_every',
+    'evaluate.batch_size', 'evaluate.select_split', 'evaluate.report_split',
+    'evaluate.segments', 'exit.', 'generate.', 'train.log_every',
     'train.tensorboard', 'train.profile')  # pyformat: disable
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 

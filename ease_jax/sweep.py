@@ -178,7 +178,8 @@ def searched_points(
     visited = list(_bisect(priced, 0.003, 1.0, select, more, num, log=True))
     yield from visited
     beyond = [point for point, row in visited if not more(row)]
-    if beyond:
+    # Without a highest score there is nothing to draw back.
+    if beyond and tightened(beyond[-1], 0.75) != beyond[-1]:
       yield from _bisect(
           lambda share, point=beyond[-1]: tightened(point, share),
           0.75, 1.0, select, more, num)  # pyformat: disable

@@ -105,6 +105,12 @@ def _validate_body(c: Any) -> None:
         'whose gradient is of one step; use 1')
   else:
     _need(
+        m.body == 'refine'
+        or (m.carry_init, m.carry_inject) == ('zeros', 'add'),
+        f'model.carry_init={m.carry_init} and model.carry_inject='
+        f'{m.carry_inject} do not fit model.body=stack, which carries nothing; '
+        'leave them at zeros and add, or use model.body=refine')
+    _need(
         (m.cycles, m.cycle_steps) == (2, 2),
         f'model.cycles={m.cycles} and model.cycle_steps={m.cycle_steps} mean '
         f'something for model.body=hrm only, not {m.body}; leave them at 2')
@@ -130,6 +136,10 @@ def _validate_body(c: Any) -> None:
   _need(
       c.evaluate.segments >= 0,
       f'evaluate.segments={c.evaluate.segments} must be 0 or positive')
+  _need(
+      c.evaluate.segments == 0 or m.segments > 1,
+      f'evaluate.segments={c.evaluate.segments} does not fit model.segments=1, '
+      'which has nothing to run again; use 0')
 
 
 def _validate_matrix(loss: Any, m: Any) -> None:
@@ -183,9 +193,11 @@ def _validate_exit(c: Any) -> None:
   for signal in c.exit.signals:
     _one_of('exit.signals', signal, SIGNAL_RANGES)
     _need(
-        signal != 'q_halt' or c.model.body == 'hrm',
-        f'exit.signals names q_halt, which model.body={c.model.body} does not '
-        'learn; use model.body=hrm or another signal')
+        signal != 'q_halt'
+        or (c.model.body == 'hrm' and c.loss.halt_weight > 0),
+        f'exit.signals names q_halt, which model.body={c.model.body} with '
+        f'loss.halt_weight={c.loss.halt_weight} does not learn; use '
+        'model.body=hrm and a positive weight, or another signal')
     for threshold in c.exit.thresholds[signal]:
       check_threshold(signal, threshold)
   _need(len(c.exit.policies) > 0, 'exit.policies=() names no K/V policy')

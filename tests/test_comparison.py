@@ -1,9 +1,11 @@
 """Comparisons: runs that resume and fail alone, and what is made of them."""
 
+import dataclasses
 import json
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -13,12 +15,14 @@ import pytest
 import scipy.stats
 
 from ease_jax import (
+  allocator,
   compare,
   comparison,
   config,
   costs,
   evidence,
   validation,
+  workers,
 )
 from ease_jax.comparison import Experiment
 from ease_jax.config import ConfigError
@@ -94,7 +98,7 @@ def test_numbers_are_those_of_the_runs(compared):
   change = np.asarray(ppl) / one['test_ppl']['values'] - 1
   np.testing.assert_allclose(pair['change']['values'], change)
   test = scipy.stats.ttest_rel(np.log(ppl), np.log(one['test_ppl']['values']))
-  assert pair['p'] == pytest.approx(test.pvalue)
+  assert pair['p'] == pair['p_holm'] == pytest.approx(test.pvalue)
   assert pair['equal'] == ['updates']
   assert pair['ratios']['flops'] > 1.1
 
@@ -140,6 +144,24 @@ if __name__ == '__main__':
     time.sleep(1.5)
 
 
+def test_another_evaluation_is_made_again(compared):
+  """What does not train may change, but not for some of the runs."""
+  out, exp, _ = compared
+  variants = {k: v.copy_and_resolve_references()
+              for k, v in exp.variants.items() if k != 'gone'}
+  before = (out / 'runs' / 'two' / '0' / 'metrics.jsonl').read_bytes()
+  for c in variants.values():
+    c.exit.thresholds.max_prob = (0.25,)
+  changed = dataclasses.replace(exp, variants=variants)
+  assert comparison.compare(changed, out) == []
+  for seed in exp.seeds:
+    results = json.loads(
+        (out / 'runs' / 'two' / str(seed) / 'results.json').read_text())
+    assert 0.25 in [row['threshold'] for row in results['sweep']]
+  assert before == (out / 'runs' / 'two' / '0' / 'metrics.jsonl').read_bytes()
+  comparison.compare(exp, out)
+
+
 def test_another_config_in_the_same_place_is_refused(compared):
   out, exp, _ = compared
   c = exp.variants['two'].copy_and_resolve_references()
@@ -161,13 +183,18 @@ def test_another_config_in_the_same_place_is_refused(compared):
         ({'frontier': ('d',)},
          "the experiment names 'd', which is none of its variants: a, b"),
         ({'jobs': 0}, '--jobs=0 must be at least 1'),
+        ({'names': ('a + b', 'a, b')},
+         "variants 'a + b', 'a, b' would run in the folder 'a_b'; rename one"),
+        ({'names': ('+', 'b')},
+         "variants '+' would run in the folder ''; rename one"),
         ({'layers': 0}, "variant 'a': model.num_layers=0 must be at least 1"),
     ],
 )  # pyformat: disable
 def test_mistakes_in_an_experiment(changes, message, tmp_path):
   c = make_config('x', changes.get('layers', 1))
   exp = Experiment(
-      '', '', {'a': c, 'b': c}, changes.get('seeds', (0,)),
+      '', '', dict.fromkeys(changes.get('names', ('a', 'b')), c),
+      changes.get('seeds', (0,)),
       changes.get('pairs', ()), changes.get('frontier', ()))
   with pytest.raises(ConfigError) as error:
     comparison.compare(exp, tmp_path, changes.get('jobs', 1))
@@ -238,24 +265,107 @@ def test_a_curve_chooses_on_select_and_reports_on_test():
   run = fake_run(
       100.0, [(0.25, 2.0), (0.5, 1.5), (0.75, 1.2), (1.0, 1.3)],
       [(0.25, 2.1), (0.5, 1.0), (0.75, 1.4), (1.0, 1.1)])
-  curve = evidence._curve([run])
-  assert [p['flops'] for p in curve] == [25, 50, 75]
-  np.testing.assert_allclose(
-      [math.log(p['ppl']) for p in curve], [2.1, 1.0, 1.4])
+  (curve_Px2,) = evidence._curves([run])
+  assert sorted(set(map(tuple, curve_Px2.tolist()))) == [
+      (25, 2.1), (50, 1.0), (75, 1.4)]
+
+
+def single(flops, nll):
+  return fake_run(flops, [(1.0, nll)], [(1.0, nll)])
+
+
+def frontier_of(small, large, *seeds):
+  """Where exits at 3/4 of 100 FLOPs lie, with these losses in the seeds."""
+  points = lambda nll: [(0.75, nll), (1.0, 9.0)]
+  found = {
+      'small': {s: single(*small) for s in range(len(seeds))},
+      'large': {s: single(*large) for s in range(len(seeds))},
+      'exits': {
+          s: fake_run(100.0, points(nll), points(nll))
+          for s, nll in enumerate(seeds)}}
+  (item,) = evidence._frontier(('small', 'large'), found)['below']
+  assert item['variant'] == 'exits'
+  return item
 
 
 def test_where_a_curve_lies_below_the_frontier():
-  names = {'small': (50.0, 1.5), 'large': (100.0, 1.0)}
-  by_name = {
-      n: {'inference_flops': f, 'test_ppl': {'mean': math.exp(y)}}
-      for n, (f, y) in names.items()}
-  points = [(0.5, 1.6), (0.75, 1.0), (1.0, 1.1)]
-  found = {n: {} for n in names} | {'exits': {0: fake_run(100, points, points)}}
-  exp = Experiment('', '', {}, (0,), (), ('small', 'large'))
-  (item,) = evidence._frontier(exp, by_name, found)['below']
-  assert item['variant'] == 'exits'
-  assert item['from'] == item['to'] == 75
-  assert item['best_gain'] == pytest.approx(1.25 - 1.0)
+  # Half of the way from 50 to 100 on a log axis is 70.7, so 75 has 1.2075.
+  line = np.interp(np.log(75), np.log([50, 100]), [1.5, 1.0])
+  assert line == pytest.approx(1.2075, abs=1e-4)
+  item = frontier_of((50.0, 1.5), (100.0, 1.0), 1.1, 1.2)
+  (stretch,) = item['stretches']
+  assert stretch['from'] == stretch['to'] == 75
+  assert stretch['gain'] == pytest.approx(line - 1.15)
+  # The straight line on linear axes would call this a win.
+  assert frontier_of((50.0, 1.5), (100.0, 1.0), 1.22)['stretches'] == []
+  # One seed above the line: no win, whatever the mean.
+  item = frontier_of((50.0, 1.5), (100.0, 1.0), 0.5, 1.3)
+  assert item['stretches'] == [] and item['closest'] > 0.3
+  # A smaller model that is better than the larger one counts at its budget.
+  assert frontier_of((50.0, 1.0), (100.0, 1.5), 1.2)['stretches'] == []
+
+
+def test_wins_are_stretches():
+  flops_P = np.asarray([1.0, 2, 3, 4, 5])
+  gain_SxP = np.asarray([[1, 1, -1, 1, 1], [1, 2, 1, 3, -1.0]])
+  inside_P = np.asarray([False, True, True, True, True])
+  got = evidence._ranges(flops_P, gain_SxP, inside_P)
+  assert got['stretches'] == [
+      {'from': 2, 'to': 2, 'gain': 1.5}, {'from': 4, 'to': 4, 'gain': 2.0}]
+  assert got['closest'] == 2.0
+
+
+def test_pairs_need_a_common_seed_and_allow_for_their_number():
+  def runs(seeds, shift):
+    rng = np.random.default_rng(0)
+    made = {}
+    for s in seeds:
+      made[s] = single(10.0, 2.0 + shift + 0.01 * rng.normal())
+      made[s] |= {
+          'seed': s, 'model': {'params': 1},
+          'train': dict(steps=1, updates=1, tokens=1, flops=1.0)}
+      made[s]['readouts'][0]['select'] = {'ppl': 1.0}
+      made[s]['chosen']['test'] = {'ppl': 1.0, 'compute': 1.0}
+    return made
+
+  found = {
+      'a': runs((0, 1), 0), 'b': runs((1, 2), 0.1), 'c': runs((2,), 0),
+      'd': {}}
+  exp = Experiment(
+      '', '', dict.fromkeys('abcd'), (0, 1, 2),
+      (('a', 'b'), ('a', 'c'), ('a', 'd')))
+  summary = evidence.summarize(exp, found)
+  json.dumps(summary, allow_nan=False)
+  (pair,) = summary['pairs']
+  assert pair['seeds'] == [1] and pair['p'] is None
+  assert [v['name'] for v in summary['variants']] == ['a', 'b', 'c']
+  # Holm: 0.01 x 3; 0.02 x 2; the third is no smaller than the second.
+  pairs = [{'p': p} for p in (0.03, 0.01, None, 0.02)]
+  got = [p['p_holm'] for p in evidence._adjusted(pairs)]
+  assert got[2] is None
+  np.testing.assert_allclose([*got[:2], got[3]], [0.04, 0.03, 0.04])
+
+
+# --------------------------------------------------------------- workers
+
+
+def die_or_work(what):
+  if what == 'die':
+    os.kill(os.getpid(), signal.SIGKILL)
+  return f'did {what}'
+
+
+def test_a_worker_that_dies_loses_its_own_task_only():
+  worker = workers.Worker(die_or_work, allocator.cores())
+  said = []
+  for what in ('a', 'die', 'b'):
+    worker.give((what,))
+    assert workers.ready([worker]) == [worker]
+    said.append(worker.take())
+  worker.stop()
+  assert said == [
+      'did a', 'its process died (exit code -9); the same command goes on',
+      'did b']
 
 
 # ------------------------------------------------------------- the files

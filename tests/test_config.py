@@ -173,8 +173,20 @@ ERRORS = [
     (HRM | {'loss.halt_weight': -1.0},
      'loss.halt_weight=-1.0 must be 0 (off) or positive'),
     ({'exit.signals': ('q_halt',)},
-     'exit.signals names q_halt, which model.body=stack does not learn; use '
-     'model.body=hrm or another signal'),
+     'exit.signals names q_halt, which model.body=stack with '
+     'loss.halt_weight=0.5 does not learn; use model.body=hrm and a positive '
+     'weight, or another signal'),
+    (HRM | {'exit.signals': ('q_halt',), 'loss.halt_weight': 0.0},
+     'exit.signals names q_halt, which model.body=hrm with '
+     'loss.halt_weight=0.0 does not learn; use model.body=hrm and a positive '
+     'weight, or another signal'),
+    ({'model.carry_inject': 'gate'},
+     'model.carry_init=zeros and model.carry_inject=gate do not fit '
+     'model.body=stack, which carries nothing; leave them at zeros and add, or '
+     'use model.body=refine'),
+    ({'evaluate.segments': 4},
+     'evaluate.segments=4 does not fit model.segments=1, which has nothing to '
+     'run again; use 0'),
     ({'exit.policies': ('copy_state', 'latest')},
      'exit.policies names latest, which needs layers that run again: '
      'model.segments=1; raise it or use copy_state'),

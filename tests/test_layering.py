@@ -12,7 +12,8 @@ ORDER = (
     'layers', 'readout', 'halting', 'loss_spec', 'losses', 'models', 'exits',
     'search', 'evaluate', 'optimizer', 'sharding', 'update', 'checkpoint',
     'preemption', 'writers', 'data', 'sweep', 'results', 'decode', 'train',
-    'report', 'experiment', 'evidence', 'comparison', 'main', 'compare',
+    'report', 'experiment', 'evidence', 'workers', 'comparison', 'main',
+    'compare',
 )  # pyformat: disable
 FILES = sorted(ROOT.rglob('*.py'))
 MAX_FILE, MAX_FUNCTION = 350, 80

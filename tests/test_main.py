@@ -142,7 +142,7 @@ def test_foreign_workdir_is_refused_untouched(trained):
 def test_what_does_not_train_may_differ(trained):
   c, workdir = trained
   other = c.copy_and_resolve_references()
-  other.evaluate.max_tokens = 32
+  other.evaluate.batch_size = 3
   other.exit.max_ppl_ratio = 1.5
   other.generate.temperature = 1.0
   other.train.log_every = 7

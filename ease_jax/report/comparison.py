@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from ease_jax.report import figures, page, svg
 
 COLUMNS = (
-    'variant', 'test ppl', 'select ppl', 'parameters', 'updates', 'tokens',
-    'train FLOPs', 'FLOPs/token', 'chosen ppl', 'chosen compute')
+    'variant', 'seeds', 'test ppl', 'select ppl', 'parameters', 'updates',
+    'tokens', 'train FLOPs', 'FLOPs/token', 'chosen ppl', 'chosen compute')
 PAIR_COLUMNS = (
-    'variant', 'against', 'change', 'p', 'equal', 'updates', 'train FLOPs',
-    'FLOPs/token')  # pyformat: disable
+    'variant', 'against', 'seeds', 'change', 'p', 'p, Holm', 'equal', 'updates',
+    'train FLOPs', 'FLOPs/token')  # pyformat: disable
 SAME = 0.03  # quantities within 3 % of each other count as equal
 
 
@@ -55,8 +55,9 @@ def spread(value: dict[str, Any], digits: int = 3, scale: float = 1) -> str:
 
 def _row(v: dict[str, Any]) -> list[str]:
   return [
-      v['name'], spread(v['test_ppl']), spread(v['select_ppl']),
-      page.number(v['params']), page.number(round(v['updates'])),
+      v['name'], str(len(v['runs'])), spread(v['test_ppl']),
+      spread(v['select_ppl']),
+      page.number(round(v['params'])), page.number(round(v['updates'])),
       f'{v["tokens"]:.3g}', f'{v["flops"]:.3g}', f'{v["inference_flops"]:.3g}',
       spread(v['chosen_ppl']),
       spread(v['chosen_compute'], 1, 100) + ' %']  # pyformat: disable
@@ -64,11 +65,12 @@ def _row(v: dict[str, Any]) -> list[str]:
 
 def _pair_row(p: dict[str, Any]) -> list[str]:
   ratio = lambda key: f'× {p["ratios"][key]:.2f}'
+  small = lambda value: '–' if value is None else f'{value:.2g}'
   change = p['change']
   sd = '' if change['sd'] is None else f' ± {100 * change["sd"]:.2f}'
   return [
-      p['variant'], p['baseline'], f'{100 * change["mean"]:+.2f}{sd} %',
-      '–' if p['p'] is None else f'{p["p"]:.2g}',
+      p['variant'], p['baseline'], str(len(p['seeds'])),
+      f'{100 * change["mean"]:+.2f}{sd} %', small(p['p']), small(p['p_holm']),
       ', '.join(p['equal']) or 'nothing', ratio('updates'), ratio('flops'),
       ratio('inference_flops')]  # pyformat: disable
 
@@ -82,14 +84,10 @@ def _csv(summary: dict[str, Any]) -> str:
   """One row per run, full precision."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
-  kinds = ('select_ppl', 'test_ppl', 'chosen_ppl', 'chosen_compute')
-  sizes = ('params', 'updates', 'tokens', 'flops', 'inference_flops')
-  writer.writerow(['variant', 'seed', *kinds, *sizes])
+  columns = list(summary['variants'][0]['runs'][0])
+  writer.writerow(['variant', *columns])
   for v in summary['variants']:
-    for i, seed in enumerate(v['seeds']):
-      writer.writerow([
-          v['name'], seed, *(v[k]['values'][i] for k in kinds),
-          *(v[k] for k in sizes)])  # pyformat: disable
+    writer.writerows([v['name'], *row.values()] for row in v['runs'])
   return buffer.getvalue()
 
 
