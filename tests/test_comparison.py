@@ -395,6 +395,6 @@ def test_equal_compute_is_equal():
   exp = compare.load(
       str(ROOT / 'configs' / 'experiments' / 'equal_compute.py'), 'folder')
   flops = {
-      n: comparison.train_flops(c, 100) for n, c in exp.variants.items()}
+      n: comparison.train_flops(c, 172) for n, c in exp.variants.items()}
   for name, value in flops.items():
     assert value == pytest.approx(flops['standard'], rel=0.02), name
