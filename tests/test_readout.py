@@ -117,6 +117,7 @@ def test_observe_equals_a_naive_computation(observed):
       'entropy': -(p * np.log(p)).sum(-1) / np.log(11),
       'state_cosine': (h * ph).sum(-1) / norm(h) / norm(ph),
       'kl': (q * np.log(q / p)).sum(-1),
+      'halt': np.zeros((3, 5)),  # a body's, not a readout's
   }
   assert set(expected) == set(obs._fields)
   for name, value in expected.items():

@@ -33,6 +33,7 @@ def test_patience_counts_consecutive_agreements():
         ('entropy', 'entropy', 0.7),
         ('state_cosine', 'state_cosine', 0.3),
         ('kl', 'kl', -0.3),
+        ('q_halt', 'halt', 0.3),
     ],
 )
 def test_memoryless_signals_read_one_field(name, field, expected):
@@ -43,7 +44,9 @@ def test_memoryless_signals_read_one_field(name, field, expected):
 
 @pytest.fixture(scope='module')
 def dump():
-  model = tiny.stack()
+  model = tiny.body(  # the one body that knows them all
+      body='hrm', num_layers=1, segments=4, block_norm='post',
+      carry_init='fixed')  # pyformat: disable
   names = tuple(signals.SIGNALS)
   return evaluate.grid_dump(
       model, tiny.params(model), lambda: [tiny.batch()], names)
