@@ -1,6 +1,10 @@
 """Iterative refinement: four layers, run twice, a loss after each run.
 
   python -m ease_jax.main --config=configs/irt.py --workdir=runs/irt
+
+Cost: 5 minutes on one core. Expect a test perplexity of 3.214 after both
+runs and 3.202 after the first alone, at 55 % of the compute: the second run
+does not help (`docs/results.md`). Eight layers of their own: 3.109.
 """
 
 from ease_jax import config, presets
