@@ -397,4 +397,6 @@ def test_equal_compute_is_equal():
   flops = {
       n: comparison.train_flops(c, 172) for n, c in exp.variants.items()}
   for name, value in flops.items():
-    assert value == pytest.approx(flops['standard'], rel=0.02), name
+    small = '1 layer' in name or '2 layers' in name
+    like = flops['standard, 1 layer' if small else 'standard']
+    assert value == pytest.approx(like, rel=0.02), name

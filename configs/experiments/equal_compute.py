@@ -5,7 +5,7 @@
 
 500,000 characters of WikiText-2, four layers of width 64. `standard` is
 trained for 1,000 updates; whoever costs more per update gets fewer, so that
-all spend the same.
+all spend the same. `1 layer` and what is held against it the same way.
 """
 
 from ease_jax import config, presets
@@ -46,7 +46,14 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
     c.train.updates = 'per_segment'
     return c
 
+  def one_layer(c):
+    c = c.copy_and_resolve_references()
+    c.model.num_layers, c.model.readouts = 1, (1,)
+    return c
+
   equal = lambda c: with_equal_training(c, base, VOCAB)
+  single = one_layer(base)
+  equal_1 = lambda c: with_equal_training(c, single, VOCAB)
   variants = {
       'standard': base,
       'ds': equal(supervised),
@@ -56,6 +63,10 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
       'ds + irt, update per segment': equal(per_segment(both)),
       'hrm': equal(per_segment(hrm)),
       'standard, 8 layers': equal(with_equal_depth(base, irt)),
+      'standard, 1 layer': single,
+      'irt, 1 layer': equal_1(one_layer(irt)),
+      'irt, 1 layer, update per segment': equal_1(per_segment(one_layer(irt))),
+      'standard, 2 layers': equal_1(with_equal_depth(single, one_layer(irt))),
   }  # pyformat: disable
   for c in variants.values():
     config.with_argument(c, argument)
@@ -75,5 +86,8 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
           ('ds + irt, update per segment', 'irt, update per segment'),
           ('irt', 'standard, 8 layers'),
           ('hrm', 'standard'),
+          ('irt, 1 layer', 'standard, 1 layer'),
+          ('irt, 1 layer, update per segment', 'standard, 1 layer'),
+          ('irt, 1 layer', 'standard, 2 layers'),
       ),
   )
