@@ -32,7 +32,7 @@ def load(flag: str, data: str) -> Any:
   Raises:
     ConfigError: there is no such file, or it defines none.
   """
-  from ease_jax.config import ConfigError
+  from ease_jax.config import ConfigError, with_argument
 
   name, _, argument = flag.partition(':')
   path = pathlib.Path(name)
@@ -44,8 +44,11 @@ def load(flag: str, data: str) -> Any:
   spec.loader.exec_module(module)
   if not inspect.isfunction(getattr(module, 'get_experiment', None)):
     raise ConfigError(
-        f'--experiment={name} has no function get_experiment(data, argument)')
-  return module.get_experiment(data, argument)
+        f'--experiment={name} has no function get_experiment(data)')
+  experiment = module.get_experiment(data)
+  for variant in experiment.variants.values():
+    with_argument(variant, argument)
+  return experiment
 
 
 def main(argv: Sequence[str]) -> None:

@@ -17,9 +17,8 @@ import time
 import traceback
 from typing import Any
 
-from ease_jax import allocator, config, costs, evidence, experiment
+from ease_jax import allocator, config, evidence, experiment, train
 from ease_jax.config import ConfigError
-from ease_jax.loss_spec import LossSpec
 from ease_jax.optimizer import OptimizerSpec
 from ease_jax.report.comparison import write_page
 from ease_jax.validation import validate
@@ -54,11 +53,9 @@ class Experiment:
 
 def train_flops(c: Any, vocab_size: int) -> float:
   """Training FLOPs of a config that is not stopped early."""
-  spec = LossSpec.from_config(c)
-  per_token = costs.train_flops_per_token(
-      config.model_config(c, vocab_size), spec.supervised_fraction(),
-      c.data.seq_len, halting=spec.halt_weight > 0)  # pyformat: disable
-  return per_token * c.train.steps * c.train.batch_size * c.data.seq_len
+  tokens = c.train.steps * c.train.batch_size * c.data.seq_len
+  cfg = config.model_config(c, vocab_size)
+  return train.flops_per_token(c, cfg) * tokens
 
 
 def with_equal_training(c: Any, like: Any, vocab_size: int) -> Any:

@@ -75,6 +75,11 @@ class ModelConfig:
     return self.dim // self.num_heads
 
   @property
+  def num_blocks(self) -> int:
+    """Layers with parameters of their own; hrm has two modules."""
+    return self.num_layers * (2 if self.body == 'hrm' else 1)
+
+  @property
   def segment_depth(self) -> int:
     """Layers that one segment runs a token through."""
     if self.body == 'hrm':

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from ease_jax.report.comparison import SAME
-
+SAME = 0.03  # quantities within 3 % of each other count as equal
 BUDGETS = 24  # points of a curve of quality against compute
 Runs = dict[int, Any]  # seed -> `results.json`
 
@@ -23,6 +22,7 @@ def summarize(exp: Any, found: dict[str, Runs]) -> dict[str, Any]:
       'title': exp.title,
       'question': exp.question,
       'seeds': list(exp.seeds),
+      'same': SAME,
       'variants': [_variant(name, runs) for name, runs in found.items()],
       'pairs': _adjusted(pairs),
       'frontier': _frontier(exp.frontier, found),

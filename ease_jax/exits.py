@@ -63,6 +63,7 @@ class _Tracker:
     self.done_BxT = jnp.zeros(target_BxT.shape, bool)
     self.k, self.segment = 0, 0
     self.previous = None  # (state, normed state) of the readout before
+    self.frozen_BxTxD: Any = None  # at the readout where a token exited
     self.answer: Walk | None = None
     self.latest: dict[str, KV] = {}  # by layer, for tokens that exited
 

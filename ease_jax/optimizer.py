@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ease_jax.config import model_config
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
@@ -49,9 +51,10 @@ class OptimizerSpec:
 
   @classmethod
   def from_config(cls, config: Any) -> 'OptimizerSpec':
-    m, per_segment = config.model, config.train.updates == 'per_segment'
+    m = model_config(config, vocab_size=1)
+    per_segment = config.train.updates == 'per_segment'
     return cls(
-        num_layers=m.num_layers * (2 if m.body == 'hrm' else 1),
+        num_layers=m.num_blocks,
         steps=config.train.steps,
         updates_per_step=m.segments if per_segment else 1,
         **dict(config.optimizer))  # pyformat: disable

@@ -16,6 +16,7 @@ import numpy as np
 
 from ease_jax import costs, data, evaluate
 from ease_jax.checkpoint import Checkpoints, Host
+from ease_jax.config import ModelConfig
 from ease_jax.loss_spec import LossSpec
 from ease_jax.optimizer import OptimizerSpec
 from ease_jax.preemption import Preempted, Sigterm
@@ -219,16 +220,20 @@ def summary(config: Any, model: Any, step: int, host: Host) -> dict[str, Any]:
   `wall_s` is everything between start and last checkpoint: compilation,
   updates, evaluations on select; `tokens_per_s` is tokens over that.
   """
-  spec = LossSpec.from_config(config)
-  per_token = costs.train_flops_per_token(
-      model.cfg, spec.supervised_fraction(), config.data.seq_len,
-      halting=spec.halt_weight > 0)  # pyformat: disable
   return {
       'steps': step,
       'updates': step * OptimizerSpec.from_config(config).updates_per_step,
       'best_step': host.best_step,
       'tokens': host.tokens,
-      'flops': per_token * host.tokens,
+      'flops': flops_per_token(config, model.cfg) * host.tokens,
       'wall_s': host.wall_s,
       'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
   }
+
+
+def flops_per_token(config: Any, cfg: ModelConfig) -> float:
+  """Training FLOPs of one token; `cfg` is the config's model."""
+  spec = LossSpec.from_config(config)
+  return costs.train_flops_per_token(
+      cfg, spec.supervised_fraction(), config.data.seq_len,
+      halting=spec.halt_weight > 0)  # pyformat: disable

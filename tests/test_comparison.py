@@ -380,14 +380,21 @@ EXPERIMENTS = sorted((ROOT / 'configs' / 'experiments').glob('*.py'))
 def test_every_config_is_valid(path, argument):
   scope = {}
   exec(compile(path.read_text(), path, 'exec'), scope)
-  validation.validate(scope['get_config'](argument))
+  c = scope['get_config'](argument)
+  validation.validate(c)  # or it raises
+  assert (c.train.steps <= 20) == (argument == 'smoke')
+  for part in (f'--config=configs/{path.name}', '--workdir=', 'Cost: ',
+               'perplexity of'):  # pyformat: disable
+    assert part in scope['__doc__'], 'a header says command, cost and numbers'
 
 
 @pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: p.stem)
 @pytest.mark.parametrize('argument', ['', ':smoke'])
 def test_every_experiment_is_valid(path, argument):
   exp = compare.load(f'{path}{argument}', 'folder')
-  comparison._check(exp, 1)
+  comparison._check(exp, 1)  # or it raises
+  assert all(
+      (c.train.steps <= 20) == bool(argument) for c in exp.variants.values())
   assert len(exp.seeds) >= 3  # a ranking of fewer is none
 
 

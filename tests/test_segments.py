@@ -542,6 +542,46 @@ def test_no_later_token_and_no_other_row_matters(name, signal, policy):
   assert (a.normed_BxTxD[:, 6] != b.normed_BxTxD[:, 6]).any()
 
 
+def test_latest_is_the_last_that_a_layer_computed_for_the_token():
+  """Every layer's keys, as handed to attention, against the definition."""
+  model = BODIES['refine']  # 3 segments of layers 1 and 2, readouts on both
+  params = tiny.params(model)
+  threshold_K = jnp.asarray(threshold_of(model, params, 'max_prob'))
+  cfg, causal = model.cfg, jnp.tril(jnp.ones((LENGTH, LENGTH), bool))[None]
+
+  @functools.partial(jax.jit, static_argnames='policy')
+  def keys(policy):
+    seen = {}
+
+    def look(layer, kv, done_BxT):
+      seen[layer] = kv[0]
+      return kv, causal
+
+    out, _ = exits.walk(
+        model.bind({'params': params}), ExitSpec('max_prob', policy),
+        threshold_K, BATCH['tokens'], BATCH['targets'], jnp.arange(LENGTH),
+        look)
+    return out.exit_BxT, jnp.stack([seen[layer] for layer in range(cfg.depth)])
+
+  exit_BxT, key_6xBxTxGxD = jax.device_get(keys('latest'))
+  checked = set()
+  for b, t in np.ndindex(ROWS, LENGTH):
+    depth = cfg.depth_K[exit_BxT[b, t]]  # layers 0 to depth - 1 were run
+    for layer in range(depth, cfg.depth):
+      # The same layer in the last segment where it was run, if it ever was;
+      # otherwise segment 1, where it projected the frozen state.
+      runs = [i for i in range(layer % 2, depth, 2)] or [layer % 2]
+      np.testing.assert_array_equal(
+          key_6xBxTxGxD[layer, b, t], key_6xBxTxGxD[runs[-1], b, t])
+      checked.add((layer, runs[-1]))
+  assert {(4, 2), (5, 3), (2, 0), (3, 1)} <= checked
+  # While a token runs, its keys are its own in each segment.
+  deep = np.argwhere(exit_BxT == 5)
+  assert len(deep)
+  for b, t in deep:
+    assert (key_6xBxTxGxD[0, b, t] != key_6xBxTxGxD[2, b, t]).any()
+
+
 def test_policies_differ_across_segments():
   model = BODIES['refine']
   params = tiny.params(model)

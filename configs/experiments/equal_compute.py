@@ -8,7 +8,7 @@ trained for 1,000 updates; whoever costs more per update gets fewer, so that
 all spend the same. `1 layer` and what is held against it the same way.
 """
 
-from ease_jax import config, presets
+from ease_jax import presets
 from ease_jax.comparison import (
   Experiment,
   with_equal_depth,
@@ -19,7 +19,7 @@ VOCAB = 172  # of this text; the table says what the runs really cost
 STEPS = 1000
 
 
-def get_experiment(data: str, argument: str = '') -> Experiment:
+def get_experiment(data: str) -> Experiment:
   base = presets.wikitext2(data)
   base.data.train_chars = 500_000
   base.model.num_layers, base.model.readouts = 4, (4,)
@@ -68,8 +68,6 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
       'irt, 1 layer, update per segment': equal_1(per_segment(one_layer(irt))),
       'standard, 2 layers': equal_1(with_equal_depth(single, one_layer(irt))),
   }  # pyformat: disable
-  for c in variants.values():
-    config.with_argument(c, argument)
   return Experiment(
       'Refinement at equal training compute',
       'Which gains of deep supervision and refinement are left when everyone '

@@ -8,13 +8,13 @@ for the same number of updates. The line to beat: standard models of 2, 4, 6
 and 8 layers.
 """
 
-from ease_jax import config, presets
+from ease_jax import presets
 from ease_jax.comparison import Experiment, with_equal_updates
 
 STEPS = 800
 
 
-def get_experiment(data: str, argument: str = '') -> Experiment:
+def get_experiment(data: str) -> Experiment:
   base = presets.wikitext2(data)
   base.data.train_chars = 500_000
   base.model.num_layers, base.model.readouts = 8, (8,)
@@ -52,8 +52,6 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
       'ds + irt': both,
       'hrm': with_equal_updates(hrm, base),
   }
-  for c in variants.values():
-    config.with_argument(c, argument)
   full = 'standard, 8 layers'
   return Experiment(
       'Exits against smaller models',

@@ -8,14 +8,14 @@ epochs bring no better loss on 5,000 characters of the select split. One layer
 and four layers; `standard, 2 layers` runs as many as IRT does.
 """
 
-from ease_jax import config, presets
+from ease_jax import presets
 from ease_jax.comparison import Experiment
 
 STEPS_PER_EPOCH = 20_000 // (16 * 64)
 EPOCHS = 60  # more than any run takes
 
 
-def get_experiment(data: str, argument: str = '') -> Experiment:
+def get_experiment(data: str) -> Experiment:
   base = presets.wikitext2(data)
   base.data.train_chars, base.data.select_chars = 20_000, 5_000
   base.train.steps = EPOCHS * STEPS_PER_EPOCH
@@ -59,8 +59,6 @@ def get_experiment(data: str, argument: str = '') -> Experiment:
       'irt, 4 layers': irt(4), 'ds, 4 layers': supervised(4),
       'ds + irt, 4 layers': both(4), 'hrm, 2 + 2 layers': hrm(2),
   }  # pyformat: disable
-  for c in variants.values():
-    config.with_argument(c, argument)
   return Experiment(
       'Refinement in the protocol of the memo',
       'Does running the same layers twice, with an update after each run, '

@@ -37,7 +37,7 @@ class Body(nn.Module):
     # static_argnums counts `self`: 4 is `deterministic`.
     block = (nn.remat(layers.Block, static_argnums=(4,)) if c.remat
              else layers.Block)  # pyformat: disable
-    for i in range(self.num_blocks):
+    for i in range(c.num_blocks):
       setattr(self, f'layer_{i}', block(c))
     shared = c.readout_norm == 'shared'
     for name in ['readout_norm'] if shared else self._norm_names():
@@ -53,17 +53,12 @@ class Body(nn.Module):
     """Standard deviation of new embeddings."""
     return 0.02
 
-  @property
-  def num_blocks(self) -> int:
-    """Layers with parameters of their own."""
-    return self.cfg.num_layers
-
   def _norm_names(self) -> list[str]:
     return [f'readout_norm_{r}' for r in range(len(self.cfg.readouts))]
 
   @property
   def blocks(self) -> list[layers.Block]:
-    return [getattr(self, f'layer_{i}') for i in range(self.num_blocks)]
+    return [getattr(self, f'layer_{i}') for i in range(self.cfg.num_blocks)]
 
   def embed_tokens(self, token_BxT: jax.Array) -> jax.Array:
     """Input states [B, T, D] in the compute type."""

@@ -30,10 +30,6 @@ class HRM(Body):
   def embed_std(self) -> float:
     return self.cfg.dim**-0.5
 
-  @property
-  def num_blocks(self) -> int:
-    return 2 * self.cfg.num_layers
-
   def setup_carry(self) -> None:
     self.halt = nn.Dense(
         2, kernel_init=nn.initializers.zeros,

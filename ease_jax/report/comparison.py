@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from ease_jax.report import figures, page, svg
+from ease_jax.report import figures, page, svg, tables
 
 COLUMNS = (
     'variant', 'seeds', 'test ppl', 'select ppl', 'parameters', 'updates',
@@ -16,33 +16,24 @@ COLUMNS = (
 PAIR_COLUMNS = (
     'variant', 'against', 'seeds', 'change', 'p', 'p, Holm', 'equal', 'updates',
     'train FLOPs', 'FLOPs/token')  # pyformat: disable
-SAME = 0.03  # quantities within 3 % of each other count as equal
 
 
 def write_page(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
   """Writes comparison.csv, comparison.md, figures/*.svg and report.html."""
   rows = [_row(v) for v in summary['variants']]
   pairs = [_pair_row(p) for p in summary['pairs']]
-  text = _markdown(COLUMNS, rows) + '\n' + _markdown(PAIR_COLUMNS, pairs)
-  (workdir / 'comparison.md').write_text(text, encoding='utf-8')
-  (workdir / 'comparison.csv').write_text(_csv(summary), encoding='utf-8')
   todo = {'perplexities': perplexities}
   if summary['frontier']:
     todo['frontier'] = frontier
-  drawings = {
-      name: tuple(
-          svg.to_svg(draw(summary, width))
-          for width in (figures.WIDE, figures.NARROW))
-      for name, draw in todo.items()
-  }
-  (workdir / 'figures').mkdir(exist_ok=True)
-  for name, (wide, _) in drawings.items():
-    (workdir / 'figures' / f'{name}.svg').write_text(wide, encoding='utf-8')
-  html = page.fill(
+  drawings = {name: page.draw(figure, summary) for name, figure in todo.items()}
+  page.write_figures(workdir, drawings)
+  page.write(
+      workdir / 'comparison.md',
+      _markdown(COLUMNS, rows) + '\n' + _markdown(PAIR_COLUMNS, pairs))
+  page.write(workdir / 'comparison.csv', _csv(summary))
+  page.write(workdir / 'report.html', page.fill(
       'comparison.html', columns=COLUMNS, rows=rows, pair_rows=pairs,
-      pair_columns=PAIR_COLUMNS, figures=page.inline(drawings), same=SAME,
-      **summary)
-  (workdir / 'report.html').write_text(html, encoding='utf-8')
+      pair_columns=PAIR_COLUMNS, figures=page.inline(drawings), **summary))
 
 
 def spread(value: dict[str, Any], digits: int = 3, scale: float = 1) -> str:
@@ -76,8 +67,8 @@ def _pair_row(p: dict[str, Any]) -> list[str]:
 
 
 def _markdown(columns: Any, rows: list[list[str]]) -> str:
-  lines = [columns, ['---'] + ['---:'] * (len(columns) - 1), *rows]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+  rule = ['---'] + ['---:'] * (len(columns) - 1)
+  return tables.markdown(columns, rule, rows)
 
 
 def _csv(summary: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jinja2
@@ -42,13 +43,11 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   config, metrics, results, passage = (
       _load(workdir / name, mode) for name, mode in INPUTS.items())
   drawings = _draw(results, metrics)
-  (workdir / 'figures').mkdir(exist_ok=True)
-  for name, (wide, _) in drawings.items():
-    _write(workdir / 'figures' / f'{name}.svg', wide)
-  _write(workdir / 'sweep.csv', tables.to_csv(results['sweep']))
-  _write(workdir / 'sweep.md', tables.to_markdown(results['sweep']))
+  write_figures(workdir, drawings)
+  write(workdir / 'sweep.csv', tables.to_csv(results['sweep']))
+  write(workdir / 'sweep.md', tables.to_markdown(results['sweep']))
   page = workdir / 'report.html'
-  _write(page, render(config, results, passage, drawings))
+  write(page, render(config, results, passage, drawings))
   return page
 
 
@@ -170,7 +169,8 @@ def _load(path: pathlib.Path, mode: str) -> Any:
     ) from None
 
 
-def _write(path: pathlib.Path, text: str) -> None:
+def write(path: pathlib.Path, text: str) -> None:
+  """Writes UTF-8, whatever the text is made of."""
   # A token can be half a character; a page must still be valid UTF-8.
   path.write_bytes(text.encode('utf-8', errors='replace'))
 
@@ -185,13 +185,23 @@ def _draw(results: Any, metrics: Any) -> dict[str, tuple[str, str]]:
   if results.get('segments'):
     todo['segments'] = results
 
-  def draw(name: str, width: float) -> str:
-    return svg.to_svg(getattr(figures, name)(todo[name], width))
-
   return {
-      name: (draw(name, figures.WIDE), draw(name, figures.NARROW))
-      for name in todo
-  }
+      name: draw(getattr(figures, name), data) for name, data in todo.items()}
+
+
+def draw(figure: Callable[..., Any], data: Any) -> tuple[str, str]:
+  """A figure for screens and for phones."""
+  wide, narrow = (
+      svg.to_svg(figure(data, width))
+      for width in (figures.WIDE, figures.NARROW))
+  return wide, narrow
+
+
+def write_figures(workdir: pathlib.Path, drawings: Any) -> None:
+  """The drawings for screens, as files of their own."""
+  (workdir / 'figures').mkdir(exist_ok=True)
+  for name, (wide, _) in drawings.items():
+    write(workdir / 'figures' / f'{name}.svg', wide)
 
 
 def inline(drawings: Any) -> dict[str, markupsafe.Markup]:

@@ -36,12 +36,17 @@ def to_csv(rows: Sequence[Row]) -> str:
 def to_markdown(rows: Sequence[Row]) -> str:
   """Four digits, for reading."""
   columns = [c for c in sweep_columns(rows) if c not in _CSV_ONLY]
-  lines = [
+  return markdown(
       [c.replace('_', ' ') for c in columns],
       ['---:' if c in _NUMERIC else '---' for c in columns],
-  ]
-  lines += [[_rounded(c, row.get(c)) for c in columns] for row in rows]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+      [[_rounded(c, row.get(c)) for c in columns] for row in rows])
+
+
+def markdown(
+    head: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+  """A table of finished cells; `rule` says how columns are aligned."""
+  return ''.join(f'| {" | ".join(line)} |\n' for line in (head, rule, *rows))
 
 
 def threshold_text(threshold: Any) -> str:
