@@ -242,6 +242,21 @@ def test_equal_updates_and_depth():
   assert flops(deep) == flops(refined(base, 3))
 
 
+def test_a_stretched_run_keeps_the_share_of_its_schedules():
+  base = make_config('x', 2, steps=1000, eval_every=100, checkpoint_every=200)
+  base.optimizer.warmup_steps, base.loss.schedule_steps = 50, 300
+  numbers = lambda c: (
+      c.train.steps, c.train.eval_every, c.train.checkpoint_every,
+      c.optimizer.warmup_steps, c.loss.schedule_steps)
+  half, double = (comparison.stretched(base, ratio) for ratio in (0.5, 2))
+  assert numbers(half) == (500, 50, 100, 25, 150)
+  assert numbers(double) == (2000, 200, 400, 100, 600)
+  assert numbers(base) == (1000, 100, 200, 50, 300)  # it was a copy
+  # None stays none, and the shortest is one step.
+  base.optimizer.warmup_steps, base.loss.schedule_steps = 0, 1
+  assert numbers(comparison.stretched(base, 0.25)) == (250, 25, 50, 0, 1)
+
+
 # ---------------------------------------------------------------- curves
 
 

@@ -142,6 +142,41 @@ def test_weights_of_updates_per_segment_sum_to_one_in_each():
   np.testing.assert_array_equal(spec.weights_at(0), [0.25, 0.75, 0, 1])
 
 
+@pytest.mark.parametrize('step, weight_K', [
+    (0, (0, 0, 0, 0.5)),  # the last readout is always on
+    (3, (0.125, 0.375, 0.25, 0.5)),
+    (6, (0.25, 0.75, 0.5, 0.5)),
+])  # pyformat: disable
+def test_a_warm_up_lowers_the_updates_of_whole_segments(step, weight_K):
+  """Normalised by the unscheduled weights: 4 and 4 here, at every step."""
+  spec = LossSpec(
+      (1.0, 3.0, 2.0, 2.0), 'linear_warmup', 6, normalize='sum_to_one',
+      segments=2, per_segment=True)  # pyformat: disable
+  np.testing.assert_array_equal(spec.weights_at(step), weight_K)
+
+
+@pytest.mark.parametrize('normalize, per_segment, weight, scale', [
+    ('none', False, 1.0, 0.5),
+    ('none', True, 1.0, 0.5),
+    ('sum_to_one', False, 0.25, 0.125),  # segments share the sum of one
+    ('sum_to_one', True, 1.0, 0.5),  # each has its own
+])  # pyformat: disable
+def test_halting_is_scaled_like_the_readouts(
+    normalize, per_segment, weight, scale):
+  spec = LossSpec(
+      (1.0,) * 4, normalize=normalize, segments=4, per_segment=per_segment,
+      halt_weight=0.5)  # pyformat: disable
+  np.testing.assert_array_equal(spec.weights_at(0), [weight] * 4)
+  assert spec.halt_scale == scale
+
+
+def test_a_token_fraction_spares_the_end_of_every_segment():
+  spec = LossSpec((1.0, 2.0, 0.0, 1.0), token_fraction=0.25, segments=2)
+  assert spec.supervised_fraction() == [0.25, 1, 0, 1]
+  ends = LossSpec((1.0, 1.0, 1.0), token_fraction=0.25, segments=3)
+  assert ends.supervised_fraction() == [1, 1, 1]
+
+
 # --------------------------------------------------- gradients between them
 
 
