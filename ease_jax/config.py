@@ -238,6 +238,9 @@ def _add_exits(c: Any) -> None:
   c.generate = ml_collections.ConfigDict()
   c.generate.max_new_tokens = 200
   c.generate.temperature = 0.0  # 0 = greedy
+  c.generate.top_k = 0  # draw from so many most likely tokens; 0 = all
+  c.generate.top_p = 1.0  # draw from the fewest that hold this probability
+  c.generate.prefill = 'exits'  # prompt tokens exit too; or full: they do not
 
 
 def with_argument(c: Any, argument: str) -> Any:

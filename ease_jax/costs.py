@@ -92,7 +92,8 @@ def readout_costs(
     active_K[: np.flatnonzero(active_K[:-1])[-1] + 1] = True
   if signal in HEADLESS_SIGNALS:
     heads_K = np.ones(len(active_K))
-    signal_K = np.cumsum(active_K) * 6.0 * m.dim * active_K[:-1].any()
+    early_K = np.append(active_K[:-1], False)  # the last one answers anyway
+    signal_K = np.cumsum(early_K) * 6.0 * m.dim
   else:
     heads_K = np.cumsum(active_K)
     signal_K = np.zeros(len(active_K))

@@ -25,10 +25,13 @@ import jax.numpy as jnp
 from ease_jax import grid, halting, layers, readout, signals
 from ease_jax.models.body import evaluation_key
 
-KV = tuple[jax.Array, jax.Array]
-# look(layer, kv, done_BxT) -> the keys and values and the mask to attend by;
-# layers are counted from 0 through all segments.
-Look = Callable[[int, KV, jax.Array], tuple[KV, jax.Array]]
+# look(layer, done_BxT) -> what tokens may see of each other, [B or 1, T, T],
+# and of a cache; layers are counted from 0 through all segments.
+Look = Callable[[int, jax.Array], tuple[jax.Array, tuple[layers.Past, ...]]]
+# head(k, state, previous, memory, done_BxT) -> memory, who may stop [B, T], and
+# what the readout answers, a tree of [B, T, ...]. `state` is a state and its
+# normed one; `memory` is the signal's.
+Head = Callable[..., tuple[Any, jax.Array, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,62 +50,85 @@ class Walk(NamedTuple):
   observation: signals.Observation  # of the answering readout, each [B, T]
 
 
+class Walked(NamedTuple):
+  """What a walk through all segments comes to."""
+
+  exit_BxT: jax.Array  # readout index, int32
+  answer: Any  # of that readout's head
+  kv: tuple[layers.KV, ...]  # of all layers, as the policy has them
+  layers_run: jax.Array  # counted, not inferred
+
+
 class _Tracker:
   """What a walk knows of its tokens so far; lives while it is traced."""
 
   def __init__(
-      self, bound: Any, spec: ExitSpec, threshold_K: jax.Array,
-      target_BxT: jax.Array, rotation: layers.Rotation, look: Look, skip: bool,
+      self, bound: Any, spec: ExitSpec, rotation: layers.Rotation, look: Look,
+      head: Head, done_BxT: jax.Array, skip: bool,
   ):  # pyformat: disable
     self.skip = skip and spec.policy != 'recompute'
-    self.layers_run = jnp.int32(0)
-    self.bound, self.spec, self.threshold_K = bound, spec, threshold_K
-    self.target_BxT, self.rotation, self.look = target_BxT, rotation, look
-    self.signal = signals.SIGNALS[spec.signal]
-    self.memory = self.signal.init(target_BxT.shape)
-    self.done_BxT = jnp.zeros(target_BxT.shape, bool)
-    self.k, self.segment = 0, 0
+    self.bound, self.spec, self.rotation = bound, spec, rotation
+    self.look, self.head, self.done_BxT = look, head, done_BxT
+    self.memory = signals.SIGNALS[spec.signal].init(done_BxT.shape)
+    self.k, self.segment, self.layers_run = 0, 0, jnp.int32(0)
     self.previous = None  # (state, normed state) of the readout before
     self.frozen_BxTxD: Any = None  # at the readout where a token exited
-    self.answer: Walk | None = None
-    self.latest: dict[str, KV] = {}  # by layer, for tokens that exited
+    self.exit_BxT = jnp.zeros(done_BxT.shape, jnp.int32)
+    self.answer: Any = None
+    self.latest: dict[str, layers.KV] = {}  # by layer, for tokens that exited
+    self.kv: list[layers.KV] = []
 
   def through(self, i: int, block: layers.Block, h_BxTxD: jax.Array):
     """Runs a layer; see `body.Through`."""
-    done_BxTx1 = self.done_BxT[..., None]
-    if self.previous is not None and self.spec.policy != 'recompute':
+    done_BxTx1, policy = self.done_BxT[..., None], self.spec.policy
+    if self.previous is not None and policy != 'recompute':
       h_BxTxD = jnp.where(done_BxTx1, self.frozen_BxTxD, h_BxTxD)
-    kv = block.kv(h_BxTxD, self.rotation)
-    if self.spec.policy == 'latest':
-      name = str(block.name)  # the same in every segment
-      kv = jax.tree.map(
-          lambda old, new: jnp.where(done_BxTx1[..., None], old, new),
-          self.latest.get(name, kv), kv)
-      self.latest[name] = kv
-    layer = self.segment * self.bound.cfg.segment_depth + i
-    kv, mask = self.look(layer, kv, self.done_BxT)
-    run = lambda: block.attend(h_BxTxD, kv, mask, self.rotation)
-    runs = ~self.done_BxT.all() if self.skip else True
-    self.layers_run += runs
-    return jax.lax.cond(runs, run, lambda: h_BxTxD) if self.skip else run()
+    name = str(block.name)  # the same in every segment
+    kept = self.latest.get(name) if policy == 'latest' else None
 
-  def read(self, r: int, h_BxTxD: jax.Array) -> None:
+    def run():
+      kv = block.kv(h_BxTxD, self.rotation)
+      if kept is not None:
+        keep = lambda old, new: jnp.where(done_BxTx1[..., None], old, new)
+        kv = jax.tree.map(keep, kept, kv)
+      layer = self.segment * self.bound.cfg.segment_depth + i
+      mask, past = self.look(layer, self.done_BxT)
+      out = block.attend(h_BxTxD, kv, mask, self.rotation, past=past)
+      return out, kv, jnp.int32(1)
+
+    def fill():
+      """Nobody needs the layer, at most its keys and values."""
+      if kept is not None:
+        return h_BxTxD, kept, jnp.int32(0)
+      kv = block.kv(h_BxTxD, self.rotation)
+      if policy == 'drop':
+        kv = jax.tree.map(jnp.zeros_like, kv)
+      return h_BxTxD, kv, jnp.int32(0)
+
+    h_BxTxD, kv, ran = (
+        jax.lax.cond(self.done_BxT.all(), fill, run) if self.skip else run())
+    self.latest[name] = kv
+    self.kv.append(kv)
+    self.layers_run += ran
+    return h_BxTxD
+
+  def read(self, r: int, h_BxTxD: jax.Array) -> jax.Array:
     """Reads a prediction; see `body.Read`."""
     del r
     k, done_BxT = self.k, self.done_BxT
     state = h_BxTxD, self.bound.normed(k, h_BxTxD)
-    obs = observe(
-        self.bound, state, self.previous, self.target_BxT, self.spec.signal)
-    self.memory, score_BxT = self.signal.step(self.memory, obs)
-    here = Walk(jnp.full(done_BxT.shape, k, jnp.int32), state[1], obs)
+    self.memory, stops_BxT, here = self.head(
+        k, state, self.previous, self.memory, done_BxT)
     if self.answer is None:
       self.answer, self.frozen_BxTxD = here, h_BxTxD
     # Until a token exits, its answer is the deepest readout so far.
+    self.exit_BxT = jnp.where(done_BxT, self.exit_BxT, k)
     self.answer = _where(~done_BxT, here, self.answer)
     self.frozen_BxTxD = jnp.where(
         done_BxT[..., None], self.frozen_BxTxD, h_BxTxD)
-    self.done_BxT |= grid.exits(score_BxT, self.threshold_K[k])
+    self.done_BxT |= stops_BxT
     self.previous, self.k = state, k + 1
+    return h_BxTxD
 
 
 def observe(
@@ -119,41 +145,38 @@ def observe(
 def walk(
     bound: Any,
     spec: ExitSpec,
-    threshold_K: jax.Array,
     token_BxT: jax.Array,
-    target_BxT: jax.Array,
-    position_T: jax.Array,
+    position_BxT: jax.Array,
     look: Look,
+    head: Head,
     *,
+    done_BxT: jax.Array | None = None,
     skip: bool = False,
-) -> tuple[Walk, jax.Array]:
+) -> Walked:
   """Layer by layer; tokens that exited are frozen (2207.07061, 1910.10073).
 
   Args:
     bound: a bound body.
     spec: signal and policy.
-    threshold_K: one per readout; the last is ignored.
     token_BxT: input tokens.
-    target_BxT: true next tokens, for the loss statistics.
-    position_T: absolute positions, the same in every row.
-    look: see above.
+    position_BxT: absolute positions; B may be 1.
+    look, head: see above.
+    done_BxT: tokens that want nothing; None = no such ones.
     skip: do not run a layer that no token needs, except for its keys and
       values; `recompute` needs every layer.
-
-  Returns:
-    The walk, and how many layers were run (counted, not inferred).
   """
+  if done_BxT is None:
+    done_BxT = jnp.zeros(token_BxT.shape, bool)
   x_BxTxD = bound.embed_tokens(token_BxT)
-  rotation = layers.rotation(bound.cfg, position_T)
-  at = _Tracker(bound, spec, threshold_K, target_BxT, rotation, look, skip)
-  carry = bound.init_carry(x_BxTxD, position_T, evaluation_key())
+  rotation = layers.rotation(bound.cfg, position_BxT)
+  at = _Tracker(bound, spec, rotation, look, head, done_BxT, skip)
+  carry = bound.init_carry(x_BxTxD, position_BxT, evaluation_key())
   for at.segment in range(bound.cfg.segments):
     carry = bound.segment(x_BxTxD, carry, at.through, at.read)
-  assert at.answer is not None  # the last layer is always a readout
-  return at.answer, at.layers_run
+  return Walked(at.exit_BxT, at.answer, tuple(at.kv), at.layers_run)
 
 
-def _where(mask_BxT: jax.Array, new: Walk, old: Walk) -> Walk:
+def _where(mask_BxT: jax.Array, new: Any, old: Any) -> Any:
   def pick(a, b):
     mask = mask_BxT.reshape(mask_BxT.shape + (1,) * (a.ndim - 2))
     return jnp.where(mask, a, b)
@@ -161,19 +184,16 @@ def _where(mask_BxT: jax.Array, new: Walk, old: Walk) -> Walk:
   return jax.tree.map(pick, new, old)
 
 
-def _parallel_look(spec: ExitSpec, length: int) -> Look:
+def block_mask(spec: ExitSpec, done_BxT: jax.Array) -> jax.Array:
+  """What the tokens of one block see of each other, [B or 1, T, T]."""
+  length = done_BxT.shape[1]
   causal = layers.causal_mask(length)
+  if spec.policy != 'drop':
+    return causal
+  # A token always sees itself: the softmax of an exited one, whose result is
+  # thrown away, would otherwise have nothing to look at.
   self_only = jnp.eye(length, dtype=bool)[None]
-
-  def look(layer, kv, done_BxT):
-    del layer
-    if spec.policy == 'drop':
-      # A token always sees itself: the softmax of an exited one, whose
-      # result is thrown away, would otherwise have nothing to look at.
-      return kv, causal & (~done_BxT[:, None, :] | self_only)
-    return kv, causal
-
-  return look
+  return causal & (~done_BxT[:, None, :] | self_only)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'spec'))
@@ -190,13 +210,18 @@ def masked_pass(
   Args:
     params: the model's parameters.
     batch: tokens and targets, [B, T].
-    threshold_K: one per readout.
+    threshold_K: one per readout; the last is ignored.
     model: a body (static).
     spec: signal and policy (static).
   """
-  bound = model.bind({'params': params})
-  length = batch['tokens'].shape[1]
-  look = _parallel_look(spec, length)
-  return walk(
-      bound, spec, threshold_K, batch['tokens'], batch['targets'],
-      jnp.arange(length), look)[0]  # pyformat: disable
+  bound, signal = model.bind({'params': params}), signals.SIGNALS[spec.signal]
+
+  def head(k, state, previous, memory, done_BxT):
+    obs = observe(bound, state, previous, batch['targets'], spec.signal)
+    memory, score_BxT = signal.step(memory, obs)
+    return memory, grid.exits(score_BxT, threshold_K[k]), (state[1], obs)
+
+  out = walk(
+      bound, spec, batch['tokens'], layers.positions(batch['tokens'].shape[1]),
+      lambda layer, done_BxT: (block_mask(spec, done_BxT), ()), head)
+  return Walk(out.exit_BxT, *out.answer)

@@ -6,7 +6,7 @@ exit-consistent pass and cached decoding are three ways of calling these two,
 so they cannot drift apart.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -56,14 +56,32 @@ class RMSNorm(nn.Module):
     return (x * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
 
 
-Rotation = tuple[jax.Array, jax.Array]  # sine, cosine: [1, T, 1, D / 2H]
+Rotation = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, D / 2H]
+KV = tuple[jax.Array, jax.Array]  # keys, values: [B, T, Hkv, D/H] each
 
 
-def rotation(cfg: ModelConfig, position_T: jax.Array) -> Rotation:
-  """Sines and cosines of all positions, computed once for all layers."""
+class Past(NamedTuple):
+  """Earlier keys and values of some rows, in the layout of a cache."""
+
+  key_BxGxCxD: jax.Array
+  value_BxGxCxD: jax.Array
+  mask_BxTxC: jax.Array
+  live: jax.Array | None = None  # () bool: whether anybody reads the result
+
+
+def positions(length: int) -> jax.Array:
+  """[1, T]: windows start at position 0 in all rows."""
+  return jnp.arange(length)[None]
+
+
+def rotation(cfg: ModelConfig, position_BxT: jax.Array) -> Rotation:
+  """Sines and cosines of all positions, computed once for all layers.
+
+  B may be 1 where all rows stand at the same positions.
+  """
   half = cfg.head_dim // 2
   frequency = cfg.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = position_T[None, :, None, None] * frequency[None, None, None, :]
+  angle = position_BxT[:, :, None, None] * frequency[None, None, None, :]
   return jnp.sin(angle), jnp.cos(angle)
 
 
@@ -76,22 +94,58 @@ def rotate(x_BxTxHxD: jax.Array, rotation: Rotation) -> jax.Array:
 
 
 def attention(
-    q_BxTxHxD: jax.Array, k_BxCxGxD: jax.Array, v_BxCxGxD: jax.Array,
-    mask_BxTxC: jax.Array,
+    q_BxTxHxD: jax.Array, kv: KV, mask_BxTxT: jax.Array,
+    past: tuple[Past, ...] = (),
 ) -> jax.Array:  # pyformat: disable
-  """Softmax attention with G groups of K/V heads; softmax in float32."""
+  """Softmax attention with G groups of K/V heads; softmax in float32.
+
+  Args:
+    q_BxTxHxD: queries.
+    kv: keys and values of the same tokens.
+    mask_BxTxT: which of them each token sees; B may be 1.
+    past: what they see of a cache, in blocks of rows that make up the batch.
+      A block that nobody reads costs nothing.
+  """
+  if not past:
+    return _attention(q_BxTxHxD, kv, mask_BxTxT, None)
+  out, start = [], 0
+  for block in past:
+    rows = slice(start, start := start + len(block.key_BxGxCxD))
+    args = (
+        q_BxTxHxD[rows], jax.tree.map(lambda x, rows=rows: x[rows], kv),
+        mask_BxTxT[rows if len(mask_BxTxT) > 1 else slice(None)], block)
+    shape = jax.eval_shape(_attention, *args)
+    out.append(
+        _attention(*args) if block.live is None else jax.lax.cond(
+            block.live, _attention,
+            lambda *_, s=shape: jnp.zeros(s.shape, s.dtype), *args))
+  return jnp.concatenate(out)
+
+
+def _attention(
+    q_BxTxHxD: jax.Array, kv: KV, mask_BxTxT: jax.Array, past: Past | None
+) -> jax.Array:
+  k_BxTxGxD, v_BxTxGxD = kv
   B, T, H, D = q_BxTxHxD.shape
-  G = k_BxCxGxD.shape[2]
+  G = k_BxTxGxD.shape[2]
   q_BxGxRxTxD = q_BxTxHxD.reshape(B, T, G, H // G, D).transpose(0, 2, 3, 1, 4)
   # K transposed beforehand: the product runs three times as fast on CPUs.
-  k_BxGxDxC = k_BxCxGxD.transpose(0, 2, 3, 1)
-  v_BxGxCxD = v_BxCxGxD.transpose(0, 2, 1, 3)
+  k_BxGxDxT = k_BxTxGxD.transpose(0, 2, 3, 1)
+  v_BxGxTxD = v_BxTxGxD.transpose(0, 2, 1, 3)
   q_BxGxNxD = (q_BxGxRxTxD * D**-0.5).reshape(B, G, -1, D)
-  score = (q_BxGxNxD @ k_BxGxDxC).astype(jnp.float32)
-  score = score.reshape(B, G, H // G, T, -1)
-  score = jnp.where(mask_BxTxC[:, None, None], score, NEGATIVE)
-  p = jax.nn.softmax(score, axis=-1).astype(v_BxCxGxD.dtype)
-  out_BxGxNxD = p.reshape(B, G, (H // G) * T, -1) @ v_BxGxCxD
+  score, mask = q_BxGxNxD @ k_BxGxDxT, mask_BxTxT
+  if past is not None:
+    earlier = jnp.einsum('bgnd,bgcd->bgnc', q_BxGxNxD, past.key_BxGxCxD)
+    score = jnp.concatenate([earlier, score], -1)
+    mask = jnp.broadcast_to(mask, (B, *mask.shape[1:]))
+    mask = jnp.concatenate([past.mask_BxTxC, mask], -1)
+  score = score.astype(jnp.float32).reshape(B, G, H // G, T, -1)
+  score = jnp.where(mask[:, None, None], score, NEGATIVE)
+  p = jax.nn.softmax(score, axis=-1).astype(v_BxTxGxD.dtype)
+  p = p.reshape(B, G, (H // G) * T, -1)
+  out_BxGxNxD = p[..., -T:] @ v_BxGxTxD
+  if past is not None:
+    out_BxGxNxD += p[..., :-T] @ past.value_BxGxCxD
   out = out_BxGxNxD.reshape(B, G, H // G, T, D).transpose(0, 3, 1, 2, 4)
   return out.reshape(B, T, H * D)
 
@@ -142,9 +196,7 @@ class Block(nn.Module):
   def _heads(self, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-1], -1, self.cfg.head_dim)
 
-  def kv(
-      self, h_BxTxD: jax.Array, rotation: Rotation
-  ) -> tuple[jax.Array, jax.Array]:
+  def kv(self, h_BxTxD: jax.Array, rotation: Rotation) -> KV:
     """Rotated keys and values of this layer, each [B, T, Hkv, D/H]."""
     x = self._pre(self.attention_norm, h_BxTxD)
     key = rotate(self._heads(self.key(x)), rotation)
@@ -153,15 +205,16 @@ class Block(nn.Module):
   def attend(
       self,
       h_BxTxD: jax.Array,
-      kv: tuple[jax.Array, jax.Array],
-      mask_BxTxC: jax.Array,
+      kv: KV,
+      mask_BxTxT: jax.Array,
       rotation: Rotation,
       deterministic: bool = True,
+      past: tuple[Past, ...] = (),
   ) -> jax.Array:
     """States after this layer, given the keys and values it may look at."""
     query = self._heads(self.query(self._pre(self.attention_norm, h_BxTxD)))
     query = rotate(query, rotation)
-    mixed = self.out(attention(query, *kv, mask_BxTxC))
+    mixed = self.out(attention(query, kv, mask_BxTxT, past))
     h_BxTxD += self.drop(mixed, deterministic=deterministic)
     h_BxTxD = self._post(self.attention_norm, h_BxTxD)
     x = self.mlp(self._pre(self.mlp_norm, h_BxTxD))
@@ -171,9 +224,9 @@ class Block(nn.Module):
   def __call__(
       self,
       h_BxTxD: jax.Array,
-      mask_BxTxC: jax.Array,
+      mask_BxTxT: jax.Array,
       rotation: Rotation,
       deterministic: bool = True,
   ) -> jax.Array:
     kv = self.kv(h_BxTxD, rotation)
-    return self.attend(h_BxTxD, kv, mask_BxTxC, rotation, deterministic)
+    return self.attend(h_BxTxD, kv, mask_BxTxT, rotation, deterministic)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ease_jax import halting
+from ease_jax import halting, layers
 from ease_jax.loss_spec import LossSpec
 from ease_jax.readout import linear_cross_entropy, observe
 
@@ -65,7 +65,8 @@ def first_progress(params: Any, model: Any, batch: Any) -> Progress:
   """Before the first segment, which makes its own first state."""
   bound = model.bind({'params': params})
   x_BxTxD, shape = bound.embed_tokens(batch['tokens']), batch['tokens'].shape
-  carry = bound.init_carry(x_BxTxD, jnp.arange(shape[1]), jax.random.key(0))
+  carry = bound.init_carry(
+      x_BxTxD, layers.positions(shape[1]), jax.random.key(0))
   empty = jax.tree.map(jnp.zeros_like, carry)
   return Progress(
       empty, jnp.zeros(shape, bool), jnp.zeros_like(x_BxTxD), jnp.ones(shape))
@@ -90,7 +91,7 @@ def segment_loss(
   deterministic, length = model.cfg.dropout == 0, batch['tokens'].shape[1]
   x_BxTxD = bound.embed_tokens(batch['tokens'])
   x_BxTxD = bound.drop(x_BxTxD, deterministic=deterministic)
-  first = bound.init_carry(x_BxTxD, jnp.arange(length), carry_key)
+  first = bound.init_carry(x_BxTxD, layers.positions(length), carry_key)
   carry = jax.tree.map(
       lambda a, b: jnp.where(number == 0, a, b), first, progress.carry)
   plain, stops = bound.through(length, deterministic), _stops(
@@ -104,10 +105,12 @@ def segment_loss(
 
   def read(r, h_BxTxD):
     nonlocal done_BxT, frozen_BxTxD
+    answer_BxTxD = h_BxTxD
     if stops is not None:
-      h_BxTxD = jnp.where(done_BxT[..., None], frozen_BxTxD, h_BxTxD)
-      done_BxT, frozen_BxTxD = done_BxT | stops(r, h_BxTxD), h_BxTxD
-    state_R.append(h_BxTxD)
+      answer_BxTxD = jnp.where(done_BxT[..., None], frozen_BxTxD, h_BxTxD)
+      done_BxT, frozen_BxTxD = done_BxT | stops(r, answer_BxTxD), answer_BxTxD
+    state_R.append(answer_BxTxD)
+    return h_BxTxD
 
   carry = bound.segment(x_BxTxD, carry, through, read)
   alive_BxT = progress.alive_BxT
@@ -167,9 +170,12 @@ def _halting(
       (h_BxTxD, bound.normed(0, h_BxTxD)), None, batch['targets'],
       bound.unembedding())  # pyformat: disable
   next_q = []
-  bound.segment(
-      x_BxTxD, carry, bound.through(x_BxTxD.shape[1]),
-      lambda r, h: next_q.append(bound.halt_logits(h)))  # pyformat: disable
+
+  def read(r, h_BxTxD):
+    next_q.append(bound.halt_logits(h_BxTxD))
+    return h_BxTxD
+
+  bound.segment(x_BxTxD, carry, bound.through(x_BxTxD.shape[1]), read)
   q = bound.halt_logits(h_BxTxD)
   target = halting.targets(
       obs.argmax == batch['targets'], next_q[-1], number + 1 >= spec.segments)

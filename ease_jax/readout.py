@@ -10,12 +10,14 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ease_jax import signals
 from ease_jax.signals import Observation
 
 CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
 
 
-def _logits(h_NxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
+def logits(h_NxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
+  """[N, V] float32 from normed states and the unembedding."""
   return jax.lax.dot_general(
       h_NxD, w_VxD, (((1,), (1,)), ((), ())),
       preferred_element_type=jnp.float32)
@@ -59,7 +61,7 @@ def linear_cross_entropy(
 
   def body(total, chunk):
     h_NxD, target_N, weight_N = chunk
-    return total + weight_N @ _nll(_logits(h_NxD, w_VxD), target_N), None
+    return total + weight_N @ _nll(logits(h_NxD, w_VxD), target_N), None
 
   return jax.lax.scan(body, jnp.float32(0), chunks)[0]
 
@@ -70,7 +72,7 @@ def _forward(h_NxD, w_VxD, target_N, weight_N):
   def body(carry, chunk):
     total, dw_VxD = carry
     h_NxD, target_N, weight_N = chunk
-    logits_NxV = _logits(h_NxD, w_VxD)
+    logits_NxV = logits(h_NxD, w_VxD)
     nll_N = _nll(logits_NxV, target_N)
     error_NxV = jax.nn.softmax(logits_NxV).at[
         jnp.arange(len(target_N)), target_N].add(-1.0)
@@ -98,7 +100,22 @@ linear_cross_entropy.defvjp(_forward, _backward)
 
 def _observe(chunk, w_VxD, with_kl):
   h_NxD, prev_NxD, prevn_NxD, n_NxD, target_N = chunk
-  logits_NxV = _logits(n_NxD, w_VxD)
+  before_NxV = logits(prevn_NxD, w_VxD) if with_kl else None
+  obs = statistics(logits(n_NxD, w_VxD), target_N, before_NxV)
+  return obs._replace(state_cosine=cosine(h_NxD, prev_NxD))
+
+
+def statistics(
+    logits_NxV: jax.Array, target_N: jax.Array,
+    before_NxV: jax.Array | None = None,
+) -> Observation:  # pyformat: disable
+  """What logits tell, each [N]; what only states tell is left blank.
+
+  Args:
+    logits_NxV: of a readout.
+    target_N: the true next tokens, for `nll`.
+    before_NxV: logits of the readout before, for `kl`; without it `kl` is +inf.
+  """
   log_p_NxV = jax.nn.log_softmax(logits_NxV)
   p_NxV = jnp.exp(log_p_NxV)
   argmax_N = jnp.argmax(logits_NxV, axis=-1).astype(jnp.int32)
@@ -106,12 +123,13 @@ def _observe(chunk, w_VxD, with_kl):
   first_N = p_NxV.max(-1)
   rest_NxV = jnp.where(
       jnp.arange(p_NxV.shape[-1])[None] == argmax_N[:, None], 0.0, p_NxV)
-  kl_N = jnp.full(first_N.shape, jnp.inf)
-  if with_kl:
-    log_q_NxV = jax.nn.log_softmax(_logits(prevn_NxD, w_VxD))
+  blank = signals.blank(first_N.shape)
+  kl_N = blank.kl
+  if before_NxV is not None:
+    log_q_NxV = jax.nn.log_softmax(before_NxV)
     kl_N = (jnp.exp(log_q_NxV) * (log_q_NxV - log_p_NxV)).sum(-1)
     kl_N = jnp.maximum(kl_N, 0.0)  # rounding may leave it just below
-  return Observation(
+  return blank._replace(
       nll=-jnp.take_along_axis(log_p_NxV, target_N[:, None], 1)[:, 0],
       argmax=argmax_N,
       max_prob=first_N,
@@ -119,13 +137,12 @@ def _observe(chunk, w_VxD, with_kl):
       entropy=jnp.clip(
           -(p_NxV * log_p_NxV).sum(-1) / jnp.log(float(p_NxV.shape[-1])),
           0.0, 1.0),
-      state_cosine=_cosine(h_NxD, prev_NxD),
       kl=kl_N,
-      halt=jnp.zeros(first_N.shape),
   )
 
 
-def _cosine(a_NxD: jax.Array, b_NxD: jax.Array) -> jax.Array:
+def cosine(a_NxD: jax.Array, b_NxD: jax.Array) -> jax.Array:
+  """Cosine of two states, [N] float32."""
   a_NxD, b_NxD = a_NxD.astype(jnp.float32), b_NxD.astype(jnp.float32)
   norms_N = jnp.linalg.norm(a_NxD, axis=-1) * jnp.linalg.norm(b_NxD, axis=-1)
   return jnp.clip((a_NxD * b_NxD).sum(-1) / (norms_N + 1e-12), -1.0, 1.0)

@@ -30,6 +30,14 @@ class Observation(NamedTuple):
   halt: jax.Array  # value of stopping minus that of going on, where learned
 
 
+def blank(shape: tuple[int, ...]) -> Observation:
+  """Of a readout without a head and without one before it."""
+  zeros, inf = jnp.zeros(shape), jnp.full(shape, jnp.inf)
+  return Observation(
+      nll=zeros, argmax=jnp.zeros(shape, jnp.int32), max_prob=zeros,
+      margin=zeros, entropy=zeros, state_cosine=-inf, kl=inf, halt=zeros)
+
+
 class Signal(NamedTuple):
   """`init(shape) -> state` and `step(state, obs) -> (state, score)`."""
 

@@ -26,7 +26,7 @@ def cell(request):
       96, dim=64, mlp_dim=256, mlp=mlp, num_kv_heads=kv_heads)
   block = layers.Block(m)
   h = jnp.ones((ROWS, LENGTH, m.dim))
-  position = layers.rotation(m, jnp.arange(LENGTH))
+  position = layers.rotation(m, jnp.arange(LENGTH)[None])
   mask = layers.causal_mask(LENGTH)
   args = h, mask, position
   variables = jax.eval_shape(block.init, jax.random.key(0), *args)

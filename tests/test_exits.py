@@ -60,19 +60,8 @@ def parallel(spec, threshold_K, batch=BATCH):
 
 
 def sequential(spec, threshold_K, batch=BATCH, cache=None):
-  """Token by token; the walk of every position, and logits [B, T, V]."""
-  if cache is None:
-    cache = decode.init_cache(CFG, ROWS, LENGTH)
-  walks, logits = [], []
-  for t in range(LENGTH):
-    out, logits_BxV, _, cache = decode.step(
-        PARAMS, cache, batch['tokens'][:, t], jnp.int32(t),
-        jnp.asarray(threshold_K), batch['targets'][:, t], model=MODEL,
-        spec=spec)  # pyformat: disable
-    walks.append(jax.device_get(out))
-    logits.append(np.asarray(logits_BxV))
-  walk = jax.tree.map(lambda *xs: np.concatenate(xs, 1), *walks)
-  return walk, np.stack(logits, 1)
+  """Token by token: exits [B, T], logits [B, T, V] and the counts [T]."""
+  return tiny.decoded(MODEL, PARAMS, spec, threshold_K, batch, cache)
 
 
 # ------------------------------------------------------ parallel == decoding
@@ -81,22 +70,19 @@ def sequential(spec, threshold_K, batch=BATCH, cache=None):
 @pytest.mark.parametrize('signal, policy', PAIRS)
 def test_the_parallel_pass_is_what_decoding_does(dump, signal, policy):
   spec, threshold_K = ExitSpec(signal, policy), thresholds(dump, signal)
-  a = parallel(spec, threshold_K)
-  b, logits = sequential(spec, threshold_K)
+  a, b = parallel(spec, threshold_K), sequential(spec, threshold_K)
   can = 3 if signal == 'max_prob' else 2
   assert len(np.unique(a.exit_BxT)) == can, 'the exits must be mixed'
   # Tokens look back at ones that stopped earlier than they do.
   assert (np.diff(a.exit_BxT) > 0).any()
   np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
   np.testing.assert_allclose(
-      a.normed_BxTxD, b.normed_BxTxD, rtol=1e-5, atol=1e-5)
-  for name in ('nll', 'max_prob', 'margin', 'entropy', 'argmax'):
-    np.testing.assert_allclose(
-        getattr(a.observation, name), getattr(b.observation, name),
-        rtol=1e-4, atol=1e-5, err_msg=name)  # pyformat: disable
-  np.testing.assert_allclose(
-      logits, a.normed_BxTxD @ np.asarray(PARAMS['unembed']).T,
+      b.logits_BxTxV, a.normed_BxTxD @ np.asarray(PARAMS['unembed']).T,
       rtol=1e-4, atol=1e-5)  # pyformat: disable
+  nll = -np.take_along_axis(
+      np.asarray(jax.nn.log_softmax(b.logits_BxTxV)),
+      BATCH['targets'][..., None], -1)[..., 0]
+  np.testing.assert_allclose(a.observation.nll, nll, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('policy', POLICIES)
@@ -224,19 +210,24 @@ def test_policies_give_different_states(dump):
 # --------------------------------------------------- causality, independence
 
 
+def rows_of(*args):
+  """What decoding says of each row; the counts are of all rows together."""
+  out = sequential(*args)
+  return out._replace(layers_run_T=None, heads_run_T=None)
+
+
 @pytest.mark.parametrize('policy', POLICIES)
 @pytest.mark.parametrize('walk', ['parallel', 'sequential'])
 def test_a_later_token_changes_nothing(dump, policy, walk):
   spec, threshold_K = ExitSpec('max_prob', policy), thresholds(
       dump, 'max_prob')
-  run = parallel if walk == 'parallel' else (
-      lambda *args: sequential(*args)[0])
+  run = parallel if walk == 'parallel' else rows_of
   changed = {k: v.copy() for k, v in BATCH.items()}
   changed['tokens'][:, 6] = (changed['tokens'][:, 6] + 1) % tiny.VOCAB
   a, b = run(spec, threshold_K), run(spec, threshold_K, changed)
   early = lambda walk: jax.tree.map(lambda x: x[:, :6], walk)
   tiny.assert_trees_equal(early(a), early(b))
-  assert (a.normed_BxTxD[:, 6] != b.normed_BxTxD[:, 6]).any()
+  assert (a[1][:, 6] != b[1][:, 6]).any()  # states or logits
   cost_K = costs.readout_costs(CFG, 6.5, policy)
   assert (cost_K[a.exit_BxT] == cost_K[b.exit_BxT])[:, :6].all()
   assert (a.exit_BxT != b.exit_BxT).any()
@@ -247,8 +238,7 @@ def test_a_later_token_changes_nothing(dump, policy, walk):
 def test_a_row_does_not_know_the_other_rows(dump, policy, walk):
   spec, threshold_K = ExitSpec('max_prob', policy), thresholds(
       dump, 'max_prob')
-  run = parallel if walk == 'parallel' else (
-      lambda *args: sequential(*args)[0])
+  run = parallel if walk == 'parallel' else rows_of
   others = tiny.batch(ROWS, LENGTH, seed=1)
   changed = {k: v.copy() for k, v in others.items()}
   for name in changed:
@@ -264,8 +254,8 @@ def test_decoding_never_reads_an_unwritten_position(dump, policy):
   spec, threshold_K = ExitSpec('max_prob', policy), thresholds(
       dump, 'max_prob')
   empty = decode.init_cache(CFG, ROWS, LENGTH)
-  full = lambda xs: tuple(jnp.full_like(x, 1e3) for x in xs)
-  dirty = decode.Cache(full(empty.key), full(empty.value), empty.valid)
+  full = lambda xs: jax.tree.map(lambda x: jnp.full_like(x, 1e3), xs)
+  dirty = decode.Cache(full(empty.key), full(empty.value), empty.layers_BxC)
   tiny.assert_trees_equal(
       sequential(spec, threshold_K),
       sequential(spec, threshold_K, cache=dirty))
@@ -376,44 +366,3 @@ def test_optimistic_scores_are_labelled_and_are_other_scores(
   charged = rows['recompute']
   assert charged['compute'] > charged['compute_uncharged']
   assert rows['drop']['threshold'] == [*map(float, threshold[:2]), None]
-
-
-# ---------------------------------------------------------------- generation
-
-
-def generate(prompt, threshold, **options):
-  settings = dict(context=LENGTH, max_new_tokens=100) | options
-  return decode.generate(
-      MODEL, PARAMS, np.asarray(prompt), np.full(3, threshold),
-      ExitSpec('max_prob', 'copy_state'), **settings)  # pyformat: disable
-
-
-def test_greedy_generation_without_exits_is_the_models_own():
-  got = generate([3, 1, 4], INF)
-  assert len(got.tokens) == LENGTH and (got.exits == 2).all()
-  forward = jax.jit(lambda x: MODEL.apply({'params': PARAMS}, x)[-1, 0])
-  best = np.asarray(forward(got.tokens[None])).argmax(-1)
-  np.testing.assert_array_equal(got.tokens[3:], best[2:-1])
-
-
-def test_generation_stops_on_time_and_follows_its_seed():
-  free = generate([3, 1, 4], -INF)
-  assert (free.exits == 0).all() and len(free.exits) == LENGTH - 3
-  short = generate([3, 1, 4], -INF, max_new_tokens=2)
-  np.testing.assert_array_equal(short.tokens, free.tokens[:5])
-  eos = int(free.tokens[4])
-  end = 3 + free.tokens[3:].tolist().index(eos)
-  stopped = generate([3, 1, 4], -INF, eos_id=eos)
-  np.testing.assert_array_equal(stopped.tokens, free.tokens[: end + 1])
-  warm = functools.partial(generate, [3, 1, 4], INF, temperature=2.0)
-  np.testing.assert_array_equal(warm(seed=1).tokens, warm(seed=1).tokens)
-  assert (warm(seed=1).tokens != warm(seed=2).tokens).any()
-
-
-@pytest.mark.parametrize('length', [0, LENGTH, LENGTH + 5])
-def test_a_prompt_must_leave_room(length):
-  with pytest.raises(config.ConfigError) as error:
-    generate([1] * length, INF)
-  assert str(error.value) == (
-      f'--prompt has {length} tokens; it must have 1 to 11 '
-      '(data.seq_len=12); change its length')

@@ -19,9 +19,11 @@ from ease_jax import (
   models,
   optimizer,
   results,
+  signals,
   update,
 )
 from ease_jax.exits import ExitSpec
+from ease_jax.layers import positions
 from ease_jax.loss_spec import LossSpec
 
 INF = np.inf
@@ -86,13 +88,13 @@ def looped_loss(params, model, spec, batch, joined):
   """The grid loss as a plain loop; `joined[s]`: gradients enter from s + 1."""
   bound = model.bind({'params': params})
   x = bound.embed_tokens(batch['tokens'])
-  carry = bound.init_carry(x, jnp.arange(LENGTH), key_of())
+  carry = bound.init_carry(x, positions(LENGTH), key_of())
   total, k = 0.0, 0
   for s in range(model.cfg.segments):
     if s > 0 and not joined[s - 1]:
       carry = jax.lax.stop_gradient(carry)
     states = []
-    read = lambda r, h, states=states: states.append(h)
+    read = lambda r, h, states=states: (states.append(h), h)[1]
     carry = bound.segment(x, carry, bound.through(LENGTH), read)
     for h in states:
       total += spec.weight_K[k] * nll_of(model, params, h, k, batch)
@@ -369,7 +371,7 @@ def test_hrm_is_its_recurrence():
   w = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   bound = model.bind({'params': params})
   first = bound.init_carry(
-      jnp.zeros((1, LENGTH, 16)), jnp.arange(LENGTH), key_of())
+      jnp.zeros((1, LENGTH, 16)), positions(LENGTH), key_of())
   assert (first.low_BxTxD[0, 0] != first.high_BxTxD[0, 0]).all()
   low, high = (np.asarray(z[0], np.float64) for z in first)
   x = w['embed'][batch['tokens'][0]] * 4  # sqrt(16)
@@ -399,7 +401,7 @@ def test_only_the_last_update_of_each_state_learns():
   def last_step(trained):
     fixed, bound = (model.bind({'params': p}) for p in (params, trained))
     low, high = fixed.init_carry(
-        fixed.embed_tokens(batch['tokens']), jnp.arange(LENGTH), key_of())
+        fixed.embed_tokens(batch['tokens']), positions(LENGTH), key_of())
     x = fixed.embed_tokens(batch['tokens'])
     run = lambda body, i, h: body.through(LENGTH)(0, body.blocks[i], h)
     low = run(fixed, 0, low + high + x)
@@ -528,38 +530,24 @@ def parallel(model, params, spec, threshold_K, batch=BATCH):
       params, batch, jnp.asarray(threshold_K), model=model, spec=spec))
 
 
-def sequential(model, params, spec, threshold_K, batch=BATCH):
-  cache, walks, ran = decode.init_cache(model.cfg, ROWS, LENGTH), [], []
-  for t in range(LENGTH):
-    out, _, count, cache = decode.step(
-        params, cache, batch['tokens'][:, t], jnp.int32(t),
-        jnp.asarray(threshold_K), batch['targets'][:, t], model=model,
-        spec=spec)  # pyformat: disable
-    walks.append(jax.device_get(out))
-    ran.append(int(count))
-  walk = jax.tree.map(lambda *xs: np.concatenate(xs, 1), *walks)
-  return walk, np.asarray(ran)
-
-
 @every_exit
 def test_the_parallel_pass_is_what_decoding_does(name, signal, policy):
   model, spec = BODIES[name], ExitSpec(signal, policy)
   params = tiny.params(model)
   threshold_K = threshold_of(model, params, signal)
   a = parallel(model, params, spec, threshold_K)
-  b, ran = sequential(model, params, spec, threshold_K)
+  b = tiny.decoded(model, params, spec, threshold_K, BATCH)
   assert len(np.unique(a.exit_BxT)) >= 3, 'the exits must be mixed'
   assert (np.diff(a.exit_BxT) > 0).any()
   np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
+  w_VxD = np.asarray(params['unembed'])
   np.testing.assert_allclose(
-      a.normed_BxTxD, b.normed_BxTxD, rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(
-      a.observation.nll, b.observation.nll, rtol=1e-4, atol=1e-5)
+      b.logits_BxTxV, a.normed_BxTxD @ w_VxD.T, rtol=1e-4, atol=1e-4)
   # R22: what no token needs is not run, by the loop's own count.
   deepest_T = np.asarray(model.cfg.depth_K)[a.exit_BxT.max(0)]
   full_T = np.full(LENGTH, model.cfg.depth)
   expected_T = full_T if policy == 'recompute' else deepest_T
-  np.testing.assert_array_equal(ran, expected_T)
+  np.testing.assert_array_equal(b.layers_run_T, expected_T)
 
 
 @every_exit
@@ -586,17 +574,18 @@ def test_latest_is_the_last_that_a_layer_computed_for_the_token():
 
   @functools.partial(jax.jit, static_argnames='policy')
   def keys(policy):
-    seen = {}
+    bound = model.bind({'params': params})
+    signal = signals.SIGNALS['max_prob']
 
-    def look(layer, kv, done_BxT):
-      seen[layer] = kv[0]
-      return kv, causal
+    def head(k, state, previous, memory, done_BxT):
+      obs = exits.observe(bound, state, previous, BATCH['targets'])
+      memory, score_BxT = signal.step(memory, obs)
+      return memory, score_BxT >= threshold_K[k], ()
 
-    out, _ = exits.walk(
-        model.bind({'params': params}), ExitSpec('max_prob', policy),
-        threshold_K, BATCH['tokens'], BATCH['targets'], jnp.arange(LENGTH),
-        look)
-    return out.exit_BxT, jnp.stack([seen[layer] for layer in range(cfg.depth)])
+    out = exits.walk(
+        bound, ExitSpec('max_prob', policy), BATCH['tokens'],
+        positions(LENGTH), lambda layer, done_BxT: (causal, ()), head)
+    return out.exit_BxT, jnp.stack([kv[0] for kv in out.kv])
 
   exit_BxT, key_6xBxTxGxD = jax.device_get(keys('latest'))
   checked = set()
@@ -643,12 +632,10 @@ def test_never_is_the_last_readout_and_always_the_first():
 
 def test_a_cache_for_fewer_segments_is_refused():
   two, three = refine(segments=2), refine(segments=3)
-  cache = decode.init_cache(two.cfg, 1, 4)
+  cache = decode.init_cache(two.cfg, ROWS, LENGTH)
   with pytest.raises(config.ConfigError) as error:
-    decode.step(
-        tiny.params(three), cache, jnp.zeros(1, jnp.int32), jnp.int32(0),
-        jnp.full(6, INF), jnp.zeros(1, jnp.int32), model=three,
-        spec=ExitSpec())  # pyformat: disable
+    tiny.decoded(
+        three, tiny.params(three), ExitSpec(), np.full(6, INF), BATCH, cache)
   assert str(error.value) == (
       'the cache has 4 layers; model.segments=3 runs 6; use init_cache with '
       'the same config')
@@ -678,7 +665,7 @@ def test_first_states(kind):
   bound = model.bind({'params': tiny.params(model)})
   x = jnp.ones((2, 5, 16))
   draw = lambda key, start: np.asarray(
-      bound.init_carry(x, start + jnp.arange(5), key))
+      bound.init_carry(x, start + positions(5), key))
   a, b = draw(key_of(), 0), draw(jax.random.key(9), 0)
   np.testing.assert_array_equal(a[0], a[1])
   assert (a == b).all() == (kind != 'random')

@@ -1,12 +1,14 @@
 """Tiny models and batches that several test files share."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax import config, models
+from ease_jax import config, decode, models
+from ease_jax.decode import step as steps
 
 VOCAB = 23
 
@@ -67,3 +69,47 @@ def assert_trees_close(a, b, rtol=1e-5, atol=1e-6):
   assert jax.tree.structure(a) == jax.tree.structure(b)
   close = lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
   jax.tree.map(close, a, b)
+
+
+class Decoded(NamedTuple):
+  exit_BxT: np.ndarray
+  logits_BxTxV: np.ndarray
+  layers_run_T: np.ndarray
+  heads_run_T: np.ndarray
+
+
+def one_step(model, params, spec, threshold_K, token_B, position, cache):
+  """A step of rows that all stand at the same position; see `steps.step`."""
+  num = len(token_B)
+  rows = steps.Rows(
+      jnp.asarray(token_B, jnp.int32), jnp.full(num, position),
+      jnp.zeros(num, bool), jax.random.split(jax.random.key(0), num))
+  return steps.step(
+      params, cache, rows, jnp.asarray(threshold_K), jnp.full(num, 10**6),
+      jnp.int32(-1), model=model, spec=spec, sampling=decode.Sampling())
+
+
+def prefilled(model, params, spec, threshold_K, prompt, length):
+  """A cache that one row's prompt was decoded into, token by token."""
+  cache = decode.init_cache(model.cfg, 1, length)
+  for t, token in enumerate(prompt):
+    *_, new = one_step(model, params, spec, threshold_K, [token], t, cache)
+    cache = decode.commit(cache, new, t)
+  return cache
+
+
+def decoded(model, params, spec, threshold_K, batch, cache=None):
+  """Teacher-forced decoding of all rows of a batch, token by token."""
+  tokens, found = batch['tokens'], []
+  if cache is None:
+    cache = decode.init_cache(model.cfg, *tokens.shape)
+  for t in range(tokens.shape[1]):
+    out, logits, _, new = one_step(
+        model, params, spec, threshold_K, tokens[:, t], t, cache)
+    cache = decode.commit(cache, new, t)
+    found.append(jax.device_get(
+        (out.exit_B, logits, out.layers_run, out.heads_run)))
+  exit_T, logits_T, layers_run_T, heads_run_T = zip(*found)
+  return Decoded(
+      np.stack(exit_T, 1), np.stack(logits_T, 1), np.asarray(layers_run_T),
+      np.asarray(heads_run_T))

@@ -12,8 +12,9 @@ from ease_jax.config import ModelConfig
 
 # through(i, block, h_BxTxD) -> h_BxTxD: runs the i-th layer of a segment.
 Through = Callable[[int, layers.Block, jax.Array], jax.Array]
-# read(r, h_BxTxD): the r-th readout of a segment stands at this state.
-Read = Callable[[int, jax.Array], None]
+# read(r, h_BxTxD) -> h_BxTxD: the r-th readout of a segment stands at this
+# state; what comes back is what goes on.
+Read = Callable[[int, jax.Array], jax.Array]
 
 
 class Body(nn.Module):
@@ -76,13 +77,14 @@ class Body(nn.Module):
     return table.astype(self.cfg.dtype)
 
   def init_carry(
-      self, x_BxTxD: jax.Array, position_T: jax.Array, key: jax.Array
+      self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> Any:
     """What the first segment finds: a tree of [B, T, D].
 
     Args:
       x_BxTxD: the input states.
-      position_T: their positions; random states depend on nothing else.
+      position_BxT: their positions; random states depend on nothing else. B
+        may be 1 where all rows stand at the same ones.
       key: of random states.
     """
     raise NotImplementedError
@@ -100,7 +102,7 @@ class Body(nn.Module):
   def through(self, length: int, deterministic: bool = True) -> Through:
     """Plain layers over windows of so many tokens."""
     mask = layers.causal_mask(length)
-    rotation = layers.rotation(self.cfg, jnp.arange(length))
+    rotation = layers.rotation(self.cfg, layers.positions(length))
     return lambda i, block, h: block(h, mask, rotation, deterministic)
 
   def states(
@@ -110,11 +112,15 @@ class Body(nn.Module):
     x_BxTxD = self.embed_tokens(token_BxT)
     x_BxTxD = self.drop(x_BxTxD, deterministic=deterministic)
     length, state_K = token_BxT.shape[1], []
+
+    def read(r, h_BxTxD):
+      state_K.append(h_BxTxD)
+      return h_BxTxD
+
     through = self.through(length, deterministic)
-    carry = self.init_carry(x_BxTxD, jnp.arange(length), evaluation_key())
+    carry = self.init_carry(x_BxTxD, layers.positions(length), evaluation_key())
     for _ in range(self.cfg.segments):
-      carry = self.segment(
-          x_BxTxD, carry, through, lambda r, h: state_K.append(h))
+      carry = self.segment(x_BxTxD, carry, through, read)
     return state_K
 
   def __call__(
@@ -137,7 +143,7 @@ def evaluation_key() -> jax.Array:
 
 
 def first_state(
-    kind: str, x_BxTxD: jax.Array, position_T: jax.Array, key: jax.Array,
+    kind: str, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array,
     std: float,
 ) -> jax.Array:  # pyformat: disable
   """First state of a carry, [B, T, D], for any T and the same in all rows.
@@ -145,7 +151,7 @@ def first_state(
   Args:
     kind: zeros; fixed, one random vector; random, one for each position.
     x_BxTxD: gives shape and type.
-    position_T: absolute positions.
+    position_BxT: absolute positions; B may be 1.
     key: what is drawn depends on it and on the position only.
     std: standard deviation of what is drawn.
   """
@@ -154,10 +160,10 @@ def first_state(
     return jnp.zeros_like(x_BxTxD)
   if kind == 'fixed':
     # Cut off at 2 it has a standard deviation of 0.88.
-    z = jax.random.truncated_normal(key, -2.0, 2.0, (1, dim)) / 0.87962566
+    z = jax.random.truncated_normal(key, -2.0, 2.0, (1, 1, dim)) / 0.87962566
   elif kind == 'random':
     draw = lambda p: jax.random.normal(jax.random.fold_in(key, p), (dim,))
-    z = jax.vmap(draw)(position_T)
+    z = jax.vmap(jax.vmap(draw))(position_BxT)
   else:
     raise ValueError(f'unknown first state {kind!r}')
-  return jnp.broadcast_to((std * z)[None], x_BxTxD.shape).astype(x_BxTxD.dtype)
+  return jnp.broadcast_to(std * z, x_BxTxD.shape).astype(x_BxTxD.dtype)

@@ -40,13 +40,13 @@ class HRM(Body):
     return super().embed_tokens(token_BxT) * self.cfg.dim**0.5
 
   def init_carry(
-      self, x_BxTxD: jax.Array, position_T: jax.Array, key: jax.Array
+      self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> States:
     if self.cfg.carry_init == 'fixed':
       key = jax.random.key(0)
     low_key, high_key = jax.random.split(key)
     first = lambda key: first_state(
-        self.cfg.carry_init, x_BxTxD, position_T, key, 1.0)
+        self.cfg.carry_init, x_BxTxD, position_BxT, key, 1.0)
     return States(first(low_key), first(high_key))
 
   def segment(
@@ -71,8 +71,7 @@ class HRM(Body):
               (low_BxTxD, high_BxTxD))
         low_BxTxD = run(modules[0], low_BxTxD + high_BxTxD + x_BxTxD)
       high_BxTxD = run(modules[1], high_BxTxD + low_BxTxD)
-    read(0, high_BxTxD)
-    return States(low_BxTxD, high_BxTxD)
+    return States(low_BxTxD, read(0, high_BxTxD))
 
   def halt_logits(self, h_BxTxD: jax.Array) -> jax.Array | None:
     return self.halt(h_BxTxD.astype(jnp.float32))

@@ -30,14 +30,14 @@ class Refine(Stack):
       self.inject = layers.Linear(c.dim, dtype)
 
   def init_carry(
-      self, x_BxTxD: jax.Array, position_T: jax.Array, key: jax.Array
+      self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> Any:
     if self.cfg.carry_init == 'learned':
       first = self.first.astype(x_BxTxD.dtype)[None, None]
       return jnp.broadcast_to(first, x_BxTxD.shape)
     if self.cfg.carry_init == 'fixed':
       key = jax.random.key(0)
-    return first_state(self.cfg.carry_init, x_BxTxD, position_T, key, STD)
+    return first_state(self.cfg.carry_init, x_BxTxD, position_BxT, key, STD)
 
   def _injected(self, x_BxTxD: jax.Array, z_BxTxD: jax.Array) -> jax.Array:
     if self.cfg.carry_inject == 'add':

@@ -11,7 +11,7 @@ class Stack(Body):
   """Layers on each other; S = 1, a cell is one layer, nothing is carried."""
 
   def init_carry(
-      self, x_BxTxD: jax.Array, position_T: jax.Array, key: jax.Array
+      self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> Any:
     return ()
 
@@ -22,5 +22,5 @@ class Stack(Body):
     for i, block in enumerate(self.blocks):
       h_BxTxD = through(i, block, h_BxTxD)
       if i + 1 in self.cfg.readouts:
-        read(self.cfg.readouts.index(i + 1), h_BxTxD)
+        h_BxTxD = read(self.cfg.readouts.index(i + 1), h_BxTxD)
     return h_BxTxD

@@ -1,0 +1,21 @@
+"""Cached generation with exits that skip work.
+
+`generate` and `stream` continue prompts; `step`, `prefill` and `cache` are
+what they are made of.
+"""
+
+from ease_jax.decode.cache import Cache, commit, grow, init_cache
+from ease_jax.decode.loop import (
+  Counts,
+  Generated,
+  Options,
+  generate,
+  stream,
+)
+from ease_jax.decode.sampling import Sampling
+from ease_jax.decode.text import generate_text
+
+__all__ = [
+    'Cache', 'Counts', 'Generated', 'Options', 'Sampling', 'commit', 'generate',
+    'generate_text', 'grow', 'init_cache', 'stream',
+]  # pyformat: disable

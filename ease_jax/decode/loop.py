@@ -1,0 +1,182 @@
+"""Generation: prompts in, tokens out, each stopping where it is sure."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ease_jax.config import ConfigError
+from ease_jax.decode import cache as caches
+from ease_jax.decode import deferred
+from ease_jax.decode import step as steps
+from ease_jax.decode.sampling import Sampling
+from ease_jax.exits import ExitSpec
+from ease_jax.sweep import Point
+
+PREFILLS = ('exits', 'full')
+OFF = Point(ExitSpec(), None)
+PROMPT_STEP = 32  # prompts are padded to a multiple, each compiled once
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How to generate.
+
+  Attributes:
+    max_new_tokens: a row stops earlier at `eos_id` or where its context ends.
+    context: most positions the model was trained on (C).
+    sampling: how tokens are drawn.
+    eos_id: token that ends a text, or None.
+    seed: of the sampling.
+    prefill: what prompt tokens do: exits, they stop by the same rule as
+      generated ones, as the exit-consistent evaluation has it; full, they go
+      through all layers.
+    chunk: steps per program. Fewer come sooner; more cost less, as a call
+      takes about as long as a token of a small model.
+  """
+
+  max_new_tokens: int
+  context: int
+  sampling: Sampling = Sampling()
+  eos_id: int | None = None
+  seed: int = 0
+  prefill: str = 'exits'
+  chunk: int = 32
+
+  def __post_init__(self):
+    if self.prefill not in PREFILLS:
+      raise ConfigError(
+          f'generate.prefill={self.prefill!r} is unknown; use one of '
+          f'{PREFILLS}')
+    if self.max_new_tokens < 1:
+      raise ConfigError(
+          f'generate.max_new_tokens={self.max_new_tokens} must be at least 1')
+
+
+class Generated(NamedTuple):
+  """A continued prompt, and where each new token stopped."""
+
+  tokens: np.ndarray  # [prompt + new] int32
+  exits: np.ndarray  # [new] int32, readout
+
+
+class Counts(NamedTuple):
+  """What the loop did, as the programs themselves counted it."""
+
+  steps: int
+  layers_run: int
+  heads_run: int
+
+
+def generate(
+    model: Any, variables: Any, prompts: Sequence[Sequence[int]],
+    exit: Point | None = None, *, options: Options,
+) -> tuple[list[Generated], Counts]:  # pyformat: disable
+  """Continues prompts; each new token runs the layers it needs.
+
+    point = Point(ExitSpec('max_prob', 'copy_state'), 0.9)
+    texts, counts = decode.generate(
+        model, {'params': params}, [[72, 101], [84]], exit=point,
+        options=decode.Options(max_new_tokens=20, context=128))
+    texts[0].tokens, texts[0].exits
+
+  Args:
+    model: a body.
+    variables: with its `params`.
+    prompts: token ids, at least one each; their lengths may differ.
+    exit: signal, threshold(s) and K/V policy; None compiles the exits out.
+    options: the rest.
+
+  Raises:
+    ConfigError: a prompt is empty or fills the context.
+  """
+  new = [([], []) for _ in prompts]
+  num = layers_run = heads_run = 0
+  for piece in stream(model, variables, prompts, exit, options=options):
+    num, layers_run = num + 1, layers_run + int(piece.layers_run)
+    heads_run += int(piece.heads_run)
+    for b in np.flatnonzero(piece.live_B):
+      new[b][0].append(piece.token_B[b])
+      new[b][1].append(piece.exit_B[b])
+  as_array = lambda x: np.asarray(x, np.int32)
+  return [
+      Generated(as_array([*prompt, *tokens]), as_array(exits))
+      for prompt, (tokens, exits) in zip(prompts, new, strict=True)
+  ], Counts(num, layers_run, heads_run)
+
+
+def stream(
+    model: Any, variables: Any, prompts: Sequence[Sequence[int]],
+    exit: Point | None = None, *, options: Options,
+) -> Iterator[steps.Stepped]:  # pyformat: disable
+  """One `Stepped` of [B] arrays for each new token of the longest row.
+
+  `generate`, which see, collects them.
+  """
+  length_B = _checked_lengths(prompts, options.context)
+  params, spec = variables['params'], exit.spec if exit else None
+  threshold_K = jnp.asarray((exit or OFF).threshold_K(len(model.cfg.cells)))
+  cache, slot = _prefilled(
+      model, params, prompts, threshold_K, exit, options)
+  batch_size = len(prompts)
+  rows = steps.Rows(
+      jnp.asarray([p[-1] for p in prompts], jnp.int32),
+      jnp.asarray(length_B - 1), jnp.zeros(batch_size, bool),
+      jax.random.split(jax.random.key(options.seed), batch_size))
+  if _defers(model, exit):
+    rows = rows._replace(window=deferred.empty_window(model, batch_size))
+  end_B = np.minimum(
+      length_B - 1 + options.max_new_tokens, options.context - 1)
+  eos_id = np.int32(-1 if options.eos_id is None else options.eos_id)
+  done = False
+  while not done:
+    if slot + options.chunk > cache.capacity:
+      cache = caches.grow(cache, slot + options.chunk)
+    out, rows, cache = steps.many_steps(
+        params, cache, rows, np.int32(slot), threshold_K, end_B, eos_id,
+        num=options.chunk, model=model, spec=spec, sampling=options.sampling)
+    slot += options.chunk
+    out, done = jax.device_get((out, rows.done_B.all()))
+    for i in np.flatnonzero(out.live_B.any(1)):
+      yield jax.tree.map(lambda x, i=i: x[i], out)
+
+
+def _checked_lengths(
+    prompts: Sequence[Sequence[int]], context: int
+) -> np.ndarray:
+  for prompt in prompts:
+    if not 0 < len(prompt) < context:
+      raise ConfigError(
+          f'--prompt has {len(prompt)} tokens; it must have 1 to '
+          f'{context - 1} (data.seq_len={context}); change its length')
+  if not prompts:
+    raise ConfigError('no prompts; give at least one')
+  return np.asarray([len(p) for p in prompts], np.int32)
+
+
+def _prefilled(
+    model: Any, params: Any, prompts: Sequence[Sequence[int]],
+    threshold_K: jax.Array, exit: Point | None, options: Options,
+) -> tuple[caches.Cache, int]:  # pyformat: disable
+  """A cache of all prompt tokens but the last, and its next free slot."""
+  length_B = np.asarray([len(p) - 1 for p in prompts], np.int32)
+  width = -(-length_B.max() // PROMPT_STEP) * PROMPT_STEP
+  if _defers(model, exit):
+    width = max(width, deferred.WINDOW)  # which is before the first slot
+  token_BxT = np.zeros((len(prompts), width), np.int32)
+  for b, prompt in enumerate(prompts):
+    token_BxT[b, width - length_B[b] :] = prompt[:-1]
+  cache = steps.prefill(
+      params, token_BxT, length_B, threshold_K, slots=width + options.chunk,
+      model=model,
+      spec=exit.spec if exit and options.prefill == 'exits' else None)
+  return cache, width
+
+
+def _defers(model: Any, exit: Point | None) -> bool:
+  """Whether tokens may stay behind; HRM's can not be gone on from."""
+  recompute = exit is not None and exit.spec.policy == 'recompute'
+  return recompute and model.cfg.body != 'hrm'
