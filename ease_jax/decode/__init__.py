@@ -13,9 +13,10 @@ from ease_jax.decode.loop import (
   stream,
 )
 from ease_jax.decode.sampling import Sampling
+from ease_jax.decode.speculation import Draft, speculate
 from ease_jax.decode.text import generate_text
 
 __all__ = [
-    'Cache', 'Counts', 'Generated', 'Options', 'Sampling', 'commit', 'generate',
-    'generate_text', 'grow', 'init_cache', 'stream',
+    'Cache', 'Counts', 'Draft', 'Generated', 'Options', 'Sampling', 'commit',
+    'generate', 'generate_text', 'grow', 'init_cache', 'speculate', 'stream',
 ]  # pyformat: disable

@@ -6,7 +6,6 @@ the control flow that skips layers.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -109,7 +108,7 @@ def past(
 class New(NamedTuple):
   """What a cache does not have yet, of T neighbouring tokens."""
 
-  kv: Sequence[layers.KV]  # of every layer
+  kv: dict[int, layers.KV]  # by layer, of those that are written
   layers_BxT: jax.Array  # in how many of them the tokens may be seen
   ran_LxBxT: jax.Array | None = None  # where these are new; None = everywhere
 
@@ -138,12 +137,13 @@ def commit(cache: Cache, new: New, slot: jax.Array) -> Cache:
   if ran_LxBxT is not None:
     old_BxT = read(cache.layers_BxC, axis=1)
     layers_BxT = jnp.where(ran_LxBxT.any(0), layers_BxT, old_BxT)
-  ran = [None] * len(new.kv) if ran_LxBxT is None else list(ran_LxBxT)
-  each = list(zip(cache.key, cache.value, new.kv, ran, strict=True))
-  return Cache(
-      tuple(write(key, kv[0], ran) for key, _, kv, ran in each),
-      tuple(write(value, kv[1], ran) for _, value, kv, ran in each),
-      put(cache.layers_BxC, layers_BxT, start, axis=1))
+  key, value = list(cache.key), list(cache.value)
+  for layer, (key_BxTxGxD, value_BxTxGxD) in new.kv.items():
+    ran_BxT = None if ran_LxBxT is None else ran_LxBxT[layer]
+    key[layer] = write(key[layer], key_BxTxGxD, ran_BxT)
+    value[layer] = write(value[layer], value_BxTxGxD, ran_BxT)
+  layers_BxC = put(cache.layers_BxC, layers_BxT, start, axis=1)
+  return Cache(tuple(key), tuple(value), layers_BxC)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -92,7 +92,7 @@ def walk(
     wants_B &= ~stops_Bx1[:, 0]
   window = Window(token_BxN[:, 1:], state_BxNxD[:, 1:], reached_BxN[:, 1:])
   depth_BxN = jnp.asarray((0, *cfg.depth_K), jnp.int32)[reached_BxN]
-  new = caches.New(kv, depth_BxN, jnp.stack(ran))
+  new = caches.New(dict(enumerate(kv)), depth_BxN, jnp.stack(ran))
   return Result(exit_B, answer[:, 0], window, new, layers_run)
 
 

@@ -116,11 +116,10 @@ def stream(
 
   `generate`, which see, collects them.
   """
-  length_B = _checked_lengths(prompts, options.context)
+  length_B = np.asarray([len(p) for p in prompts], np.int32)
   params, spec = variables['params'], exit.spec if exit else None
   threshold_K = jnp.asarray((exit or OFF).threshold_K(len(model.cfg.cells)))
-  cache, slot = _prefilled(
-      model, params, prompts, threshold_K, exit, options)
+  cache, slot = prefilled(model, params, prompts, exit, options)
   batch_size = len(prompts)
   rows = steps.Rows(
       jnp.asarray([p[-1] for p in prompts], jnp.int32),
@@ -144,24 +143,23 @@ def stream(
       yield jax.tree.map(lambda x, i=i: x[i], out)
 
 
-def _checked_lengths(
-    prompts: Sequence[Sequence[int]], context: int
-) -> np.ndarray:
+def prefilled(
+    model: Any, params: Any, prompts: Sequence[Sequence[int]],
+    exit: Point | None, options: Options,
+) -> tuple[caches.Cache, int]:  # pyformat: disable
+  """A cache of all prompt tokens but the last, and its next free slot.
+
+  Raises:
+    ConfigError: see `generate`.
+  """
   for prompt in prompts:
-    if not 0 < len(prompt) < context:
+    if not 0 < len(prompt) < options.context:
       raise ConfigError(
           f'--prompt has {len(prompt)} tokens; it must have 1 to '
-          f'{context - 1} (data.seq_len={context}); change its length')
+          f'{options.context - 1} (data.seq_len={options.context}); change its '
+          'length')
   if not prompts:
     raise ConfigError('no prompts; give at least one')
-  return np.asarray([len(p) for p in prompts], np.int32)
-
-
-def _prefilled(
-    model: Any, params: Any, prompts: Sequence[Sequence[int]],
-    threshold_K: jax.Array, exit: Point | None, options: Options,
-) -> tuple[caches.Cache, int]:  # pyformat: disable
-  """A cache of all prompt tokens but the last, and its next free slot."""
   length_B = np.asarray([len(p) - 1 for p in prompts], np.int32)
   width = -(-length_B.max() // PROMPT_STEP) * PROMPT_STEP
   if _defers(model, exit):
@@ -170,8 +168,9 @@ def _prefilled(
   for b, prompt in enumerate(prompts):
     token_BxT[b, width - length_B[b] :] = prompt[:-1]
   cache = steps.prefill(
-      params, token_BxT, length_B, threshold_K, slots=width + options.chunk,
-      model=model,
+      params, token_BxT, length_B,
+      jnp.asarray((exit or OFF).threshold_K(len(model.cfg.cells))),
+      slots=width + options.chunk, model=model,
       spec=exit.spec if exit and options.prefill == 'exits' else None)
   return cache, width
 

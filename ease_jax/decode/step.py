@@ -141,7 +141,7 @@ def _walk(bound, cache, rows, spec, head):
       bound, spec or ExitSpec(), rows.token_B[:, None],
       rows.position_B[:, None], look, head, done_BxT=done_Bx1, skip=True)
   seen_Bx1 = seen_layers(bound.cfg, spec, walked.exit_BxT, done_Bx1)
-  new = caches.New(walked.kv, seen_Bx1)
+  new = caches.New(dict(enumerate(walked.kv)), seen_Bx1)
   return walked.exit_BxT[:, 0], walked.answer[:, 0], new, walked.layers_run
 
 
@@ -200,4 +200,5 @@ def prefill(
       bound, spec or ExitSpec(), token_BxT, jnp.maximum(position_BxT, 0), look,
       head, done_BxT=absent_BxT, skip=spec is not None)  # pyformat: disable
   seen_BxT = seen_layers(model.cfg, spec, walked.exit_BxT, absent_BxT)
-  return caches.commit(cache, caches.New(walked.kv, seen_BxT), 0)
+  new = caches.New(dict(enumerate(walked.kv)), seen_BxT)
+  return caches.commit(cache, new, 0)
