@@ -226,11 +226,23 @@ def _report(workdir: pathlib.Path) -> None:
 
 
 def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
+  model, params, tokenizer = load_model(config, workdir)
+  decode.generate_text(config, workdir, model, params, tokenizer, prompt)
+
+
+def load_model(
+    config: Any, workdir: str | os.PathLike[str]
+) -> tuple[Any, Any, Any]:
+  """(model, parameters, tokenizer) of the best checkpoint of a run.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  workdir = pathlib.Path(workdir)
   path = workdir / 'tokenizer.json'
   if not path.exists():
     raise ConfigError(f'{path} is missing; run --mode=train first')
   tokenizer = data.load_tokenizer(path)
   model = models.build(model_config(config, tokenizer.vocab_size))
   best = _restore_best(config, workdir, model)
-  decode.generate_text(
-      config, workdir, model, best.state.params, tokenizer, prompt)
+  return model, best.state.params, tokenizer

@@ -87,7 +87,7 @@ class Asking:
 
 def _asked(threshold_K: jax.Array, spec: ExitSpec) -> jax.Array:
   """Readouts whose head a token needs that goes past them, [K] bool."""
-  active_K = threshold_K < jnp.inf
+  active_K = (threshold_K < jnp.inf).reshape(len(threshold_K), -1).any(1)
   if spec.signal in costs.MEMORY_SIGNALS:
     # All before the last one that may answer.
     later_K = active_K.at[-1].set(False)[::-1]

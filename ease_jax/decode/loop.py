@@ -158,7 +158,7 @@ def prefilled(
           f'--prompt has {len(prompt)} tokens; it must have 1 to '
           f'{options.context - 1} (data.seq_len={options.context}); change its '
           'length')
-  if not prompts:
+  if len(prompts) == 0:
     raise ConfigError('no prompts; give at least one')
   length_B = np.asarray([len(p) - 1 for p in prompts], np.int32)
   width = -(-length_B.max() // PROMPT_STEP) * PROMPT_STEP

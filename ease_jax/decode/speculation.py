@@ -139,6 +139,17 @@ def _round(bound, draft, sampling, end, eos_id, s: _State) -> _State:
       s.count + keep, tally)
 
 
+def _branch(always: jax.Array, run: Any) -> Any:
+  """Runs what reads the cache in a branch, although it is always taken.
+
+  XLA then writes to the cache in place; in one straight program it keeps a
+  copy of all of it for the readers.
+  """
+  nothing = lambda: jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run))
+  return jax.lax.cond(always, run, nothing)
+
+
 class _Drafts(NamedTuple):
   num: jax.Array  # made; the rest is empty
   token_N: jax.Array  # inputs: the last token and all drafts but the newest
@@ -160,9 +171,10 @@ def _draft(bound, draft, sampling, s: _State, key, left) -> _Drafts:
     token = jnp.where(d.num == 0, s.token, d.draft_N[d.num - 1])
     look = lambda layer: (
         layers.causal_mask(1), caches.past(d.cache, layer, None))
-    h_1x1xD, kv = spans.span(
-        bound, token[None, None], (s.position + d.num)[None, None], look,
-        start=None, stop=draft.readout, state_BxTxD=None)
+    h_1x1xD, kv = _branch(d.sure, functools.partial(
+        spans.span, bound, token[None, None],
+        (s.position + d.num)[None, None], look, start=None,
+        stop=draft.readout, state_BxTxD=None))
     n_1xD = bound.normed(draft.readout, h_1x1xD)[0]
     logits_1xV = readout.logits(n_1xD, w_VxD)
     obs = readout.statistics(logits_1xV, jnp.zeros(1, jnp.int32))
@@ -194,9 +206,9 @@ def _check(bound, draft, s: _State, drafts: _Drafts):
   n_N = jnp.arange(num)
   mask = layers.causal_mask(num) & (n_N < drafts.num)[None, None]
   look = lambda layer: (mask, caches.past(drafts.cache, layer, None, num))
-  h_1xNxD, kv = spans.span(
-      bound, drafts.token_N[None], (s.position + n_N)[None], look,
-      start=draft.readout, stop=last, state_BxTxD=drafts.state_1xNxD)
+  h_1xNxD, kv = _branch(drafts.num > 0, functools.partial(
+      spans.span, bound, drafts.token_N[None], (s.position + n_N)[None], look,
+      start=draft.readout, stop=last, state_BxTxD=drafts.state_1xNxD))
   n_NxD = bound.normed(last, h_1xNxD)[0]
   return readout.logits(n_NxD, bound.unembedding()), kv, len(kv)
 

@@ -61,7 +61,8 @@ def step(
     params: the model's parameters.
     cache: of the tokens before.
     rows: where the rows stand.
-    threshold_K: one per readout; +inf never exits there.
+    threshold_K: one per readout; +inf never exits there. [K, B, 1] gives each
+      row its own.
     end_B: a row is done at this position.
     eos_id: a row is done with this token; -1 = none.
     model: a body.
