@@ -171,6 +171,7 @@ def _is_finished(c: Any, folder: pathlib.Path) -> bool:
 def _seeded(exp: Experiment, variant: str, seed: int) -> Any:
   c = copy.deepcopy(exp.variants[variant])
   c.seed = seed
+  c.evaluate.speed_tokens = 0  # runs beside each other share the clock
   return c
 
 

@@ -218,6 +218,7 @@ def _add_exits(c: Any) -> None:
   c.evaluate.report_split = 'test'  # and reported here
   c.evaluate.max_tokens = 0  # scored per split, spread evenly; 0 = all
   c.evaluate.segments = 0  # perplexity after 1 to so many; 0 = twice model's
+  c.evaluate.speed_tokens = 1024  # decoded on the clock at each point; 0 = off
 
   c.exit = ml_collections.ConfigDict()
   c.exit.signals = ('max_prob', 'margin', 'entropy')  # of SIGNAL_RANGES
@@ -264,6 +265,7 @@ def with_argument(c: Any, argument: str) -> Any:
   c.train.log_every, c.train.eval_every, c.train.checkpoint_every = 5, 10, 10
   c.optimizer.warmup_steps = 5
   c.evaluate.max_tokens, c.exit.search_points = 1024, 2
+  c.evaluate.speed_tokens = 64
   c.loss.schedule_steps = min(c.loss.schedule_steps, 10)
   for signal in c.exit.thresholds:
     c.exit.thresholds[signal] = tuple(c.exit.thresholds[signal])[-2:]

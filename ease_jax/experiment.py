@@ -22,6 +22,7 @@ from ease_jax import (
   models,
   report,
   results,
+  speed,
   train,
   update,
 )
@@ -35,8 +36,9 @@ MODES = ('all', 'train', 'evaluate', 'report', 'generate')
 # the parameters.
 FREE_FIELDS = (
     'evaluate.batch_size', 'evaluate.select_split', 'evaluate.report_split',
-    'evaluate.segments', 'exit.', 'generate.', 'train.log_every',
-    'train.tensorboard', 'train.profile')  # pyformat: disable
+    'evaluate.segments', 'evaluate.speed_tokens', 'exit.', 'generate.',
+    'train.log_every', 'train.tensorboard', 'train.profile',
+)  # pyformat: disable
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
@@ -159,6 +161,7 @@ def _evaluate(
   best = _restore_best(config, workdir, model)
   params = best.state.params
   found, passage = results.evaluate_run(config, model, params, corpus)
+  found['speed'] = speed.measure(config, model, params, corpus, found)
   cfg = model.cfg
   tokens = {f'{k}_tokens': len(v) for k, v in corpus.splits.items()}
   found = {

@@ -11,9 +11,9 @@ ORDER = (
     'allocator', 'grid', 'config', 'validation', 'presets', 'costs', 'signals',
     'layers', 'readout', 'halting', 'loss_spec', 'losses', 'models', 'exits',
     'search', 'evaluate', 'optimizer', 'sharding', 'update', 'checkpoint',
-    'preemption', 'writers', 'data', 'sweep', 'results', 'decode', 'train',
-    'report', 'experiment', 'evidence', 'workers', 'comparison', 'main',
-    'compare',
+    'preemption', 'writers', 'data', 'sweep', 'results', 'decode', 'speed',
+    'train', 'report', 'experiment', 'evidence', 'workers', 'comparison',
+    'main', 'compare',
 )  # pyformat: disable
 FILES = sorted(ROOT.rglob('*.py'))
 MAX_FILE, MAX_FUNCTION = 350, 80

@@ -91,7 +91,7 @@ def make_config(tmp_path, **train):
   c.train.update(
       steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1)
   c.train.update(train)
-  c.evaluate.max_tokens = 64
+  c.evaluate.max_tokens, c.evaluate.speed_tokens = 64, 0
   return c
 
 

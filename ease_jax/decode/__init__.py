@@ -6,9 +6,11 @@ what they are made of.
 
 from ease_jax.decode.cache import Cache, commit, grow, init_cache
 from ease_jax.decode.loop import (
+  OFF,
   Counts,
   Generated,
   Options,
+  defers,
   generate,
   stream,
 )
@@ -17,6 +19,7 @@ from ease_jax.decode.speculation import Draft, speculate
 from ease_jax.decode.text import generate_text
 
 __all__ = [
-    'Cache', 'Counts', 'Draft', 'Generated', 'Options', 'Sampling', 'commit',
-    'generate', 'generate_text', 'grow', 'init_cache', 'speculate', 'stream',
+    'OFF', 'Cache', 'Counts', 'Draft', 'Generated', 'Options', 'Sampling',
+    'commit', 'defers', 'generate', 'generate_text', 'grow', 'init_cache',
+    'speculate', 'stream',
 ]  # pyformat: disable

@@ -125,7 +125,7 @@ def stream(
       jnp.asarray([p[-1] for p in prompts], jnp.int32),
       jnp.asarray(length_B - 1), jnp.zeros(batch_size, bool),
       jax.random.split(jax.random.key(options.seed), batch_size))
-  if _defers(model, exit):
+  if defers(model, exit):
     rows = rows._replace(window=deferred.empty_window(model, batch_size))
   end_B = np.minimum(
       length_B - 1 + options.max_new_tokens, options.context - 1)
@@ -162,7 +162,7 @@ def prefilled(
     raise ConfigError('no prompts; give at least one')
   length_B = np.asarray([len(p) - 1 for p in prompts], np.int32)
   width = -(-length_B.max() // PROMPT_STEP) * PROMPT_STEP
-  if _defers(model, exit):
+  if defers(model, exit):
     width = max(width, deferred.WINDOW)  # which is before the first slot
   token_BxT = np.zeros((len(prompts), width), np.int32)
   for b, prompt in enumerate(prompts):
@@ -175,7 +175,7 @@ def prefilled(
   return cache, width
 
 
-def _defers(model: Any, exit: Point | None) -> bool:
+def defers(model: Any, exit: Point | None) -> bool:
   """Whether tokens may stay behind; HRM's can not be gone on from."""
   recompute = exit is not None and exit.spec.policy == 'recompute'
   return recompute and model.cfg.body != 'hrm'

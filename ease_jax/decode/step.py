@@ -95,15 +95,18 @@ def step(
     jax.jit, static_argnames=('num', 'model', 'spec', 'sampling'),
     donate_argnames='cache')
 def many_steps(
-    params: Any, cache: Cache, rows: Rows, slot: jax.Array, *args: jax.Array,
-    num: int, model: Any, spec: ExitSpec | None, sampling: sample.Sampling,
+    params: Any, cache: Cache, rows: Rows, slot: jax.Array,
+    threshold_K: jax.Array, end_B: jax.Array, eos_id: jax.Array,
+    given_NxB: jax.Array | None = None, *, num: int, model: Any,
+    spec: ExitSpec | None, sampling: sample.Sampling,
 ) -> tuple[Stepped, Rows, Cache]:  # pyformat: disable
   """Up to `num` steps, or until all rows are done, in one program.
 
   Args:
     params, cache, rows: see `step`; the cache is used up.
     slot: the cache's next free one.
-    *args: threshold_K, end_B and eos_id of `step`.
+    threshold_K, end_B, eos_id: see `step`.
+    given_NxB: tokens that follow, whatever was predicted; None = the predicted.
     num: N.
     model, spec, sampling: see `step`.
 
@@ -111,6 +114,7 @@ def many_steps(
     What happened, [N, ...], with nobody live where nothing happened.
   """
   one = functools.partial(step, model=model, spec=spec, sampling=sampling)
+  args = threshold_K, end_B, eos_id
   shapes = jax.eval_shape(one, params, cache, rows, *args)[0]
   zeros = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), shapes)
 
@@ -118,6 +122,8 @@ def many_steps(
     i, found, rows, cache = state
     out, _, rows, new = one(params, cache, rows, *args)
     found = jax.tree.map(lambda xs, x: xs.at[i].set(x), found, out)
+    if given_NxB is not None:
+      rows = rows._replace(token_B=given_NxB[i])
     behind = new.layers_BxT.shape[1] - 1
     return i + 1, found, rows, caches.commit(cache, new, slot + i - behind)
 
