@@ -57,8 +57,12 @@ setuptools.setup(
     ],
     extras_require={
         # [nodejs]: pyright's runtime from a wheel, not a download at first use.
-        'dev': ['pyright[nodejs]', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff'],
+        'dev': [
+            'flatbuffers>=24', 'pyright[nodejs]', 'pytest>=8',
+            'pytest-xdist>=3.6', 'ruff',
+        ],
         'tensorboard': ['tensorboardX>=2.6'],
+        'export': ['flatbuffers>=24'],
         # CUDA 12 wheels run on older drivers too; jax[cuda13] works as well.
         'cuda': ['jax[cuda12]'],
         'tpu': ['jax[tpu]'],

@@ -31,7 +31,8 @@ from ease_jax.optimizer import OptimizerSpec
 from ease_jax.validation import validate
 from ease_jax.writers import write_atomic
 
-MODES = ('all', 'train', 'evaluate', 'report', 'generate')
+MODES = ('all', 'train', 'evaluate', 'report', 'generate', 'export')
+EXPORTED = 'decoder.jax'
 # What a later command in the same workdir may change: it has no influence on
 # the parameters.
 FREE_FIELDS = (
@@ -71,6 +72,8 @@ def run(
     return _report(workdir)
   if mode == 'generate':
     return _generate(config, workdir, prompt or '')
+  if mode == 'export':
+    return _export(config, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   corpus = data.load(config, workdir)
   model = models.build(model_config(config, corpus.tokenizer.vocab_size))
@@ -231,6 +234,14 @@ def _report(workdir: pathlib.Path) -> None:
 def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
   model, params, tokenizer = load_model(config, workdir)
   decode.generate_text(config, workdir, model, params, tokenizer, prompt)
+
+
+def _export(config: Any, workdir: pathlib.Path) -> None:
+  """Writes the decoder at the run's operating point, for one row."""
+  model, params, tokenizer = load_model(config, workdir)
+  write_atomic(workdir / EXPORTED, decode.exported(
+      model, params, decode.chosen_point(workdir),
+      options=decode.options_from(config, tokenizer.eos_id)))
 
 
 def load_model(

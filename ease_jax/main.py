@@ -21,8 +21,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True)  # pyformat: disable
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
 _MODE = flags.DEFINE_enum(
-    'mode', 'all', ('all', 'train', 'evaluate', 'report', 'generate'),
-    'all = train, evaluate and report.')  # pyformat: disable
+    'mode', 'all',
+    ('all', 'train', 'evaluate', 'report', 'generate', 'export'),
+    'all = train, evaluate and report; export writes decoder.jax.',
+)  # pyformat: disable
 _PROMPT = flags.DEFINE_string(
     'prompt', None, 'Text to continue, for --mode=generate.')
 

@@ -12,10 +12,12 @@ from typing import Any, TextIO
 from ease_jax.config import ConfigError
 
 
-def write_atomic(path: pathlib.Path, text: str) -> None:
+def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
   """Replaces a file; a reader or a killed run sees the old or the new one."""
   draft = path.with_name(path.name + '.tmp')
-  draft.write_text(text, encoding='utf-8')
+  if isinstance(content, str):
+    content = content.encode('utf-8')
+  draft.write_bytes(content)
   os.replace(draft, path)
 
 

@@ -5,6 +5,7 @@ what they are made of.
 """
 
 from ease_jax.decode.cache import Cache, commit, grow, init_cache
+from ease_jax.decode.export import exported
 from ease_jax.decode.loop import (
   OFF,
   Counts,
@@ -16,10 +17,11 @@ from ease_jax.decode.loop import (
 )
 from ease_jax.decode.sampling import Sampling
 from ease_jax.decode.speculation import Draft, speculate
-from ease_jax.decode.text import generate_text
+from ease_jax.decode.text import chosen_point, generate_text, options_from
 
 __all__ = [
     'OFF', 'Cache', 'Counts', 'Draft', 'Generated', 'Options', 'Sampling',
-    'commit', 'defers', 'generate', 'generate_text', 'grow', 'init_cache',
-    'speculate', 'stream',
+    'chosen_point', 'commit', 'defers', 'exported', 'generate',
+    'generate_text', 'grow', 'init_cache', 'options_from', 'speculate',
+    'stream',
 ]  # pyformat: disable

@@ -127,9 +127,7 @@ def stream(
       jax.random.split(jax.random.key(options.seed), batch_size))
   if defers(model, exit):
     rows = rows._replace(window=deferred.empty_window(model, batch_size))
-  end_B = np.minimum(
-      length_B - 1 + options.max_new_tokens, options.context - 1)
-  eos_id = np.int32(-1 if options.eos_id is None else options.eos_id)
+  end_B, eos_id = end(jnp.asarray(length_B), options), eos(options)
   done = False
   while not done:
     if slot + options.chunk > cache.capacity:
@@ -141,6 +139,17 @@ def stream(
     out, done = jax.device_get((out, rows.done_B.all()))
     for i in np.flatnonzero(out.live_B.any(1)):
       yield jax.tree.map(lambda x, i=i: x[i], out)
+
+
+def end(length_B: jax.Array, options: Options) -> jax.Array:
+  """The position at which each row is done."""
+  return jnp.minimum(
+      length_B - 1 + options.max_new_tokens, options.context - 1)
+
+
+def eos(options: Options) -> jax.Array:
+  """The token that ends a row; -1 = none."""
+  return jnp.int32(-1 if options.eos_id is None else options.eos_id)
 
 
 def prefilled(

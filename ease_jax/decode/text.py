@@ -23,7 +23,7 @@ def shaded(text: str, depth: float, color: bool) -> str:
   return f'\x1b[48;5;{shade}m\x1b[38;5;{ink}m{text}\x1b[0m'
 
 
-def options(config: Any, eos_id: int | None) -> loop.Options:
+def options_from(config: Any, eos_id: int | None) -> loop.Options:
   """What a config says about generation."""
   g = config.generate
   return loop.Options(
@@ -60,7 +60,7 @@ def generate_text(
   depth_K, color = np.asarray(cfg.depth_K), sys.stdout.isatty()
   pieces = loop.stream(
       model, {'params': params}, [prompt_N], point,
-      options=options(config, tokenizer.eos_id))
+      options=options_from(config, tokenizer.eos_id))
   for number, piece in enumerate(pieces):
     if number == 0:  # not before the prompt turned out to be one
       print(prompt, end='')

@@ -1,0 +1,71 @@
+"""The exported decoder: one file, no source, the same tokens."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tiny
+from ease_jax import config, decode
+from ease_jax.exits import ExitSpec
+from ease_jax.sweep import Point
+
+LENGTH = 24
+PROMPTS = [[3, 1, 4], [5, 9, 2, 6, 5, 3, 5, 8]]
+
+# No ease_jax, no flax: only what the file's docstring says.
+ALONE = """
+import sys
+sys.modules['ease_jax'] = sys.modules['flax'] = None  # an import would fail
+import jax, numpy as np
+from jax import export
+folder = sys.argv[1]
+run = export.deserialize(
+    bytearray(open(folder + '/decoder.jax', 'rb').read())).call
+prompts = np.load(folder + '/prompts.npz')
+tokens, exits, live = run(
+    prompts['prompt_BxC'], prompts['length_B'], np.uint32(7))
+np.savez(folder + '/found.npz', tokens=tokens, exits=exits, live=live)
+"""
+
+
+@pytest.mark.parametrize('policy', ['copy_state', 'recompute'])
+def test_the_file_decodes_without_the_source(policy, tmp_path):
+  model = tiny.stack(readouts=(1, 2, 4))
+  params = tiny.params(model)
+  exit = Point(ExitSpec('max_prob', policy), (0.55, 0.6, np.inf))
+  options = decode.Options(
+      max_new_tokens=12, context=LENGTH, eos_id=11, seed=7,
+      sampling=decode.Sampling(1.5))
+  (tmp_path / 'decoder.jax').write_bytes(decode.exported(
+      model, params, exit, options=options, batch_size=2))
+  prompt_BxC = np.zeros((2, LENGTH), np.int32)
+  for row, prompt in zip(prompt_BxC, PROMPTS):
+    row[-len(prompt) :] = prompt
+  np.savez(
+      tmp_path / 'prompts.npz', prompt_BxC=prompt_BxC,
+      length_B=np.asarray([len(p) for p in PROMPTS], np.int32))
+  subprocess.run(
+      [sys.executable, '-c', ALONE, str(tmp_path)], check=True, cwd=tmp_path)
+  found = np.load(tmp_path / 'found.npz')
+  texts, _ = decode.generate(
+      model, {'params': params}, PROMPTS, exit, options=options)
+  for b, text in enumerate(texts):
+    live = found['live'][b]
+    new = text.tokens[len(PROMPTS[b]) :]
+    np.testing.assert_array_equal(found['tokens'][b][live], new)
+    np.testing.assert_array_equal(found['exits'][b][live], text.exits)
+  assert len(np.unique(np.concatenate([t.exits for t in texts]))) > 1
+
+
+def test_a_missing_package_is_named(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  model = tiny.stack()
+  with pytest.raises(config.ConfigError) as error:
+    decode.exported(
+        model, {}, None, options=decode.Options(1, LENGTH))
+  assert str(error.value) == (
+      'an exported decoder needs the package flatbuffers, which is not '
+      "installed; pip install 'ease_jax[export]'")
