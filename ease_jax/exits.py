@@ -12,6 +12,10 @@ values a layer may look at, and give the same exits and states.
   latest      where layers run again in every segment: the last keys and values
               that the layer computed for the token, from its last segment; a
               layer that never ran does as under copy_state
+
+`copy_kv`, deeper layers see the keys and values of the exit layer as they are,
+is no choice but a control: no W_K of another layer made them (2207.07061 lost
+40 % of its quality by it). Only `masked_pass` knows it.
 """
 
 import dataclasses
@@ -85,6 +89,8 @@ class _Tracker:
       h_BxTxD = jnp.where(done_BxTx1, self.frozen_BxTxD, h_BxTxD)
     name = str(block.name)  # the same in every segment
     kept = self.latest.get(name) if policy == 'latest' else None
+    if policy == 'copy_kv' and self.kv:
+      kept = self.kv[-1]
 
     def run():
       kv = block.kv(h_BxTxD, self.rotation)

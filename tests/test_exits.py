@@ -1,4 +1,5 @@
 import functools
+import pathlib
 import types
 
 import jax
@@ -7,8 +8,19 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, costs, decode, evaluate, exits, sweep
+from ease_jax import (
+  config,
+  costs,
+  decode,
+  evaluate,
+  exits,
+  models,
+  sweep,
+  update,
+)
 from ease_jax.exits import ExitSpec
+from ease_jax.loss_spec import LossSpec
+from ease_jax.optimizer import OptimizerSpec
 
 INF = np.inf
 ROWS, LENGTH = 3, 12
@@ -366,3 +378,52 @@ def test_optimistic_scores_are_labelled_and_are_other_scores(
   charged = rows['recompute']
   assert charged['compute'] > charged['compute_uncharged']
   assert rows['drop']['threshold'] == [*map(float, threshold[:2]), None]
+
+
+# --------------------------------------------------------- a negative control
+
+
+@pytest.fixture(scope='module')
+def trained():
+  """A model that has learned something: the bytes of this file."""
+  text = np.frombuffer(pathlib.Path(__file__).read_bytes(), np.uint8)
+  c = config.base()
+  c.model.update(
+      num_layers=4, dim=32, num_heads=2, num_kv_heads=2, mlp_dim=64)
+  c.loss.weights, c.optimizer.name = 'uniform', 'muon'
+  c.optimizer.learning_rate, c.optimizer.warmup_steps = 0.02, 20
+  c.train.steps = 200
+  model = models.build(config.model_config(c, 256))
+  specs = dict(
+      model=model, loss_spec=LossSpec.from_config(c),
+      opt_spec=OptimizerSpec.from_config(c))
+  state = update.init_state(
+      jax.random.key(0), model=model, opt_spec=specs['opt_spec'])
+  rng, draw = np.random.default_rng(0), lambda at: np.stack(
+      [text[i : i + 65] for i in at]).astype(np.int32)
+
+  def batch(at):
+    window = draw(at)
+    return {'tokens': window[:, :-1], 'targets': window[:, 1:],
+            'mask': np.ones((len(at), 64), np.float32)}
+
+  for step in range(c.train.steps):
+    state, _ = update.train_step(
+        state, batch(rng.integers(0, len(text) - 65, 16)),
+        jax.random.key(step), accumulate=1, **specs)
+  return model, state.params, batch(range(0, len(text) - 65, 700))
+
+
+@pytest.mark.parametrize('threshold', [0.4, 0.7])
+def test_projected_keys_and_values_must_not_be_copied(trained, threshold):
+  """R11: layers that see another layer's K/V lose; copy_state hardly does."""
+  model, params, batch = trained
+  nll = {}
+  for policy in ('recompute', 'copy_state', 'copy_kv'):
+    walk = exits.masked_pass(
+        params, batch, jnp.full(4, threshold), model=model,
+        spec=ExitSpec('max_prob', policy))
+    nll[policy] = float(walk.observation.nll.mean())
+    assert 0.1 < (walk.exit_BxT < 3).mean() < 0.9
+  lost = nll['copy_state'] - nll['recompute']
+  assert nll['copy_kv'] - nll['recompute'] > max(2 * lost, 0.02)
