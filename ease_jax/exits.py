@@ -27,7 +27,10 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax import grid, halting, layers, readout, signals
+from ease_jax.config import KV_POLICIES, ConfigError
 from ease_jax.models.body import evaluation_key
+
+CONTROL = 'copy_kv'
 
 # look(layer, done_BxT) -> what tokens may see of each other, [B or 1, T, T],
 # and of a cache; layers are counted from 0 through all segments.
@@ -44,6 +47,15 @@ class ExitSpec:
 
   signal: str = 'max_prob'
   policy: str = 'copy_state'
+
+  def __post_init__(self):
+    if self.signal not in signals.SIGNALS:
+      raise ConfigError(
+          f'exit signal {self.signal!r} is unknown; use one of '
+          f'{tuple(signals.SIGNALS)}')
+    if self.policy not in (*KV_POLICIES, CONTROL):
+      raise ConfigError(
+          f'K/V policy {self.policy!r} is unknown; use one of {KV_POLICIES}')
 
 
 class Walk(NamedTuple):
@@ -89,7 +101,7 @@ class _Tracker:
       h_BxTxD = jnp.where(done_BxTx1, self.frozen_BxTxD, h_BxTxD)
     name = str(block.name)  # the same in every segment
     kept = self.latest.get(name) if policy == 'latest' else None
-    if policy == 'copy_kv' and self.kv:
+    if policy == CONTROL and self.kv:
       kept = self.kv[-1]
 
     def run():

@@ -4,6 +4,7 @@ Everything else about a run is a matter of its numbers; this is a matter of the
 machine, so it stays out of the sweep.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +23,6 @@ from ease_jax.sweep import Point, operating_point
 
 ROUNDS = 5
 POINTS = 5  # of the sweep, besides exits off
-
-# () -> readout index of every token that was decoded.
-Run = Callable[[], np.ndarray]
 
 
 def measure(
@@ -80,6 +78,35 @@ def measure(
   }  # pyformat: disable
 
 
+def fastest_draft(
+    model: Any, variables: Any, prompts: Sequence[Sequence[int]],
+    drafts: Sequence[decode.Draft], *, options: decode.Options,
+) -> tuple[decode.Draft | None, dict[decode.Draft | None, float]]:
+  """The drafting that is fastest on calibration prompts; None is without.
+
+  Args:
+    model, variables, prompts, options: see `decode.generate`; the prompts are
+      continued one by one.
+    drafts: what to try.
+
+  Returns:
+    The fastest, and the median seconds of each.
+  """
+
+  def plain():
+    return [
+        decode.generate(model, variables, [p], options=options)[0][0].exits
+        for p in prompts]
+
+  ways: list[decode.Draft | None] = [None, *drafts]
+  seconds, _ = _timed([
+      plain if draft is None else functools.partial(
+          decode.speculate, model, variables, prompts, draft, options=options)
+      for draft in ways])
+  median = dict(zip(ways, map(statistics.median, seconds), strict=True))
+  return min(ways, key=lambda way: median[way]), median
+
+
 def _others(found: Any) -> list[dict[str, Any]]:
   """Points with exits like the chosen one's, spread over its sweep."""
   chosen, rows = found['chosen'], found['sweep']
@@ -96,8 +123,8 @@ def _others(found: Any) -> list[dict[str, Any]]:
 
 def _decoding(
     model: Any, params: Any, windows: Sequence[np.ndarray], exit: Point | None
-) -> Run:
-  """Decodes given windows from an empty cache, each in one program."""
+) -> Callable[[], np.ndarray]:
+  """Decodes given windows from an empty cache; where each token stopped."""
   cfg, length = model.cfg, windows[0].shape[1]
   behind = decode.defers(model, exit)
   slot = deferred.WINDOW if behind else 0
@@ -120,16 +147,18 @@ def _decoding(
   return lambda: np.concatenate([np.asarray(one(w)) for w in windows])
 
 
-def _timed(runs: list[Run]) -> tuple[list[list[float]], list[np.ndarray]]:
+def _timed(
+    runs: Sequence[Callable[[], Any]]
+) -> tuple[list[list[float]], list[Any]]:
   """Seconds of each run in each round, and what it returned."""
-  exits = [run() for run in runs]  # warm-up
+  found = [run() for run in runs]  # warm-up
   seconds: list[list[float]] = [[] for _ in runs]
   for _ in range(ROUNDS):
     for run, times in zip(runs, seconds, strict=True):
       start = time.perf_counter()
       run()
       times.append(time.perf_counter() - start)
-  return seconds, exits
+  return seconds, found
 
 
 def _point(

@@ -223,6 +223,16 @@ def test_the_loops_own_counts_are_the_cost_model(signal, policy):
   assert counts.layers_run < counts.steps * cfg.depth
 
 
+def test_the_oldest_drags_the_window_through_before_it_leaves():
+  """`recompute` at its bound: every ninth token makes up for all nine."""
+  exit = point(-INF, policy='recompute')
+  (text,), counts = generate([PROMPTS[0]], exit, context=64)
+  new, depth = len(text.exits), MODEL.cfg.depth
+  assert new == 61 and (text.exits == 0).all()
+  assert counts.layers_run == new + new // 9 * (depth - 1)
+  assert counts.heads_run == new
+
+
 def test_rows_share_the_layers_that_are_run():
   exit = point(thresholds('max_prob'))
   texts, counts = generate(PROMPTS, exit)
@@ -289,6 +299,12 @@ def test_sampling_keeps_what_it_says():
     (lambda: decode.Options(0, 8),
      'generate.max_new_tokens=0 must be at least 1'),
     (lambda: generate([]), 'no prompts; give at least one'),
+    (lambda: ExitSpec('max_prob', 'share'),
+     "K/V policy 'share' is unknown; use one of ('recompute', 'copy_state', "
+     "'drop', 'latest')"),
+    (lambda: generate(PROMPTS, point(0.5, policy='copy_kv')),
+     "K/V policy 'copy_kv' is a control of the evaluation; decode with "
+     'another one'),
 ])
 def test_bad_settings_are_refused(make, message):
   with pytest.raises(config.ConfigError) as error:

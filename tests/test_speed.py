@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, costs, exits, speed
+from ease_jax import config, costs, decode, exits, speed
 from ease_jax.data import Corpus
 from ease_jax.exits import ExitSpec
 from ease_jax.sweep import Point
@@ -130,3 +130,17 @@ def test_a_split_shorter_than_a_window_cannot_be_timed():
   assert str(error.value) == (
       'the test split has 97 tokens, less than a window of data.seq_len=100 '
       'to time; set evaluate.speed_tokens=0')
+
+
+def test_the_fastest_way_to_draft_is_the_one_that_took_least(monkeypatch):
+  _, model, _ = setting(**SHAPES['stack'])
+  variables = {'params': tiny.params(model)}
+  drafts = [decode.Draft(0, 2), decode.Draft(1, 3)]
+  clock = iter([  # start and end of each run in each round
+      x for _ in range(speed.ROUNDS) for x in (0, 5, 0, 3, 0, 4)])
+  monkeypatch.setattr(speed.time, 'perf_counter', lambda: next(clock))
+  best, seconds = speed.fastest_draft(
+      model, variables, [[1, 2], [3]], drafts,
+      options=decode.Options(max_new_tokens=3, context=LENGTH))
+  assert best == drafts[0]
+  assert seconds == {None: 5, drafts[0]: 3, drafts[1]: 4}

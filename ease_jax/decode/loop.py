@@ -13,7 +13,7 @@ from ease_jax.decode import cache as caches
 from ease_jax.decode import deferred
 from ease_jax.decode import step as steps
 from ease_jax.decode.sampling import Sampling
-from ease_jax.exits import ExitSpec
+from ease_jax.exits import CONTROL, ExitSpec
 from ease_jax.sweep import Point
 
 PREFILLS = ('exits', 'full')
@@ -118,6 +118,10 @@ def stream(
   """
   length_B = np.asarray([len(p) for p in prompts], np.int32)
   params, spec = variables['params'], exit.spec if exit else None
+  if spec and spec.policy == CONTROL:
+    raise ConfigError(
+        f'K/V policy {CONTROL!r} is a control of the evaluation; decode with '
+        'another one')
   threshold_K = jnp.asarray((exit or OFF).threshold_K(len(model.cfg.cells)))
   cache, slot = prefilled(model, params, prompts, exit, options)
   batch_size = len(prompts)
