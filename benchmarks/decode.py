@@ -31,6 +31,7 @@ from ease_jax import (  # noqa: E402
   config,
   costs,
   decode,
+  evaluate,
   experiment,
   models,
 )
@@ -72,11 +73,9 @@ class Shape:
     options = decode.Options(max_new_tokens=TOKENS, context=self.cache + 1)
     cache, slot = loop.prefilled(
         self.model, self.params, self.prompts, None, options)
-    start = steps.Rows(
-        jnp.asarray(self.prompts[:, -1], jnp.int32),
-        jnp.full(self.rows, self.prompts.shape[1] - 1, jnp.int32),
-        jnp.zeros(self.rows, bool),
-        jax.random.split(jax.random.key(0), self.rows))
+    start = loop.start(
+        self.model, None, jnp.asarray(self.prompts[:, -1], jnp.int32),
+        jnp.full(self.rows, self.prompts.shape[1] - 1, jnp.int32), 0)
     end_B = jnp.full(self.rows, self.cache, jnp.int32)
     threshold_K = jnp.asarray(threshold_K, jnp.float32)
 
@@ -223,11 +222,9 @@ def trained_figures(workdir, rounds):
   contenders |= {k: speculate(k, d) for k, d in drafts.items()}
   times = side_by_side(contenders, rounds)
   cfg = model.cfg
-  context = costs.mean_context(c.data.seq_len)
-  cost_K = costs.readout_costs(
-      cfg, context, point.spec.policy, signal=point.spec.signal,
-      active=point.threshold_K(len(cfg.cells)) < INF)
-  expected = costs.full_flops(cfg, context) / cost_K[exits].mean()
+  expected = 1 / evaluate.compute_of_exits(
+      cfg, point.spec, point.threshold_K(len(cfg.cells)),
+      np.reshape(exits, (len(prompts), -1)))
   full = times['full'][0]
   speedup = full / times['chosen'][0]
   best = min(drafts, key=lambda k: times[k][0])

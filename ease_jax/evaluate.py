@@ -189,6 +189,16 @@ def compute(
   }
 
 
+def compute_of_exits(
+    cfg: Any, spec: exits.ExitSpec, threshold_K: np.ndarray,
+    exit_RxT: np.ndarray,
+) -> float:  # pyformat: disable
+  """The `compute` of rows that were decoded from their first token on."""
+  trace = Trace(exit_RxT, exit_RxT, exit_RxT)  # only the exits cost
+  mask_RxT = np.ones(exit_RxT.shape)
+  return compute(cfg, spec, threshold_K, trace, mask_RxT)['compute']
+
+
 def _deepest_later(exit_RxT: np.ndarray) -> np.ndarray:
   """Deepest readout among the later tokens of the row, 0 for the last."""
   running = np.maximum.accumulate(exit_RxT[:, ::-1], axis=1)[:, ::-1]

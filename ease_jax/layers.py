@@ -6,6 +6,7 @@ exit-consistent pass and cached decoding are three ways of calling these two,
 so they cannot drift apart.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -133,21 +134,26 @@ def _attention(
   k_BxGxDxT = k_BxTxGxD.transpose(0, 2, 3, 1)
   v_BxGxTxD = v_BxTxGxD.transpose(0, 2, 1, 3)
   q_BxGxNxD = (q_BxGxRxTxD * D**-0.5).reshape(B, G, -1, D)
-  score, mask = q_BxGxNxD @ k_BxGxDxT, mask_BxTxT
+  # Sums in float32: what is cached and what is not must not round apart.
+  product = functools.partial(
+      jnp.matmul, preferred_element_type=jnp.float32)
+  score, mask = product(q_BxGxNxD, k_BxGxDxT), mask_BxTxT
   if past is not None:
-    earlier = jnp.einsum('bgnd,bgcd->bgnc', q_BxGxNxD, past.key_BxGxCxD)
+    earlier = jnp.einsum(
+        'bgnd,bgcd->bgnc', q_BxGxNxD, past.key_BxGxCxD,
+        preferred_element_type=jnp.float32)
     score = jnp.concatenate([earlier, score], -1)
     mask = jnp.broadcast_to(mask, (B, *mask.shape[1:]))
     mask = jnp.concatenate([past.mask_BxTxC, mask], -1)
-  score = score.astype(jnp.float32).reshape(B, G, H // G, T, -1)
+  score = score.reshape(B, G, H // G, T, -1)
   score = jnp.where(mask[:, None, None], score, NEGATIVE)
   p = jax.nn.softmax(score, axis=-1).astype(v_BxTxGxD.dtype)
   p = p.reshape(B, G, (H // G) * T, -1)
-  out_BxGxNxD = p[..., -T:] @ v_BxGxTxD
+  out_BxGxNxD = product(p[..., -T:], v_BxGxTxD)
   if past is not None:
-    out_BxGxNxD += p[..., :-T] @ past.value_BxGxCxD
-  out = out_BxGxNxD.reshape(B, G, H // G, T, D).transpose(0, 3, 1, 2, 4)
-  return out.reshape(B, T, H * D)
+    out_BxGxNxD += product(p[..., :-T], past.value_BxGxCxD)
+  out_BxGxRxTxD = out_BxGxNxD.astype(p.dtype).reshape(B, G, H // G, T, D)
+  return out_BxGxRxTxD.transpose(0, 3, 1, 2, 4).reshape(B, T, H * D)
 
 
 class MLP(nn.Module):

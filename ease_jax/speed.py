@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax import costs, decode
+from ease_jax import costs, decode, evaluate
 from ease_jax.config import ConfigError
 from ease_jax.data import Corpus, eval_batches
-from ease_jax.decode import deferred
+from ease_jax.decode import loop
 from ease_jax.decode import step as steps
 from ease_jax.sweep import Point, operating_point
 
@@ -72,7 +72,7 @@ def measure(
       'head_layers': costs.head_flops(cfg) / costs.cell_flops(
           cfg, costs.mean_context(config.data.seq_len)),
       'points': [
-          _point(config, cfg, *x, tokens, full, off_ppl)
+          _point(cfg, *x, tokens, full, off_ppl)
           for x in zip([None, *rows], points, seconds, exits, strict=True)],
       'break_even': _break_even(config, cfg, found['chosen']),
   }  # pyformat: disable
@@ -124,27 +124,23 @@ def _others(found: Any) -> list[dict[str, Any]]:
 def _decoding(
     model: Any, params: Any, windows: Sequence[np.ndarray], exit: Point | None
 ) -> Callable[[], np.ndarray]:
-  """Decodes given windows from an empty cache; where each token stopped."""
+  """Decodes given windows [1, T] from an empty cache; exits [R, T]."""
   cfg, length = model.cfg, windows[0].shape[1]
-  behind = decode.defers(model, exit)
-  slot = deferred.WINDOW if behind else 0
-  window = deferred.empty_window(model, 1) if behind else None
-  threshold_K = jnp.asarray((exit or decode.OFF).threshold_K(len(cfg.cells)))
+  slot = loop.least_slot(model, exit)
+  threshold_K = loop.thresholds(model, exit)
   end_B, none = jnp.full(1, length, jnp.int32), jnp.int32(-1)
-  key_B = jax.random.split(jax.random.key(0), 1)
 
   def one(token_1xT):
     cache = decode.init_cache(cfg, 1, slot + length)
-    rows = steps.Rows(
-        jnp.asarray(token_1xT[:, 0]), jnp.zeros(1, jnp.int32),
-        jnp.zeros(1, bool), key_B, window)
+    rows = loop.start(
+        model, exit, jnp.asarray(token_1xT[:, 0]), jnp.zeros(1, jnp.int32), 0)
     out, _, _ = steps.many_steps(
         params, cache, rows, jnp.int32(slot), threshold_K, end_B, none,
         jnp.asarray(np.roll(token_1xT, -1, 1).T), num=length, model=model,
         spec=exit.spec if exit else None, sampling=decode.Sampling())
     return out.exit_B[:, 0]
 
-  return lambda: np.concatenate([np.asarray(one(w)) for w in windows])
+  return lambda: np.stack([np.asarray(one(w)) for w in windows])
 
 
 def _timed(
@@ -162,16 +158,11 @@ def _timed(
 
 
 def _point(
-    config, cfg, row, point, seconds, exits, tokens, full, off_ppl
+    cfg, row, point, seconds, exits, tokens, full, off_ppl
 ) -> dict[str, Any]:
   low, middle, high = statistics.quantiles(seconds, n=4)
-  context = costs.mean_context(config.data.seq_len)
-  compute = 1.0
-  if point is not None:
-    cost_K = costs.readout_costs(
-        cfg, context, point.spec.policy, signal=point.spec.signal,
-        active=point.threshold_K(len(cfg.cells)) < np.inf)
-    compute = float(cost_K[exits].mean() / costs.full_flops(cfg, context))
+  compute = 1.0 if point is None else evaluate.compute_of_exits(
+      cfg, point.spec, point.threshold_K(len(cfg.cells)), exits)
   ppl = off_ppl if row is None else row['test']['ppl']
   return {
       'threshold': row and row['threshold'],

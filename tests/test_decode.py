@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from ease_jax import config, costs, decode, exits
-from ease_jax.decode import cache, sampling
+from ease_jax.decode import cache, deferred, sampling
 from ease_jax.exits import ExitSpec
 from ease_jax.sweep import Point
 
@@ -233,6 +233,15 @@ def test_the_oldest_drags_the_window_through_before_it_leaves():
   assert counts.heads_run == new
 
 
+def test_long_texts_with_deferred_layers_are_as_evaluated(monkeypatch):
+  monkeypatch.setitem(globals(), 'LENGTH', 64)
+  exit = point((0.45, 0.5, INF), policy='recompute')
+  texts, _ = generate(PROMPTS[:3], exit, sampling=WARM)
+  assert_as_evaluated(texts, exit)
+  behind = [(t.exits < 2).sum() for t in texts]
+  assert max(behind) > deferred.WINDOW
+
+
 def test_rows_share_the_layers_that_are_run():
   exit = point(thresholds('max_prob'))
   texts, counts = generate(PROMPTS, exit)
@@ -254,7 +263,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
 
 def test_the_cache_grows_and_chunks_change_nothing():
   exit = point(thresholds('max_prob'))
-  long = dict(context=120, max_new_tokens=200)
+  long = dict(context=120, max_new_tokens=200, sampling=WARM)
   a = generate(PROMPTS, exit, **long)
   b = generate(PROMPTS, exit, chunk=7, **long)
   tiny.assert_trees_equal(a, b)
@@ -296,6 +305,10 @@ def test_sampling_keeps_what_it_says():
      'generate.top_p=0.0 must be above 0 and at most 1'),
     (lambda: decode.Options(1, 8, prefill='none'),
      "generate.prefill='none' is unknown; use one of ('exits', 'full')"),
+    (lambda: decode.Options(1, 8, chunk=0), 'chunk=0 must be at least 1'),
+    (lambda: generate([[5, 99]]),
+     '--prompt has the token 99; the vocabulary has 0 to 22; use the tokenizer '
+     'of the run'),
     (lambda: decode.Options(0, 8),
      'generate.max_new_tokens=0 must be at least 1'),
     (lambda: generate([]), 'no prompts; give at least one'),

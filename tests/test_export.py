@@ -4,6 +4,8 @@ import importlib.util
 import subprocess
 import sys
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 
@@ -58,6 +60,21 @@ def test_the_file_decodes_without_the_source(policy, tmp_path):
     np.testing.assert_array_equal(found['tokens'][b][live], new)
     np.testing.assert_array_equal(found['exits'][b][live], text.exits)
   assert len(np.unique(np.concatenate([t.exits for t in texts]))) > 1
+
+
+def test_a_window_longer_than_the_context_fits():
+  model = tiny.stack(readouts=(1, 2, 4))
+  params = tiny.params(model)
+  exit = Point(ExitSpec('max_prob', 'recompute'), (0.4, 0.5, np.inf))
+  options = decode.Options(max_new_tokens=7, context=8)
+  run = jax.export.deserialize(bytearray(
+      decode.exported(model, params, exit, options=options))).call
+  _, exits, _ = run(
+      np.asarray([[0] * 7 + [3]], np.int32), np.ones(1, np.int32),
+      np.uint32(0))
+  (text,), _ = decode.generate(
+      model, {'params': params}, [[3]], exit, options=options)
+  np.testing.assert_array_equal(exits[0], text.exits)
 
 
 def test_a_missing_package_is_named(monkeypatch):

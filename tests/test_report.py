@@ -291,3 +291,70 @@ def test_minimal_results_still_make_a_page(tmp_path):
     del results[key]
   write_report(make_run(tmp_path, results))
   assert not (tmp_path / 'figures' / 'reliability.svg').exists()
+
+
+# -------------------------------------------------------------------- speed
+
+
+def _speed(speedup=1.21):
+  def point(threshold, rate, gain, **fields):
+    return dict(
+        threshold=threshold, signal='max_prob', kv_policy='copy_state',
+        ppl=3.2, ppl_vs_full=1.01, tokens_per_second=rate,
+        tokens_per_second_low=rate - 100.0, tokens_per_second_high=rate + 150.0,
+        speedup=gain, expected_speedup=1.36, compute=0.735,
+        chosen=False) | fields  # pyformat: disable
+
+  readout = lambda layer, needed, stopped, active: dict(
+      segment=1, layer=layer, needed=needed, stopped=stopped, active=active)
+  return {
+      'tokens': 1016, 'rounds': 5, 'batch_size': 1, 'device': 'abacus',
+      'split': 'test', 'head_layers': 0.33,
+      'points': [
+          point(None, 6123.0, 1.0, expected_speedup=1.0, ppl_vs_full=1.0),
+          point(0.9, 6123.0 * speedup, speedup, chosen=True),
+          point(0.3, 9000.0, 1.5, expected_speedup=2.0, ppl_vs_full=1.5),
+      ],
+      'break_even': [
+          readout(2, 0.05, 0.31, True), readout(4, 0.08, 0.02, True),
+          readout(6, 0.11, 0.0, False)],
+  }  # pyformat: disable
+
+
+def _speed_page(folder, speed):
+  write_report(make_run(folder, _results() | {'speed': speed}))
+  html = (folder / 'report.html').read_text(encoding='utf-8')
+  section = re.search(r'<h2>Speed</h2>.*?</section>', html, re.S)
+  plain = lambda x: ' '.join(re.sub('<[^>]*>', ' ', x).split())
+  return section and section[0], section and plain(section[0])
+
+
+def test_measured_speed_stands_beside_the_expected_one(tmp_path):
+  section, text = _speed_page(tmp_path, _speed())
+  assert (
+      'the decoder writes 7 409 tokens a second instead of 6 123: '
+      '1.21 times as fast, where the FLOPs promise 1.36 times.') in text
+  for fact in ('1 016 tokens per point and round', '5 rounds',
+               'batch size 1', 'on abacus', '(chosen)', '89.0 %'):
+    assert fact in text, fact
+  assert (tmp_path / 'figures' / 'speed.svg').exists()
+  assert '<svg' in section
+  rows = re.findall(r'(?:pays|does not pay|never asked)</td>', section)
+  assert rows == ['pays</td>', 'does not pay</td>', 'never asked</td>']
+  assert '0.33 layers' in text
+
+
+def test_no_saving_on_the_clock_is_said(tmp_path):
+  _, text = _speed_page(tmp_path, _speed(1.01))
+  assert 'No saving on the clock: at the chosen thresholds' in text
+  assert '1.01 times as fast, where the FLOPs promise 1.36 times.' in text
+
+
+def test_without_a_clock_there_is_no_section(tmp_path, html):
+  for number, results in enumerate([_results(), _results() | {'speed': None}]):
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    write_report(make_run(folder, results))
+    page = (folder / 'report.html').read_text(encoding='utf-8')
+    assert '<h2>Speed</h2>' not in page and page == html
+    assert not (folder / 'figures' / 'speed.svg').exists()

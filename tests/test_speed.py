@@ -89,11 +89,14 @@ def test_the_clock_runs_on_what_was_evaluated(body, policy, monkeypatch):
     walk = exits.masked_pass(
         params, {'tokens': tokens, 'targets': tokens},
         jnp.asarray(exit.threshold_K(num)), model=model, spec=exit.spec)
-    np.testing.assert_array_equal(found, np.ravel(walk.exit_BxT))
+    np.testing.assert_array_equal(found, walk.exit_BxT)
     cost_K = costs.readout_costs(
         model.cfg, 4.5, policy, active=exit.threshold_K(num) < INF)
-    assert point['expected_speedup'] == pytest.approx(
-        costs.full_flops(model.cfg, 4.5) / cost_K[found].mean())
+    spent = costs.full_flops(model.cfg, 4.5) / cost_K[found].mean()
+    if policy == 'recompute':  # made up layers are charged
+      assert 1 < point['expected_speedup'] < spent
+    else:
+      assert point['expected_speedup'] == pytest.approx(spent)
   assert (runs[0] == num - 1).all() and len(np.unique(runs[1])) > 1
   for p in points:
     low, high = p['tokens_per_second_low'], p['tokens_per_second_high']

@@ -28,7 +28,7 @@ class Cache(NamedTuple):
   # [layer][block] of [rows, Hkv, C, D/H]
   key: tuple[tuple[jax.Array, ...], ...]
   value: tuple[tuple[jax.Array, ...], ...]
-  layers_BxC: jax.Array  # so many layers have keys and values of this token
+  layers_BxC: jax.Array  # the first so many layers may look at the token
 
   @property
   def capacity(self) -> int:
@@ -109,7 +109,7 @@ class New(NamedTuple):
   """What a cache does not have yet, of T neighbouring tokens."""
 
   kv: dict[int, layers.KV]  # by layer, of those that are written
-  layers_BxT: jax.Array  # in how many of them the tokens may be seen
+  layers_BxT: jax.Array  # the first so many layers may look at them
   ran_LxBxT: jax.Array | None = None  # where these are new; None = everywhere
 
 

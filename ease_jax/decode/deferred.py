@@ -54,6 +54,9 @@ def walk(
 ) -> Result:  # pyformat: disable
   """One token for every row; the group between two readouts is the unit.
 
+  A token takes all older ones of its window along, so that none has ever
+  reached less far than a newer one: what a token sees in the cache is older.
+
   Args:
     bound: a bound body whose states can be gone on from.
     cache: ends before the new tokens.
@@ -108,10 +111,9 @@ class _Group:
 
   def run(self, state_BxNxD):
     """All of the window, only the new token, or nothing."""
-    behind = self.goes_BxN[:, :-1].any()
-    way = jnp.where(behind, 2, self.goes_BxN.any().astype(jnp.int32))
-    return jax.lax.switch(
-        way, [self._nothing, self._newest, self._all], state_BxNxD)
+    behind, goes = self.goes_BxN[:, :-1].any(), self.goes_BxN.any()
+    fewer = lambda x: jax.lax.cond(goes, self._newest, self._nothing, x)
+    return jax.lax.cond(behind, self._all, fewer, state_BxNxD)
 
   def _nothing(self, state_BxNxD):
     cfg, (B, N, _) = self.bound.cfg, state_BxNxD.shape

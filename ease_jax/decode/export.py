@@ -17,7 +17,7 @@ import jax.export  # not loaded by `import jax`
 import jax.numpy as jnp
 
 from ease_jax.config import ConfigError
-from ease_jax.decode import deferred, loop
+from ease_jax.decode import loop
 from ease_jax.decode import step as steps
 from ease_jax.sweep import Point
 
@@ -42,24 +42,22 @@ def exported(
     raise ConfigError(
         'an exported decoder needs the package flatbuffers, which is not '
         "installed; pip install 'ease_jax[export]'")
-  threshold_K = jnp.asarray(
-      (exit or loop.OFF).threshold_K(len(model.cfg.cells)))
+  threshold_K = loop.thresholds(model, exit)
   spec, length = exit.spec if exit else None, options.context
+  slot = max(length - 1, loop.least_slot(model, exit))
 
   def run(prompt_BxC, length_B, seed):
+    before_BxT = jnp.pad(
+        prompt_BxC[:, :-1], ((0, 0), (slot - (length - 1), 0)))
     cache = steps.prefill(
-        params, prompt_BxC[:, :-1], length_B - 1, threshold_K,
-        slots=length + options.max_new_tokens, model=model,
+        params, before_BxT, length_B - 1, threshold_K,
+        slots=slot + options.max_new_tokens, model=model,
         spec=spec if options.prefill == 'exits' else None)
-    rows = steps.Rows(
-        prompt_BxC[:, -1], length_B - 1, jnp.zeros(batch_size, bool),
-        jax.random.split(jax.random.key(seed), batch_size))
-    if loop.defers(model, exit):
-      rows = rows._replace(window=deferred.empty_window(model, batch_size))
-    end_B = loop.end(length_B, options)
+    rows = loop.start(model, exit, prompt_BxC[:, -1], length_B - 1, seed)
     out, _, _ = steps.many_steps(
-        params, cache, rows, jnp.int32(length - 1), threshold_K, end_B,
-        loop.eos(options), num=options.max_new_tokens, model=model, spec=spec,
+        params, cache, rows, jnp.int32(slot), threshold_K,
+        loop.end(length_B, options), loop.eos(options),
+        num=options.max_new_tokens, model=model, spec=spec,
         sampling=options.sampling)
     return out.token_B.T, out.exit_B.T, out.live_B.T
 

@@ -24,7 +24,7 @@ class Asking:
     self.last = len(bound.cfg.cells) - 1
     self.heads_run = jnp.int32(0)  # counted, not inferred
     self.logits: Any = None  # of the readout before
-    self.asked_K = _asked(threshold_K, self.spec)
+    self.asked_K = asked(threshold_K, self.spec)
 
   def init(self, shape: tuple[int, ...]) -> Any:
     """The signal's memory."""
@@ -44,9 +44,9 @@ class Asking:
       stops_BxT = grid.exits(score_BxT, self.threshold_K[k])
       logits = self._logits((stops_BxT & ~done_BxT).any(), state)
       return memory, stops_BxT, logits
-    asked = self.asked_K[k] & ~done_BxT.all()
+    wanted = self.asked_K[k] & ~done_BxT.all()
     before = self.logits if self.spec.signal == 'kl' else None
-    self.logits = self._logits(asked, state)
+    self.logits = self._logits(wanted, state)
 
     def score():
       flat = self.logits.reshape(-1, self.logits.shape[-1])
@@ -57,11 +57,11 @@ class Asking:
       return signal.step(memory, obs)
 
     never = jnp.full(done_BxT.shape, -jnp.inf)
-    memory, score_BxT = jax.lax.cond(asked, score, lambda: (memory, never))
-    stops_BxT = asked & grid.exits(score_BxT, self.threshold_K[k])
+    memory, score_BxT = jax.lax.cond(wanted, score, lambda: (memory, never))
+    stops_BxT = wanted & grid.exits(score_BxT, self.threshold_K[k])
     return memory, stops_BxT, self.logits
 
-  def _logits(self, asked: jax.Array, state: Any) -> jax.Array:
+  def _logits(self, wanted: jax.Array, state: Any) -> jax.Array:
     n_BxTxD, w_VxD = state[1], self.bound.unembedding()
     shape = *n_BxTxD.shape[:-1], len(w_VxD)
 
@@ -70,7 +70,7 @@ class Asking:
       return flat.reshape(shape), jnp.int32(1)
 
     logits, ran = jax.lax.cond(
-        asked, head, lambda: (jnp.zeros(shape), jnp.int32(0)))
+        wanted, head, lambda: (jnp.zeros(shape), jnp.int32(0)))
     self.heads_run += ran
     return logits
 
@@ -85,7 +85,7 @@ class Asking:
     return obs._replace(state_cosine=cosine_N.reshape(shape))
 
 
-def _asked(threshold_K: jax.Array, spec: ExitSpec) -> jax.Array:
+def asked(threshold_K: jax.Array, spec: ExitSpec) -> jax.Array:
   """Readouts whose head a token needs that goes past them, [K] bool."""
   active_K = (threshold_K < jnp.inf).reshape(len(threshold_K), -1).any(1)
   if spec.signal in costs.MEMORY_SIGNALS:

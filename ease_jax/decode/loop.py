@@ -54,6 +54,8 @@ class Options:
     if self.max_new_tokens < 1:
       raise ConfigError(
           f'generate.max_new_tokens={self.max_new_tokens} must be at least 1')
+    if self.chunk < 1:
+      raise ConfigError(f'chunk={self.chunk} must be at least 1')
 
 
 class Generated(NamedTuple):
@@ -122,15 +124,11 @@ def stream(
     raise ConfigError(
         f'K/V policy {CONTROL!r} is a control of the evaluation; decode with '
         'another one')
-  threshold_K = jnp.asarray((exit or OFF).threshold_K(len(model.cfg.cells)))
+  threshold_K = thresholds(model, exit)
   cache, slot = prefilled(model, params, prompts, exit, options)
-  batch_size = len(prompts)
-  rows = steps.Rows(
-      jnp.asarray([p[-1] for p in prompts], jnp.int32),
-      jnp.asarray(length_B - 1), jnp.zeros(batch_size, bool),
-      jax.random.split(jax.random.key(options.seed), batch_size))
-  if defers(model, exit):
-    rows = rows._replace(window=deferred.empty_window(model, batch_size))
+  rows = start(
+      model, exit, jnp.asarray([p[-1] for p in prompts], jnp.int32),
+      jnp.asarray(length_B - 1), options.seed)
   end_B, eos_id = end(jnp.asarray(length_B), options), eos(options)
   done = False
   while not done:
@@ -143,6 +141,28 @@ def stream(
     out, done = jax.device_get((out, rows.done_B.all()))
     for i in np.flatnonzero(out.live_B.any(1)):
       yield jax.tree.map(lambda x, i=i: x[i], out)
+
+
+def start(
+    model: Any, exit: Point | None, token_B: jax.Array, position_B: jax.Array,
+    seed: jax.Array | int,
+) -> steps.Rows:  # pyformat: disable
+  """Rows that have a last token each, and a way to go."""
+  num = len(token_B)
+  window = deferred.empty_window(model, num) if defers(model, exit) else None
+  return steps.Rows(
+      token_B, position_B, jnp.zeros(num, bool),
+      jax.random.split(jax.random.key(seed), num), window)
+
+
+def least_slot(model: Any, exit: Point | None) -> int:
+  """The first slot that a step may write to; a window lies before it."""
+  return deferred.WINDOW if defers(model, exit) else 0
+
+
+def thresholds(model: Any, exit: Point | None) -> jax.Array:
+  """One for each readout, [K] float32."""
+  return jnp.asarray((exit or OFF).threshold_K(len(model.cfg.cells)))
 
 
 def end(length_B: jax.Array, options: Options) -> jax.Array:
@@ -171,18 +191,20 @@ def prefilled(
           f'--prompt has {len(prompt)} tokens; it must have 1 to '
           f'{options.context - 1} (data.seq_len={options.context}); change its '
           'length')
+    if not all(0 <= token < model.cfg.vocab_size for token in prompt):
+      raise ConfigError(
+          f'--prompt has the token {max(prompt, key=abs)}; the vocabulary has '
+          f'0 to {model.cfg.vocab_size - 1}; use the tokenizer of the run')
   if len(prompts) == 0:
     raise ConfigError('no prompts; give at least one')
   length_B = np.asarray([len(p) - 1 for p in prompts], np.int32)
   width = -(-length_B.max() // PROMPT_STEP) * PROMPT_STEP
-  if defers(model, exit):
-    width = max(width, deferred.WINDOW)  # which is before the first slot
+  width = max(width, least_slot(model, exit))
   token_BxT = np.zeros((len(prompts), width), np.int32)
   for b, prompt in enumerate(prompts):
     token_BxT[b, width - length_B[b] :] = prompt[:-1]
   cache = steps.prefill(
-      params, token_BxT, length_B,
-      jnp.asarray((exit or OFF).threshold_K(len(model.cfg.cells))),
+      params, token_BxT, length_B, thresholds(model, exit),
       slots=width + options.chunk, model=model,
       spec=exit.spec if exit and options.prefill == 'exits' else None)
   return cache, width

@@ -14,7 +14,7 @@ class Sampling:
 
   Attributes:
     temperature: 0 takes the most likely token.
-    top_k: only from so many most likely ones; 0 = from all.
+    top_k: only from so many most likely ones and their equals; 0 = from all.
     top_p: only from the fewest that hold this probability (Holtzman et al.
       1904.09751).
   """

@@ -139,7 +139,7 @@ def _round(bound, draft, sampling, end, eos_id, s: _State) -> _State:
       s.count + keep, tally)
 
 
-def _branch(always: jax.Array, run: Any) -> Any:
+def _in_branch(always: jax.Array, run: Any) -> Any:
   """Runs what reads the cache in a branch, although it is always taken.
 
   XLA then writes to the cache in place; in one straight program it keeps a
@@ -157,7 +157,7 @@ class _Drafts(NamedTuple):
   state_1xNxD: jax.Array  # where they were read
   q_NxV: jax.Array  # log-weights that they were drawn from
   cache: caches.Cache
-  sure: jax.Array
+  goes_on: jax.Array
   key: jax.Array
   layers_run: jax.Array
 
@@ -171,7 +171,7 @@ def _draft(bound, draft, sampling, s: _State, key, left) -> _Drafts:
     token = jnp.where(d.num == 0, s.token, d.draft_N[d.num - 1])
     look = lambda layer: (
         layers.causal_mask(1), caches.past(d.cache, layer, None))
-    h_1x1xD, kv = _branch(d.sure, functools.partial(
+    h_1x1xD, kv = _in_branch(d.goes_on, functools.partial(
         spans.span, bound, token[None, None],
         (s.position + d.num)[None, None], look, start=None,
         stop=draft.readout, state_BxTxD=None))
@@ -197,16 +197,16 @@ def _draft(bound, draft, sampling, s: _State, key, left) -> _Drafts:
       jnp.zeros((num, cfg.vocab_size)), s.cache, jnp.bool_(True), key,
       jnp.int32(0))
   most = jnp.minimum(num, left)
-  return jax.lax.while_loop(lambda d: (d.num < most) & d.sure, one, start)
+  return jax.lax.while_loop(lambda d: (d.num < most) & d.goes_on, one, start)
 
 
 def _check(bound, draft, s: _State, drafts: _Drafts):
   """The full model's log-weights after each input, and its deep K/V."""
   num, last = draft.length, len(bound.cfg.cells) - 1
   n_N = jnp.arange(num)
-  mask = layers.causal_mask(num) & (n_N < drafts.num)[None, None]
+  mask = layers.causal_mask(num)
   look = lambda layer: (mask, caches.past(drafts.cache, layer, None, num))
-  h_1xNxD, kv = _branch(drafts.num > 0, functools.partial(
+  h_1xNxD, kv = _in_branch(drafts.num > 0, functools.partial(
       spans.span, bound, drafts.token_N[None], (s.position + n_N)[None], look,
       start=draft.readout, stop=last, state_BxTxD=drafts.state_1xNxD))
   n_NxD = bound.normed(last, h_1xNxD)[0]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ease_jax import exits, grid, signals
 from ease_jax.decode import cache as caches
-from ease_jax.decode import deferred
+from ease_jax.decode import deferred, heads
 from ease_jax.decode import sampling as sample
 from ease_jax.decode.cache import Cache
 from ease_jax.decode.heads import Asking
@@ -199,9 +199,16 @@ def prefill(
   def head(k, state, previous, memory, done_BxT):
     if spec is None or k == last:
       return memory, jnp.zeros_like(done_BxT), ()
-    obs = exits.observe(bound, state, previous, token_BxT, spec.signal)
-    memory, score_BxT = signals.SIGNALS[spec.signal].step(memory, obs)
-    return memory, grid.exits(score_BxT, threshold_K[k]), ()
+    name = spec.signal
+
+    def score():
+      obs = exits.observe(bound, state, previous, token_BxT, name)
+      return signals.SIGNALS[name].step(memory, obs)
+
+    never = jnp.full(done_BxT.shape, -jnp.inf)
+    asked = heads.asked(threshold_K, spec)[k]
+    memory, score_BxT = jax.lax.cond(asked, score, lambda: (memory, never))
+    return memory, asked & grid.exits(score_BxT, threshold_K[k]), ()
 
   walked = exits.walk(
       bound, spec or ExitSpec(), token_BxT, jnp.maximum(position_BxT, 0), look,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ease_jax import costs
+from ease_jax import evaluate
 from ease_jax.config import ConfigError
 from ease_jax.decode import loop
 from ease_jax.decode.sampling import Sampling
@@ -69,11 +69,9 @@ def generate_text(
     print(shaded(text, depth_K[exit] / cfg.depth, color), end='', flush=True)
     exits.append(exit)
     layers_run += int(piece.layers_run)
-  context = costs.mean_context(len(prompt_N) + len(exits))
-  cost_K = costs.readout_costs(
-      cfg, context, point.spec.policy, signal=point.spec.signal,
-      active=point.threshold_K(len(cfg.cells)) < np.inf)
-  compute = cost_K[exits].mean() / costs.full_flops(cfg, context)
+  compute = evaluate.compute_of_exits(
+      cfg, point.spec, point.threshold_K(len(cfg.cells)),
+      np.asarray([exits]))
   print(
       f'\n[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
       f'of {cfg.depth} on average ({layers_run / len(exits):.2f} run), '

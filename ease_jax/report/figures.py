@@ -23,6 +23,9 @@ MARKERS = 'osD^vP'
 # is no operating point, and would flatten the part that matters.
 PPL_VIEW = 1.15
 
+# A line that says where points would be, drawn behind them.
+GUIDE: Style = dict(color=svg.INK, ls=(0, (4, 3)), alpha=0.6)
+
 PERCENT = ticker.FuncFormatter(lambda x, _: f'{100 * x:.0f}\u202f%')
 
 
@@ -154,13 +157,11 @@ def _plot_oracle(ax: Axes, results: dict[str, Any], bottom: float) -> None:
         textcoords='offset points', fontsize=8)  # pyformat: disable
 
 
-def _plot_chosen(ax: Axes, results: dict[str, Any]) -> Line2D | None:
-  test = results['chosen']['test']
-  if is_never(results['chosen']['threshold']):
-    return None
+def mark_chosen(ax: Axes, x: float, y: float) -> Line2D:
+  """A ring around the chosen point; returns its line of the legend."""
   style: Style = dict(marker='o', ms=13, mfc='none', mec=svg.DEPTH, mew=2.2,
                       ls='')  # pyformat: disable
-  ax.plot([test['compute']], [test['ppl']], zorder=7, **style)
+  ax.plot([x], [y], zorder=7, **style)
   return Line2D([], [], label='chosen point', **{**style, 'ms': 9})
 
 
@@ -183,8 +184,8 @@ def quality_vs_compute(results: dict[str, Any], width: float = WIDE) -> Figure:
   top += 0.03 * (top - full)
   handles.append(_plot_static(ax, results, top))
   _plot_oracle(ax, results, bottom)
-  chosen = _plot_chosen(ax, results)
-  handles += [chosen] if chosen else []
+  if not is_never(results['chosen']['threshold']):
+    handles.append(mark_chosen(ax, test['compute'], test['ppl']))
   _, split = splits(results)
   x_values = [1.0] + [x for x, _ in inside]
   x_values += [
@@ -243,7 +244,7 @@ def exit_histogram(results: dict[str, Any], width: float = WIDE) -> Figure:
 def _reliability_panel(ax: Axes, item: dict[str, Any], name: str) -> None:
   bins = [b for b in item['bins'] if b['count']]
   total = sum(b['count'] for b in bins) or 1
-  ax.plot([0, 1], [0, 1], color=svg.INK, lw=0.8, ls=(0, (4, 3)), alpha=0.6)
+  ax.plot([0, 1], [0, 1], lw=0.8, **GUIDE)
   x, y = [b['confidence'] for b in bins], [b['accuracy'] for b in bins]
   ax.plot(x, y, color=svg.SERIES[0], lw=1.4, zorder=3)
   # The area of a dot is its share of the tokens.
@@ -313,7 +314,7 @@ def segments(results: dict[str, Any], width: float = WIDE) -> Figure:
     ax.plot(x, [row[name]['ppl'] for row in rows], color=svg.SERIES[number],
             marker=MARKERS[number], ms=5, lw=1.8, mec=svg.PAPER, mew=0.6,
             label=name)  # pyformat: disable
-  ax.axvline(trained, color=svg.INK, lw=0.9, ls=(0, (4, 3)), alpha=0.6)
+  ax.axvline(trained, lw=0.9, **GUIDE)
   ax.annotate(
       'trained', (trained, 1), (4, -4), xycoords=('data', 'axes fraction'),
       textcoords='offset points', fontsize=8, alpha=0.75, va='top',

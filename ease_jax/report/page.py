@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from ease_jax.report import figures, svg, tables
+from ease_jax.report import figures, speed, svg, tables
 
 # File of a run -> the mode of `ease_jax.main` that writes it.
 INPUTS = {
@@ -74,6 +74,7 @@ def render(
       splits=figures.splits(results),
       thresholds=_threshold_list(results, segments),
       oracle=_oracle(results),
+      speed=speed.section(results),
       readouts=tables.readout_rows(results),
       names=[figures.cell_name(r, segments) for r in results['readouts']],
       shades=[f'{100 * svg.shade(k, num):.1f}%' for k in range(num)],
@@ -92,7 +93,7 @@ def fill(template: str, **values: Any) -> str:
       undefined=jinja2.StrictUndefined, trim_blocks=True,
       lstrip_blocks=True)  # pyformat: disable
   environment.filters |= {
-      'percent': percent, 'number': number, 'ppl': perplexity}
+      'percent': percent, 'number': number, 'ppl': perplexity, 'rate': rate}
   return environment.get_template(template).render(
       light=markupsafe.Markup(svg.css_variables(False)),
       dark=markupsafe.Markup(svg.css_variables(True)), **values)
@@ -155,6 +156,11 @@ def perplexity(value: float) -> str:
   return f'{value:.3f}' if value < 100 else f'{value:.1f}'
 
 
+def rate(value: float) -> str:
+  """Tokens per second: whole ones, or three digits of a few."""
+  return number(round(value)) if value >= 100 else f'{value:.3g}'
+
+
 def _load(path: pathlib.Path, mode: str) -> Any:
   if not path.is_file():
     raise FileNotFoundError(f'{path} is missing; make it with --mode={mode}')
@@ -185,8 +191,11 @@ def _draw(results: Any, metrics: Any) -> dict[str, tuple[str, str]]:
   if results.get('segments'):
     todo['segments'] = results
 
-  return {
+  drawings = {
       name: draw(getattr(figures, name), data) for name, data in todo.items()}
+  if results.get('speed'):
+    drawings['speed'] = draw(speed.measured, results['speed'])
+  return drawings
 
 
 def draw(figure: Callable[..., Any], data: Any) -> tuple[str, str]:
