@@ -74,7 +74,7 @@ def render(
       splits=figures.splits(results),
       thresholds=_threshold_list(results, segments),
       oracle=_oracle(results),
-      speed=speed.section(results),
+      speed=speed.section(results, segments),
       readouts=tables.readout_rows(results),
       names=[figures.cell_name(r, segments) for r in results['readouts']],
       shades=[f'{100 * svg.shade(k, num):.1f}%' for k in range(num)],

@@ -12,17 +12,18 @@ from ease_jax.report import figures, svg, tables
 MIN_SPEEDUP = 1.02
 
 _WITHOUT: figures.Style = dict(
-    color=svg.INK, marker='s', ms=5.5, mfc=svg.PAPER, mew=1.1, lw=0.9)
+    color=svg.INK, marker='s', ms=5.5, mfc=svg.PAPER, mew=1.1, ls='')
 _WITH: figures.Style = dict(
-    color=svg.SERIES[0], marker='o', ms=5, mec=svg.PAPER, mew=0.6, lw=0.9)
+    color=svg.SERIES[0], marker='o', ms=5, mec=svg.PAPER, mew=0.6, ls='')
 
 
-def section(results: dict[str, Any]) -> dict[str, Any] | None:
+def section(
+    results: dict[str, Any], segments: int
+) -> dict[str, Any] | None:
   """What the page says about speed; None where it was not measured."""
   speed = results.get('speed')
   if not speed:
     return None
-  segments = max(r['segment'] for r in results['readouts'])
   full, chosen = speed['points'][0], _chosen(speed)
   return {
       **speed,
@@ -71,10 +72,10 @@ def _style(point: dict[str, Any]) -> figures.Style:
 def _plot_rates(ax: Axes, speed: dict[str, Any]) -> None:
   """Tokens per second, with quartiles, against perplexity."""
   for p in _shown(speed):
-    rate = p['tokens_per_second']
-    spread = ([rate - p['tokens_per_second_low']],
-              [p['tokens_per_second_high'] - rate])  # pyformat: disable
-    ax.errorbar([p['ppl']], [rate], spread, ls='', zorder=3, **_style(p))
+    style, x = _style(p), p['ppl']
+    ax.vlines(x, p['tokens_per_second_low'], p['tokens_per_second_high'],
+              lw=0.9, color=style['color'])  # pyformat: disable
+    ax.plot([x], [p['tokens_per_second']], zorder=3, **style)
   ax.ticklabel_format(style='plain', useOffset=False)
   ax.margins(0.09)
   ax.locator_params(nbins=5)
@@ -86,16 +87,15 @@ def _plot_speedups(ax: Axes, speed: dict[str, Any]) -> None:
   """Measured against expected speed-up; on the diagonal they agree."""
   points = _shown(speed)
   for p in points:
-    ax.plot([p['expected_speedup']], [p['speedup']], ls='', zorder=3,
-            **_style(p))  # pyformat: disable
+    ax.plot([p['expected_speedup']], [p['speedup']], zorder=3, **_style(p))
   values = [p[k] for p in points for k in ('expected_speedup', 'speedup')]
   room = 0.09 * max(max(values) - min(values), 0.1)
   limits = (min(values) - room, max(values) + room)
   ax.plot(limits, limits, lw=0.9, zorder=1, **figures.GUIDE)
-  # Not at the very end of the line, where it would be cut off.
-  place = limits[0] + 0.97 * (limits[1] - limits[0])
+  # A little above the line, and before its end, where it would be cut off.
+  x, y = (limits[0] + f * (limits[1] - limits[0]) for f in (0.95, 0.965))
   ax.text(
-      place, place, 'as expected ', rotation=45, transform_rotates_text=True,
+      x, y, 'as expected', rotation=45, transform_rotates_text=True,
       rotation_mode='anchor', ha='right', va='bottom', fontsize=8, alpha=0.75)
   ax.set(xlim=limits, ylim=limits)
   ax.locator_params(nbins=5)
@@ -108,14 +108,14 @@ def measured(speed: dict[str, Any], width: float = figures.WIDE) -> Figure:
   """What exits gain on the clock, and how much of what FLOPs promise."""
   wide = width > 5
   figure = Figure(figsize=(width, 3.6 if wide else 6.6))
-  rates, speedups = figure.subplots(*((1, 2) if wide else (2, 1)))
-  engine: Any = figure.get_layout_engine()
-  engine.set(wspace=0.08, hspace=0.08)
+  rates, speedups = figure.subplots(
+      *((1, 2) if wide else (2, 1)),
+      gridspec_kw={'wspace': 0.08, 'hspace': 0.08})
   _plot_rates(rates, speed)
   _plot_speedups(speedups, speed)
   handles = [
-      Line2D([], [], label=name, **{**style, 'lw': 0})
-      for name, style in (('without exits', _WITHOUT), ('with exits', _WITH))
+      Line2D([], [], label='without exits', **_WITHOUT),
+      Line2D([], [], label='with exits', **_WITH),
   ]
   best = _chosen(speed)
   if not figures.is_never(best['threshold']):
