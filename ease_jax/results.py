@@ -163,7 +163,7 @@ def _passage(split: Split, point: Point, tokenizer: Any) -> dict[str, Any]:
               'prob': float(math.exp(-nll)),
               'exit': int(exit),
               'segment': cells[int(exit)][0],
-          'layer': cells[int(exit)][1],
+              'layer': cells[int(exit)][1],
               'nll': float(nll),
           }
           for target, exit, nll in tokens
