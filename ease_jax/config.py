@@ -25,6 +25,7 @@ SCHEDULES = (
     'switch_off')  # pyformat: disable
 OPTIMIZERS = ('adamw', 'muon')
 NORMALIZATIONS = ('none', 'sum_to_one')
+METHODS = ('exits', 'full', 'speculative')  # of generation
 KV_POLICIES = ('recompute', 'copy_state', 'drop', 'latest')
 # Closed range of each signal's score; every score is "higher means exit".
 SIGNAL_RANGES = {
@@ -237,6 +238,8 @@ def _add_exits(c: Any) -> None:
   c.exit.max_compute = 0.0  # or: lowest select ppl within this compute; 0 = off
 
   c.generate = ml_collections.ConfigDict()
+  c.generate.method = 'exits'  # or full: none; speculative: none, with drafts
+  c.generate.draft = ()  # readout, length, threshold; () = the fastest one
   c.generate.max_new_tokens = 200
   c.generate.temperature = 0.0  # 0 = greedy
   c.generate.top_k = 0  # draw from so many most likely tokens; 0 = all

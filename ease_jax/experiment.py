@@ -232,15 +232,50 @@ def _report(workdir: pathlib.Path) -> None:
 
 
 def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
-  model, params, tokenizer = load_model(config, workdir)
-  decode.generate_text(config, workdir, model, params, tokenizer, prompt)
+  loaded = load_model(config, workdir)
+  draft = None
+  if config.generate.method == 'speculative':
+    draft = _draft(config, workdir, *loaded)
+  if draft is not None:
+    return decode.speculative_text(config, *loaded, prompt, draft)
+  point = None
+  if config.generate.method == 'exits':
+    point = decode.chosen_point(workdir)
+  decode.exit_text(config, *loaded, prompt, point)
+
+
+def _draft(
+    config: Any, workdir: pathlib.Path, model: Any, params: Any, tokenizer: Any
+) -> decode.Draft | None:
+  """The given one, or what the clock prefers; None = plain decoding."""
+  if config.generate.draft:
+    return decode.Draft(*config.generate.draft)
+  drafts = decode.candidates(model.cfg)
+  prompts = speed.calibration_prompts(config, data.load(config, workdir))
+  best, seconds = speed.fastest_draft(
+      model, {'params': params}, prompts, drafts,
+      options=decode.options_from(config, tokenizer.eos_id))
+  draft = min(drafts, key=lambda d: seconds[d])
+  readout, length, threshold = draft.readout, draft.length, draft.threshold
+  print(
+      f'[generate.draft={(readout, length, threshold)} is the fastest of '
+      f'{len(drafts)}: {seconds[None] / seconds[draft]:.2f} times as fast as '
+      f'plain decoding on {len(prompts)} prompts of '
+      f'{config.evaluate.select_split}; '
+      f'{"used" if best else "plain decoding is used"}]')
+  return best
 
 
 def _export(config: Any, workdir: pathlib.Path) -> None:
   """Writes the decoder at the run's operating point, for one row."""
+  method = config.generate.method
+  if method == 'speculative':
+    raise ConfigError(
+        f'generate.method={method!r} can not be exported; use exits or full')
+  point = decode.chosen_point(workdir) if method == 'exits' else None
   model, params, tokenizer = load_model(config, workdir)
   write_atomic(workdir / EXPORTED, decode.exported(
-      model, params, decode.chosen_point(workdir),
+      model, params, point,
       options=decode.options_from(config, tokenizer.eos_id)))
 
 

@@ -22,6 +22,7 @@ from ease_jax.decode import step as steps
 from ease_jax.sweep import Point, operating_point
 
 ROUNDS = 5
+CALIBRATION = 4  # prompts
 POINTS = 5  # of the sweep, besides exits off
 
 
@@ -105,6 +106,15 @@ def fastest_draft(
       for draft in ways])
   median = dict(zip(ways, map(statistics.median, seconds), strict=True))
   return min(ways, key=lambda way: median[way]), median
+
+
+def calibration_prompts(config: Any, corpus: Corpus) -> list[list[int]]:
+  """The first quarters of some windows of the select split."""
+  length = config.data.seq_len
+  windows = eval_batches(
+      corpus.splits[config.evaluate.select_split], length, 1,
+      CALIBRATION * length)
+  return [w['tokens'][0, : max(1, length // 4)].tolist() for w in windows]
 
 
 def _others(found: Any) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from ease_jax.config import (
   CARRY_INITS,
   CARRY_INJECTS,
   KV_POLICIES,
+  METHODS,
   NORMALIZATIONS,
   OPTIMIZERS,
   SCHEDULES,
@@ -255,6 +256,11 @@ def validate(c: Any) -> None:
       c.train.batch_size % c.train.accumulate == 0,
       f'train.batch_size={c.train.batch_size} is not divisible by '
       f'train.accumulate={c.train.accumulate}; change one of them')
+  _one_of('generate.method', c.generate.method, METHODS)
+  _need(
+      len(c.generate.draft) in (0, 3),
+      f'generate.draft={tuple(c.generate.draft)} has {len(c.generate.draft)} '
+      'values; give readout, length and threshold, or () for the fastest')
   _one_of('optimizer.name', c.optimizer.name, OPTIMIZERS)
   _validate_model(c.model)
   _validate_body(c)

@@ -511,20 +511,6 @@ every_exit = pytest.mark.parametrize('name, signal, policy', EXITS)
 BATCH = tiny.batch(ROWS, LENGTH)
 
 
-def threshold_of(model, params, signal):
-  """At the median of each readout's finite scores; the last never counts."""
-  num = len(model.cfg.cells)
-  if signal == 'patience':
-    return np.asarray([INF, 1.0, 1.0, 2.0, 2.0, INF][-num:], np.float32)
-  dump = evaluate.grid_dump(model, params, lambda: [BATCH], (signal,))
-  scores = dump.score_KxRxT[signal]
-  finite = np.isfinite(scores).all((1, 2))
-  middle = [
-      float(np.sort(s.ravel())[[17, 18]].mean()) if ok else INF
-      for s, ok in zip(scores, finite)]
-  return np.asarray([*middle[:-1], INF], np.float32)
-
-
 def parallel(model, params, spec, threshold_K, batch=BATCH):
   return jax.device_get(exits.masked_pass(
       params, batch, jnp.asarray(threshold_K), model=model, spec=spec))
@@ -534,7 +520,7 @@ def parallel(model, params, spec, threshold_K, batch=BATCH):
 def test_the_parallel_pass_is_what_decoding_does(name, signal, policy):
   model, spec = BODIES[name], ExitSpec(signal, policy)
   params = tiny.params(model)
-  threshold_K = threshold_of(model, params, signal)
+  threshold_K = tiny.thresholds(model, params, signal, BATCH)
   a = parallel(model, params, spec, threshold_K)
   b = tiny.decoded(model, params, spec, threshold_K, BATCH)
   assert len(np.unique(a.exit_BxT)) >= 3, 'the exits must be mixed'
@@ -554,7 +540,7 @@ def test_the_parallel_pass_is_what_decoding_does(name, signal, policy):
 def test_no_later_token_and_no_other_row_matters(name, signal, policy):
   model, spec = BODIES[name], ExitSpec(signal, policy)
   params = tiny.params(model)
-  threshold_K = threshold_of(model, params, signal)
+  threshold_K = tiny.thresholds(model, params, signal, BATCH)
   a = parallel(model, params, spec, threshold_K)
   changed = {k: v.copy() for k, v in BATCH.items()}
   changed['tokens'][:, 6] = (changed['tokens'][:, 6] + 1) % tiny.VOCAB
@@ -569,7 +555,7 @@ def test_latest_is_the_last_that_a_layer_computed_for_the_token():
   """Every layer's keys, as handed to attention, against the definition."""
   model = BODIES['refine']  # 3 segments of layers 1 and 2, readouts on both
   params = tiny.params(model)
-  threshold_K = jnp.asarray(threshold_of(model, params, 'max_prob'))
+  threshold_K = jnp.asarray(tiny.thresholds(model, params, 'max_prob', BATCH))
   cfg, causal = model.cfg, jnp.tril(jnp.ones((LENGTH, LENGTH), bool))[None]
 
   @functools.partial(jax.jit, static_argnames='policy')
@@ -609,7 +595,7 @@ def test_latest_is_the_last_that_a_layer_computed_for_the_token():
 def test_policies_differ_across_segments():
   model = BODIES['refine']
   params = tiny.params(model)
-  threshold_K = threshold_of(model, params, 'max_prob')
+  threshold_K = tiny.thresholds(model, params, 'max_prob', BATCH)
   walks = [
       parallel(model, params, ExitSpec('max_prob', p), threshold_K)
       for p in config.KV_POLICIES]

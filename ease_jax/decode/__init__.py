@@ -16,12 +16,17 @@ from ease_jax.decode.loop import (
   stream,
 )
 from ease_jax.decode.sampling import Sampling
-from ease_jax.decode.speculation import Draft, speculate
-from ease_jax.decode.text import chosen_point, generate_text, options_from
+from ease_jax.decode.speculation import Draft, candidates, speculate
+from ease_jax.decode.text import (
+  chosen_point,
+  exit_text,
+  options_from,
+  speculative_text,
+)
 
 __all__ = [
     'OFF', 'Cache', 'Counts', 'Draft', 'Generated', 'Options', 'Sampling',
-    'chosen_point', 'commit', 'defers', 'exported', 'generate',
-    'generate_text', 'grow', 'init_cache', 'options_from', 'speculate',
-    'stream',
+    'candidates', 'chosen_point', 'commit', 'defers', 'exit_text', 'exported',
+    'generate', 'grow', 'init_cache', 'options_from', 'speculate',
+    'speculative_text', 'stream',
 ]  # pyformat: disable

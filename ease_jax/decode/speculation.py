@@ -58,6 +58,14 @@ class Draft:
           f'0 to {num - 2} are before the last')
 
 
+def candidates(cfg: Any) -> tuple[Draft, ...]:
+  """Ways to draft that are worth timing: short, longer, while it is sure."""
+  return tuple(
+      Draft(readout, length, threshold)
+      for readout in range(len(cfg.cells) - 1)
+      for length, threshold in ((2, 0.0), (4, 0.0), (8, 0.6)))
+
+
 class Tally(NamedTuple):
   """Counted where it is done."""
 
@@ -66,6 +74,9 @@ class Tally(NamedTuple):
   accepted: Any  # of the drafts
   layers_run: Any  # a check runs each of its layers once
   heads_run: Any  # for each token
+
+
+NOTHING = Tally(0, 0, 0, 0, 0)
 
 
 class _State(NamedTuple):
@@ -129,9 +140,9 @@ def _round(bound, draft, sampling, end, eos_id, s: _State) -> _State:
   depth_1xN = jnp.where(n_N < keep, bound.cfg.depth, 0)[None]
   cache = caches.commit(drafts.cache, caches.New(kv, depth_1xN), s.slot)
   position = s.position + keep
-  tally = Tally(*(a + b for a, b in zip(s.tally, (
+  tally = add(s.tally, Tally(
       1, drafts.num, num_right, layers_run + drafts.layers_run,
-      drafts.num + 1))))
+      drafts.num + 1))
   return _State(
       taken_N[keep - 1], position, s.slot + keep,
       ends_N.any() | (position + 1 >= end), key, cache,
@@ -256,23 +267,36 @@ def speculate(
   Raises:
     ConfigError: the model cannot draft like this.
   """
-  texts, total = [], Tally(*[0] * 5)
+  texts, total = [], NOTHING
   last = len(model.cfg.cells) - 1
   for number, prompt in enumerate(prompts):
     new = []
-    for tokens, tally in _stream(
-        model, variables['params'], prompt, draft, options, number):
+    for tokens, tally in stream(
+        model, variables, prompt, draft, options=options, number=number):
       new.extend(tokens)
-      total = Tally(*(a + int(b) for a, b in zip(total, tally)))
+      total = add(total, tally)
     tokens = np.asarray([*prompt, *new], np.int32)
     texts.append(loop.Generated(tokens, np.full(len(new), last, np.int32)))
   return texts, total
 
 
-def _stream(
-    model, params, prompt, draft, options, number
-) -> Iterator[tuple[np.ndarray, Tally]]:
+def add(a: Tally, b: Tally) -> Tally:
+  """Both together."""
+  return Tally(*(x + y for x, y in zip(a, b)))
+
+
+def stream(
+    model: Any, variables: Any, prompt: Sequence[int], draft: Draft, *,
+    options: loop.Options, number: int = 0,
+) -> Iterator[tuple[np.ndarray, Tally]]:  # pyformat: disable
+  """New tokens of one prompt, and what they took, as programs end.
+
+  Args:
+    model, variables, prompt, draft, options: see `speculate`.
+    number: of the prompt; each has its own random numbers.
+  """
   draft.check(model.cfg)
+  params = variables['params']
   cache, slot = loop.prefilled(model, params, [prompt], None, options)
   position = len(prompt) - 1
   end = min(len(prompt) + options.max_new_tokens, options.context)
@@ -289,4 +313,4 @@ def _stream(
     cache, key = s.cache, s.key
     token, position, slot, done, found_N, count, tally = jax.device_get(
         (s.token, s.position, s.slot, s.done, s.found_N, s.count, s.tally))
-    yield found_N[:count], tally
+    yield found_N[:count], Tally(*map(int, tally))

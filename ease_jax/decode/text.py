@@ -9,7 +9,7 @@ import numpy as np
 
 from ease_jax import evaluate
 from ease_jax.config import ConfigError
-from ease_jax.decode import loop
+from ease_jax.decode import loop, speculation
 from ease_jax.decode.sampling import Sampling
 from ease_jax.sweep import Point, operating_point
 
@@ -46,20 +46,22 @@ def chosen_point(workdir: pathlib.Path) -> Point:
   return operating_point(json.loads(path.read_text())['chosen'])
 
 
-def generate_text(
-    config: Any, workdir: pathlib.Path, model: Any, params: Any, tokenizer: Any,
-    prompt: str,
+def exit_text(
+    config: Any, model: Any, params: Any, tokenizer: Any, prompt: str,
+    point: Point | None,
 ) -> None:  # pyformat: disable
   """Prints a continuation, each token shaded by the depth it took.
 
-  Exits as the run's chosen operating point says; without an evaluated
-  `results.json` in the workdir it is a ConfigError.
+  Args:
+    config: of the run.
+    model, params, tokenizer: the run's.
+    prompt: what is continued.
+    point: where tokens exit; None = nowhere.
   """
-  point, cfg = chosen_point(workdir), model.cfg
-  prompt_N, exits, layers_run = tokenizer.encode(prompt), [], 0
+  cfg, exits, layers_run = model.cfg, [], 0
   depth_K, color = np.asarray(cfg.depth_K), sys.stdout.isatty()
   pieces = loop.stream(
-      model, {'params': params}, [prompt_N], point,
+      model, {'params': params}, [tokenizer.encode(prompt)], point,
       options=options_from(config, tokenizer.eos_id))
   for number, piece in enumerate(pieces):
     if number == 0:  # not before the prompt turned out to be one
@@ -69,11 +71,40 @@ def generate_text(
     print(shaded(text, depth_K[exit] / cfg.depth, color), end='', flush=True)
     exits.append(exit)
     layers_run += int(piece.layers_run)
-  compute = evaluate.compute_of_exits(
-      cfg, point.spec, point.threshold_K(len(cfg.cells)),
-      np.asarray([exits]))
+  compute, how = 1.0, 'no exits'
+  if point is not None:
+    how = f'{point.spec.signal}, {point.spec.policy}'
+    compute = evaluate.compute_of_exits(
+        cfg, point.spec, point.threshold_K(len(cfg.cells)),
+        np.asarray([exits]))
   print(
       f'\n[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
       f'of {cfg.depth} on average ({layers_run / len(exits):.2f} run), '
-      f'compute {compute:.1%} of the full model, {point.spec.signal}, '
-      f'{point.spec.policy}]')
+      f'compute {compute:.1%} of the full model, {how}]')
+
+
+def speculative_text(
+    config: Any, model: Any, params: Any, tokenizer: Any, prompt: str,
+    draft: speculation.Draft,
+) -> None:  # pyformat: disable
+  """Prints the full model's continuation, in blocks that drafts made.
+
+  Args:
+    config, model, params, tokenizer, prompt: see `exit_text`.
+    draft: how drafts are made.
+  """
+  total, num = speculation.NOTHING, 0
+  blocks = speculation.stream(
+      model, {'params': params}, tokenizer.encode(prompt), draft,
+      options=options_from(config, tokenizer.eos_id))
+  for tokens, tally in blocks:
+    if num == 0:
+      print(prompt, end='')
+    print(''.join(map(tokenizer.token_text, tokens)), end='', flush=True)
+    total, num = speculation.add(total, tally), num + len(tokens)
+  segment, layer = model.cfg.cells[draft.readout]
+  print(
+      f'\n[{num} tokens of the full model, {total.accepted} of '
+      f'{total.drafted} drafts accepted, drafted after segment {segment} layer '
+      f'{layer}; {total.layers_run / num:.2f} of {model.cfg.depth} layers run '
+      'for a token]')

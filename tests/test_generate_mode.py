@@ -1,0 +1,148 @@
+"""`--mode=generate` and `--mode=export` on a finished run."""
+
+import re
+
+import jax.export
+import numpy as np
+import pytest
+
+from ease_jax import config, decode, experiment, speed
+
+PROMPT = 'the cat '
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """(config, workdir) of a run with exits, its first readout near the last."""
+  folder = tmp_path_factory.mktemp('finished')
+  path = folder / 'text.txt'
+  path.write_text('the cat sat on the mat. ' * 80)
+  c = config.base()
+  c.data.update(
+      source='text', path=(str(path),), seq_len=32, select_fraction=0.2,
+      test_fraction=0.2)  # pyformat: disable
+  c.model.update(
+      num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16)
+  c.loss.weights = 'uniform'
+  c.optimizer.update(learning_rate=0.01, warmup_steps=5)
+  c.train.update(
+      steps=60, batch_size=8, eval_every=60, checkpoint_every=60, log_every=60)
+  c.evaluate.max_tokens, c.evaluate.speed_tokens = 128, 0
+  c.exit.update(
+      signals=('max_prob',), policies=('copy_state',), search_points=0,
+      max_ppl_ratio=2.0)  # pyformat: disable
+  c.generate.max_new_tokens = 15
+  experiment.run(c, folder / 'run', 'train')
+  experiment.run(c, folder / 'run', 'evaluate')
+  return c, folder / 'run'
+
+
+def with_(c, **changes):
+  c = c.copy_and_resolve_references()
+  c.generate.update(changes)
+  return c
+
+
+def printed(capsys, c, workdir):
+  """(lines before the text, the text, the line after it)."""
+  capsys.readouterr()
+  experiment.run(c, workdir, 'generate', PROMPT)
+  before, text, after = re.fullmatch(
+      rf'(.*\n)?({PROMPT}.*)\n(\[[^\n]*\])\n', capsys.readouterr().out,
+      re.DOTALL).groups()  # pyformat: disable
+  return before, text, after
+
+
+def wanted(c, workdir, exit):
+  model, params, tokenizer = experiment.load_model(c, workdir)
+  (text,), _ = decode.generate(
+      model, {'params': params}, [tokenizer.encode(PROMPT)], exit,
+      options=decode.options_from(c, tokenizer.eos_id))
+  return tokenizer.decode(text.tokens), text.exits
+
+
+def test_tokens_exit_as_the_run_chose(finished, capsys):
+  c, workdir = finished
+  _, text, after = printed(capsys, c, workdir)
+  expected, exits = wanted(c, workdir, decode.chosen_point(workdir))
+  assert text == expected
+  depth = exits.mean() + 1
+  assert 1 <= depth < 2
+  assert f'15 tokens, exits after layer {depth:.2f} of 2' in after
+  assert 'max_prob, copy_state' in after and 'compute 100' not in after
+
+
+def test_full_depth_and_its_drafts_print_the_same(finished, capsys):
+  c, workdir = finished
+  expected, _ = wanted(c, workdir, None)
+  full = printed(capsys, with_(c, method='full'), workdir)
+  assert full[1] == expected
+  assert '2.00 run), compute 100.0% of the full model, no exits' in full[2]
+  drafted = with_(c, method='speculative', draft=(0, 3, 0.0))
+  before, text, after = printed(capsys, drafted, workdir)
+  assert (before, text) == (None, expected)
+  found = re.match(
+      r'\[(\d+) tokens of the full model, (\d+) of (\d+) drafts accepted, '
+      r'drafted after segment 1 layer 1; ', after)  # pyformat: disable
+  num, accepted, made = map(int, found.groups())
+  assert num == 15 and 0 < accepted <= made
+
+
+@pytest.mark.parametrize('faster', [True, False])
+def test_the_draft_is_the_fastest_on_other_text(
+    finished, capsys, monkeypatch, faster):
+  c, workdir = finished
+  asked = {}
+
+  def fastest(model, variables, prompts, drafts, *, options):
+    asked.update(prompts=prompts, drafts=drafts)
+    seconds = {d: 2.0 + d.length for d in drafts} | {None: 6.0 if faster else 2}
+    return drafts[0] if faster else None, seconds
+
+  monkeypatch.setattr(speed, 'fastest_draft', fastest)
+  before, text, after = printed(
+      capsys, with_(c, method='speculative'), workdir)
+  assert text == wanted(c, workdir, None)[0]
+  assert before == (
+      '[generate.draft=(0, 2, 0.0) is the fastest of 3: '
+      f'{"1.50" if faster else "0.50"} times as fast as plain decoding on 4 '
+      f'prompts of select; {"used" if faster else "plain decoding is used"}]\n')
+  assert ('drafts accepted' in after) == faster
+  assert [len(p) for p in asked['prompts']] == [8] * 4
+  assert len(asked['drafts']) == 3
+
+
+def test_what_is_exported_is_what_is_generated(finished):
+  c, workdir = finished
+  prompt_1xC = np.zeros((1, 32), np.int32)
+  prompt_1xC[0, -len(PROMPT) :] = np.frombuffer(PROMPT.encode(), np.uint8)
+  for method, exit in ('exits', decode.chosen_point(workdir)), ('full', None):
+    experiment.run(with_(c, method=method), workdir, 'export')
+    run = jax.export.deserialize(
+        bytearray((workdir / 'decoder.jax').read_bytes())).call
+    token_1xN, exit_1xN, _ = run(
+        prompt_1xC, np.asarray([len(PROMPT)], np.int32), np.uint32(0))
+    expected, exits = wanted(c, workdir, exit)
+    new = bytes(np.asarray(token_1xN[0, :15], np.uint8)).decode()
+    assert PROMPT + new == expected
+    np.testing.assert_array_equal(exit_1xN[0, :15], exits)
+
+
+@pytest.mark.parametrize('changes, mode, message', [
+    ({'method': 'fast'}, 'generate',
+     "generate.method='fast' is unknown; use one of: exits, full, "
+     'speculative'),
+    ({'draft': (1, 2)}, 'generate',
+     'generate.draft=(1, 2) has 2 values; give readout, length and threshold, '
+     'or () for the fastest'),
+    ({'method': 'speculative', 'draft': (1, 2, 0.5)}, 'generate',
+     'draft readout=1 of a model with 2 readouts; only 0 to 0 are before the '
+     'last'),
+    ({'method': 'speculative'}, 'export',
+     "generate.method='speculative' can not be exported; use exits or full"),
+])
+def test_what_cannot_be(finished, changes, mode, message):
+  c, workdir = finished
+  with pytest.raises(config.ConfigError) as error:
+    experiment.run(with_(c, **changes), workdir, mode, PROMPT)
+  assert str(error.value) == message
