@@ -1,5 +1,6 @@
 """One experiment from config to report: `run(config, workdir)`."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -252,9 +253,13 @@ def _draft(
     return decode.Draft(*config.generate.draft)
   drafts = decode.candidates(model.cfg)
   prompts = speed.calibration_prompts(config, data.load(config, workdir))
+  options = decode.options_from(config, tokenizer.eos_id)
+  # One program's worth of tokens, so that each draft compiles one program.
+  options = dataclasses.replace(
+      options, max_new_tokens=min(options.max_new_tokens, options.chunk))
+  print(f'[timing {len(drafts)} ways to draft]', flush=True)
   best, seconds = speed.fastest_draft(
-      model, {'params': params}, prompts, drafts,
-      options=decode.options_from(config, tokenizer.eos_id))
+      model, {'params': params}, prompts, drafts, options=options)
   draft = min(drafts, key=lambda d: seconds[d])
   readout, length, threshold = draft.readout, draft.length, draft.threshold
   print(

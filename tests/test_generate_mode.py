@@ -48,7 +48,7 @@ def printed(capsys, c, workdir):
   capsys.readouterr()
   experiment.run(c, workdir, 'generate', PROMPT)
   before, text, after = re.fullmatch(
-      rf'(.*\n)?({PROMPT}.*)\n(\[[^\n]*\])\n', capsys.readouterr().out,
+      rf'((?:\[.*\n)*)({PROMPT}.*)\n(\[[^\n]*\])\n', capsys.readouterr().out,
       re.DOTALL).groups()  # pyformat: disable
   return before, text, after
 
@@ -80,7 +80,7 @@ def test_full_depth_and_its_drafts_print_the_same(finished, capsys):
   assert '2.00 run), compute 100.0% of the full model, no exits' in full[2]
   drafted = with_(c, method='speculative', draft=(0, 3, 0.0))
   before, text, after = printed(capsys, drafted, workdir)
-  assert (before, text) == (None, expected)
+  assert (before, text) == ('', expected)
   found = re.match(
       r'\[(\d+) tokens of the full model, (\d+) of (\d+) drafts accepted, '
       r'drafted after segment 1 layer 1; ', after)  # pyformat: disable
@@ -104,6 +104,7 @@ def test_the_draft_is_the_fastest_on_other_text(
       capsys, with_(c, method='speculative'), workdir)
   assert text == wanted(c, workdir, None)[0]
   assert before == (
+      '[timing 3 ways to draft]\n'
       '[generate.draft=(0, 2, 0.0) is the fastest of 3: '
       f'{"1.50" if faster else "0.50"} times as fast as plain decoding on 4 '
       f'prompts of select; {"used" if faster else "plain decoding is used"}]\n')
