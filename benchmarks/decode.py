@@ -9,6 +9,8 @@ turns. Without `transformers` and `torch` their rows are left out; without
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -74,17 +76,17 @@ class Shape:
     options = decode.Options(max_new_tokens=TOKENS, context=self.cache + 1)
     cache, slot = loop.prefilled(
         self.model, self.params, self.prompts, None, options)
+    full_B = functools.partial(np.full, self.rows, dtype=np.int32)
     start = loop.start(
-        self.model, None, jnp.asarray(self.prompts[:, -1], jnp.int32),
-        jnp.full(self.rows, self.prompts.shape[1] - 1, jnp.int32), 0)
-    end_B = jnp.full(self.rows, self.cache, jnp.int32)
+        self.model, None, self.prompts[:, -1].astype(np.int32),
+        full_B(self.prompts.shape[1] - 1), full_B(self.cache), 0)
     threshold_K = jnp.asarray(threshold_K, jnp.float32)
 
     def decode_them():
       nonlocal cache  # used up and given back; the same slots every time
       out, _, cache = steps.many_steps(
-          self.params, cache, start, jnp.int32(slot), threshold_K, end_B,
-          jnp.int32(-1), num=TOKENS, model=self.model,
+          self.params, cache, start, np.int32(slot), threshold_K,
+          np.int32(-1), num=TOKENS, model=self.model,
           spec=SPEC if exits_on else None, sampling=decode.Sampling())
       return jax.block_until_ready(out)
 
@@ -199,47 +201,48 @@ def trained_figures(workdir, rounds):
   _, seconds = speed.fastest_draft(
       model, variables, tried, drafts, options=options)
   draft = min(drafts, key=lambda d: seconds[d])
-  exits, tally = [], {}
+  found = {}
 
-  def all_of(exit):
+  def generate(name, exit, num=options.max_new_tokens):
+    some = dataclasses.replace(options, max_new_tokens=num)
+
     def run():
-      found = [
-          decode.generate(model, variables, [p], exit, options=options)[0][0]
+      found[name] = [
+          decode.generate(model, variables, [p], exit, options=some)[0][0]
           for p in prompts]
-      if exit is not None:
-        exits[:] = np.concatenate([t.exits for t in found]).tolist()
-      return found
     return run
 
   def speculate():
-    texts, tally['of'] = decode.speculate(
+    found['drafted'], found['tally'] = decode.speculate(
         model, variables, prompts, draft, options=options)
-    return texts
 
   times = side_by_side({
-      'full': all_of(None), 'chosen': all_of(point), 'drafted': speculate},
-      rounds)
-  cfg = model.cfg
+      'full': generate('full', None),
+      'chosen': generate('chosen', point),
+      'drafted': speculate,
+      'full, one token': generate('full 1', None, 1),
+      'chosen, one token': generate('chosen 1', point, 1)}, rounds)
+  seconds = {name: middle for name, (middle, _) in times.items()}
+  cfg, exits = model.cfg, np.stack([t.exits for t in found['chosen']])
   expected = 1 / evaluate.compute_of_exits(
-      cfg, point.spec, point.threshold_K(len(cfg.cells)),
-      np.reshape(exits, (len(prompts), -1)))
-  full = times['full'][0]
-  speedup = full / times['chosen'][0]
-  tokens = len(exits)
+      cfg, point.spec, point.threshold_K(len(cfg.cells)), exits)
+  speedup = (seconds['full'] - seconds['full, one token']) / (
+      seconds['chosen'] - seconds['chosen, one token'])
+  tally = found['tally']
   return {'quickstart': {
       'ms per token': {
-          k: [1e3 * m / tokens, 1e3 * iqr / tokens]
-          for k, (m, iqr) in times.items()},
+          k: [1e3 * x / exits.size for x in both] for k, both in times.items()},
       'chosen point: speed-up': speedup,
       'chosen point: speed-up / expected': speedup / expected,
-      'self-speculation: speed-up': full / times['drafted'][0],
+      'chosen point: speed-up, prompts included': (
+          seconds['full'] / seconds['chosen']),
+      'self-speculation: speed-up': seconds['full'] / seconds['drafted'],
       'self-speculation: drafts': (
           f'{draft.length} at most by readout {draft.readout + 1}, while its '
           f'probability is at least {draft.threshold:g}'),
-      'self-speculation: share accepted': (
-          tally['of'].accepted / tally['of'].drafted),
+      'self-speculation: share accepted': tally.accepted / tally.drafted,
       'self-speculation: layers run / plain': (
-          tally['of'].layers_run / (tokens * cfg.depth)),
+          tally.layers_run / (exits.size * cfg.depth)),
   }}
 
 

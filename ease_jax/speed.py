@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ease_jax import costs, decode, evaluate
@@ -138,15 +137,14 @@ def _decoding(
   cfg, length = model.cfg, windows[0].shape[1]
   slot = loop.least_slot(model, exit)
   threshold_K = loop.thresholds(model, exit)
-  end_B, none = jnp.full(1, length, jnp.int32), jnp.int32(-1)
+  zero_B, end_B = np.zeros(1, np.int32), np.full(1, length + 1, np.int32)
 
   def one(token_1xT):
     cache = decode.init_cache(cfg, 1, slot + length)
-    rows = loop.start(
-        model, exit, jnp.asarray(token_1xT[:, 0]), jnp.zeros(1, jnp.int32), 0)
+    rows = loop.start(model, exit, token_1xT[:, 0], zero_B, end_B, 0)
     out, _, _ = steps.many_steps(
-        params, cache, rows, jnp.int32(slot), threshold_K, end_B, none,
-        jnp.asarray(np.roll(token_1xT, -1, 1).T), num=length, model=model,
+        params, cache, rows, np.int32(slot), threshold_K, np.int32(-1),
+        np.roll(token_1xT, -1, 1).T, num=length, model=model,
         spec=exit.spec if exit else None, sampling=decode.Sampling())
     return out.exit_B[:, 0]
 

@@ -97,10 +97,11 @@ def one_step(model, params, spec, threshold_K, token_B, position, cache):
   num = len(token_B)
   rows = steps.Rows(
       jnp.asarray(token_B, jnp.int32), jnp.full(num, position),
-      jnp.zeros(num, bool), jax.random.split(jax.random.key(0), num))
+      jnp.full(num, 10**6), jnp.zeros(num, bool),
+      jax.random.split(jax.random.key(0), num))
   return steps.step(
-      params, cache, rows, jnp.asarray(threshold_K), jnp.full(num, 10**6),
-      jnp.int32(-1), model=model, spec=spec, sampling=decode.Sampling())
+      params, cache, rows, jnp.asarray(threshold_K), jnp.int32(-1),
+      model=model, spec=spec, sampling=decode.Sampling())
 
 
 def prefilled(model, params, spec, threshold_K, prompt, length):

@@ -53,10 +53,11 @@ def exported(
         params, before_BxT, length_B - 1, threshold_K,
         slots=slot + options.max_new_tokens, model=model,
         spec=spec if options.prefill == 'exits' else None)
-    rows = loop.start(model, exit, prompt_BxC[:, -1], length_B - 1, seed)
+    rows = loop.start(
+        model, exit, prompt_BxC[:, -1], length_B - 1,
+        loop.end(length_B, options), seed)
     out, _, _ = steps.many_steps(
-        params, cache, rows, jnp.int32(slot), threshold_K,
-        loop.end(length_B, options), loop.eos(options),
+        params, cache, rows, jnp.int32(slot), threshold_K, loop.eos(options),
         num=options.max_new_tokens, model=model, spec=spec,
         sampling=options.sampling)
     return out.token_B.T, out.exit_B.T, out.live_B.T

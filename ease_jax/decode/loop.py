@@ -1,11 +1,11 @@
 """Generation: prompts in, tokens out, each stopping where it is sure."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ease_jax.config import ConfigError
@@ -95,19 +95,19 @@ def generate(
   Raises:
     ConfigError: a prompt is empty or fills the context.
   """
-  new = [([], []) for _ in prompts]
-  num = layers_run = heads_run = 0
-  for piece in stream(model, variables, prompts, exit, options=options):
-    num, layers_run = num + 1, layers_run + int(piece.layers_run)
-    heads_run += int(piece.heads_run)
-    for b in np.flatnonzero(piece.live_B):
-      new[b][0].append(piece.token_B[b])
-      new[b][1].append(piece.exit_B[b])
-  as_array = lambda x: np.asarray(x, np.int32)
-  return [
-      Generated(as_array([*prompt, *tokens]), as_array(exits))
-      for prompt, (tokens, exits) in zip(prompts, new, strict=True)
-  ], Counts(num, layers_run, heads_run)
+  found = jax.tree.map(
+      lambda *xs: np.concatenate(xs),
+      *_blocks(model, variables, prompts, exit, options))
+  texts = []
+  for b, prompt in enumerate(prompts):
+    live_N = found.live_B[:, b]
+    new = found.token_B[live_N, b]
+    texts.append(Generated(
+        np.concatenate([np.asarray(prompt, np.int32), new]),
+        found.exit_B[live_N, b]))
+  return texts, Counts(
+      len(found.live_B), int(found.layers_run.sum()),
+      int(found.heads_run.sum()))
 
 
 def stream(
@@ -118,41 +118,57 @@ def stream(
 
   `generate`, which see, collects them.
   """
-  length_B = np.asarray([len(p) for p in prompts], np.int32)
+  for block in _blocks(model, variables, prompts, exit, options):
+    for i in range(len(block.live_B)):
+      yield jax.tree.map(lambda x, i=i: x[i], block)
+
+
+def _blocks(
+    model, variables, prompts, exit, options
+) -> Iterator[steps.Stepped]:
+  """The steps of each program, [N, ...]."""
   params, spec = variables['params'], exit.spec if exit else None
   if spec and spec.policy == CONTROL:
     raise ConfigError(
         f'K/V policy {CONTROL!r} is a control of the evaluation; decode with '
         'another one')
-  threshold_K = thresholds(model, exit)
   cache, slot = prefilled(model, params, prompts, exit, options)
+  length_B = np.asarray([len(p) for p in prompts], np.int32)
   rows = start(
-      model, exit, jnp.asarray([p[-1] for p in prompts], jnp.int32),
-      jnp.asarray(length_B - 1), options.seed)
-  end_B, eos_id = end(jnp.asarray(length_B), options), eos(options)
+      model, exit, np.asarray([p[-1] for p in prompts], np.int32),
+      length_B - 1, end(length_B, options), np.uint32(options.seed % 2**32))
+  threshold_K, eos_id = thresholds(model, exit), eos(options)
   done = False
   while not done:
     if slot + options.chunk > cache.capacity:
       cache = caches.grow(cache, slot + options.chunk)
     out, rows, cache = steps.many_steps(
-        params, cache, rows, np.int32(slot), threshold_K, end_B, eos_id,
+        params, cache, rows, np.int32(slot), threshold_K, eos_id,
         num=options.chunk, model=model, spec=spec, sampling=options.sampling)
     slot += options.chunk
-    out, done = jax.device_get((out, rows.done_B.all()))
-    for i in np.flatnonzero(out.live_B.any(1)):
-      yield jax.tree.map(lambda x, i=i: x[i], out)
+    out, done_B = jax.device_get((out, rows.done_B))
+    done = done_B.all()
+    happened_N = out.live_B.any(1)
+    yield jax.tree.map(lambda x, happened_N=happened_N: x[happened_N], out)
 
 
 def start(
-    model: Any, exit: Point | None, token_B: jax.Array, position_B: jax.Array,
-    seed: jax.Array | int,
+    model: Any, exit: Point | None, token_B: Any, position_B: Any, end_B: Any,
+    seed: Any,
 ) -> steps.Rows:  # pyformat: disable
-  """Rows that have a last token each, and a way to go."""
+  """Rows that have a last token each, and a way to go; see `steps.Rows`."""
+  return _start(
+      token_B, position_B, end_B, seed, model=model,
+      behind=defers(model, exit))
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'behind'))
+def _start(token_B, position_B, end_B, seed, *, model, behind):
   num = len(token_B)
-  window = deferred.empty_window(model, num) if defers(model, exit) else None
   return steps.Rows(
-      token_B, position_B, jnp.zeros(num, bool),
-      jax.random.split(jax.random.key(seed), num), window)
+      token_B, position_B, end_B, position_B + 1 >= end_B,
+      jax.random.split(jax.random.key(seed), num),
+      deferred.empty_window(model, num) if behind else None)
 
 
 def least_slot(model: Any, exit: Point | None) -> int:
@@ -160,20 +176,19 @@ def least_slot(model: Any, exit: Point | None) -> int:
   return deferred.WINDOW if defers(model, exit) else 0
 
 
-def thresholds(model: Any, exit: Point | None) -> jax.Array:
+def thresholds(model: Any, exit: Point | None) -> np.ndarray:
   """One for each readout, [K] float32."""
-  return jnp.asarray((exit or OFF).threshold_K(len(model.cfg.cells)))
+  return (exit or OFF).threshold_K(len(model.cfg.cells))
 
 
-def end(length_B: jax.Array, options: Options) -> jax.Array:
-  """The position at which each row is done."""
-  return jnp.minimum(
-      length_B - 1 + options.max_new_tokens, options.context - 1)
+def end(length_B: Any, options: Options) -> Any:
+  """The first position after the last token that each row may have."""
+  return (length_B + options.max_new_tokens).clip(max=options.context)
 
 
-def eos(options: Options) -> jax.Array:
+def eos(options: Options) -> np.int32:
   """The token that ends a row; -1 = none."""
-  return jnp.int32(-1 if options.eos_id is None else options.eos_id)
+  return np.int32(-1 if options.eos_id is None else options.eos_id)
 
 
 def prefilled(

@@ -299,17 +299,16 @@ def stream(
   params = variables['params']
   cache, slot = loop.prefilled(model, params, [prompt], None, options)
   position = len(prompt) - 1
-  end = min(len(prompt) + options.max_new_tokens, options.context)
-  eos_id = -1 if options.eos_id is None else options.eos_id
+  end, eos_id = loop.end(np.int32(len(prompt)), options), loop.eos(options)
   key = jax.random.fold_in(jax.random.key(options.seed), number)
   token, done, room = prompt[-1], False, options.chunk + draft.length
   while not done:
     if slot + room > cache.capacity:
       cache = caches.grow(cache, slot + room)
     s = rounds(
-        params, cache, jnp.int32(token), jnp.int32(position), jnp.int32(slot),
-        key, jnp.int32(end), jnp.int32(eos_id), num=options.chunk, model=model,
-        draft=draft, sampling=options.sampling)  # pyformat: disable
+        params, cache, np.int32(token), np.int32(position), np.int32(slot),
+        key, end, eos_id, num=options.chunk, model=model, draft=draft,
+        sampling=options.sampling)  # pyformat: disable
     cache, key = s.cache, s.key
     token, position, slot, done, found_N, count, tally = jax.device_get(
         (s.token, s.position, s.slot, s.done, s.found_N, s.count, s.tally))

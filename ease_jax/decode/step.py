@@ -24,6 +24,7 @@ class Rows(NamedTuple):
 
   token_B: jax.Array  # the last one, not yet in the cache
   position_B: jax.Array  # its position
+  end_B: jax.Array  # no token stands at this position
   done_B: jax.Array  # wants no more tokens
   key_B: jax.Array  # of its sampling
   window: deferred.Window | None = None  # tokens that may be behind
@@ -45,7 +46,6 @@ def step(
     cache: Cache,
     rows: Rows,
     threshold_K: jax.Array,
-    end_B: jax.Array,
     eos_id: jax.Array,
     *,
     model: Any,
@@ -63,7 +63,6 @@ def step(
     rows: where the rows stand.
     threshold_K: one per readout; +inf never exits there. [K, B, 1] gives each
       row its own.
-    end_B: a row is done at this position.
     eos_id: a row is done with this token; -1 = none.
     model: a body.
     spec: signal and K/V policy; None compiles the exits out.
@@ -81,13 +80,14 @@ def step(
     exit_B, logits_BxV, new, layers_run = _walk(bound, cache, rows, spec, head)
   else:
     exit_B, logits_BxV, window, new, layers_run = deferred.walk(
-        bound, cache, window, *rows[:3], head)
+        bound, cache, window, rows.token_B, rows.position_B, rows.done_B, head)
   key_B = jax.vmap(jax.random.fold_in)(rows.key_B, rows.position_B)
   token_B = sample.draw(logits_BxV, key_B, sampling)
   position_B = rows.position_B + ~rows.done_B
-  done_B = rows.done_B | (token_B == eos_id) | (position_B >= end_B)
+  done_B = rows.done_B | (token_B == eos_id) | (position_B + 1 >= rows.end_B)
   out = Stepped(token_B, exit_B, ~rows.done_B, layers_run, head.heads_run)
-  rows = Rows(token_B, position_B, done_B, rows.key_B, window)
+  rows = rows._replace(
+      token_B=token_B, position_B=position_B, done_B=done_B, window=window)
   return out, logits_BxV, rows, new
 
 
@@ -96,7 +96,7 @@ def step(
     donate_argnames='cache')
 def many_steps(
     params: Any, cache: Cache, rows: Rows, slot: jax.Array,
-    threshold_K: jax.Array, end_B: jax.Array, eos_id: jax.Array,
+    threshold_K: jax.Array, eos_id: jax.Array,
     given_NxB: jax.Array | None = None, *, num: int, model: Any,
     spec: ExitSpec | None, sampling: sample.Sampling,
 ) -> tuple[Stepped, Rows, Cache]:  # pyformat: disable
@@ -105,7 +105,7 @@ def many_steps(
   Args:
     params, cache, rows: see `step`; the cache is used up.
     slot: the cache's next free one.
-    threshold_K, end_B, eos_id: see `step`.
+    threshold_K, eos_id: see `step`.
     given_NxB: tokens that follow, whatever was predicted; None = the predicted.
     num: N.
     model, spec, sampling: see `step`.
@@ -114,7 +114,7 @@ def many_steps(
     What happened, [N, ...], with nobody live where nothing happened.
   """
   one = functools.partial(step, model=model, spec=spec, sampling=sampling)
-  args = threshold_K, end_B, eos_id
+  args = threshold_K, eos_id
   shapes = jax.eval_shape(one, params, cache, rows, *args)[0]
   zeros = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), shapes)
 
