@@ -21,7 +21,6 @@ help:
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m ease_jax.main --config=configs/quickstart.py \
 	  --workdir=$(WORKDIR)
-	@echo 'Report: $(abspath $(WORKDIR))/report.html'
 
 test: lint
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS)

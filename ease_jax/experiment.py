@@ -227,9 +227,10 @@ def _commit() -> str:
 
 def _report(workdir: pathlib.Path) -> None:
   try:
-    report.write_report(workdir)
+    page = report.write_report(workdir)
   except (FileNotFoundError, ValueError) as error:
     raise ConfigError(str(error)) from error
+  print(f'Report: {page.resolve()}')
 
 
 def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
@@ -279,9 +280,11 @@ def _export(config: Any, workdir: pathlib.Path) -> None:
         f'generate.method={method!r} can not be exported; use exits or full')
   point = decode.chosen_point(workdir) if method == 'exits' else None
   model, params, tokenizer = load_model(config, workdir)
-  write_atomic(workdir / EXPORTED, decode.exported(
+  path = workdir / EXPORTED
+  write_atomic(path, decode.exported(
       model, params, point,
       options=decode.options_from(config, tokenizer.eos_id)))
+  print(f'Decoder: {path.resolve()}')
 
 
 def load_model(

@@ -1,4 +1,4 @@
-"""`--mode=generate` and `--mode=export` on a finished run."""
+"""`--mode=generate`, `report` and `export` on a finished run."""
 
 import re
 
@@ -113,12 +113,24 @@ def test_the_draft_is_the_fastest_on_other_text(
   assert len(asked['drafts']) == 3
 
 
-def test_what_is_exported_is_what_is_generated(finished):
+def test_a_report_says_where_it_is(finished, capsys):
+  c, workdir = finished
+  capsys.readouterr()
+  experiment.run(c, workdir, 'report')
+  page = workdir.resolve() / 'report.html'
+  assert capsys.readouterr().out == f'Report: {page}\n'
+  assert page.exists()
+
+
+def test_what_is_exported_is_what_is_generated(finished, capsys):
   c, workdir = finished
   prompt_1xC = np.zeros((1, 32), np.int32)
   prompt_1xC[0, -len(PROMPT) :] = np.frombuffer(PROMPT.encode(), np.uint8)
   for method, exit in ('exits', decode.chosen_point(workdir)), ('full', None):
+    capsys.readouterr()
     experiment.run(with_(c, method=method), workdir, 'export')
+    assert capsys.readouterr().out == (
+        f'Decoder: {workdir.resolve() / "decoder.jax"}\n')
     run = jax.export.deserialize(
         bytearray((workdir / 'decoder.jax').read_bytes())).call
     token_1xN, exit_1xN, _ = run(
