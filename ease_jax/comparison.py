@@ -134,6 +134,7 @@ def compare(
   summary = evidence.summarize(exp, found) | {'failed': failed}
   write_atomic(workdir / 'comparison.json', json.dumps(summary, indent=2))
   write_page(workdir, summary)
+  print(f'Report: {(workdir / "report.html").resolve()}')
   return failed
 
 

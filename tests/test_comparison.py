@@ -113,7 +113,8 @@ def test_the_same_command_runs_only_what_is_missing(compared, capsys):
   after = stamp()
   changed = [p for p in before if before[p] != after[p]]
   assert changed == [out / 'runs' / 'two' / '1' / 'results.json']
-  lines = capsys.readouterr().out.splitlines()
+  *lines, last = capsys.readouterr().out.splitlines()
+  assert last == f'Report: {out.resolve() / "report.html"}'
   assert [line.split(']')[0] for line in lines] == ['[4/6', '[5/6', '[6/6']
 
 
