@@ -242,6 +242,7 @@ def _add_exits(c: Any) -> None:
   c.generate.draft = ()  # readout, length, threshold; () = the fastest one
   c.generate.max_new_tokens = 200
   c.generate.temperature = 0.0  # 0 = greedy
+  c.generate.seed = 0  # of what is drawn
   c.generate.top_k = 0  # draw from so many most likely tokens; 0 = all
   c.generate.top_p = 1.0  # draw from the fewest that hold this probability
   c.generate.prefill = 'exits'  # prompt tokens exit too; or full: they do not

@@ -17,6 +17,8 @@ from ease_jax.config import ModelConfig
 # exit itself is read out.
 HEADLESS_SIGNALS = ('state_cosine', 'q_halt')
 MEMORY_SIGNALS = ('kl', 'patience')
+# Under `recompute` so many tokens of a row may wait for their deeper layers.
+WINDOW = 8
 
 
 def mean_context(seq_len: int) -> float:
@@ -41,6 +43,11 @@ def cell_flops(m: ModelConfig, context: float) -> float:
 def head_flops(m: ModelConfig) -> float:
   """Logits of one token at one readout."""
   return 2 * m.dim * m.vocab_size
+
+
+def asking_flops(m: ModelConfig, signal: str) -> float:
+  """Whether a token stops at a readout: a head, or a signal without one."""
+  return 6.0 * m.dim if signal in HEADLESS_SIGNALS else head_flops(m)
 
 
 def inject_flops(m: ModelConfig) -> float:
@@ -93,7 +100,7 @@ def readout_costs(
   if signal in HEADLESS_SIGNALS:
     heads_K = np.ones(len(active_K))
     early_K = np.append(active_K[:-1], False)  # the last one answers anyway
-    signal_K = np.cumsum(early_K) * 6.0 * m.dim
+    signal_K = np.cumsum(early_K) * asking_flops(m, signal)
   else:
     heads_K = np.cumsum(active_K)
     signal_K = np.zeros(len(active_K))

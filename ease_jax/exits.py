@@ -73,6 +73,7 @@ class Walked(NamedTuple):
   answer: Any  # of that readout's head
   kv: tuple[layers.KV, ...]  # of all layers, as the policy has them
   layers_run: jax.Array  # counted, not inferred
+  fills_run: jax.Array  # layers of which only keys and values were made
 
 
 class _Tracker:
@@ -86,7 +87,8 @@ class _Tracker:
     self.bound, self.spec, self.rotation = bound, spec, rotation
     self.look, self.head, self.done_BxT = look, head, done_BxT
     self.memory = signals.SIGNALS[spec.signal].init(done_BxT.shape)
-    self.k, self.segment, self.layers_run = 0, 0, jnp.int32(0)
+    self.k, self.segment = 0, 0
+    self.layers_run = self.fills_run = jnp.int32(0)
     self.previous = None  # (state, normed state) of the readout before
     self.frozen_BxTxD: Any = None  # at the readout where a token exited
     self.exit_BxT = jnp.zeros(done_BxT.shape, jnp.int32)
@@ -128,6 +130,8 @@ class _Tracker:
     self.latest[name] = kv
     self.kv.append(kv)
     self.layers_run += ran
+    if kept is None and policy != 'drop':
+      self.fills_run += 1 - ran
     return h_BxTxD
 
   def read(self, r: int, h_BxTxD: jax.Array) -> jax.Array:
@@ -191,7 +195,8 @@ def walk(
   carry = bound.init_carry(x_BxTxD, position_BxT, evaluation_key())
   for at.segment in range(bound.cfg.segments):
     carry = bound.segment(x_BxTxD, carry, at.through, at.read)
-  return Walked(at.exit_BxT, at.answer, tuple(at.kv), at.layers_run)
+  return Walked(
+      at.exit_BxT, at.answer, tuple(at.kv), at.layers_run, at.fills_run)
 
 
 def _where(mask_BxT: jax.Array, new: Any, old: Any) -> Any:

@@ -234,7 +234,10 @@ def _report(workdir: pathlib.Path) -> None:
 
 
 def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
-  loaded = load_model(config, workdir)
+  model, _, tokenizer = loaded = load_model(config, workdir)
+  decode.check_prompts(
+      model, [tokenizer.encode(prompt)],
+      decode.options_from(config, tokenizer.eos_id))
   draft = None
   if config.generate.method == 'speculative':
     draft = _draft(config, workdir, *loaded)

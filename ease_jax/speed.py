@@ -190,21 +190,25 @@ def _point(
 
 def _break_even(config, cfg, chosen) -> list[dict[str, Any]]:
   """At which share of stops a head has paid for itself, and the share."""
+  signal, policy = chosen['signal'], chosen['kv_policy']
+  if policy == 'recompute':  # the layers are run all the same, later
+    return []
   context = costs.mean_context(config.data.seq_len)
-  head = costs.head_flops(cfg)
+  asking = costs.asking_flops(cfg, signal)
+  # Who stops needs no last head, but now one here if asking took none.
+  head = 0.0 if signal in costs.HEADLESS_SIGNALS else costs.head_flops(cfg)
   static_K = costs.static_costs(cfg, context)
-  filled_K = costs.filled_layers(cfg, chosen['kv_policy']) * costs.kv_flops(cfg)
+  filled_K = costs.filled_layers(cfg, policy) * costs.kv_flops(cfg)
   fraction_K = np.asarray(chosen['test']['exit_fraction'])
   reached_K = np.cumsum(fraction_K[::-1])[::-1]
   active_K = operating_point(chosen).threshold_K(len(cfg.cells)) < np.inf
   rows = []
   for k, (segment, layer) in enumerate(cfg.cells[:-1]):
-    # A token that stops saves the rest, among it the last head.
     saved = static_K[-1] - static_K[k] - filled_K[k] + head
     rows.append({
         'segment': segment,
         'layer': layer,
-        'needed': float(head / saved),
+        'needed': float(asking / saved),
         'stopped': float(fraction_K[k] / max(reached_K[k], 1e-12)),
         'active': bool(active_K[k]),
     })

@@ -26,7 +26,16 @@ class Point(NamedTuple):
   threshold: float | tuple[float, ...] | None  # None = exits off
 
   def threshold_K(self, num: int) -> np.ndarray:
+    """One for each of so many readouts.
+
+    Raises:
+      ConfigError: there are fewer or more.
+    """
     value = np.inf if self.threshold is None else self.threshold
+    if np.shape(value) not in ((), (num,)):
+      raise ConfigError(
+          f'exit thresholds {value} are {np.size(value)}; the model has {num} '
+          'readouts; give one for each, or one number')
     return np.broadcast_to(np.asarray(value, np.float32), (num,))
 
   def as_json(self) -> Any:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, costs, decode, exits
-from ease_jax.decode import cache, deferred, sampling
+from ease_jax import config, costs, decode, evaluate, exits
+from ease_jax.decode import cache, loop, sampling
+from ease_jax.decode import step as steps
 from ease_jax.exits import ExitSpec
 from ease_jax.sweep import Point
 
@@ -44,7 +45,7 @@ def test_greedy_generation_without_exits_is_the_models_own():
   np.testing.assert_array_equal(got.tokens[3:], best[2:-1])
   (off,), counts = generate([[3, 1, 4]])
   tiny.assert_trees_equal(off, got)
-  assert counts == (21, 21 * 4, 21)
+  assert counts == (21, 21 * 4, 21, 0)
 
 
 def test_generation_stops_on_time_and_follows_its_seed():
@@ -201,7 +202,7 @@ def test_what_prompt_tokens_do_is_explicit(policy):
     ('max_prob', 'copy_state'), ('max_prob', 'drop'), ('kl', 'copy_state'),
     ('patience', 'drop'), ('state_cosine', 'copy_state')])
 def test_the_loops_own_counts_are_the_cost_model(signal, policy):
-  """R22: executed layers and heads are counted where they are executed."""
+  """R22: layers, heads and fills are counted where they are executed."""
   exit = point(thresholds(signal), signal, policy)
   (text,), counts = generate([PROMPTS[2]], exit)
   cfg, context = MODEL.cfg, 7.0
@@ -209,16 +210,56 @@ def test_the_loops_own_counts_are_the_cost_model(signal, policy):
       cfg, context, policy, signal=signal,
       active=exit.threshold_K(3) < INF)
   cell, head = costs.cell_flops(cfg, context), costs.head_flops(cfg)
-  filled = costs.filled_layers(cfg, policy)[text.exits].sum()
   spent = (
       counts.layers_run * cell + counts.heads_run * head
-      + filled * costs.kv_flops(cfg))
+      + counts.fills_run * costs.kv_flops(cfg))
   if signal == 'state_cosine':  # one cosine, before the second readout
     spent += 6 * cfg.dim * (text.exits > 0).sum()
   assert spent == pytest.approx(cost_K[text.exits].sum())
   assert counts.steps == len(text.exits)
   assert counts.layers_run == np.asarray(cfg.depth_K)[text.exits].sum()
   assert counts.layers_run < counts.steps * cfg.depth
+
+
+@pytest.mark.parametrize('policy', ['copy_state', 'latest', 'drop'])
+def test_segments_are_counted_too(policy):
+  model = tiny.body(**SEGMENTED['refine'])
+  params, cfg = tiny.params(model), model.cfg
+  threshold_K = tiny.thresholds(model, params, 'max_prob', tiny.batch(4, 16))
+  exit = point(tuple(threshold_K.tolist()), policy=policy)
+  (text,), counts = generate([PROMPTS[2]], exit, model, params)
+  assert len(np.unique(text.exits)) > 2
+  assert counts.layers_run == np.asarray(cfg.depth_K)[text.exits].sum()
+  filled_K = costs.filled_layers(cfg, policy)
+  assert counts.fills_run == filled_K[text.exits].sum()
+
+
+@pytest.mark.parametrize('threshold', [-INF, 0.5, (0.45, 0.5, INF), INF])
+def test_recompute_makes_up_what_it_is_charged(threshold):
+  """How deep each token went stands in the cache."""
+  length, cfg = 36, MODEL.cfg
+  exit = point(threshold, policy='recompute')
+  tokens, threshold_K = tiny.batch(3, length)['tokens'], exit.threshold_K(3)
+  zero_B, slot = np.zeros(3, np.int32), loop.least_slot(MODEL, exit)
+  out, _, filled = steps.many_steps(
+      PARAMS, decode.init_cache(cfg, 3, slot + length),
+      loop.start(MODEL, exit, tokens[:, 0], zero_B, zero_B + 99, 0),
+      np.int32(slot), threshold_K, np.int32(-1), np.roll(tokens, -1, 1).T,
+      num=length, model=MODEL, spec=exit.spec, sampling=decode.Sampling())
+  exit_BxT = np.asarray(out.exit_B.T)
+  depth_BxT = np.asarray(filled.layers_BxC)[:, slot : slot + length]
+  context = costs.mean_context(length)
+  heads = np.cumsum(np.append(threshold_K[:-1] < INF, 1))[exit_BxT]
+  spent = (
+      depth_BxT * costs.cell_flops(cfg, context)
+      + heads * costs.head_flops(cfg))
+  assert evaluate.compute_of_exits(
+      cfg, exit.spec, threshold_K, exit_BxT) == pytest.approx(
+          spent.mean() / costs.full_flops(cfg, context))
+  assert (depth_BxT[:, : -costs.WINDOW - 1] == cfg.depth).all()
+  # Fewer layers were run than that: each for many tokens at a time.
+  if np.max(exit_BxT) < 2:
+    assert out.layers_run.sum() < depth_BxT[0].sum() / 2
 
 
 def test_the_oldest_drags_the_window_through_before_it_leaves():
@@ -237,7 +278,7 @@ def test_long_texts_with_deferred_layers_are_as_evaluated(monkeypatch):
   texts, _ = generate(PROMPTS[:3], exit, sampling=WARM)
   assert_as_evaluated(texts, exit)
   behind = [(t.exits < 2).sum() for t in texts]
-  assert max(behind) > deferred.WINDOW
+  assert max(behind) > costs.WINDOW
 
 
 def test_rows_share_the_layers_that_are_run():
@@ -253,10 +294,45 @@ def test_rows_share_the_layers_that_are_run():
 def test_blocks_of_rows_change_nothing(monkeypatch):
   exit = point(thresholds('max_prob'))
   a = generate(PROMPTS, exit)
-  monkeypatch.setattr(cache, 'MAX_BLOCKS', 1)
+  for blocks in 1, 3:  # 3: not all of one size
+    monkeypatch.setattr(cache, 'MAX_BLOCKS', blocks)
+    jax.clear_caches()
+    tiny.assert_trees_equal(a, generate(PROMPTS, exit))
   jax.clear_caches()
-  b = generate(PROMPTS, exit)
-  tiny.assert_trees_equal(a, b)
+
+
+def test_rows_that_exited_do_not_attend():
+  """Their keys are not read: what is no number in them does no harm."""
+  sizes = [cache.row_blocks(n) for n in (1, 3, 8, 11)]
+  assert sizes == [[1], [1, 1, 1], [2, 2, 2, 2], [2, 3, 3, 3]]
+  empty = decode.init_cache(MODEL.cfg, 3, 8)
+  seen = empty._replace(
+      layers_BxC=empty.layers_BxC.at[:, :4].set(4),
+      key=tuple(
+          tuple(x if b != 1 else x + jnp.nan for b, x in enumerate(blocks))
+          for blocks in empty.key))
+  at_B = np.full(3, 4, np.int32)
+  for done, harmed in (False, [1]), (True, []):
+    rows = loop.start(MODEL, None, at_B, at_B, at_B + 9, 0)
+    rows = rows._replace(done_B=jnp.asarray([False, done, False]))
+    _, logits_BxV, _, _ = steps.step(
+        PARAMS, seen, rows, point(1.5).threshold_K(3), np.int32(-1),
+        model=MODEL, spec=ExitSpec(), sampling=decode.Sampling())
+    assert np.flatnonzero(np.isnan(logits_BxV).any(1)).tolist() == harmed
+
+
+def test_a_length_compiles_nothing_and_a_short_text_needs_little_cache():
+  exit = point(thresholds('max_prob'))
+  run = functools.partial(generate, exit=exit, context=200)
+  run([[1] * 30], max_new_tokens=30)
+  compiled = steps.many_steps._cache_size(), steps.prefill._cache_size()
+  for length, new in (2, 5), (17, 1), (31, 32), (29, 3):
+    run([[1] * length], max_new_tokens=new)
+  assert compiled == (
+      steps.many_steps._cache_size(), steps.prefill._cache_size())
+  filled, _ = loop.prefilled(
+      MODEL, PARAMS, [[1] * 20], exit, decode.Options(500, 1000))
+  assert filled.capacity == 64
 
 
 def test_the_cache_grows_and_chunks_change_nothing():
@@ -304,8 +380,8 @@ def test_sampling_keeps_what_it_says():
     (lambda: decode.Options(1, 8, prefill='none'),
      "generate.prefill='none' is unknown; use one of ('exits', 'full')"),
     (lambda: decode.Options(1, 8, chunk=0), 'chunk=0 must be at least 1'),
-    (lambda: generate([[5, 99]]),
-     '--prompt has the token 99; the vocabulary has 0 to 22; use the tokenizer '
+    (lambda: generate([[5, -1]]),
+     '--prompt has the token -1; the vocabulary has 0 to 22; use the tokenizer '
      'of the run'),
     (lambda: decode.Options(0, 8),
      'generate.max_new_tokens=0 must be at least 1'),
@@ -316,6 +392,12 @@ def test_sampling_keeps_what_it_says():
     (lambda: generate(PROMPTS, point(0.5, policy='copy_kv')),
      "K/V policy 'copy_kv' is a control of the evaluation; decode with "
      'another one'),
+    (lambda: generate(PROMPTS, point(0.5, signal='q_halt')),
+     "exit signal 'q_halt' is learned by model.body=hrm alone; this is stack; "
+     'use another signal'),
+    (lambda: generate(PROMPTS, point((0.5, INF))),
+     'exit thresholds (0.5, inf) are 2; the model has 3 readouts; give one for '
+     'each, or one number'),
 ])
 def test_bad_settings_are_refused(make, message):
   with pytest.raises(config.ConfigError) as error:

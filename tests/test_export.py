@@ -66,7 +66,7 @@ def test_a_window_longer_than_the_context_fits():
   model = tiny.stack(readouts=(1, 2, 4))
   params = tiny.params(model)
   exit = Point(ExitSpec('max_prob', 'recompute'), (0.4, 0.5, np.inf))
-  options = decode.Options(max_new_tokens=7, context=8)
+  options = decode.Options(max_new_tokens=70, context=8)
   run = jax.export.deserialize(bytearray(
       decode.exported(model, params, exit, options=options))).call
   _, exits, _ = run(
@@ -74,7 +74,14 @@ def test_a_window_longer_than_the_context_fits():
       np.uint32(0))
   (text,), _ = decode.generate(
       model, {'params': params}, [[3]], exit, options=options)
-  np.testing.assert_array_equal(exits[0], text.exits)
+  np.testing.assert_array_equal(exits[0], text.exits)  # no more than may come
+
+
+def test_what_cannot_be_decoded_is_not_exported():
+  with pytest.raises(config.ConfigError, match='copy_kv'):
+    decode.exported(
+        tiny.stack(), {}, Point(ExitSpec('max_prob', 'copy_kv'), 0.5),
+        options=decode.Options(1, LENGTH))
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ease_jax import config, decode, experiment, speed
+from ease_jax.data import tokenizers
+from ease_jax.decode import text as decode_text
 
 PROMPT = 'the cat '
 
@@ -113,6 +115,29 @@ def test_the_draft_is_the_fastest_on_other_text(
   assert len(asked['drafts']) == 3
 
 
+def test_a_seed_draws_another_text(finished, capsys):
+  c, workdir = finished
+  texts = [
+      printed(capsys, with_(c, temperature=2.0, seed=seed), workdir)[1]
+      for seed in (0, 1, 0)]
+  assert texts[0] == texts[2] != texts[1]
+
+
+@pytest.mark.parametrize('kind', ['byte', 'char', 'bpe'])
+def test_text_comes_in_whole_characters(kind):
+  text = 'Caf\u00e9 \u65e5\u672c \U0001f600\n'
+  tokenizer = tokenizers.fit(kind, [text * 9], 300)
+  say, ids = decode_text._Speech(tokenizer), tokenizer.encode(text).tolist()
+  pieces = [say(token) for token in ids]
+  assert ''.join(pieces) == text and say.rest() == ''
+  assert [p for p in pieces if p == ''] or kind != 'byte'
+  first = tokenizer.decode(ids[:1])
+  assert say(ids[0]) + say(tokenizer.eos_id) == f'{first}<eos>'
+  if kind == 'byte':  # half a character is not lost
+    assert say(0xC3) == '' and say.rest() == '\ufffd'
+    assert say(0xC3) + say(ord('a')) == '\ufffda'
+
+
 def test_a_report_says_where_it_is(finished, capsys):
   c, workdir = finished
   capsys.readouterr()
@@ -153,9 +178,14 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
      'last'),
     ({'method': 'speculative'}, 'export',
      "generate.method='speculative' can not be exported; use exits or full"),
+    ({'method': 'speculative', 'prompt': ''}, 'generate',
+     '--prompt has 0 tokens; it must have 1 to 31 (data.seq_len=32); change '
+     'its length'),
 ])
-def test_what_cannot_be(finished, changes, mode, message):
+def test_what_cannot_be(finished, monkeypatch, changes, mode, message):
   c, workdir = finished
+  monkeypatch.setattr(speed, 'fastest_draft', None)  # not even tried
+  prompt = changes.pop('prompt', PROMPT)
   with pytest.raises(config.ConfigError) as error:
-    experiment.run(with_(c, **changes), workdir, mode, PROMPT)
+    experiment.run(with_(c, **changes), workdir, mode, prompt)
   assert str(error.value) == message

@@ -92,7 +92,10 @@ def test_an_end_inside_a_block_ends_the_text(place):
   pairs, _ = both(params, draft, eos_id=eos_id)
   for got, wanted in pairs:
     tiny.assert_trees_equal(got, wanted)
-  first = pairs[0][0]
+  (first,), tally = decode.speculate(
+      MODEL, {'params': params}, PROMPTS[:1], draft,
+      options=options(eos_id=eos_id))
+  assert tally.accepted <= len(first.exits) <= tally.accepted + tally.rounds
   assert first.tokens[-1] == eos_id
   assert eos_id not in first.tokens[3:-1]
 
@@ -156,6 +159,12 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
     (lambda: both(PARAMS, decode.Draft(2)),
      'draft readout=2 of a model with 3 readouts; only 0 to 1 are before the '
      'last'),
+    (lambda: both({}, decode.Draft(0), model=tiny.stack(readouts=(4,))),
+     'speculation drafts with a readout before the last; model.readouts=(4,) '
+     'is one; train with more readouts'),
+    (lambda: decode.candidates(tiny.model_config(readouts=(4,))),
+     'speculation drafts with a readout before the last; model.readouts=(4,) '
+     'is one; train with more readouts'),
     (lambda: both({}, decode.Draft(0), model=tiny.body(
         body='hrm', num_layers=1, segments=2, block_norm='post',
         carry_init='fixed')),

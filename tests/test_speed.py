@@ -117,6 +117,10 @@ def test_a_head_must_stop_enough_tokens_to_pay():
   assert (first['stopped'], second['stopped']) == (0.25, 0.5 / 0.75)
   assert (first['active'], second['active']) == (True, False)
   assert (second['segment'], second['layer']) == (1, 2)
+  # A cosine costs 6 D; its head comes when it has answered.
+  first, _ = speed._break_even(c, cfg, chosen | {'signal': 'state_cosine'})
+  assert first['needed'] == pytest.approx(6 * cfg.dim / (3 * (cell - fill)))
+  assert not speed._break_even(c, cfg, chosen | {'kv_policy': 'recompute'})
 
 
 def test_nothing_is_timed_unless_asked():

@@ -11,7 +11,7 @@ from ease_jax.decode.loop import (
   Counts,
   Generated,
   Options,
-  defers,
+  check_prompts,
   generate,
   stream,
 )
@@ -26,7 +26,7 @@ from ease_jax.decode.text import (
 
 __all__ = [
     'OFF', 'Cache', 'Counts', 'Draft', 'Generated', 'Options', 'Sampling',
-    'candidates', 'chosen_point', 'commit', 'defers', 'exit_text', 'exported',
-    'generate', 'grow', 'init_cache', 'options_from', 'speculate',
+    'candidates', 'check_prompts', 'chosen_point', 'commit', 'exit_text',
+    'exported', 'generate', 'grow', 'init_cache', 'options_from', 'speculate',
     'speculative_text', 'stream',
 ]  # pyformat: disable

@@ -15,7 +15,7 @@ from ease_jax import layers
 from ease_jax.config import ConfigError, ModelConfig
 
 SMALLEST = 64  # slots
-MAX_BLOCKS = 8
+MAX_BLOCKS = 4
 
 
 class Cache(NamedTuple):
@@ -35,15 +35,17 @@ class Cache(NamedTuple):
     return self.layers_BxC.shape[1]
 
 
-def row_blocks(batch_size: int) -> int:
-  """In how many blocks the rows are kept.
+def row_blocks(batch_size: int) -> list[int]:
+  """How many rows each block has.
 
   Attention to a block is skipped where all of its rows have exited. On CPUs
-  that is worth a branch per row; accelerators wait for every branch.
+  that is worth a few branches (`docs/performance.md`); accelerators wait for
+  every branch.
   """
-  if jax.default_backend() != 'cpu':
-    return 1
-  return max(n for n in range(1, MAX_BLOCKS + 1) if batch_size % n == 0)
+  cpu = jax.default_backend() == 'cpu'
+  num = min(MAX_BLOCKS, batch_size) if cpu else 1
+  return [batch_size * (i + 1) // num - batch_size * i // num
+          for i in range(num)]
 
 
 def capacity_for(slots: int) -> int:
@@ -62,11 +64,11 @@ def capacity_for(slots: int) -> int:
 def init_cache(cfg: ModelConfig, batch_size: int, slots: int) -> Cache:
   """An empty cache with room for at least so many tokens."""
   capacity, blocks = capacity_for(slots), row_blocks(batch_size)
-  shape = batch_size // blocks, cfg.num_kv_heads, capacity, cfg.head_dim
+  shape = cfg.num_kv_heads, capacity, cfg.head_dim
 
   def zeros():
     return tuple(
-        tuple(jnp.zeros(shape, cfg.dtype) for _ in range(blocks))
+        tuple(jnp.zeros((rows, *shape), cfg.dtype) for rows in blocks)
         for _ in range(cfg.depth))
 
   # Not shared: they will be given away one by one.

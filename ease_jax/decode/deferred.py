@@ -5,7 +5,7 @@ behind. When a later token of its row goes deeper, it is taken along, so that
 what is looked back at are always the true keys and values (the deferred
 computation of FREE, Bae et al. 2310.05424, and EE-LLM, Chen et al. 2312.04916).
 The last `WINDOW` tokens may be behind; the oldest drags all of them through
-before it leaves.
+before it leaves (`evaluate.compute_of_exits` charges that).
 """
 
 from typing import Any, NamedTuple
@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax import layers
+from ease_jax.costs import WINDOW  # P: tokens that may be behind
 from ease_jax.decode import cache as caches
 from ease_jax.decode import spans
 from ease_jax.decode.heads import Asking
-
-WINDOW = 8  # P: tokens that may be behind
 
 
 class Window(NamedTuple):

@@ -1,4 +1,4 @@
-"""A decoder in one file, which runs without this package.
+"""A decoder in one file, which runs with jax and flatbuffers alone.
 
     import jax, numpy as np
     from jax import export
@@ -36,14 +36,17 @@ def exported(
     batch_size: B.
 
   Raises:
-    ConfigError: `flatbuffers`, which is optional, is not installed.
+    ConfigError: `flatbuffers`, which is optional, is not installed, or see
+      `generate`.
   """
+  loop.check_exit(model, exit)
   if not importlib.util.find_spec('flatbuffers'):
     raise ConfigError(
         'an exported decoder needs the package flatbuffers, which is not '
         "installed; pip install 'ease_jax[export]'")
   threshold_K = loop.thresholds(model, exit)
   spec, length = exit.spec if exit else None, options.context
+  num = min(options.max_new_tokens, length - 1)  # after a prompt of one token
   slot = max(length - 1, loop.least_slot(model, exit))
 
   def run(prompt_BxC, length_B, seed):
@@ -51,15 +54,14 @@ def exported(
         prompt_BxC[:, :-1], ((0, 0), (slot - (length - 1), 0)))
     cache = steps.prefill(
         params, before_BxT, length_B - 1, threshold_K,
-        slots=slot + options.max_new_tokens, model=model,
+        slots=slot + num, model=model,
         spec=spec if options.prefill == 'exits' else None)
     rows = loop.start(
         model, exit, prompt_BxC[:, -1], length_B - 1,
         loop.end(length_B, options), seed)
     out, _, _ = steps.many_steps(
         params, cache, rows, jnp.int32(slot), threshold_K, loop.eos(options),
-        num=options.max_new_tokens, model=model, spec=spec,
-        sampling=options.sampling)
+        num=num, model=model, spec=spec, sampling=options.sampling)
     return out.token_B.T, out.exit_B.T, out.live_B.T
 
   shape = jax.ShapeDtypeStruct

@@ -71,6 +71,7 @@ class Counts(NamedTuple):
   steps: int
   layers_run: int
   heads_run: int
+  fills_run: int  # layers of which only keys and values were made
 
 
 def generate(
@@ -107,7 +108,7 @@ def generate(
         found.exit_B[live_N, b]))
   return texts, Counts(
       len(found.live_B), int(found.layers_run.sum()),
-      int(found.heads_run.sum()))
+      int(found.heads_run.sum()), int(found.fills_run.sum()))
 
 
 def stream(
@@ -127,11 +128,8 @@ def _blocks(
     model, variables, prompts, exit, options
 ) -> Iterator[steps.Stepped]:
   """The steps of each program, [N, ...]."""
+  check_exit(model, exit)
   params, spec = variables['params'], exit.spec if exit else None
-  if spec and spec.policy == CONTROL:
-    raise ConfigError(
-        f'K/V policy {CONTROL!r} is a control of the evaluation; decode with '
-        'another one')
   cache, slot = prefilled(model, params, prompts, exit, options)
   length_B = np.asarray([len(p) for p in prompts], np.int32)
   rows = start(
@@ -198,20 +196,9 @@ def prefilled(
   """A cache of all prompt tokens but the last, and its next free slot.
 
   Raises:
-    ConfigError: see `generate`.
+    ConfigError: see `check_prompts`.
   """
-  for prompt in prompts:
-    if not 0 < len(prompt) < options.context:
-      raise ConfigError(
-          f'--prompt has {len(prompt)} tokens; it must have 1 to '
-          f'{options.context - 1} (data.seq_len={options.context}); change its '
-          'length')
-    if not all(0 <= token < model.cfg.vocab_size for token in prompt):
-      raise ConfigError(
-          f'--prompt has the token {max(prompt, key=abs)}; the vocabulary has '
-          f'0 to {model.cfg.vocab_size - 1}; use the tokenizer of the run')
-  if len(prompts) == 0:
-    raise ConfigError('no prompts; give at least one')
+  check_prompts(model, prompts, options)
   length_B = np.asarray([len(p) - 1 for p in prompts], np.int32)
   width = -(-length_B.max() // PROMPT_STEP) * PROMPT_STEP
   width = max(width, least_slot(model, exit))
@@ -223,6 +210,40 @@ def prefilled(
       slots=width + options.chunk, model=model,
       spec=exit.spec if exit and options.prefill == 'exits' else None)
   return cache, width
+
+
+def check_prompts(
+    model: Any, prompts: Sequence[Sequence[int]], options: Options
+) -> None:
+  """Raises ConfigError if there is nothing to continue, or no room to."""
+  vocab_size = model.cfg.vocab_size
+  for prompt in prompts:
+    if not 0 < len(prompt) < options.context:
+      raise ConfigError(
+          f'--prompt has {len(prompt)} tokens; it must have 1 to '
+          f'{options.context - 1} (data.seq_len={options.context}); change its '
+          'length')
+    for token in prompt:
+      if not 0 <= token < vocab_size:
+        raise ConfigError(
+            f'--prompt has the token {token}; the vocabulary has 0 to '
+            f'{vocab_size - 1}; use the tokenizer of the run')
+  if len(prompts) == 0:
+    raise ConfigError('no prompts; give at least one')
+
+
+def check_exit(model: Any, exit: Point | None) -> None:
+  """Raises ConfigError if a model cannot be decoded with such exits."""
+  if exit is None:
+    return
+  if exit.spec.policy == CONTROL:
+    raise ConfigError(
+        f'K/V policy {CONTROL!r} is a control of the evaluation; decode with '
+        'another one')
+  if exit.spec.signal == 'q_halt' and model.cfg.body != 'hrm':
+    raise ConfigError(
+        f"exit signal 'q_halt' is learned by model.body=hrm alone; this is "
+        f'{model.cfg.body}; use another signal')
 
 
 def defers(model: Any, exit: Point | None) -> bool:

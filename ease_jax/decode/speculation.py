@@ -50,7 +50,7 @@ class Draft:
 
   def check(self, cfg: Any) -> None:
     """Raises ConfigError if a model cannot draft like this."""
-    spans.check(cfg, 'speculation')
+    _check_model(cfg)
     num = len(cfg.cells)
     if not 0 <= self.readout < num - 1:
       raise ConfigError(
@@ -58,8 +58,21 @@ class Draft:
           f'0 to {num - 2} are before the last')
 
 
+def _check_model(cfg: Any) -> None:
+  spans.check(cfg, 'speculation')
+  if len(cfg.cells) == 1:
+    raise ConfigError(
+        'speculation drafts with a readout before the last; model.readouts='
+        f'{cfg.readouts} is one; train with more readouts')
+
+
 def candidates(cfg: Any) -> tuple[Draft, ...]:
-  """Ways to draft that are worth timing: short, longer, while it is sure."""
+  """Ways to draft that are worth timing: short, longer, while it is sure.
+
+  Raises:
+    ConfigError: a model cannot draft.
+  """
+  _check_model(cfg)
   return tuple(
       Draft(readout, length, threshold)
       for readout in range(len(cfg.cells) - 1)
@@ -73,7 +86,7 @@ class Tally(NamedTuple):
   drafted: Any
   accepted: Any  # of the drafts
   layers_run: Any  # a check runs each of its layers once
-  heads_run: Any  # for each token
+  heads_run: Any  # a check runs its head once
 
 
 NOTHING = Tally(0, 0, 0, 0, 0)
@@ -140,9 +153,9 @@ def _round(bound, draft, sampling, end, eos_id, s: _State) -> _State:
   depth_1xN = jnp.where(n_N < keep, bound.cfg.depth, 0)[None]
   cache = caches.commit(drafts.cache, caches.New(kv, depth_1xN), s.slot)
   position = s.position + keep
+  accepted = jnp.minimum(num_right, keep)
   tally = add(s.tally, Tally(
-      1, drafts.num, num_right, layers_run + drafts.layers_run,
-      drafts.num + 1))
+      1, drafts.num, accepted, layers_run + drafts.layers_run, drafts.num + 1))
   return _State(
       taken_N[keep - 1], position, s.slot + keep,
       ends_N.any() | (position + 1 >= end), key, cache,

@@ -38,6 +38,7 @@ class Stepped(NamedTuple):
   live_B: jax.Array  # rows that wanted a token
   layers_run: jax.Array  # counted by the program, for all rows together
   heads_run: jax.Array
+  fills_run: jax.Array  # layers of which only keys and values were made
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'spec', 'sampling'))
@@ -76,8 +77,10 @@ def step(
   bound = model.bind({'params': params})
   head = Asking(bound, spec, threshold_K)
   window = rows.window
+  fills_run = jnp.int32(0)
   if window is None:
-    exit_B, logits_BxV, new, layers_run = _walk(bound, cache, rows, spec, head)
+    exit_B, logits_BxV, new, layers_run, fills_run = _walk(
+        bound, cache, rows, spec, head)
   else:
     exit_B, logits_BxV, window, new, layers_run = deferred.walk(
         bound, cache, window, rows.token_B, rows.position_B, rows.done_B, head)
@@ -85,7 +88,8 @@ def step(
   token_B = sample.draw(logits_BxV, key_B, sampling)
   position_B = rows.position_B + ~rows.done_B
   done_B = rows.done_B | (token_B == eos_id) | (position_B + 1 >= rows.end_B)
-  out = Stepped(token_B, exit_B, ~rows.done_B, layers_run, head.heads_run)
+  out = Stepped(
+      token_B, exit_B, ~rows.done_B, layers_run, head.heads_run, fills_run)
   rows = rows._replace(
       token_B=token_B, position_B=position_B, done_B=done_B, window=window)
   return out, logits_BxV, rows, new
@@ -149,7 +153,9 @@ def _walk(bound, cache, rows, spec, head):
       rows.position_B[:, None], look, head, done_BxT=done_Bx1, skip=True)
   seen_Bx1 = seen_layers(bound.cfg, spec, walked.exit_BxT, done_Bx1)
   new = caches.New(dict(enumerate(walked.kv)), seen_Bx1)
-  return walked.exit_BxT[:, 0], walked.answer[:, 0], new, walked.layers_run
+  return (
+      walked.exit_BxT[:, 0], walked.answer[:, 0], new, walked.layers_run,
+      walked.fills_run)
 
 
 def seen_layers(

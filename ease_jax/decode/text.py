@@ -23,13 +23,34 @@ def shaded(text: str, depth: float, color: bool) -> str:
   return f'\x1b[48;5;{shade}m\x1b[38;5;{ink}m{text}\x1b[0m'
 
 
+class _Speech:
+  """Text of tokens as they come; a character may be made of several."""
+
+  def __init__(self, tokenizer: Any):
+    self._tokenizer, self._waiting = tokenizer, []
+
+  def __call__(self, token: int) -> str:
+    """What can be said now that there is one more token."""
+    if token == self._tokenizer.eos_id:
+      return self.rest() + self._tokenizer.token_text(token)
+    self._waiting.append(token)
+    text = self._tokenizer.decode(self._waiting)
+    # The replacement character: half of one, or no character at all.
+    return '' if text.endswith('\ufffd') else self.rest()
+
+  def rest(self) -> str:
+    """What is left, whole or not."""
+    text, self._waiting = self._tokenizer.decode(self._waiting), []
+    return text
+
+
 def options_from(config: Any, eos_id: int | None) -> loop.Options:
   """What a config says about generation."""
   g = config.generate
   return loop.Options(
       max_new_tokens=g.max_new_tokens, context=config.data.seq_len,
       sampling=Sampling(g.temperature, g.top_k, g.top_p), eos_id=eos_id,
-      seed=config.seed, prefill=g.prefill)
+      seed=g.seed, prefill=g.prefill)
 
 
 def chosen_point(workdir: pathlib.Path) -> Point:
@@ -58,7 +79,7 @@ def exit_text(
     prompt: what is continued.
     point: where tokens exit; None = nowhere.
   """
-  cfg, exits, layers_run = model.cfg, [], 0
+  cfg, exits, layers_run, say = model.cfg, [], 0, _Speech(tokenizer)
   depth_K, color = np.asarray(cfg.depth_K), sys.stdout.isatty()
   pieces = loop.stream(
       model, {'params': params}, [tokenizer.encode(prompt)], point,
@@ -67,10 +88,11 @@ def exit_text(
     if number == 0:  # not before the prompt turned out to be one
       print(prompt, end='')
     exit = int(piece.exit_B[0])
-    text = tokenizer.token_text(int(piece.token_B[0]))
+    text = say(int(piece.token_B[0]))
     print(shaded(text, depth_K[exit] / cfg.depth, color), end='', flush=True)
     exits.append(exit)
     layers_run += int(piece.layers_run)
+  print(say.rest(), end='')
   compute, how = 1.0, 'no exits'
   if point is not None:
     how = f'{point.spec.signal}, {point.spec.policy}'
@@ -93,18 +115,18 @@ def speculative_text(
     config, model, params, tokenizer, prompt: see `exit_text`.
     draft: how drafts are made.
   """
-  total, num = speculation.NOTHING, 0
+  total, num, say = speculation.NOTHING, 0, _Speech(tokenizer)
   blocks = speculation.stream(
       model, {'params': params}, tokenizer.encode(prompt), draft,
       options=options_from(config, tokenizer.eos_id))
   for tokens, tally in blocks:
     if num == 0:
       print(prompt, end='')
-    print(''.join(map(tokenizer.token_text, tokens)), end='', flush=True)
+    print(''.join(say(int(t)) for t in tokens), end='', flush=True)
     total, num = speculation.add(total, tally), num + len(tokens)
   segment, layer = model.cfg.cells[draft.readout]
   print(
-      f'\n[{num} tokens of the full model, {total.accepted} of '
+      f'{say.rest()}\n[{num} tokens of the full model, {total.accepted} of '
       f'{total.drafted} drafts accepted, drafted after segment {segment} layer '
       f'{layer}; {total.layers_run / num:.2f} of {model.cfg.depth} layers run '
       'for a token]')
