@@ -133,8 +133,8 @@ def compare(
     raise ConfigError(f'no run of {workdir} has succeeded: {"; ".join(failed)}')
   summary = evidence.summarize(exp, found) | {'failed': failed}
   write_atomic(workdir / 'comparison.json', json.dumps(summary, indent=2))
-  write_page(workdir, summary)
-  print(f'Report: {(workdir / "report.html").resolve()}')
+  page = write_page(workdir, summary)
+  print(f'Report: {page.resolve()}')
   return failed
 
 

@@ -18,7 +18,7 @@ from ease_jax.config import ModelConfig
 HEADLESS_SIGNALS = ('state_cosine', 'q_halt')
 MEMORY_SIGNALS = ('kl', 'patience')
 # Under `recompute` so many tokens of a row may wait for their deeper layers.
-WINDOW = 8
+MAX_WAITING = 8
 
 
 def mean_context(seq_len: int) -> float:

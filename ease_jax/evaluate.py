@@ -222,10 +222,10 @@ def _made_up(cfg: Any, exit_RxT: np.ndarray) -> np.ndarray:
     return np.full_like(exit_RxT, last)
   for t in range(exit_RxT.shape[1]):
     depth_R = exit_RxT[:, t]
-    if t >= costs.WINDOW:
-      waited_R = reached_RxT[:, t - costs.WINDOW] < last
+    if t >= costs.MAX_WAITING:
+      waited_R = reached_RxT[:, t - costs.MAX_WAITING] < last
       depth_R = np.where(waited_R, last, depth_R)
-    window = reached_RxT[:, max(0, t - costs.WINDOW) : t + 1]
+    window = reached_RxT[:, max(0, t - costs.MAX_WAITING) : t + 1]
     np.maximum(window, depth_R[:, None], out=window)
   return reached_RxT
 

@@ -235,11 +235,11 @@ def _report(workdir: pathlib.Path) -> None:
 
 def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
   model, _, tokenizer = loaded = load_model(config, workdir)
-  decode.check_prompts(
-      model, [tokenizer.encode(prompt)],
-      decode.options_from(config, tokenizer.eos_id))
   draft = None
   if config.generate.method == 'speculative':
+    decode.check_prompts(  # before drafts are timed for nothing
+        model, [tokenizer.encode(prompt)],
+        decode.options_from(config, tokenizer.eos_id))
     draft = _draft(config, workdir, *loaded)
   if draft is not None:
     return decode.speculative_text(config, *loaded, prompt, draft)

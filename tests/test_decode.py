@@ -256,10 +256,23 @@ def test_recompute_makes_up_what_it_is_charged(threshold):
   assert evaluate.compute_of_exits(
       cfg, exit.spec, threshold_K, exit_BxT) == pytest.approx(
           spent.mean() / costs.full_flops(cfg, context))
-  assert (depth_BxT[:, : -costs.WINDOW - 1] == cfg.depth).all()
+  assert (depth_BxT[:, : -costs.MAX_WAITING - 1] == cfg.depth).all()
   # Fewer layers were run than that: each for many tokens at a time.
   if np.max(exit_BxT) < 2:
     assert out.layers_run.sum() < depth_BxT[0].sum() / 2
+
+
+def test_hrm_is_charged_all_its_layers_under_recompute():
+  model = tiny.body(**SEGMENTED['hrm'])
+  params, cfg = tiny.params(model), model.cfg
+  exit = point(-INF, policy='recompute')
+  (text,), counts = generate([PROMPTS[0]], exit, model, params)
+  assert (text.exits == 0).all()
+  assert counts.layers_run == counts.steps * cfg.depth
+  assert counts.heads_run == counts.steps
+  assert evaluate.compute_of_exits(
+      cfg, exit.spec, exit.threshold_K(len(cfg.cells)),
+      text.exits[None]) == pytest.approx(1.0)
 
 
 def test_the_oldest_drags_the_window_through_before_it_leaves():
@@ -278,7 +291,7 @@ def test_long_texts_with_deferred_layers_are_as_evaluated(monkeypatch):
   texts, _ = generate(PROMPTS[:3], exit, sampling=WARM)
   assert_as_evaluated(texts, exit)
   behind = [(t.exits < 2).sum() for t in texts]
-  assert max(behind) > costs.WINDOW
+  assert max(behind) > costs.MAX_WAITING
 
 
 def test_rows_share_the_layers_that_are_run():

@@ -178,14 +178,16 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
      'last'),
     ({'method': 'speculative'}, 'export',
      "generate.method='speculative' can not be exported; use exits or full"),
-    ({'method': 'speculative', 'prompt': ''}, 'generate',
-     '--prompt has 0 tokens; it must have 1 to 31 (data.seq_len=32); change '
-     'its length'),
 ])
-def test_what_cannot_be(finished, monkeypatch, changes, mode, message):
+def test_what_cannot_be(finished, changes, mode, message):
   c, workdir = finished
-  monkeypatch.setattr(speed, 'fastest_draft', None)  # not even tried
-  prompt = changes.pop('prompt', PROMPT)
   with pytest.raises(config.ConfigError) as error:
-    experiment.run(with_(c, **changes), workdir, mode, prompt)
+    experiment.run(with_(c, **changes), workdir, mode, PROMPT)
   assert str(error.value) == message
+
+
+def test_no_draft_is_timed_for_a_bad_prompt(finished, monkeypatch):
+  c, workdir = finished
+  monkeypatch.setattr(speed, 'fastest_draft', None)
+  with pytest.raises(config.ConfigError, match='--prompt has 0 tokens'):
+    experiment.run(with_(c, method='speculative'), workdir, 'generate', '')

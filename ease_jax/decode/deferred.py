@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ease_jax import layers
-from ease_jax.costs import WINDOW  # P: tokens that may be behind
+from ease_jax import costs, layers
 from ease_jax.decode import cache as caches
 from ease_jax.decode import spans
 from ease_jax.decode.heads import Asking
 
+WINDOW = costs.MAX_WAITING  # P: tokens that may be behind
 
 class Window(NamedTuple):
   """The last P tokens of each row, the oldest first."""

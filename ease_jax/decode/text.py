@@ -35,8 +35,10 @@ class _Speech:
       return self.rest() + self._tokenizer.token_text(token)
     self._waiting.append(token)
     text = self._tokenizer.decode(self._waiting)
-    # The replacement character: half of one, or no character at all.
-    return '' if text.endswith('\ufffd') else self.rest()
+    if text.endswith('\ufffd'):  # half a character, or none at all
+      return ''
+    self._waiting = []
+    return text
 
   def rest(self) -> str:
     """What is left, whole or not."""

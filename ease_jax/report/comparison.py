@@ -18,8 +18,14 @@ PAIR_COLUMNS = (
     'train FLOPs', 'FLOPs/token')  # pyformat: disable
 
 
-def write_page(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
-  """Writes comparison.csv, comparison.md, figures/*.svg and report.html."""
+def write_page(
+    workdir: pathlib.Path, summary: dict[str, Any]
+) -> pathlib.Path:
+  """Writes comparison.csv, comparison.md, figures/*.svg and report.html.
+
+  Returns:
+    the path of `report.html`.
+  """
   rows = [_row(v) for v in summary['variants']]
   pairs = [_pair_row(p) for p in summary['pairs']]
   todo = {'perplexities': perplexities}
@@ -31,9 +37,11 @@ def write_page(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
       workdir / 'comparison.md',
       _markdown(COLUMNS, rows) + '\n' + _markdown(PAIR_COLUMNS, pairs))
   page.write(workdir / 'comparison.csv', _csv(summary))
-  page.write(workdir / 'report.html', page.fill(
+  path = workdir / 'report.html'
+  page.write(path, page.fill(
       'comparison.html', columns=COLUMNS, rows=rows, pair_rows=pairs,
       pair_columns=PAIR_COLUMNS, figures=page.inline(drawings), **summary))
+  return path
 
 
 def spread(value: dict[str, Any], digits: int = 3, scale: float = 1) -> str:
