@@ -18,9 +18,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / 'configs'))
 
-from ease_jax import allocator  # noqa: E402
+from ease_jax import machine  # noqa: E402
 
-allocator.keep_mapped()  # before JAX
+machine.keep_mapped()  # before JAX
 
 import importlib.util  # noqa: E402
 
@@ -29,20 +29,16 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from timing import side_by_side  # noqa: E402
 
-from ease_jax import (  # noqa: E402
-  config,
-  costs,
-  decode,
-  evaluate,
-  experiment,
-  models,
-  speed,
-)
+from ease_jax import config, decode  # noqa: E402
+from ease_jax import model as model_lib  # noqa: E402
+from ease_jax import run as run_lib  # noqa: E402
+from ease_jax.core import costs  # noqa: E402
 from ease_jax.decode import cache as caches  # noqa: E402
 from ease_jax.decode import loop  # noqa: E402
 from ease_jax.decode import step as steps  # noqa: E402
 from ease_jax.decode.text import chosen_point  # noqa: E402
-from ease_jax.exits import ExitSpec  # noqa: E402
+from ease_jax.evaluate import clock, passes  # noqa: E402
+from ease_jax.model.exits import ExitSpec  # noqa: E402
 
 SHAPES = {  # layers, width, heads, vocabulary, cache
     'L=12 D=512 V=8192 C=512': (12, 512, 8, 8192, 512),
@@ -64,7 +60,7 @@ class Shape:
         mlp_dim=4 * dim,
         readouts=tuple(layers * i // 4 for i in range(1, 5)))
     self.cfg = config.model_config(c, vocab)
-    self.model = models.build(self.cfg)
+    self.model = model_lib.build(self.cfg)
     self.params = jax.jit(self.model.init)(
         jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
     self.cache, self.rows = cache, rows
@@ -185,7 +181,7 @@ def trained_figures(workdir, rounds):
   import quickstart
 
   c, workdir = quickstart.get_config(), pathlib.Path(workdir)
-  model, params, tokenizer = experiment.load_model(c, workdir)
+  model, params, tokenizer = run_lib.load_model(c, workdir)
   point, variables = chosen_point(workdir), {'params': params}
   text = ''.join(
       t['text'] for t in json.loads(
@@ -198,7 +194,7 @@ def trained_figures(workdir, rounds):
   # Drafts are chosen on half of the prompts and measured on the others.
   tried, prompts = prompts[::2], prompts[1::2]
   drafts = decode.candidates(model.cfg)
-  _, seconds = speed.fastest_draft(
+  _, seconds = clock.fastest_draft(
       model, variables, tried, drafts, options=options)
   draft = min(drafts, key=lambda d: seconds[d])
   found = {}
@@ -224,7 +220,7 @@ def trained_figures(workdir, rounds):
       'chosen, one token': generate('chosen 1', point, 1)}, rounds)
   seconds = {name: middle for name, (middle, _) in times.items()}
   cfg, exits = model.cfg, np.stack([t.exits for t in found['chosen']])
-  expected = 1 / evaluate.compute_of_exits(
+  expected = 1 / passes.compute_of_exits(
       cfg, point.spec, point.threshold_K(len(cfg.cells)), exits)
   speedup = (seconds['full'] - seconds['full, one token']) / (
       seconds['chosen'] - seconds['chosen, one token'])

@@ -12,9 +12,11 @@ import jax
 import numpy as np
 from timing import side_by_side
 
-from ease_jax import config, models, update
-from ease_jax.loss_spec import LossSpec
-from ease_jax.optimizer import OptimizerSpec
+from ease_jax import config
+from ease_jax import model as model_lib
+from ease_jax.core.weights import LossSpec
+from ease_jax.train import update
+from ease_jax.train.optimizer import OptimizerSpec
 
 SEEDS = 5
 SHAPES = {  # name -> (layers, width, tokens in a window, windows)
@@ -30,7 +32,7 @@ def make(layers, dim, length, rows):
   c.model.update(
       num_layers=layers, dim=dim, mlp_dim=4 * dim, num_heads=2,
       num_kv_heads=2, readouts=(layers,))
-  model = models.build(config.model_config(c, 100))
+  model = model_lib.build(config.model_config(c, 100))
   opt_spec, loss_spec = OptimizerSpec.from_config(c), LossSpec.from_config(c)
   # Not donated: the same state again in every round.
   step = functools.partial(

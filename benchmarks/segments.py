@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from timing import side_by_side
 
-from ease_jax import config, losses, models
-from ease_jax.loss_spec import LossSpec
+from ease_jax import config
+from ease_jax import model as model_lib
+from ease_jax.core.weights import LossSpec
+from ease_jax.train import loss as losses
 
 SEGMENTS = (1, 2, 4, 8)
 
@@ -26,7 +28,7 @@ def make(segments: int, backprop: int):
   c.model.update(
       body='refine', segments=segments, num_layers=4, dim=128, mlp_dim=512,
       readouts=(4,), carry_backprop=backprop)
-  model = models.build(config.model_config(c, 256))
+  model = model_lib.build(config.model_config(c, 256))
   spec = LossSpec((1.0,) * segments, segments=segments)
   return model, spec
 

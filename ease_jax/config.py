@@ -19,10 +19,10 @@ CARRY_INJECTS = ('add', 'concat', 'gate')
 UPDATES = ('joint', 'per_segment')
 WEIGHTS = (
     'final', 'segment_ends', 'uniform', 'linear', 'layerskip', 'chosen',
-    'matrix')  # pyformat: disable
+    'matrix')
 SCHEDULES = (
     'constant', 'linear_warmup', 'cosine_warmup', 'rotate', 'gradual',
-    'switch_off')  # pyformat: disable
+    'switch_off')
 OPTIMIZERS = ('adamw', 'muon')
 NORMALIZATIONS = ('none', 'sum_to_one')
 METHODS = ('exits', 'full', 'speculative')  # of generation

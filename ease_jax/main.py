@@ -1,4 +1,4 @@
-"""Flags only; `ease_jax.experiment.run` does the work.
+"""Flags only; `ease_jax.run.run` does the work.
 
   python -m ease_jax.main --config=configs/quickstart.py --workdir=DIR
 
@@ -14,17 +14,17 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ease_jax import allocator
+from ease_jax import machine
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Config file, with :smoke for a run of seconds.',
-    lock_config=True)  # pyformat: disable
+    lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
 _MODE = flags.DEFINE_enum(
     'mode', 'all',
     ('all', 'train', 'evaluate', 'report', 'generate', 'export'),
     'all = train, evaluate and report; export writes decoder.jax.',
-)  # pyformat: disable
+)
 _PROMPT = flags.DEFINE_string(
     'prompt', None, 'Text to continue, for --mode=generate.')
 
@@ -65,21 +65,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
   del argv
   # Only now, so that a mistyped flag does not wait for JAX.
-  from ease_jax import experiment, train
+  from ease_jax import run as run_lib
   from ease_jax.config import ConfigError
+  from ease_jax.train import loop as train_loop
 
   try:
-    experiment.run(
+    run_lib.run(
         _CONFIG.value, str(_WORKDIR.value), _MODE.value, _PROMPT.value)
-  except train.Preempted as stop:
+  except train_loop.Preempted as stop:
     _fail(stop, 143)
-  except (ConfigError, train.TrainingDiverged, OSError) as error:
+  except (ConfigError, train_loop.TrainingDiverged, OSError) as error:
     _fail(error)
   except KeyboardInterrupt:
     _fail('interrupted; the same command continues from the last checkpoint')
 
 
 if __name__ == '__main__':
-  allocator.keep_mapped()
+  machine.keep_mapped()
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main, flags_parser=_parse)

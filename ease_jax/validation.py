@@ -18,7 +18,7 @@ from ease_jax.config import (
   TOKENIZERS,
   UPDATES,
   WEIGHTS,
-  ConfigError,  # pyformat: disable
+  ConfigError,
   readouts,
 )
 

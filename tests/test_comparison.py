@@ -14,18 +14,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ease_jax import (
-  allocator,
-  compare,
-  comparison,
-  config,
-  costs,
-  evidence,
-  validation,
-  workers,
-)
-from ease_jax.comparison import Experiment
+from ease_jax import config, machine, validation
 from ease_jax.config import ConfigError
+from ease_jax.core import costs
+from ease_jax.study import main, statistics, study, workers
+from ease_jax.study.study import Study
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
@@ -35,7 +28,7 @@ def make_config(path, layers=1, **train):
   c = config.base()
   c.data.update(
       source='text', path=(str(path),), seq_len=8, select_fraction=0.2,
-      test_fraction=0.2)  # pyformat: disable
+      test_fraction=0.2)
   c.model.update(
       num_layers=layers, dim=8, num_heads=1, num_kv_heads=1, mlp_dim=8)
   c.train.update(
@@ -52,7 +45,7 @@ def compared(tmp_path_factory):
   """Two variants, two seeds, and one whose data is missing."""
   folder = tmp_path_factory.mktemp('compared')
   (folder / 'text.txt').write_text(TEXT)
-  exp = Experiment(
+  exp = Study(
       'Title', 'Question?',
       {
           'one layer': make_config(folder / 'text.txt'),
@@ -60,8 +53,8 @@ def compared(tmp_path_factory):
           'gone': make_config(folder / 'none.txt'),
       },
       seeds=(0, 1), pairs=(('two', 'one layer'),), frontier=('one layer',),
-  )  # pyformat: disable
-  failed = comparison.compare(exp, folder / 'out', jobs=1)
+  )
+  failed = study.compare(exp, folder / 'out', jobs=1)
   return folder / 'out', exp, failed
 
 
@@ -109,7 +102,7 @@ def test_the_same_command_runs_only_what_is_missing(compared, capsys):
       p: p.stat().st_mtime_ns for p in out.glob('runs/*/*/results.json')}
   before = stamp()
   (out / 'runs' / 'two' / '1' / 'results.json').unlink()
-  assert comparison.compare(exp, out) == failed
+  assert study.compare(exp, out) == failed
   after = stamp()
   changed = [p for p in before if before[p] != after[p]]
   assert changed == [out / 'runs' / 'two' / '1' / 'results.json']
@@ -121,11 +114,11 @@ def test_the_same_command_runs_only_what_is_missing(compared, capsys):
 def test_a_killed_comparison_leaves_no_run_behind(tmp_path):
   (tmp_path / 'text.txt').write_text(TEXT)
   (tmp_path / 'script.py').write_text(f'''
-from test_comparison import Experiment, comparison, make_config
+from test_comparison import Study, comparison, make_config
 
 if __name__ == '__main__':
   c = make_config({str(tmp_path / 'text.txt')!r}, steps=1_000_000)
-  exp = Experiment('', '', {{'long': c}}, (0,), ())
+  exp = Study('', '', {{'long': c}}, (0,), ())
   comparison.compare(exp, {str(tmp_path / 'out')!r})
 ''')
   path = f'{ROOT}{os.pathsep}{ROOT / "tests"}'
@@ -154,13 +147,13 @@ def test_another_evaluation_is_made_again(compared):
   for c in variants.values():
     c.exit.thresholds.max_prob = (0.25,)
   changed = dataclasses.replace(exp, variants=variants)
-  assert comparison.compare(changed, out) == []
+  assert study.compare(changed, out) == []
   for seed in exp.seeds:
     results = json.loads(
         (out / 'runs' / 'two' / str(seed) / 'results.json').read_text())
     assert 0.25 in [row['threshold'] for row in results['sweep']]
   assert before == (out / 'runs' / 'two' / '0' / 'metrics.jsonl').read_bytes()
-  comparison.compare(exp, out)
+  study.compare(exp, out)
 
 
 def test_another_config_in_the_same_place_is_refused(compared):
@@ -169,8 +162,8 @@ def test_another_config_in_the_same_place_is_refused(compared):
   c.train.steps = 5
   changed = exp.variants | {'two': c}
   with pytest.raises(ConfigError, match='train.steps=4 there, 5 here'):
-    comparison.compare(
-        Experiment('', '', changed, exp.seeds, exp.pairs), out)
+    study.compare(
+        Study('', '', changed, exp.seeds, exp.pairs), out)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +173,9 @@ def test_another_config_in_the_same_place_is_refused(compared):
         ({'seeds': (1, 1)}, 'seeds=(1, 1) must be different ones, at least '
          'one'),
         ({'pairs': (('a', 'c'),)},
-         "the experiment names 'c', which is none of its variants: a, b"),
+         "the study names 'c', which is none of its variants: a, b"),
         ({'frontier': ('d',)},
-         "the experiment names 'd', which is none of its variants: a, b"),
+         "the study names 'd', which is none of its variants: a, b"),
         ({'jobs': 0}, '--jobs=0 must be at least 1'),
         ({'names': ('a + b', 'a, b')},
          "variants 'a + b', 'a, b' would run in the folder 'a_b'; rename one"),
@@ -190,25 +183,25 @@ def test_another_config_in_the_same_place_is_refused(compared):
          "variants '+' would run in the folder ''; rename one"),
         ({'layers': 0}, "variant 'a': model.num_layers=0 must be at least 1"),
     ],
-)  # pyformat: disable
-def test_mistakes_in_an_experiment(changes, message, tmp_path):
+)
+def test_mistakes_in_a_study(changes, message, tmp_path):
   c = make_config('x', changes.get('layers', 1))
-  exp = Experiment(
+  exp = Study(
       '', '', dict.fromkeys(changes.get('names', ('a', 'b')), c),
       changes.get('seeds', (0,)),
       changes.get('pairs', ()), changes.get('frontier', ()))
   with pytest.raises(ConfigError) as error:
-    comparison.compare(exp, tmp_path, changes.get('jobs', 1))
+    study.compare(exp, tmp_path, changes.get('jobs', 1))
   assert str(error.value) == message
   assert not list(tmp_path.iterdir())
 
 
-def test_experiment_files_that_are_none(tmp_path):
+def test_study_files_that_are_none(tmp_path):
   with pytest.raises(ConfigError, match='is no file'):
-    compare.load('nowhere.py', 'data')
+    main.load('nowhere.py', 'data')
   (tmp_path / 'empty.py').write_text('')
-  with pytest.raises(ConfigError, match='no function get_experiment'):
-    compare.load(str(tmp_path / 'empty.py'), 'data')
+  with pytest.raises(ConfigError, match='no function get_study'):
+    main.load(str(tmp_path / 'empty.py'), 'data')
 
 
 # --------------------------------------------------------- equal in what
@@ -225,9 +218,9 @@ def refined(c, segments=2, **train):
 def test_equal_training_flops():
   base = make_config('x', 2, steps=1000)
   for c in (refined(base), refined(base, 3, updates='per_segment')):
-    equal = comparison.with_equal_training(c, base, 50)
-    assert comparison.train_flops(equal, 50) == pytest.approx(
-        comparison.train_flops(base, 50), rel=2e-3)
+    equal = study.with_equal_training(c, base, 50)
+    assert study.train_flops(equal, 50) == pytest.approx(
+        study.train_flops(base, 50), rel=2e-3)
     assert equal.train.steps < 510
     assert c.train.steps == 1000  # a copy
 
@@ -235,9 +228,9 @@ def test_equal_training_flops():
 def test_equal_updates_and_depth():
   base = make_config('x', 2, steps=1000)
   per = refined(base, updates='per_segment')
-  assert comparison.with_equal_updates(per, base).train.steps == 500
-  assert comparison.with_equal_updates(refined(base), base).train.steps == 1000
-  deep = comparison.with_equal_depth(base, refined(base, 3))
+  assert study.with_equal_updates(per, base).train.steps == 500
+  assert study.with_equal_updates(refined(base), base).train.steps == 1000
+  deep = study.with_equal_depth(base, refined(base, 3))
   assert deep.model.num_layers == 6
   flops = lambda c: costs.full_flops(config.model_config(c, 50), 4.5)
   assert flops(deep) == flops(refined(base, 3))
@@ -249,13 +242,13 @@ def test_a_stretched_run_keeps_the_share_of_its_schedules():
   numbers = lambda c: (
       c.train.steps, c.train.eval_every, c.train.checkpoint_every,
       c.optimizer.warmup_steps, c.loss.schedule_steps)
-  half, double = (comparison.stretched(base, ratio) for ratio in (0.5, 2))
+  half, double = (study.stretched(base, ratio) for ratio in (0.5, 2))
   assert numbers(half) == (500, 50, 100, 25, 150)
   assert numbers(double) == (2000, 200, 400, 100, 600)
   assert numbers(base) == (1000, 100, 200, 50, 300)  # it was a copy
   # None stays none, and the shortest is one step.
   base.optimizer.warmup_steps, base.loss.schedule_steps = 0, 1
-  assert numbers(comparison.stretched(base, 0.25)) == (250, 25, 50, 0, 1)
+  assert numbers(study.stretched(base, 0.25)) == (250, 25, 50, 0, 1)
 
 
 # ---------------------------------------------------------------- curves
@@ -273,7 +266,7 @@ def fake_run(full_flops, select, test):
   return {
       'sweep': rows, 'readouts': [last],
       'chosen': {'kv_policy': 'copy_state', 'select_split': 'select',
-                 'report_split': 'test'}}  # pyformat: disable
+                 'report_split': 'test'}}
 
 
 def test_a_curve_chooses_on_select_and_reports_on_test():
@@ -281,7 +274,7 @@ def test_a_curve_chooses_on_select_and_reports_on_test():
   run = fake_run(
       100.0, [(0.25, 2.0), (0.5, 1.5), (0.75, 1.2), (1.0, 1.3)],
       [(0.25, 2.1), (0.5, 1.0), (0.75, 1.4), (1.0, 1.1)])
-  (curve_Px2,) = evidence._curves([run])
+  (curve_Px2,) = statistics._curves([run])
   assert sorted(set(map(tuple, curve_Px2.tolist()))) == [
       (25, 2.1), (50, 1.0), (75, 1.4)]
 
@@ -299,7 +292,7 @@ def frontier_of(small, large, *seeds):
       'exits': {
           s: fake_run(100.0, points(nll), points(nll))
           for s, nll in enumerate(seeds)}}
-  (item,) = evidence._frontier(('small', 'large'), found)['below']
+  (item,) = statistics._frontier(('small', 'large'), found)['below']
   assert item['variant'] == 'exits'
   return item
 
@@ -325,7 +318,7 @@ def test_wins_are_stretches():
   flops_P = np.asarray([1.0, 2, 3, 4, 5])
   gain_SxP = np.asarray([[1, 1, -1, 1, 1], [1, 2, 1, 3, -1.0]])
   inside_P = np.asarray([False, True, True, True, True])
-  got = evidence._ranges(flops_P, gain_SxP, inside_P)
+  got = statistics._ranges(flops_P, gain_SxP, inside_P)
   assert got['stretches'] == [
       {'from': 2, 'to': 2, 'gain': 1.5}, {'from': 4, 'to': 4, 'gain': 2.0}]
   assert got['closest'] == 2.0
@@ -347,17 +340,17 @@ def test_pairs_need_a_common_seed_and_allow_for_their_number():
   found = {
       'a': runs((0, 1), 0), 'b': runs((1, 2), 0.1), 'c': runs((2,), 0),
       'd': {}}
-  exp = Experiment(
+  exp = Study(
       '', '', dict.fromkeys('abcd'), (0, 1, 2),
       (('a', 'b'), ('a', 'c'), ('a', 'd')))
-  summary = evidence.summarize(exp, found)
+  summary = statistics.summarize(exp, found)
   json.dumps(summary, allow_nan=False)
   (pair,) = summary['pairs']
   assert pair['seeds'] == [1] and pair['p'] is None
   assert [v['name'] for v in summary['variants']] == ['a', 'b', 'c']
   # Holm: 0.01 x 3; 0.02 x 2; the third is no smaller than the second.
   pairs = [{'p': p} for p in (0.03, 0.01, None, 0.02)]
-  got = [p['p_holm'] for p in evidence._adjusted(pairs)]
+  got = [p['p_holm'] for p in statistics._adjusted(pairs)]
   assert got[2] is None
   np.testing.assert_allclose([*got[:2], got[3]], [0.04, 0.03, 0.04])
 
@@ -372,7 +365,7 @@ def die_or_work(what):
 
 
 def test_a_worker_that_dies_loses_its_own_task_only():
-  worker = workers.Worker(die_or_work, allocator.cores())
+  worker = workers.Worker(die_or_work, machine.cores())
   said = []
   for what in ('a', 'die', 'b'):
     worker.give((what,))
@@ -388,7 +381,7 @@ def test_a_worker_that_dies_loses_its_own_task_only():
 
 
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
-EXPERIMENTS = sorted((ROOT / 'configs' / 'experiments').glob('*.py'))
+STUDIES = sorted((ROOT / 'configs' / 'studies').glob('*.py'))
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
@@ -400,25 +393,25 @@ def test_every_config_is_valid(path, argument):
   validation.validate(c)  # or it raises
   assert (c.train.steps <= 20) == (argument == 'smoke')
   for part in (f'--config=configs/{path.name}', '--workdir=', 'Cost: ',
-               'perplexity of'):  # pyformat: disable
+               'perplexity of'):
     assert part in scope['__doc__'], 'a header says command, cost and numbers'
 
 
-@pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', STUDIES, ids=lambda p: p.stem)
 @pytest.mark.parametrize('argument', ['', ':smoke'])
-def test_every_experiment_is_valid(path, argument):
-  exp = compare.load(f'{path}{argument}', 'folder')
-  comparison._check(exp, 1)  # or it raises
+def test_every_study_is_valid(path, argument):
+  exp = main.load(f'{path}{argument}', 'folder')
+  study._check(exp, 1)  # or it raises
   assert all(
       (c.train.steps <= 20) == bool(argument) for c in exp.variants.values())
   assert len(exp.seeds) >= 3  # a ranking of fewer is none
 
 
 def test_equal_compute_is_equal():
-  exp = compare.load(
-      str(ROOT / 'configs' / 'experiments' / 'equal_compute.py'), 'folder')
+  exp = main.load(
+      str(ROOT / 'configs' / 'studies' / 'equal_compute.py'), 'folder')
   flops = {
-      n: comparison.train_flops(c, 172) for n, c in exp.variants.items()}
+      n: study.train_flops(c, 172) for n, c in exp.variants.items()}
   for name, value in flops.items():
     small = '1 layer' in name or '2 layers' in name
     like = flops['standard, 1 layer' if small else 'standard']

@@ -13,7 +13,7 @@ def valid():
 
 REFINE = {
     'model.body': 'refine', 'model.segments': 3,
-    'loss.weights': 'segment_ends'}  # pyformat: disable
+    'loss.weights': 'segment_ends'}
 HRM = {'model.body': 'hrm', 'model.segments': 3}
 ERRORS = [
     ({'data.source': 'web'},
@@ -190,7 +190,7 @@ ERRORS = [
     ({'exit.policies': ('copy_state', 'latest')},
      'exit.policies names latest, which needs layers that run again: '
      'model.segments=1; raise it or use copy_state'),
-]  # pyformat: disable
+]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_the_default_is_valid():
         {'loss.schedule': 'rotate', 'loss.rotate_every': 3},
     ],
     ids=lambda changes: ' '.join(changes),
-)  # pyformat: disable
+)
 def test_valid_configs(changes):
   c = valid()
   c.update_from_flattened_dict(changes)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import costs, layers
+from ease_jax.core import costs
+from ease_jax.model import layers
 
 ROWS, LENGTH = 2, 64
 

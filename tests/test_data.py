@@ -142,7 +142,7 @@ def test_loaded_splits_hold_whole_documents_once(tmp_path):
   assert sorted(seen) == [f'document {i:02}'.encode() for i in range(40)]
   assert [len(t) for t in loaded.splits.values()] == [
       36 * 73 - 1, 2 * 73 - 1, 2 * 73 - 1
-  ]  # pyformat: disable
+  ]
 
 
 def test_location_changes_nothing_and_content_changes_the_hash(tmp_path):
@@ -278,7 +278,7 @@ def test_tfds_round_trip(tmp_path):
 
 
 def write_tfds(data_dir, features=('text',), splits=('train', 'validation'),
-               file_format='array_record'):  # pyformat: disable
+               file_format='array_record'):
   import tensorflow_datasets as tfds  # slow, and only these tests need it
 
   class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -31,7 +31,7 @@ def test_every_epoch_has_all_windows_in_a_new_order():
   iterator = data.train_iterator(tokens, 10, 4, seed=3)
   epochs = [
       starts(itertools.islice(iterator, 6), 10) for _ in range(3)
-  ]  # pyformat: disable
+  ]
   assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
   assert len(set(map(tuple, epochs))) == 3
 
@@ -82,7 +82,7 @@ def scored(batches):
       pair for b in batches for pair in zip(
           b['tokens'][b['mask'] == 1].tolist(),
           b['targets'][b['mask'] == 1].tolist())
-  ]  # pyformat: disable
+  ]
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 4, 50])

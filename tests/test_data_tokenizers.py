@@ -50,7 +50,7 @@ def test_byte_replaces_broken_utf8():
 
 @pytest.mark.parametrize(
     'content', [b'', b'{', b'[]', b'{"name": "word"}', b'{"name": "char"}',
-                b'{"model": {}}', b'\xff'])  # pyformat: disable
+                b'{"model": {}}', b'\xff'])
 def test_damaged_tokenizer_is_named(content, tmp_path):
   path = tmp_path / 'tokenizer.json'
   path.write_bytes(content)

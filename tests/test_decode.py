@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, costs, decode, evaluate, exits
+from ease_jax import config, decode
+from ease_jax.core import costs
 from ease_jax.decode import cache, loop, sampling
 from ease_jax.decode import step as steps
-from ease_jax.exits import ExitSpec
-from ease_jax.sweep import Point
+from ease_jax.evaluate import passes
+from ease_jax.evaluate.sweep import Point
+from ease_jax.model import exits
+from ease_jax.model.exits import ExitSpec
 
 INF = np.inf
 LENGTH = 24
@@ -29,7 +32,7 @@ def generate(prompts, exit=None, model=MODEL, params=PARAMS, **options):
   settings = dict(context=LENGTH, max_new_tokens=100) | options
   return decode.generate(
       model, {'params': params}, prompts, exit,
-      options=decode.Options(**settings))  # pyformat: disable
+      options=decode.Options(**settings))
 
 
 def one(prompt, threshold, **options):
@@ -135,7 +138,7 @@ SEGMENTED = {
     'hrm': dict(
         body='hrm', num_layers=1, segments=2, block_norm='post',
         carry_init='fixed', cycles=1),
-}  # pyformat: disable
+}
 
 
 @pytest.mark.parametrize('name, signal, policy', [
@@ -253,7 +256,7 @@ def test_recompute_makes_up_what_it_is_charged(threshold):
   spent = (
       depth_BxT * costs.cell_flops(cfg, context)
       + heads * costs.head_flops(cfg))
-  assert evaluate.compute_of_exits(
+  assert passes.compute_of_exits(
       cfg, exit.spec, threshold_K, exit_BxT) == pytest.approx(
           spent.mean() / costs.full_flops(cfg, context))
   assert (depth_BxT[:, : -costs.MAX_WAITING - 1] == cfg.depth).all()
@@ -270,7 +273,7 @@ def test_hrm_is_charged_all_its_layers_under_recompute():
   assert (text.exits == 0).all()
   assert counts.layers_run == counts.steps * cfg.depth
   assert counts.heads_run == counts.steps
-  assert evaluate.compute_of_exits(
+  assert passes.compute_of_exits(
       cfg, exit.spec, exit.threshold_K(len(cfg.cells)),
       text.exits[None]) == pytest.approx(1.0)
 

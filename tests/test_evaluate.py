@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, evaluate, validation
+from ease_jax import config, validation
 from ease_jax.data import eval_batches
-from ease_jax.exits import ExitSpec
+from ease_jax.evaluate import passes
+from ease_jax.model.exits import ExitSpec
 
 MODEL = tiny.stack(num_layers=2)
 PARAMS = tiny.params(MODEL)
@@ -19,7 +20,7 @@ LENGTH = 8
 def read(batch_size):
   """Dump of all 50 targets: rows of 8, the last one with 2."""
   batches = lambda: eval_batches(TOKENS, LENGTH, batch_size)
-  return evaluate.grid_dump(MODEL, PARAMS, batches, ('max_prob',)), batches
+  return passes.grid_dump(MODEL, PARAMS, batches, ('max_prob',)), batches
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +38,7 @@ def naive_nll():
 
 
 def last_quality(dump):
-  return evaluate.quality(
+  return passes.quality(
       dump.nll_KxRxT[-1], dump.correct_KxRxT[-1], dump, TOKEN_BYTES)
 
 
@@ -65,24 +66,24 @@ def test_quality_by_hand():
       target_RxT=np.asarray([[0, 1, 2], [2, 0, 0]]))
   nll = np.asarray([[1.0, 2.0, 50.0], [3.0, 50.0, 50.0]])
   correct = np.asarray([[True, False, True], [False, True, True]])
-  got = evaluate.quality(nll, correct, dump, np.asarray([1, 2, 3]))
+  got = passes.quality(nll, correct, dump, np.asarray([1, 2, 3]))
   assert got == {
       'nll': 2.0, 'ppl': math.exp(2),
       'bits_per_byte': pytest.approx(6 / math.log(2) / 6),
-      'accuracy': pytest.approx(1 / 3)}  # pyformat: disable
+      'accuracy': pytest.approx(1 / 3)}
 
 
 @pytest.mark.parametrize('batch_size', [1, 7])
 def test_batch_size_and_a_ragged_last_batch_change_nothing(dump, batch_size):
   other, batches = read(batch_size)
   assert last_quality(other) == pytest.approx(last_quality(dump), rel=1e-6)
-  assert evaluate.last_nll(MODEL, PARAMS, batches()) == pytest.approx(
+  assert passes.last_nll(MODEL, PARAMS, batches()) == pytest.approx(
       last_quality(dump)['nll'], rel=1e-6)
   spec, threshold_K = ExitSpec('max_prob', 'recompute'), np.asarray([0.5, 1.0])
   points = []
   for d in (dump, other):
-    trace = evaluate.trace(MODEL, PARAMS, batches, d, spec, threshold_K)
-    points.append(evaluate.compute(
+    trace = passes.trace(MODEL, PARAMS, batches, d, spec, threshold_K)
+    points.append(passes.compute(
         MODEL.cfg, spec, threshold_K, trace, d.mask_RxT))
   assert points[0] == points[1]
   assert 0 < points[0]['exit_fraction'][0] < 1
@@ -92,7 +93,7 @@ def test_padding_has_no_influence(dump):
   hidden = dump.mask_RxT == 0
   nll, correct = dump.nll_KxRxT[-1].copy(), dump.correct_KxRxT[-1].copy()
   nll[hidden], correct[hidden] = np.inf, True
-  assert evaluate.quality(
+  assert passes.quality(
       nll, correct, dump, TOKEN_BYTES) == last_quality(dump)
 
 
@@ -111,7 +112,7 @@ def test_calibration_by_hand():
   dump = types.SimpleNamespace(
       mask_RxT=np.asarray([[1, 1, 1, 1, 1, 0]]),
       max_prob_KxRxT=confidence[None], correct_KxRxT=correct[None])
-  got = evaluate.calibration(dump, 0, num_bins=5)
+  got = passes.calibration(dump, 0, num_bins=5)
   approx = pytest.approx
   assert got['bins'] == [
       {'confidence': approx(0.125), 'accuracy': 0.5, 'count': 2},

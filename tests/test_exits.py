@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import (
-  config,
-  costs,
-  decode,
-  evaluate,
-  exits,
-  models,
-  sweep,
-  update,
-)
-from ease_jax.exits import ExitSpec
-from ease_jax.loss_spec import LossSpec
-from ease_jax.optimizer import OptimizerSpec
+from ease_jax import config, decode
+from ease_jax import model as model_lib
+from ease_jax.core import costs
+from ease_jax.core.weights import LossSpec
+from ease_jax.evaluate import passes, sweep
+from ease_jax.model import exits
+from ease_jax.model.exits import ExitSpec
+from ease_jax.train import update
+from ease_jax.train.optimizer import OptimizerSpec
 
 INF = np.inf
 ROWS, LENGTH = 3, 12
@@ -46,7 +42,7 @@ def batches():
 
 @pytest.fixture(scope='module')
 def dump():
-  return evaluate.grid_dump(MODEL, PARAMS, batches, SIGNALS)
+  return passes.grid_dump(MODEL, PARAMS, batches, SIGNALS)
 
 
 def thresholds(dump, signal):
@@ -90,7 +86,7 @@ def test_the_parallel_pass_is_what_decoding_does(dump, signal, policy):
   np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
   np.testing.assert_allclose(
       b.logits_BxTxV, a.normed_BxTxD @ np.asarray(PARAMS['unembed']).T,
-      rtol=1e-4, atol=1e-5)  # pyformat: disable
+      rtol=1e-4, atol=1e-5)
   nll = -np.take_along_axis(
       np.asarray(jax.nn.log_softmax(b.logits_BxTxV)),
       BATCH['targets'][..., None], -1)[..., 0]
@@ -104,7 +100,7 @@ def test_thresholds_at_infinity_are_exact(dump, policy):
   assert (never.exit_BxT == 2).all()
   np.testing.assert_array_equal(never.observation.nll, dump.nll_KxRxT[-1])
   # Off is not a special program: the trace takes the dump's last readout.
-  off = evaluate.trace(
+  off = passes.trace(
       MODEL, PARAMS, batches, dump, spec, np.full(3, INF))
   np.testing.assert_array_equal(off.nll_RxT, never.observation.nll)
   np.testing.assert_array_equal(off.exit_RxT, never.exit_BxT)
@@ -122,7 +118,7 @@ def test_thresholds_at_infinity_are_exact(dump, policy):
 @pytest.mark.parametrize('signal', ['max_prob', 'patience'])
 def test_recompute_is_a_reduction_of_the_dump(dump, signal):
   spec, threshold_K = ExitSpec(signal, 'recompute'), thresholds(dump, signal)
-  reduced = evaluate.trace(MODEL, PARAMS, batches, dump, spec, threshold_K)
+  reduced = passes.trace(MODEL, PARAMS, batches, dump, spec, threshold_K)
   walked = parallel(spec, threshold_K)
   np.testing.assert_array_equal(reduced.exit_RxT, walked.exit_BxT)
   np.testing.assert_allclose(
@@ -278,7 +274,7 @@ def test_decoding_never_reads_an_unwritten_position(dump, policy):
 
 def hand_made(exit_RxT, mask_RxT):
   zeros = np.zeros(np.shape(exit_RxT), np.float32)
-  trace = evaluate.Trace(np.asarray(exit_RxT), zeros, zeros)
+  trace = passes.Trace(np.asarray(exit_RxT), zeros, zeros)
   return trace, np.asarray(mask_RxT, np.float32)
 
 
@@ -296,7 +292,7 @@ def hand_computed():
 def test_compute_by_hand():
   cell, head, fill, full = hand_computed()
   compute = functools.partial(
-      evaluate.compute, CFG, threshold_K=np.asarray([0.5, 0.5, INF]))
+      passes.compute, CFG, threshold_K=np.asarray([0.5, 0.5, INF]))
   trace, mask = hand_made(MIXED, MASK)
   layers = (4 * cell + 2 * 2 * cell + 4 * cell) / 7
   heads = (4 * head + 2 * 2 * head + 3 * head) / 7
@@ -314,9 +310,9 @@ def test_compute_by_hand():
 def test_recompute_charges_the_layers_that_later_tokens_need():
   cell, head, fill, full = hand_computed()
   trace, mask = hand_made(MIXED, MASK)
-  got = evaluate.compute(
+  got = passes.compute(
       CFG, ExitSpec('max_prob', 'recompute'), np.asarray([0.5, 0.5, INF]),
-      trace, mask)  # pyformat: disable
+      trace, mask)
   spent = 12 * cell + 11 * head
   # Only the very first token has a later one that goes deeper: to layer 4,
   # so layers 2 and 3 and the keys and values of layer 4. In the second row
@@ -333,7 +329,7 @@ def test_padding_is_in_no_exit_statistic(policy):
   for stop in (0, 1, 2):
     trace, mask = hand_made(MIXED, MASK)
     trace.exit_RxT[1, 3] = stop
-    rows.append(evaluate.compute(CFG, spec, threshold_K, trace, mask))
+    rows.append(passes.compute(CFG, spec, threshold_K, trace, mask))
   assert rows[0] == rows[1] == rows[2]
 
 
@@ -341,7 +337,7 @@ def test_exits_off_cost_exactly_one_full_pass():
   trace, mask = hand_made(np.full((2, 4), 2), MASK)
   for policy in POLICIES:
     for signal in SIGNALS:
-      got = evaluate.compute(
+      got = passes.compute(
           CFG, ExitSpec(signal, policy), np.full(3, INF), trace, mask)
       assert got['compute'] == got['layer_fraction'] == 1
       assert got['mean_readout'] == 3
@@ -350,7 +346,7 @@ def test_exits_off_cost_exactly_one_full_pass():
 def test_the_oracle_stops_where_the_loss_is_as_good_as_the_last_one():
   nll = np.asarray([[[1, 3, 2, 5]], [[2, 2, 2, 4]], [[1.5, 2, 2, 3]]])
   dump = types.SimpleNamespace(nll_KxRxT=nll)
-  exit_RxT = evaluate.oracle_exit(dump)
+  exit_RxT = passes.oracle_exit(dump)
   np.testing.assert_array_equal(exit_RxT, [[0, 1, 0, 2]])
   assert exit_RxT.dtype == np.int32
 
@@ -393,7 +389,7 @@ def trained():
   c.loss.weights, c.optimizer.name = 'uniform', 'muon'
   c.optimizer.learning_rate, c.optimizer.warmup_steps = 0.02, 20
   c.train.steps = 200
-  model = models.build(config.model_config(c, 256))
+  model = model_lib.build(config.model_config(c, 256))
   specs = dict(
       model=model, loss_spec=LossSpec.from_config(c),
       opt_spec=OptimizerSpec.from_config(c))

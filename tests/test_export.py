@@ -11,8 +11,8 @@ import pytest
 
 import tiny
 from ease_jax import config, decode
-from ease_jax.exits import ExitSpec
-from ease_jax.sweep import Point
+from ease_jax.evaluate.sweep import Point
+from ease_jax.model.exits import ExitSpec
 
 LENGTH = 24
 PROMPTS = [[3, 1, 4], [5, 9, 2, 6, 5, 3, 5, 8]]

@@ -6,9 +6,11 @@ import jax.export
 import numpy as np
 import pytest
 
-from ease_jax import config, decode, experiment, speed
+from ease_jax import config, decode
+from ease_jax import run as run_lib
 from ease_jax.data import tokenizers
 from ease_jax.decode import text as decode_text
+from ease_jax.evaluate import clock
 
 PROMPT = 'the cat '
 
@@ -22,7 +24,7 @@ def finished(tmp_path_factory):
   c = config.base()
   c.data.update(
       source='text', path=(str(path),), seq_len=32, select_fraction=0.2,
-      test_fraction=0.2)  # pyformat: disable
+      test_fraction=0.2)
   c.model.update(
       num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16)
   c.loss.weights = 'uniform'
@@ -32,10 +34,10 @@ def finished(tmp_path_factory):
   c.evaluate.max_tokens, c.evaluate.speed_tokens = 128, 0
   c.exit.update(
       signals=('max_prob',), policies=('copy_state',), search_points=0,
-      max_ppl_ratio=2.0)  # pyformat: disable
+      max_ppl_ratio=2.0)
   c.generate.max_new_tokens = 15
-  experiment.run(c, folder / 'run', 'train')
-  experiment.run(c, folder / 'run', 'evaluate')
+  run_lib.run(c, folder / 'run', 'train')
+  run_lib.run(c, folder / 'run', 'evaluate')
   return c, folder / 'run'
 
 
@@ -48,15 +50,15 @@ def with_(c, **changes):
 def printed(capsys, c, workdir):
   """(lines before the text, the text, the line after it)."""
   capsys.readouterr()
-  experiment.run(c, workdir, 'generate', PROMPT)
+  run_lib.run(c, workdir, 'generate', PROMPT)
   before, text, after = re.fullmatch(
       rf'((?:\[.*\n)*)({PROMPT}.*)\n(\[[^\n]*\])\n', capsys.readouterr().out,
-      re.DOTALL).groups()  # pyformat: disable
+      re.DOTALL).groups()
   return before, text, after
 
 
 def wanted(c, workdir, exit):
-  model, params, tokenizer = experiment.load_model(c, workdir)
+  model, params, tokenizer = run_lib.load_model(c, workdir)
   (text,), _ = decode.generate(
       model, {'params': params}, [tokenizer.encode(PROMPT)], exit,
       options=decode.options_from(c, tokenizer.eos_id))
@@ -85,7 +87,7 @@ def test_full_depth_and_its_drafts_print_the_same(finished, capsys):
   assert (before, text) == ('', expected)
   found = re.match(
       r'\[(\d+) tokens of the full model, (\d+) of (\d+) drafts accepted, '
-      r'drafted after segment 1 layer 1; ', after)  # pyformat: disable
+      r'drafted after segment 1 layer 1; ', after)
   num, accepted, made = map(int, found.groups())
   assert num == 15 and 0 < accepted <= made
 
@@ -101,7 +103,7 @@ def test_the_draft_is_the_fastest_on_other_text(
     seconds = {d: 2.0 + d.length for d in drafts} | {None: 6.0 if faster else 2}
     return drafts[0] if faster else None, seconds
 
-  monkeypatch.setattr(speed, 'fastest_draft', fastest)
+  monkeypatch.setattr(clock, 'fastest_draft', fastest)
   before, text, after = printed(
       capsys, with_(c, method='speculative'), workdir)
   assert text == wanted(c, workdir, None)[0]
@@ -141,7 +143,7 @@ def test_text_comes_in_whole_characters(kind):
 def test_a_report_says_where_it_is(finished, capsys):
   c, workdir = finished
   capsys.readouterr()
-  experiment.run(c, workdir, 'report')
+  run_lib.run(c, workdir, 'report')
   page = workdir.resolve() / 'report.html'
   assert capsys.readouterr().out == f'Report: {page}\n'
   assert page.exists()
@@ -153,7 +155,7 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
   prompt_1xC[0, -len(PROMPT) :] = np.frombuffer(PROMPT.encode(), np.uint8)
   for method, exit in ('exits', decode.chosen_point(workdir)), ('full', None):
     capsys.readouterr()
-    experiment.run(with_(c, method=method), workdir, 'export')
+    run_lib.run(with_(c, method=method), workdir, 'export')
     assert capsys.readouterr().out == (
         f'Decoder: {workdir.resolve() / "decoder.jax"}\n')
     run = jax.export.deserialize(
@@ -182,12 +184,12 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
 def test_what_cannot_be(finished, changes, mode, message):
   c, workdir = finished
   with pytest.raises(config.ConfigError) as error:
-    experiment.run(with_(c, **changes), workdir, mode, PROMPT)
+    run_lib.run(with_(c, **changes), workdir, mode, PROMPT)
   assert str(error.value) == message
 
 
 def test_no_draft_is_timed_for_a_bad_prompt(finished, monkeypatch):
   c, workdir = finished
-  monkeypatch.setattr(speed, 'fastest_draft', None)
+  monkeypatch.setattr(clock, 'fastest_draft', None)
   with pytest.raises(config.ConfigError, match='--prompt has 0 tokens'):
-    experiment.run(with_(c, method='speculative'), workdir, 'generate', '')
+    run_lib.run(with_(c, method='speculative'), workdir, 'generate', '')

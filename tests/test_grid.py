@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ease_jax import grid
+from ease_jax.core import grid
 
 INF = np.inf
 

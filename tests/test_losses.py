@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, exits, losses
-from ease_jax.loss_spec import LossSpec
+from ease_jax import config
+from ease_jax.core.weights import LossSpec
+from ease_jax.model import exits
+from ease_jax.train import loss as losses
 
 
 class Ladder(nn.Module):
@@ -45,7 +47,7 @@ class Ladder(nn.Module):
     state_K, through = [], self.through(token_BxT.shape[1], True)
     self.segment(
         self.embed_tokens(token_BxT), (), through,
-        lambda k, h: state_K.append(h))  # pyformat: disable
+        lambda k, h: state_K.append(h))
     return state_K
 
   def normed(self, k, h):

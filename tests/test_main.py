@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from ease_jax import config, experiment
+from ease_jax import config
+from ease_jax import run as run_lib
 from ease_jax.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -20,7 +21,7 @@ def main(*args, cwd=ROOT):
   done = subprocess.run(
       [sys.executable, '-m', 'ease_jax.main', *args], cwd=cwd,
       env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True,
-      text=True, timeout=120)  # pyformat: disable
+      text=True, timeout=120)
   assert done.stdout == ''
   return done.returncode, done.stderr.splitlines()
 
@@ -43,7 +44,7 @@ def main(*args, cwd=ROOT):
         (['--mode=evaluate'], ['no checkpoint', '--mode=train']),
         (['--mode=report'], ['is missing', '--mode=train']),
     ],
-)  # pyformat: disable
+)
 def test_mistakes_on_the_command_line(args, parts, tmp_path):
   workdir = tmp_path / 'run'
   code, lines = main(
@@ -85,7 +86,7 @@ def make_config(tmp_path, **train):
   c = config.base()
   c.data.update(
       source='text', path=(str(path),), seq_len=8, select_fraction=0.2,
-      test_fraction=0.2)  # pyformat: disable
+      test_fraction=0.2)
   c.model.update(
       num_layers=1, dim=8, num_heads=1, num_kv_heads=1, mlp_dim=8)
   c.train.update(
@@ -99,13 +100,13 @@ def make_config(tmp_path, **train):
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp('trained')
   c = make_config(folder)
-  experiment.run(c, folder / 'run', 'train')
+  run_lib.run(c, folder / 'run', 'train')
   return c, folder / 'run'
 
 
 def message(*args):
   with pytest.raises(ConfigError) as caught:
-    experiment.run(*args)
+    run_lib.run(*args)
   text = str(caught.value)
   assert '\n' not in text
   return text
@@ -119,7 +120,7 @@ def snapshot(workdir):
 def test_training_leaves_its_files(trained):
   c, workdir = trained
   saved = json.loads((workdir / 'config.json').read_text())
-  assert saved == experiment.as_json(c)
+  assert saved == run_lib.as_json(c)
   assert saved['model']['dim'] == 8
   assert (workdir / 'tokenizer.json').exists()
   assert (workdir / 'metrics.jsonl').exists()
@@ -146,7 +147,7 @@ def test_what_does_not_train_may_differ(trained):
   other.exit.max_ppl_ratio = 1.5
   other.generate.temperature = 1.0
   other.train.log_every = 7
-  experiment.check_config(other, workdir)
+  run_lib.check_config(other, workdir)
 
 
 def test_workdir_without_config_is_refused(tmp_path):
@@ -183,13 +184,13 @@ def test_unknown_mode_and_missing_prompt(tmp_path):
 def test_infinite_thresholds_stay_json(tmp_path):
   c = make_config(tmp_path)
   c.exit.thresholds.max_prob = (0.5, float('inf'))
-  tree = experiment.as_json(c)
+  tree = run_lib.as_json(c)
   assert tree['exit']['thresholds']['max_prob'] == [0.5, 'inf']
   json.dumps(tree, allow_nan=False)
 
 
 def test_provenance_is_complete():
-  made = experiment.provenance()
+  made = run_lib.provenance()
   assert made['command'].startswith('python -m ease_jax.main')
   assert {'python', 'jax', 'ease_jax', 'numpy'} <= set(made['versions'])
   assert 'T' in made['date'] and made['platform']

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import tiny
-from ease_jax import losses
-from ease_jax.loss_spec import LossSpec
+from ease_jax.core.weights import LossSpec
+from ease_jax.train import loss as losses
 
 FINAL = dict(num_layers=3, readouts=(1, 2, 3))
 
@@ -100,7 +100,7 @@ def test_repeated_kv_heads_turn_grouped_into_full_attention(model):
   tokens = tiny.batch()['tokens']
   np.testing.assert_allclose(
       logits(params, tokens, model=grouped), logits(wide, tokens, model=full),
-      rtol=1e-5, atol=1e-5)  # pyformat: disable
+      rtol=1e-5, atol=1e-5)
 
 
 def test_remat_changes_neither_names_nor_numbers(model, uniform_step):
@@ -121,7 +121,7 @@ def test_every_parameter_learns(uniform_step):
   params = tiny.params(tiny.stack(**FINAL))
   for (path, grad), old, new in zip(
       jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(params),
-      jax.tree.leaves(after)):  # pyformat: disable
+      jax.tree.leaves(after)):
     assert np.isfinite(grad).all(), path
     assert (np.asarray(grad) != 0).any(), path
     assert (np.asarray(old) != np.asarray(new)).any(), path
@@ -130,7 +130,7 @@ def test_every_parameter_learns(uniform_step):
 def test_every_parameter_of_the_other_variants_learns():
   model = tiny.stack(
       num_layers=2, readout_norm='per_readout', mlp='swiglu',
-      tie_embeddings=True)  # pyformat: disable
+      tie_embeddings=True)
   params = tiny.params(model)
   assert 'unembed' not in params and 'gate' in params['layer_0']['mlp']
   _, grads, _ = grid_step(
@@ -213,8 +213,8 @@ def test_bfloat16_computes_on_float32_parameters(uniform_step):
   assert value != uniform_step[0]
   state_K = jax.eval_shape(
       lambda p: model.apply({'params': p}, batch['tokens'], method='states'),
-      params)  # pyformat: disable
+      params)
   assert {s.dtype for s in state_K} == {jnp.dtype(jnp.bfloat16)}
   assert jax.eval_shape(
       lambda p: model.apply({'params': p}, batch['tokens']), params
-  ).dtype == jnp.float32  # pyformat: disable
+  ).dtype == jnp.float32

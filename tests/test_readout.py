@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import losses, readout
+from ease_jax.model import readout
+from ease_jax.train import loss as losses
 
 
 def problem(num, seed=0, vocab_size=11, dim=8):

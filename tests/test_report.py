@@ -29,7 +29,7 @@ SOURCE = (
 def _quality(ppl):
   nll = math.log(ppl)
   return {'nll': nll, 'ppl': ppl, 'bits_per_byte': nll / math.log(2),
-          'accuracy': 0.9 - 0.16 * nll}  # pyformat: disable
+          'accuracy': 0.9 - 0.16 * nll}
 
 
 def _row(split, signal, policy, threshold, compute, excess):
@@ -40,7 +40,7 @@ def _row(split, signal, policy, threshold, compute, excess):
       'layer_fraction': compute - 0.02, 'mean_readout': 3 - 2 * early,
       'exit_fraction': [0.2 * early, 0.5 * early, 0.3 * early, 1 - early],
       **_quality(FULL_PPL * excess * (1.01 if split == 'select' else 1)),
-  }  # pyformat: disable
+  }
   if policy == 'recompute':
     row['compute_uncharged'] = 0.8 * compute
   return row
@@ -70,7 +70,7 @@ def _results():
   chosen = next(r for r in sweep if r['split'] == 'test'
                 and r['signal'] == 'entropy'
                 and isinstance(r['threshold'], list)
-                and r['ppl'] > 1.002 * FULL_PPL)  # pyformat: disable
+                and r['ppl'] > 1.002 * FULL_PPL)
   costs, ppls = (0.27, 0.52, 0.76, 1.0), (4.6, 3.55, 3.3, FULL_PPL)
   return {
       'seed': 0,
@@ -117,7 +117,7 @@ def _results():
           'commit': '2a71f64', 'date': '2026-01-01T00:00:00+00:00',
           'platform': 'Linux x86_64, cpu',
       },
-  }  # pyformat: disable
+  }
 
 
 def _metrics():
@@ -125,12 +125,12 @@ def _metrics():
       {'step': s, 'time': 1.0 * s, 'split': 'train', 'tokens_per_s': 14e3,
        'loss': 1.3 + 4.2 * math.exp(-s / 150) + 0.05 * math.sin(s)}
       for s in range(20, 1501, 20)
-  ]  # pyformat: disable
+  ]
   return lines + [
       {'step': s, 'time': 1.0 * s, 'split': 'select',
        'loss': 1.25 + 3.9 * math.exp(-s / 160)}
       for s in range(200, 1501, 200)
-  ]  # pyformat: disable
+  ]
 
 
 def _passage():
@@ -139,7 +139,7 @@ def _passage():
     nll = 2.5 * abs(math.sin(0.7 * i)) ** 4
     exit = min(3, int(2.5 * nll))
     tokens.append({'text': char, 'prob': math.exp(-nll), 'exit': exit,
-                   'layer': LAYERS[exit], 'nll': nll})  # pyformat: disable
+                   'layer': LAYERS[exit], 'nll': nll})
   return {'split': 'test', 'tokens': tokens}
 
 
@@ -152,7 +152,7 @@ def _speed_point(threshold, excess, rate, expected, chosen=False):
       'tokens_per_second_low': rate - 90, 'tokens_per_second_high': rate + 110,
       'speedup': rate / 6100, 'expected_speedup': expected,
       'compute': 1 / expected, 'chosen': chosen,
-  }  # pyformat: disable
+  }
 
 
 def _speed():
@@ -168,7 +168,7 @@ def _speed():
       'break_even': [
           {'segment': 1, 'layer': layer, 'needed': needed, 'stopped': stopped,
            'active': active} for layer, needed, stopped, active in readouts],
-  }  # pyformat: disable
+  }
 
 
 def make_run(workdir, results=None):
@@ -226,7 +226,7 @@ def test_every_file_of_the_contract_is_written(run):
       'figures/exit_histogram.svg', 'figures/quality_vs_compute.svg',
       'figures/reliability.svg', 'figures/training_curves.svg',
       'report.html', 'sweep.csv', 'sweep.md',
-  ]  # pyformat: disable
+  ]
 
 
 @pytest.mark.parametrize('name', ['run', 'timed'])
@@ -301,7 +301,7 @@ def test_markdown_is_one_table(run):
 
 @pytest.mark.parametrize('threshold, compute', [
     (None, 1.0), ([None] * 4, 1.0), (0.9, 1.03), (0.9, 0.99999),
-])  # pyformat: disable
+])
 def test_no_saving_is_said_plainly(tmp_path, threshold, compute):
   results = _results()
   results['chosen']['threshold'] = threshold
@@ -356,7 +356,7 @@ def test_speed_is_told_beside_what_was_expected(timed):
       '89.2 %',
       '0.2 5.152 12 346 (12 256–12 456) 2.02 3.10 65.3 %',
       'One head costs as much as 0.33 layers.',
-  ):  # pyformat: disable
+  ):
     assert fact in words, fact
   assert 'No saving' not in words
 
@@ -371,11 +371,11 @@ def test_readout_pays_where_enough_tokens_stop(timed):
 def test_no_saving_on_the_clock_is_said_plainly(tmp_path, speedup):
   speed = _speed()
   speed['points'][2] |= {'tokens_per_second': 6100 * speedup,
-                         'speedup': speedup}  # pyformat: disable
+                         'speedup': speedup}
   write_report(make_run(tmp_path, {**_results(), 'speed': speed}))
   words = _words(_speed_section(tmp_path)[0])
   assert (f'{speedup:.2f} times as fast, where the FLOPs promise 1.36 times.'
-          in words)  # pyformat: disable
+          in words)
   assert words.startswith('Speed No saving on the clock: at the chosen')
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, results, sweep
+from ease_jax import config
 from ease_jax.data import Corpus
+from ease_jax.evaluate import results, sweep
 
 RATIO = 1.3
 

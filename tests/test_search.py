@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ease_jax import search
+from ease_jax.evaluate import thresholds
 
 LAYERS = {2: (1, 2), 3: (1, 2, 4)}
 
@@ -36,7 +36,7 @@ def objective(threshold_K, score, nll, price):
 
 
 def found(score, nll, price):
-  threshold_K = search.search_thresholds(score, nll, cost_fn, price)
+  threshold_K = thresholds.search_thresholds(score, nll, cost_fn, price)
   assert threshold_K.shape == (len(score),) and threshold_K[-1] == np.inf
   return objective(threshold_K, score, nll, price), threshold_K
 

@@ -9,22 +9,16 @@ import optax
 import pytest
 
 import tiny
-from ease_jax import (
-  config,
-  decode,
-  evaluate,
-  exits,
-  halting,
-  losses,
-  models,
-  optimizer,
-  results,
-  signals,
-  update,
-)
-from ease_jax.exits import ExitSpec
-from ease_jax.layers import positions
-from ease_jax.loss_spec import LossSpec
+from ease_jax import config, decode
+from ease_jax import model as model_lib
+from ease_jax.core import signals
+from ease_jax.core.weights import LossSpec
+from ease_jax.evaluate import passes, results
+from ease_jax.model import exits, halting
+from ease_jax.model.exits import ExitSpec
+from ease_jax.model.layers import positions
+from ease_jax.train import loss as losses
+from ease_jax.train import optimizer, update
 
 INF = np.inf
 ROWS, LENGTH = 3, 12
@@ -38,7 +32,7 @@ def refine(**changes):
 def hrm(**changes):
   fields = dict(
       body='hrm', num_layers=1, segments=3, block_norm='post',
-      carry_init='fixed')  # pyformat: disable
+      carry_init='fixed')
   return tiny.body(**(fields | changes))
 
 
@@ -60,7 +54,7 @@ def spec_of(model, **changes):
   num = len(model.cfg.cells)
   fields = dict(
       weight_K=tuple(1.0 + 0.1 * k for k in range(num)),
-      segments=model.cfg.segments)  # pyformat: disable
+      segments=model.cfg.segments)
   if model.cfg.body == 'hrm':
     fields |= dict(halt_weight=0.5, halt_exploration=0.3)
   return LossSpec(**(fields | changes))
@@ -140,7 +134,7 @@ def test_weight_on_row_ends_is_irt():
 def test_weights_of_updates_per_segment_sum_to_one_in_each():
   spec = LossSpec(
       (1.0, 3.0, 0.0, 2.0), normalize='sum_to_one', segments=2,
-      per_segment=True)  # pyformat: disable
+      per_segment=True)
   np.testing.assert_array_equal(spec.weights_at(0), [0.25, 0.75, 0, 1])
 
 
@@ -148,12 +142,12 @@ def test_weights_of_updates_per_segment_sum_to_one_in_each():
     (0, (0, 0, 0, 0.5)),  # the last readout is always on
     (3, (0.125, 0.375, 0.25, 0.5)),
     (6, (0.25, 0.75, 0.5, 0.5)),
-])  # pyformat: disable
+])
 def test_a_warm_up_lowers_the_updates_of_whole_segments(step, weight_K):
   """Normalised by the unscheduled weights: 4 and 4 here, at every step."""
   spec = LossSpec(
       (1.0, 3.0, 2.0, 2.0), 'linear_warmup', 6, normalize='sum_to_one',
-      segments=2, per_segment=True)  # pyformat: disable
+      segments=2, per_segment=True)
   np.testing.assert_array_equal(spec.weights_at(step), weight_K)
 
 
@@ -162,12 +156,12 @@ def test_a_warm_up_lowers_the_updates_of_whole_segments(step, weight_K):
     ('none', True, 1.0, 0.5),
     ('sum_to_one', False, 0.25, 0.125),  # segments share the sum of one
     ('sum_to_one', True, 1.0, 0.5),  # each has its own
-])  # pyformat: disable
+])
 def test_halting_is_scaled_like_the_readouts(
     normalize, per_segment, weight, scale):
   spec = LossSpec(
       (1.0,) * 4, normalize=normalize, segments=4, per_segment=per_segment,
-      halt_weight=0.5)  # pyformat: disable
+      halt_weight=0.5)
   np.testing.assert_array_equal(spec.weights_at(0), [weight] * 4)
   assert spec.halt_scale == scale
 
@@ -248,7 +242,7 @@ def test_memory_does_not_grow_with_the_segments():
     ('rotate', 1, (0, 1, 0, 1, 0, 1)),
     ('gradual', 3, (0, 0, 1, 1, 1, 1)),
     ('switch_off', 3, (0, 0, 0, 1, 1, 1)),
-])  # pyformat: disable
+])
 def test_a_schedule_runs_over_the_whole_grid(schedule, step, on):
   model, batch = refine(), tiny.batch(ROWS, LENGTH)
   params = tiny.params(model)
@@ -271,7 +265,7 @@ def test_training_on_exits_is_the_exit_consistent_evaluation(name, threshold):
   num = len(model.cfg.cells)
   spec = LossSpec(
       (0.0,) * (num - 1) + (1.0,), segments=3,
-      exit_threshold=threshold, exit_rows=1.0)  # pyformat: disable
+      exit_threshold=threshold, exit_rows=1.0)
   out = exits.masked_pass(
       params, batch, jnp.full(num, threshold), model=model,
       spec=ExitSpec('max_prob', 'copy_state'))
@@ -288,7 +282,7 @@ def test_training_on_exits_is_the_exit_consistent_evaluation(name, threshold):
 def test_updates_per_segment_are_that_many_manual_steps(model):
   opt_spec = optimizer.OptimizerSpec(
       'adamw', 1e-2, 0.02, 0, 0.1, 0.9, 0.95, 1e-8, 0.1, 1.0, 1.0, 2, 5,
-      updates_per_step=3)  # pyformat: disable
+      updates_per_step=3)
   spec, batch = spec_of(model, per_segment=True), tiny.batch(ROWS, LENGTH)
   params = tiny.params(model)
   opt = optimizer.build(opt_spec)
@@ -310,7 +304,7 @@ def test_updates_per_segment_are_that_many_manual_steps(model):
   copy = jax.tree.map(jnp.array, state)
   after, metrics = update.train_step(
       copy, batch, key_of(), model=model, loss_spec=spec, opt_spec=opt_spec,
-      accumulate=1)  # pyformat: disable
+      accumulate=1)
   tiny.assert_trees_close(after.params, p, rtol=1e-4, atol=1e-5)
   assert int(after.step) == 5
   counts = optax.tree.get_all_with_path(after.opt_state, 'count')
@@ -323,7 +317,7 @@ def test_updates_per_segment_are_that_many_manual_steps(model):
 def test_the_schedule_counts_batches_whatever_the_updates():
   make = lambda per: optimizer.OptimizerSpec(
       'adamw', 1.0, 0.0, 10, 0.1, 0.9, 0.95, 1e-8, 0, 0, 1, 2, 50,
-      updates_per_step=per)  # pyformat: disable
+      updates_per_step=per)
   last_of = lambda step, per: optimizer.schedule(
       make(per), step * per + per - 1)
   for step in (0, 9, 30, 49):
@@ -607,7 +601,7 @@ def test_policies_differ_across_segments():
 def test_never_is_the_last_readout_and_always_the_first():
   for model in BODIES.values():
     params, num = tiny.params(model), len(model.cfg.cells)
-    dump = evaluate.grid_dump(model, params, lambda: [BATCH], ('max_prob',))
+    dump = passes.grid_dump(model, params, lambda: [BATCH], ('max_prob',))
     for value, k in ((INF, num - 1), (-INF, 0)):
       walk = parallel(
           model, params, ExitSpec('max_prob', 'latest'), np.full(num, value))
@@ -665,7 +659,7 @@ def test_first_states(kind):
 
 def test_more_segments_than_trained_on_share_the_parameters():
   three = BODIES['refine']
-  six = models.build(tiny.model_config(
+  six = model_lib.build(tiny.model_config(
       body='refine', num_layers=2, segments=6))
   params = tiny.params(three)
   a = three.apply({'params': params}, BATCH['tokens'])
@@ -689,9 +683,9 @@ def test_a_norm_per_readout_is_the_same_in_every_segment():
 def test_quality_after_one_to_twice_the_segments():
   model, c = BODIES['refine'], config.base()
   params = tiny.params(model)
-  six = models.build(tiny.model_config(
+  six = model_lib.build(tiny.model_config(
       body='refine', num_layers=2, segments=6))
-  dump = evaluate.grid_dump(six, params, lambda: [BATCH], ())
+  dump = passes.grid_dump(six, params, lambda: [BATCH], ())
 
   class Split:
     batches = staticmethod(lambda: [BATCH])

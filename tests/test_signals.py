@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, evaluate, readout, signals
+from ease_jax import config
+from ease_jax.core import signals
+from ease_jax.evaluate import passes
+from ease_jax.model import readout
 
 
 def observation(**fields):
@@ -46,9 +49,9 @@ def test_memoryless_signals_read_one_field(name, field, expected):
 def dump():
   model = tiny.body(  # the one body that knows them all
       body='hrm', num_layers=1, segments=4, block_norm='post',
-      carry_init='fixed')  # pyformat: disable
+      carry_init='fixed')
   names = tuple(signals.SIGNALS)
-  return evaluate.grid_dump(
+  return passes.grid_dump(
       model, tiny.params(model), lambda: [tiny.batch()], names)
 
 

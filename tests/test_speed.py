@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, costs, decode, exits, speed
+from ease_jax import config, decode
+from ease_jax.core import costs
 from ease_jax.data import Corpus
-from ease_jax.exits import ExitSpec
-from ease_jax.sweep import Point
+from ease_jax.evaluate import clock
+from ease_jax.evaluate.sweep import Point
+from ease_jax.model import exits
+from ease_jax.model.exits import ExitSpec
 
 INF = np.inf
 LENGTH, WINDOWS = 8, 3
@@ -35,7 +38,7 @@ def setting(**changes):
 def row(threshold, policy, **fields):
   return dict(
       signal='max_prob', kv_policy=policy, threshold=threshold, ppl=4.0,
-      split='test') | fields  # pyformat: disable
+      split='test') | fields
 
 
 def results(policy, num):
@@ -60,15 +63,15 @@ def test_the_clock_runs_on_what_was_evaluated(body, policy, monkeypatch):
   c, model, corpus = setting(**SHAPES[body])
   params, num = tiny.params(model), len(model.cfg.cells)
   runs = []
-  timed = speed._timed
+  timed = clock._timed
 
   def spy(given):
     seconds, found = timed(given)
     runs.extend(found)
     return seconds, found
 
-  monkeypatch.setattr(speed, '_timed', spy)
-  got = speed.measure(c, model, params, corpus, results(policy, num))
+  monkeypatch.setattr(clock, '_timed', spy)
+  got = clock.measure(c, model, params, corpus, results(policy, num))
   json.dumps(got, allow_nan=False)
   assert got['tokens'] == LENGTH * WINDOWS
   points = got['points']
@@ -107,7 +110,7 @@ def test_a_head_must_stop_enough_tokens_to_pay():
   c, model, _ = setting(**SHAPES['stack'])
   cfg = model.cfg
   chosen = results('copy_state', 3)['chosen'] | {'threshold': [0.4, None, None]}
-  first, second = speed._break_even(c, cfg, chosen)
+  first, second = clock._break_even(c, cfg, chosen)
   cell, head = costs.cell_flops(cfg, 4.5), costs.head_flops(cfg)
   fill = costs.kv_flops(cfg)
   # A token that stops at layer 1 is spared three layers, less their keys and
@@ -118,22 +121,22 @@ def test_a_head_must_stop_enough_tokens_to_pay():
   assert (first['active'], second['active']) == (True, False)
   assert (second['segment'], second['layer']) == (1, 2)
   # A cosine costs 6 D; its head comes when it has answered.
-  first, _ = speed._break_even(c, cfg, chosen | {'signal': 'state_cosine'})
+  first, _ = clock._break_even(c, cfg, chosen | {'signal': 'state_cosine'})
   assert first['needed'] == pytest.approx(6 * cfg.dim / (3 * (cell - fill)))
-  assert not speed._break_even(c, cfg, chosen | {'kv_policy': 'recompute'})
+  assert not clock._break_even(c, cfg, chosen | {'kv_policy': 'recompute'})
 
 
 def test_nothing_is_timed_unless_asked():
   c, model, corpus = setting(**SHAPES['stack'])
   c.evaluate.speed_tokens = 0
-  assert speed.measure(c, model, {}, corpus, {}) is None
+  assert clock.measure(c, model, {}, corpus, {}) is None
 
 
 def test_a_split_shorter_than_a_window_cannot_be_timed():
   c, model, corpus = setting(**SHAPES['stack'])
   c.data.seq_len = 100
   with pytest.raises(config.ConfigError) as error:
-    speed.measure(c, model, {}, corpus, {})
+    clock.measure(c, model, {}, corpus, {})
   assert str(error.value) == (
       'the test split has 97 tokens, less than a window of data.seq_len=100 '
       'to time; set evaluate.speed_tokens=0')
@@ -143,10 +146,10 @@ def test_the_fastest_way_to_draft_is_the_one_that_took_least(monkeypatch):
   _, model, _ = setting(**SHAPES['stack'])
   variables = {'params': tiny.params(model)}
   drafts = [decode.Draft(0, 2), decode.Draft(1, 3)]
-  clock = iter([  # start and end of each run in each round
-      x for _ in range(speed.ROUNDS) for x in (0, 5, 0, 3, 0, 4)])
-  monkeypatch.setattr(speed.time, 'perf_counter', lambda: next(clock))
-  best, seconds = speed.fastest_draft(
+  ticks = iter([  # start and end of each run in each round
+      x for _ in range(clock.ROUNDS) for x in (0, 5, 0, 3, 0, 4)])
+  monkeypatch.setattr(clock.time, 'perf_counter', lambda: next(ticks))
+  best, seconds = clock.fastest_draft(
       model, variables, [[1, 2], [3]], drafts,
       options=decode.Options(max_new_tokens=3, context=LENGTH))
   assert best == drafts[0]

@@ -1,7 +1,8 @@
 import pytest
 
-from ease_jax import config, sweep, validation
-from ease_jax.exits import ExitSpec
+from ease_jax import config, validation
+from ease_jax.evaluate import sweep
+from ease_jax.model.exits import ExitSpec
 
 FULL, INF = 10.0, float('inf')
 
@@ -10,7 +11,7 @@ def row(ppl, compute, policy='copy_state', threshold=0.5):
   return {
       'ppl': ppl, 'compute': compute, 'kv_policy': policy,
       'threshold': threshold,
-  }  # pyformat: disable
+  }
 
 
 ROWS = [
@@ -39,7 +40,7 @@ def with_rule(**fields):
          'lowest compute with select ppl <= 1 x full'),
         ({'max_compute': 0.65}, 4, 'lowest select ppl at compute <= 0.65'),
     ],
-)  # pyformat: disable
+)
 def test_the_rule_chooses_among_rows_of_its_policy(fields, best, rule):
   c = with_rule(**fields)
   assert sweep.choose(ROWS, c) == best

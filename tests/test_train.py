@@ -18,19 +18,13 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import (
-  checkpoint,
-  config,
-  models,
-  optimizer,
-  train,
-  update,
-  validation,
-  writers,
-)
+from ease_jax import config, validation
+from ease_jax import model as model_lib
 from ease_jax.config import ConfigError
-from ease_jax.loss_spec import LossSpec
-from ease_jax.optimizer import OptimizerSpec
+from ease_jax.core.weights import LossSpec
+from ease_jax.train import checkpoint, optimizer, update, writers
+from ease_jax.train import loop as train_loop
+from ease_jax.train.optimizer import OptimizerSpec
 
 
 def make_config(**changes):
@@ -39,12 +33,12 @@ def make_config(**changes):
   c.data.seq_len = 8
   c.model.update(
       num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16,
-      dropout=0.1)  # pyformat: disable
+      dropout=0.1)
   c.loss.update(weights='uniform', schedule='rotate', token_fraction=0.5)
   c.optimizer.update(warmup_steps=2, layer_decay=0.9)
   c.train.update(
       steps=6, batch_size=4, accumulate=2, log_every=1, eval_every=2,
-      checkpoint_every=3, keep=2)  # pyformat: disable
+      checkpoint_every=3, keep=2)
   c.evaluate.update(batch_size=2, max_tokens=64)
   c.train.update(changes)
   validation.validate(c)
@@ -61,7 +55,7 @@ def make_plain_config(**changes):
 
 
 def make_model(c):
-  return models.build(config.model_config(c, tiny.VOCAB))
+  return model_lib.build(config.model_config(c, tiny.VOCAB))
 
 
 @functools.cache
@@ -73,7 +67,7 @@ def make_corpus():
 
 
 def run(c, workdir):
-  return train.train(c, str(workdir), make_model(c), make_corpus())
+  return train_loop.train(c, str(workdir), make_model(c), make_corpus())
 
 
 def steps_on_disk(workdir):
@@ -116,14 +110,14 @@ def straight(tmp_path_factory):
 
 def interrupt(monkeypatch, step):
   """Lets the run die before the update `step` (from 0)."""
-  update = train._Run._update
+  update = train_loop._Run._update
 
   def dying(self, *args):
     if self.step == step:
       raise KeyboardInterrupt
     update(self, *args)
 
-  monkeypatch.setattr(train._Run, '_update', dying)
+  monkeypatch.setattr(train_loop._Run, '_update', dying)
 
 
 # Resuming (R29).
@@ -131,7 +125,7 @@ def interrupt(monkeypatch, step):
 
 @pytest.mark.parametrize('step', [2, 4, 5])
 def test_resumed_run_equals_uninterrupted(
-    straight, tmp_path, monkeypatch, step):  # pyformat: disable
+    straight, tmp_path, monkeypatch, step):
   c = make_config()
   with monkeypatch.context() as patch:
     interrupt(patch, step)
@@ -165,7 +159,7 @@ def test_a_body_of_segments_resumes_too(tmp_path, monkeypatch, body):
 def test_finished_run_trains_nothing(straight, monkeypatch):
   workdir, summary = straight
   before = events(workdir)
-  monkeypatch.setattr(train._Run, '_update', None)
+  monkeypatch.setattr(train_loop._Run, '_update', None)
   assert run(make_config(), workdir) == summary
   assert events(workdir) == before
   assert summary['flops'] > 0 and summary['tokens_per_s'] > 0
@@ -215,7 +209,7 @@ def test_accumulation_equals_one_large_batch():
   batch['mask'][0, 2:] = batch['mask'][3, 5:] = 0
   gradient = functools.partial(
       update.mean_gradient, tiny.params(model), batch, jnp.int32(0),
-      model=model, loss_spec=LossSpec.from_config(c))  # pyformat: disable
+      model=model, loss_spec=LossSpec.from_config(c))
   one, four = (
       jax.jit(functools.partial(gradient, accumulate=n))(jax.random.key(0))
       for n in (1, 4))
@@ -259,7 +253,7 @@ def test_muon_orthogonalises_layer_matrices_and_leaves_the_rest_to_adamw():
   c = make_config()
   c.optimizer.update(
       layer_decay=1.0, weight_decay=0.0, clip_norm=0.0,
-      muon_learning_rate=0.5)  # pyformat: disable
+      muon_learning_rate=0.5)
   draw = np.random.default_rng(0).normal
   grads = {
       'embed': jnp.asarray(draw(size=(8, 6)), jnp.float32),
@@ -297,7 +291,7 @@ def test_clipping(clip_norm, same):
 
 def test_patience_stops_and_the_best_checkpoint_stays(tmp_path, monkeypatch):
   loss = iter([3.0, 2.0, 2.5, 2.0, 2.6, 1.0])
-  monkeypatch.setattr(train.evaluate, 'last_nll', lambda *_: next(loss))
+  monkeypatch.setattr(train_loop.evaluate, 'last_nll', lambda *_: next(loss))
   c = make_plain_config(
       eval_every=1, checkpoint_every=1, patience=3, keep=1)
   summary = run(c, tmp_path)
@@ -307,13 +301,13 @@ def test_patience_stops_and_the_best_checkpoint_stays(tmp_path, monkeypatch):
   best = checkpoint.restore_best(
       tmp_path, update.abstract_state(make_model(c), spec))
   assert int(best.state.step) == 2 and best.newest_step == 5
-  monkeypatch.setattr(train._Run, '_update', None)
+  monkeypatch.setattr(train_loop._Run, '_update', None)
   assert run(c, tmp_path) == summary  # stopped for good
 
 
 def test_divergence_stops_and_spares_the_last_good_checkpoint(
-    tmp_path, monkeypatch):  # pyformat: disable
-  c, step = make_config(eval_every=2, checkpoint_every=2), train.train_step
+    tmp_path, monkeypatch):
+  c, step = make_config(eval_every=2, checkpoint_every=2), train_loop.train_step
 
   def poisoned(state, *args, **kwargs):
     if int(state.step) == 3:  # so that update 4, before a checkpoint, is NaN
@@ -321,11 +315,11 @@ def test_divergence_stops_and_spares_the_last_good_checkpoint(
       state = state._replace(params=nan)
     return step(state, *args, **kwargs)
 
-  monkeypatch.setattr(train, 'train_step', poisoned)
-  with pytest.raises(train.TrainingDiverged) as caught:
+  monkeypatch.setattr(train_loop, 'train_step', poisoned)
+  with pytest.raises(train_loop.TrainingDiverged) as caught:
     run(c, tmp_path)
   for part in ('step 4', 'loss nan', 'learning rate 0.0', 'gradient norm nan',
-               'checkpoint: that of step 2'):  # pyformat: disable
+               'checkpoint: that of step 2'):
     assert part in str(caught.value)
   assert '\n' not in str(caught.value)
   assert steps_on_disk(tmp_path) == [2]
@@ -336,7 +330,7 @@ def test_divergence_stops_and_spares_the_last_good_checkpoint(
 def test_too_large_learning_rate_diverges(tmp_path):
   c = make_plain_config(eval_every=1, checkpoint_every=1)
   c.optimizer.update(learning_rate=1e30, weight_decay=0.0)
-  with pytest.raises(train.TrainingDiverged, match='learning rate 5e.29'):
+  with pytest.raises(train_loop.TrainingDiverged, match='learning rate 5e.29'):
     run(c, tmp_path)
   assert steps_on_disk(tmp_path) == []
 
@@ -375,7 +369,7 @@ def remove_notes(folder):
 @pytest.mark.parametrize(
     'damage', [truncate, flip_a_bit, change_a_note, remove_notes])
 def test_damaged_newest_checkpoint_falls_back(
-    straight, tmp_path, capfd, damage):  # pyformat: disable
+    straight, tmp_path, capfd, damage):
   c = make_config()
   run(c, tmp_path)
   newest = steps_on_disk(tmp_path)[-1]
@@ -472,7 +466,7 @@ def test_duration():
 
 
 def test_profiler_trace(tmp_path, monkeypatch):
-  monkeypatch.setattr(train, 'PROFILE_STEPS', range(2, 4))
+  monkeypatch.setattr(train_loop, 'PROFILE_STEPS', range(2, 4))
   run(make_config(profile=True), tmp_path)
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
 
@@ -481,6 +475,6 @@ if __name__ == '__main__':  # the process that gets killed
   pathlib.Path(sys.argv[1]).mkdir(exist_ok=True)
   try:
     run(make_plain_config(**json.loads(sys.argv[2])), sys.argv[1])
-  except train.Preempted as stop:
+  except train_loop.Preempted as stop:
     print(stop, file=sys.stderr)
     sys.exit(143)

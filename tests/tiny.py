@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax import config, decode, evaluate, models
+from ease_jax import config, decode
+from ease_jax import model as model_lib
 from ease_jax.decode import step as steps
+from ease_jax.evaluate import passes
 
 VOCAB = 23
 
@@ -16,14 +18,14 @@ VOCAB = 23
 def model_config(vocab_size=VOCAB, **changes):
   fields = dict(
       num_layers=4, dim=16, num_heads=4, num_kv_heads=2, mlp_dim=32,
-      tie_embeddings=False)  # pyformat: disable
+      tie_embeddings=False)
   c = config.base()
   c.model.update(fields | changes)
   return config.model_config(c, vocab_size)
 
 
 def body(vocab_size=VOCAB, **changes):
-  return models.build(model_config(vocab_size, **changes))
+  return model_lib.build(model_config(vocab_size, **changes))
 
 
 stack = body  # the default one
@@ -64,7 +66,7 @@ def thresholds(model, params, signal, batch):
   num = len(model.cfg.cells)
   if signal == 'patience':
     return np.asarray([np.inf, 1, 1, 2, 2, np.inf][-num:], np.float32)
-  dump = evaluate.grid_dump(model, params, lambda: [batch], (signal,))
+  dump = passes.grid_dump(model, params, lambda: [batch], (signal,))
   middle = []
   for score in dump.score_KxRxT[signal]:
     half = score.size // 2  # between two scores, not on one

@@ -8,4 +8,4 @@ from ease_jax.data.tokenizers import load as load_tokenizer
 
 __all__ = [
     'Corpus', 'eval_batches', 'load', 'load_tokenizer', 'train_iterator'
-]  # pyformat: disable
+]

@@ -27,7 +27,7 @@ def load(config: Any, workdir: str | os.PathLike[str]) -> Corpus:
   """Reads, splits and encodes the data that a config names.
 
   Args:
-    config: an experiment's config; only `config.data` is read.
+    config: a run's config; only `config.data` is read.
     workdir: receives `tokenizer.json`. A BPE that lies there is used again.
 
   Raises:
@@ -52,7 +52,7 @@ def encode(
   parts: list[np.ndarray] = []
   for document in documents:
     parts += [np.array([tokenizer.eos_id], np.int32),
-              tokenizer.encode(document)]  # pyformat: disable
+              tokenizer.encode(document)]
   return np.concatenate(parts[1:]) if parts else np.zeros(0, np.int32)
 
 

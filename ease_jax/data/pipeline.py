@@ -44,7 +44,7 @@ def train_iterator(
   windows = (
       grain.MapDataset.source(_Windows(tokens, seq_len))
       .seed(seed).shuffle().repeat()[shard]
-  )  # pyformat: disable
+  )
   batches = windows.batch(batch_size, batch_fn=_stack)
   # A window is a slice of memory: reading threads cost more than they save.
   return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0)))

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   try:
     print(prepare(args.paths, args.out, select_fraction=args.select_fraction,
-                  test_fraction=args.test_fraction))  # pyformat: disable
+                  test_fraction=args.test_fraction))
   except ConfigError as error:
     sys.exit(f'error: {error}')
 

@@ -19,7 +19,7 @@ MIN_DOCUMENTS = 20
 _NOT_LIBRARY = frozenset({
     'site-packages', 'dist-packages', '__pycache__', 'test', 'tests',
     'idle_test'
-})  # pyformat: disable
+})
 
 Splits = dict[str, list[str]]
 

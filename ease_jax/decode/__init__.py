@@ -29,4 +29,4 @@ __all__ = [
     'candidates', 'check_prompts', 'chosen_point', 'commit', 'exit_text',
     'exported', 'generate', 'grow', 'init_cache', 'options_from', 'speculate',
     'speculative_text', 'stream',
-]  # pyformat: disable
+]

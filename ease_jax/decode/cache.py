@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ease_jax import layers
 from ease_jax.config import ConfigError, ModelConfig
+from ease_jax.model import layers
 
 SMALLEST = 64  # slots
 MAX_BLOCKS = 4

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ease_jax import costs, layers
+from ease_jax.core import costs
 from ease_jax.decode import cache as caches
 from ease_jax.decode import spans
 from ease_jax.decode.heads import Asking
+from ease_jax.model import layers
 
 WINDOW = costs.MAX_WAITING  # P: tokens that may be behind
 
@@ -50,7 +51,7 @@ class Result(NamedTuple):
 def walk(
     bound: Any, cache: caches.Cache, window: Window, token_B: jax.Array,
     position_B: jax.Array, done_B: jax.Array, head: Asking,
-) -> Result:  # pyformat: disable
+) -> Result:
   """One token for every row; the group between two readouts is the unit.
 
   A token takes all older ones of its window along, so that none has ever

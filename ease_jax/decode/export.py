@@ -19,13 +19,13 @@ import jax.numpy as jnp
 from ease_jax.config import ConfigError
 from ease_jax.decode import loop
 from ease_jax.decode import step as steps
-from ease_jax.sweep import Point
+from ease_jax.evaluate.sweep import Point
 
 
 def exported(
     model: Any, params: Any, exit: Point | None, *, options: loop.Options,
     batch_size: int = 1,
-) -> bytes:  # pyformat: disable
+) -> bytes:
   """The bytes of such a file for the platform this runs on.
 
   The parameters are inside: a protocol buffer holds less than 2 GB of them.

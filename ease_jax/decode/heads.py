@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ease_jax import costs, grid, halting, readout, signals
-from ease_jax.exits import ExitSpec
+from ease_jax.core import costs, grid, signals
+from ease_jax.model import halting, readout
+from ease_jax.model.exits import ExitSpec
 
 
 class Asking:

@@ -13,8 +13,8 @@ from ease_jax.decode import cache as caches
 from ease_jax.decode import deferred
 from ease_jax.decode import step as steps
 from ease_jax.decode.sampling import Sampling
-from ease_jax.exits import CONTROL, ExitSpec
-from ease_jax.sweep import Point
+from ease_jax.evaluate.sweep import Point
+from ease_jax.model.exits import CONTROL, ExitSpec
 
 PREFILLS = ('exits', 'full')
 OFF = Point(ExitSpec(), None)
@@ -77,7 +77,7 @@ class Counts(NamedTuple):
 def generate(
     model: Any, variables: Any, prompts: Sequence[Sequence[int]],
     exit: Point | None = None, *, options: Options,
-) -> tuple[list[Generated], Counts]:  # pyformat: disable
+) -> tuple[list[Generated], Counts]:
   """Continues prompts; each new token runs the layers it needs.
 
     point = Point(ExitSpec('max_prob', 'copy_state'), 0.9)
@@ -114,7 +114,7 @@ def generate(
 def stream(
     model: Any, variables: Any, prompts: Sequence[Sequence[int]],
     exit: Point | None = None, *, options: Options,
-) -> Iterator[steps.Stepped]:  # pyformat: disable
+) -> Iterator[steps.Stepped]:
   """One `Stepped` of [B] arrays for each new token of the longest row.
 
   `generate`, which see, collects them.
@@ -153,7 +153,7 @@ def _blocks(
 def start(
     model: Any, exit: Point | None, token_B: Any, position_B: Any, end_B: Any,
     seed: Any,
-) -> steps.Rows:  # pyformat: disable
+) -> steps.Rows:
   """Rows that have a last token each, and a way to go; see `steps.Rows`."""
   return _start(
       token_B, position_B, end_B, seed, model=model,
@@ -192,7 +192,7 @@ def eos(options: Options) -> np.int32:
 def prefilled(
     model: Any, params: Any, prompts: Sequence[Sequence[int]],
     exit: Point | None, options: Options,
-) -> tuple[caches.Cache, int]:  # pyformat: disable
+) -> tuple[caches.Cache, int]:
   """A cache of all prompt tokens but the last, and its next free slot.
 
   Raises:

@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from ease_jax import layers
 from ease_jax.config import ConfigError
-from ease_jax.models.body import evaluation_key
+from ease_jax.model import layers
+from ease_jax.model.body import evaluation_key
 
 # look(layer) -> what the tokens may see of each other and of a cache.
 Look = Callable[[int], tuple[jax.Array, tuple[layers.Past, ...]]]
@@ -28,7 +28,7 @@ def check(cfg: Any, purpose: str) -> None:
 def span(
     bound: Any, token_BxT: jax.Array, position_BxT: jax.Array, look: Look, *,
     start: int | None, stop: int, state_BxTxD: jax.Array | None,
-) -> tuple[jax.Array, dict[int, layers.KV]]:  # pyformat: disable
+) -> tuple[jax.Array, dict[int, layers.KV]]:
   """Runs the layers after readout `start` up to readout `stop`.
 
   Args:

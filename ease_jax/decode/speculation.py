@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax import layers, readout, signals
 from ease_jax.config import ConfigError
+from ease_jax.core import signals
 from ease_jax.decode import cache as caches
 from ease_jax.decode import loop, spans
 from ease_jax.decode import sampling as sample
+from ease_jax.model import layers, readout
 
 SIGNALS = ('max_prob', 'margin', 'entropy')
 
@@ -113,7 +114,7 @@ def rounds(
     params: Any, cache: caches.Cache, token: jax.Array, position: jax.Array,
     slot: jax.Array, key: jax.Array, end: jax.Array, eos_id: jax.Array, *,
     num: int, model: Any, draft: Draft, sampling: sample.Sampling,
-) -> _State:  # pyformat: disable
+) -> _State:
   """Rounds of drafting and checking until there are `num` new tokens.
 
   There may be up to `draft.length - 1` more.
@@ -266,7 +267,7 @@ def _accept(logits_NxV, drafts: _Drafts, key, sampling):
 def speculate(
     model: Any, variables: Any, prompts: Sequence[Sequence[int]],
     draft: Draft, *, options: loop.Options,
-) -> tuple[list[loop.Generated], Tally]:  # pyformat: disable
+) -> tuple[list[loop.Generated], Tally]:
   """The full model's tokens, drafted by its own early layers.
 
   Greedy tokens are those of `generate` without exits; sampled ones have the
@@ -301,7 +302,7 @@ def add(a: Tally, b: Tally) -> Tally:
 def stream(
     model: Any, variables: Any, prompt: Sequence[int], draft: Draft, *,
     options: loop.Options, number: int = 0,
-) -> Iterator[tuple[np.ndarray, Tally]]:  # pyformat: disable
+) -> Iterator[tuple[np.ndarray, Tally]]:
   """New tokens of one prompt, and what they took, as programs end.
 
   Args:
@@ -321,7 +322,7 @@ def stream(
     s = rounds(
         params, cache, np.int32(token), np.int32(position), np.int32(slot),
         key, end, eos_id, num=options.chunk, model=model, draft=draft,
-        sampling=options.sampling)  # pyformat: disable
+        sampling=options.sampling)
     cache, key = s.cache, s.key
     token, position, slot, done, found_N, count, tally = jax.device_get(
         (s.token, s.position, s.slot, s.done, s.found_N, s.count, s.tally))

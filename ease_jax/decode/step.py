@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ease_jax import exits, grid, signals
+from ease_jax.core import grid, signals
 from ease_jax.decode import cache as caches
 from ease_jax.decode import deferred, heads
 from ease_jax.decode import sampling as sample
 from ease_jax.decode.cache import Cache
 from ease_jax.decode.heads import Asking
-from ease_jax.exits import ExitSpec
+from ease_jax.model import exits
+from ease_jax.model.exits import ExitSpec
 
 
 class Rows(NamedTuple):
@@ -103,7 +104,7 @@ def many_steps(
     threshold_K: jax.Array, eos_id: jax.Array,
     given_NxB: jax.Array | None = None, *, num: int, model: Any,
     spec: ExitSpec | None, sampling: sample.Sampling,
-) -> tuple[Stepped, Rows, Cache]:  # pyformat: disable
+) -> tuple[Stepped, Rows, Cache]:
   """Up to `num` steps, or until all rows are done, in one program.
 
   Args:
@@ -218,7 +219,7 @@ def prefill(
 
   walked = exits.walk(
       bound, spec or ExitSpec(), token_BxT, jnp.maximum(position_BxT, 0), look,
-      head, done_BxT=absent_BxT, skip=spec is not None)  # pyformat: disable
+      head, done_BxT=absent_BxT, skip=spec is not None)
   seen_BxT = seen_layers(model.cfg, spec, walked.exit_BxT, absent_BxT)
   new = caches.New(dict(enumerate(walked.kv)), seen_BxT)
   return caches.commit(cache, new, 0)

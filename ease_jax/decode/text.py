@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ease_jax import evaluate
 from ease_jax.config import ConfigError
 from ease_jax.decode import loop, speculation
 from ease_jax.decode.sampling import Sampling
-from ease_jax.sweep import Point, operating_point
+from ease_jax.evaluate import passes
+from ease_jax.evaluate.sweep import Point, operating_point
 
 
 def shaded(text: str, depth: float, color: bool) -> str:
@@ -72,7 +72,7 @@ def chosen_point(workdir: pathlib.Path) -> Point:
 def exit_text(
     config: Any, model: Any, params: Any, tokenizer: Any, prompt: str,
     point: Point | None,
-) -> None:  # pyformat: disable
+) -> None:
   """Prints a continuation, each token shaded by the depth it took.
 
   Args:
@@ -98,7 +98,7 @@ def exit_text(
   compute, how = 1.0, 'no exits'
   if point is not None:
     how = f'{point.spec.signal}, {point.spec.policy}'
-    compute = evaluate.compute_of_exits(
+    compute = passes.compute_of_exits(
         cfg, point.spec, point.threshold_K(len(cfg.cells)),
         np.asarray([exits]))
   print(
@@ -110,7 +110,7 @@ def exit_text(
 def speculative_text(
     config: Any, model: Any, params: Any, tokenizer: Any, prompt: str,
     draft: speculation.Draft,
-) -> None:  # pyformat: disable
+) -> None:
   """Prints the full model's continuation, in blocks that drafts made.
 
   Args:

@@ -83,7 +83,7 @@ def render(
       tokens=[_token(t, results['readouts'], segments)
               for t in passage['tokens']],
       config_text=json.dumps(config, indent=2, ensure_ascii=False),
-  )  # pyformat: disable
+  )
 
 
 def fill(template: str, **values: Any) -> str:
@@ -91,7 +91,7 @@ def fill(template: str, **values: Any) -> str:
   environment = jinja2.Environment(
       loader=jinja2.PackageLoader('ease_jax', 'report'), autoescape=True,
       undefined=jinja2.StrictUndefined, trim_blocks=True,
-      lstrip_blocks=True)  # pyformat: disable
+      lstrip_blocks=True)
   environment.filters |= {
       'percent': percent, 'number': number, 'ppl': perplexity, 'rate': rate}
   return environment.get_template(template).render(
@@ -111,7 +111,7 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
         'lead': 'No setting of the exits kept the asked-for quality for less '
                 f'than full compute on the {select} split: every token goes '
                 'through all layers.',
-    }  # pyformat: disable
+    }
   # A saving that the display would round to nothing is none.
   if saved < 0.0005:
     return {
@@ -120,7 +120,7 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
         'lead': f'The setting chosen on the {select} split costs '
                 f'{percent(test["compute"])} of full compute on the {report} '
                 'split.',
-    }  # pyformat: disable
+    }
   return {
       'saves': True,
       'title': f'{percent(saved)} less compute, {_quality(test)}',
@@ -128,7 +128,7 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
               f'{len(results["readouts"])} readouts that is sure enough. The '
               f'thresholds were chosen on the {select} split; the numbers '
               f'here are from the {report} split.',
-  }  # pyformat: disable
+  }
 
 
 def _quality(test: dict[str, Any]) -> str:
@@ -251,4 +251,4 @@ def _token(token: Any, readouts: Any, segments: int) -> dict[str, Any]:
       'newline': text == '\n',
       'tip': f'{text.translate(_NAMED)}   exit after {place} · probability '
              f'{percent(token["prob"])} · loss {token["nll"]:.2f}',
-  }  # pyformat: disable
+  }

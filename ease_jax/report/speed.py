@@ -41,7 +41,7 @@ def section(
           {**r, 'name': figures.cell_name(r, segments), 'verdict': _verdict(r)}
           for r in speed['break_even']
       ],
-  }  # pyformat: disable
+  }
 
 
 def _chosen(speed: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _shown(speed: dict[str, Any]) -> list[dict[str, Any]]:
   return [
       p for p in speed['points']
       if p['chosen'] or p['ppl_vs_full'] <= figures.PPL_VIEW
-  ]  # pyformat: disable
+  ]
 
 
 def _verdict(readout: dict[str, Any]) -> str:
@@ -74,7 +74,7 @@ def _plot_rates(ax: Axes, speed: dict[str, Any]) -> None:
   for p in _shown(speed):
     style, x = _style(p), p['ppl']
     ax.vlines(x, p['tokens_per_second_low'], p['tokens_per_second_high'],
-              lw=0.9, color=style['color'])  # pyformat: disable
+              lw=0.9, color=style['color'])
     ax.plot([x], [p['tokens_per_second']], zorder=3, **style)
   ax.ticklabel_format(style='plain', useOffset=False)
   ax.margins(0.09)
@@ -123,5 +123,5 @@ def measured(speed: dict[str, Any], width: float = figures.WIDE) -> Figure:
     handles.append(figures.mark_chosen(
         speedups, best['expected_speedup'], best['speedup']))
   figure.legend(handles=handles, loc='outside lower left', ncols=3,
-                fontsize=8.2)  # pyformat: disable
+                fontsize=8.2)
   return figure

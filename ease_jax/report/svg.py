@@ -66,7 +66,7 @@ THEME: Any = {
 _OWN_STYLE = (
     '<style>svg{font-family:system-ui,sans-serif;color:#1f2328}'
     '@media (prefers-color-scheme:dark){svg{color:#d5d8de}}'
-    '*{stroke-linejoin:round}</style>')  # pyformat: disable
+    '*{stroke-linejoin:round}</style>')
 _METADATA = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
 
 
@@ -98,7 +98,7 @@ def to_svg(figure: Figure) -> str:
   # Fonts come from the page. matplotlib writes them in one of two ways.
   text = re.sub(r'font-family: [^;"]*;? ?', '', text)
   text = re.sub(r"font: ([^'\";]*? )?([\d.]+px) '[^;\"]*", r'font-size: \2',
-                text)  # pyformat: disable
+                text)
   text = re.sub(r'<style type="text/css">.*?</style>', _OWN_STYLE, text)
   return text.replace('xlink:href', 'href')
 
@@ -118,7 +118,7 @@ def to_inline(svg: str, kind: str, name: str, title: str) -> str:
   svg = re.sub(
       r'<svg[^>]*>',
       f'<svg {box.group()} class="{kind}" role="img" aria-label="{title}">',
-      svg, count=1)  # pyformat: disable
+      svg, count=1)
   svg = re.sub(r'\bid="', f'id="{name}-', svg)
   svg = re.sub(r'href="#', f'href="#{name}-', svg)
   svg = re.sub(r'url\(#', f'url(#{name}-', svg)

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 COLUMNS = (
     'split', 'signal', 'kv_policy', 'threshold', 'nll', 'ppl',
     'bits_per_byte', 'accuracy', 'compute', 'compute_uncharged',
-    'layer_fraction', 'mean_readout', 'exit_fraction')  # pyformat: disable
+    'layer_fraction', 'mean_readout', 'exit_fraction')
 # Left out of the Markdown table, which is for reading.
 _CSV_ONLY = ('nll', 'exit_fraction')
 _NUMERIC = frozenset(COLUMNS[4:])

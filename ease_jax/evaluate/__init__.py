@@ -1,0 +1,1 @@
+"""Exit-consistent evaluation: passes, thresholds, sweep and results."""

@@ -1,0 +1,183 @@
+"""From states to losses and statistics without ever holding all logits.
+
+Both functions walk the tokens in chunks of at most `CHUNK_ELEMENTS` logits.
+`linear_cross_entropy` forms its gradient while it walks forward, so that no
+chunk of logits is computed twice or kept for the backward pass.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ease_jax.core import signals
+from ease_jax.core.signals import Observation
+
+CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
+
+
+def logits(h_NxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
+  """[N, V] float32 from normed states and the unembedding."""
+  return jax.lax.dot_general(
+      h_NxD, w_VxD, (((1,), (1,)), ((), ())),
+      preferred_element_type=jnp.float32)
+
+
+def _nll(logits_NxV: jax.Array, target_N: jax.Array) -> jax.Array:
+  chosen_N = jnp.take_along_axis(logits_NxV, target_N[:, None], 1)[:, 0]
+  return jax.nn.logsumexp(logits_NxV, axis=-1) - chosen_N
+
+
+def _chunked(*arrays_N: jax.Array, vocab_size: int) -> tuple[jax.Array, ...]:
+  """Pads N to a multiple of the chunk with zeros: [chunks, n, ...]."""
+  num = arrays_N[0].shape[0]
+  chunks = -(-num * vocab_size // CHUNK_ELEMENTS)
+  size = -(-num // chunks)
+  pad = chunks * size - num
+
+  def split(x: jax.Array) -> jax.Array:
+    x = jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(chunks, size, *x.shape[1:])
+
+  return tuple(split(x) for x in arrays_N)
+
+
+@jax.custom_vjp
+def linear_cross_entropy(
+    h_NxD: jax.Array, w_VxD: jax.Array, target_N: jax.Array, weight_N: jax.Array
+) -> jax.Array:
+  """sum_n weight_n * cross_entropy(h_n @ w.T, target_n), a float32 scalar.
+
+  Tokens of weight 0 (padding) contribute nothing to the value or to any
+  gradient. Equal to the naive computation to float32 rounding.
+
+  Args:
+    h_NxD: normed states.
+    w_VxD: the unembedding.
+    target_N: int token ids in [0, V).
+    weight_N: float32 weight of each token.
+  """
+  chunks = _chunked(h_NxD, target_N, weight_N, vocab_size=w_VxD.shape[0])
+
+  def body(total, chunk):
+    h_NxD, target_N, weight_N = chunk
+    return total + weight_N @ _nll(logits(h_NxD, w_VxD), target_N), None
+
+  return jax.lax.scan(body, jnp.float32(0), chunks)[0]
+
+
+def _forward(h_NxD, w_VxD, target_N, weight_N):
+  chunks = _chunked(h_NxD, target_N, weight_N, vocab_size=w_VxD.shape[0])
+
+  def body(carry, chunk):
+    total, dw_VxD = carry
+    h_NxD, target_N, weight_N = chunk
+    logits_NxV = logits(h_NxD, w_VxD)
+    nll_N = _nll(logits_NxV, target_N)
+    error_NxV = jax.nn.softmax(logits_NxV).at[
+        jnp.arange(len(target_N)), target_N].add(-1.0)
+    error_NxV = (error_NxV * weight_N[:, None]).astype(h_NxD.dtype)
+    dw_VxD += jnp.matmul(
+        error_NxV.T, h_NxD, preferred_element_type=jnp.float32)
+    return (total + weight_N @ nll_N, dw_VxD), (error_NxV @ w_VxD, nll_N)
+
+  start = jnp.float32(0), jnp.zeros(w_VxD.shape, jnp.float32)
+  (total, dw_VxD), (dh, nll) = jax.lax.scan(body, start, chunks)
+  num, dim = h_NxD.shape
+  dh_NxD = dh.reshape(-1, dim)[:num]
+  residuals = dh_NxD, dw_VxD.astype(w_VxD.dtype), nll.reshape(-1)[:num]
+  return total, residuals
+
+
+def _backward(residuals, cotangent):
+  dh_NxD, dw_VxD, nll_N = residuals
+  scale = lambda x: (cotangent * x).astype(x.dtype)
+  return scale(dh_NxD), scale(dw_VxD), None, scale(nll_N)
+
+
+linear_cross_entropy.defvjp(_forward, _backward)
+
+
+def _observe(chunk, w_VxD, with_kl):
+  h_NxD, prev_NxD, prevn_NxD, n_NxD, target_N = chunk
+  before_NxV = logits(prevn_NxD, w_VxD) if with_kl else None
+  obs = statistics(logits(n_NxD, w_VxD), target_N, before_NxV)
+  return obs._replace(state_cosine=cosine(h_NxD, prev_NxD))
+
+
+def statistics(
+    logits_NxV: jax.Array, target_N: jax.Array,
+    before_NxV: jax.Array | None = None,
+) -> Observation:
+  """What logits tell, each [N]; what only states tell is left blank.
+
+  Args:
+    logits_NxV: of a readout.
+    target_N: the true next tokens, for `nll`.
+    before_NxV: logits of the readout before, for `kl`; without it `kl` is +inf.
+  """
+  log_p_NxV = jax.nn.log_softmax(logits_NxV)
+  p_NxV = jnp.exp(log_p_NxV)
+  argmax_N = jnp.argmax(logits_NxV, axis=-1).astype(jnp.int32)
+  # Two max-reductions are far cheaper than a top-k over the vocabulary.
+  first_N = p_NxV.max(-1)
+  rest_NxV = jnp.where(
+      jnp.arange(p_NxV.shape[-1])[None] == argmax_N[:, None], 0.0, p_NxV)
+  blank = signals.blank(first_N.shape)
+  kl_N = blank.kl
+  if before_NxV is not None:
+    log_q_NxV = jax.nn.log_softmax(before_NxV)
+    kl_N = (jnp.exp(log_q_NxV) * (log_q_NxV - log_p_NxV)).sum(-1)
+    kl_N = jnp.maximum(kl_N, 0.0)  # rounding may leave it just below
+  return blank._replace(
+      nll=-jnp.take_along_axis(log_p_NxV, target_N[:, None], 1)[:, 0],
+      argmax=argmax_N,
+      max_prob=first_N,
+      margin=first_N - rest_NxV.max(-1),
+      entropy=jnp.clip(
+          -(p_NxV * log_p_NxV).sum(-1) / jnp.log(float(p_NxV.shape[-1])),
+          0.0, 1.0),
+      kl=kl_N,
+  )
+
+
+def cosine(a_NxD: jax.Array, b_NxD: jax.Array) -> jax.Array:
+  """Cosine of two states, [N] float32."""
+  a_NxD, b_NxD = a_NxD.astype(jnp.float32), b_NxD.astype(jnp.float32)
+  norms_N = jnp.linalg.norm(a_NxD, axis=-1) * jnp.linalg.norm(b_NxD, axis=-1)
+  return jnp.clip((a_NxD * b_NxD).sum(-1) / (norms_N + 1e-12), -1.0, 1.0)
+
+
+@functools.partial(jax.named_call, name='observe')
+def observe(
+    state: tuple[jax.Array, jax.Array],
+    previous: tuple[jax.Array, jax.Array] | None,
+    target_BxT: jax.Array,
+    w_VxD: jax.Array,
+    *,
+    with_kl: bool = False,
+) -> Observation:
+  """Per-token statistics of one readout, each [B, T] float32.
+
+  Args:
+    state: (h, normed h) of the readout, each [B, T, D].
+    previous: the same of the readout before; None for the first.
+    target_BxT: the true next tokens.
+    w_VxD: the unembedding.
+    with_kl: also compare with the previous distribution (a second head).
+  """
+  shape = target_BxT.shape
+  flat = lambda x: x.reshape(-1, x.shape[-1])
+  (h_NxD, n_NxD) = map(flat, state)
+  prev_NxD, prevn_NxD = map(flat, previous or state)
+  with_kl = with_kl and previous is not None
+  chunks = _chunked(
+      h_NxD, prev_NxD, prevn_NxD, n_NxD, target_BxT.reshape(-1),
+      vocab_size=w_VxD.shape[0])
+  obs = jax.lax.map(
+      lambda chunk: _observe(chunk, w_VxD, with_kl), chunks)
+  num = h_NxD.shape[0]
+  obs = jax.tree.map(lambda x: x.reshape(-1)[:num].reshape(shape), obs)
+  if previous is None:
+    obs = obs._replace(state_cosine=jnp.full(shape, -jnp.inf))
+  return obs

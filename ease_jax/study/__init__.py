@@ -1,0 +1,1 @@
+"""Variants x seeds: which difference is real?"""

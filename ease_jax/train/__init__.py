@@ -1,0 +1,1 @@
+"""Training: the grid loss, the update and the loop around it."""

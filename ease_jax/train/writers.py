@@ -1,0 +1,143 @@
+"""What a run says while it trains: metrics.jsonl, a line, TensorBoard."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from ease_jax.config import ConfigError
+
+
+def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
+  """Replaces a file; a reader or a killed run sees the old or the new one."""
+  draft = path.with_name(path.name + '.tmp')
+  if isinstance(content, str):
+    content = content.encode('utf-8')
+  draft.write_bytes(content)
+  os.replace(draft, path)
+
+
+def keep_until(path: pathlib.Path, step: int) -> None:
+  """Drops events after `step`, which a resumed run will write again."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    try:
+      event = json.loads(line)
+    except json.JSONDecodeError:  # cut off when the run was killed
+      continue
+    if event['step'] <= step:
+      kept.append(line + '\n')
+  write_atomic(path, ''.join(kept))
+
+
+class Writers:
+  """Writes events; a context manager.
+
+  Args:
+    workdir: of the run; gets `metrics.jsonl` and perhaps `tensorboard/`.
+    total_steps: updates of the whole run, for the time left.
+    resume_step: updates done before; events after it are dropped.
+    tensorboard: also write TensorBoard events.
+    stream: where the progress line goes. Where it is no terminal, only
+      evaluations are printed.
+
+  Raises:
+    ConfigError: tensorboardX is wanted and not installed.
+  """
+
+  def __init__(
+      self, workdir: str | os.PathLike[str], total_steps: int,
+      resume_step: int, *, tensorboard: bool, stream: TextIO = sys.stderr,
+  ):
+    path = pathlib.Path(workdir) / 'metrics.jsonl'
+    self._board = _open_board(workdir, resume_step) if tensorboard else None
+    keep_until(path, resume_step)
+    # Line by line, so that a killed run leaves all but the last.
+    self._file = path.open('a', encoding='utf-8', buffering=1)
+    self._total, self._stream = total_steps, stream
+    self._terminal = stream.isatty()
+    self._unfinished = False  # the cursor stands at the end of a line
+    self._start = time.monotonic(), resume_step
+
+  def __enter__(self) -> 'Writers':
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    if self._unfinished:
+      self._stream.write('\n')
+    self._file.close()
+    if self._board:
+      self._board.close()
+
+  def write(
+      self, step: int, wall_s: float, split: str, values: Mapping[str, float]
+  ) -> None:
+    """One event: a line of `metrics.jsonl`, and progress.
+
+    Args:
+      step: updates done.
+      wall_s: seconds of training so far.
+      split: train or select.
+      values: finite numbers.
+    """
+    # A loss that is infinite stops a run elsewhere; JSON has no word for it.
+    values = {k: v for k, v in values.items() if math.isfinite(v)}
+    event = {'step': step, 'time': round(wall_s, 3), 'split': split, **values}
+    self._file.write(json.dumps(event, allow_nan=False) + '\n')
+    if self._board:
+      for name, value in values.items():
+        self._board.add_scalar(f'{split}/{name}', value, step)
+    if split == 'train':
+      self._progress(step, values)
+    else:
+      self._evaluation(step, split, values)
+
+  def _progress(self, step: int, values: Mapping[str, float]) -> None:
+    if not self._terminal:
+      return
+    self._unfinished = True
+    start, first = self._start
+    pace = (time.monotonic() - start) / max(step - first, 1)
+    self._stream.write(
+        f'\r\x1b[Kstep {step}/{self._total}  loss {values["loss"]:.4f}  '
+        f'{values["tokens_per_s"]:,.0f} tokens/s  '
+        f'{duration(pace * (self._total - step))} left')
+    self._stream.flush()
+
+  def _evaluation(
+      self, step: int, split: str, values: Mapping[str, float]
+  ) -> None:
+    self._unfinished = False
+    clear = '\r\x1b[K' if self._terminal else ''
+    self._stream.write(
+        f'{clear}step {step}/{self._total}  {split} loss '
+        f'{values["loss"]:.4f}  best {values["best_loss"]:.4f}\n')
+    self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+  """90.4 -> 1:30; 3700 -> 1:01:40."""
+  minutes, second = divmod(round(seconds), 60)
+  hours, minute = divmod(minutes, 60)
+  if hours:
+    return f'{hours}:{minute:02}:{second:02}'
+  return f'{minute}:{second:02}'
+
+
+def _open_board(workdir: str | os.PathLike[str], resume_step: int) -> Any:
+  try:
+    import tensorboardX  # pyright: ignore[reportMissingImports]
+  except ImportError:
+    raise ConfigError(
+        'train.tensorboard=True needs tensorboardX; install it with pip '
+        'install "ease_jax[tensorboard]" or set train.tensorboard=False'
+    ) from None
+  # TensorBoard hides what an interrupted run wrote after this step.
+  return tensorboardX.SummaryWriter(
+      os.path.join(workdir, 'tensorboard'), purge_step=resume_step + 1)
