@@ -15,7 +15,7 @@ PYTEST_WORKERS ?= 2
 help:
 	@echo 'make quickstart   train, sweep and write $(WORKDIR)/report.html'
 	@echo 'make test         lint, type check and run the tests'
-	@echo 'make lint         lint and type check only'
+	@echo 'make lint         lint, format check and type check only'
 	@echo 'make clean        remove caches and build output (not .venv, not runs)'
 
 quickstart: $(VENV)/.installed
@@ -27,6 +27,7 @@ test: lint
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
 # The stamps: setup.py newer than the last installation means install again.

@@ -23,57 +23,60 @@ def read_readme():
 
 
 setuptools.setup(
-    name='ease_jax',
-    version=read_version(),
-    description=(
-        'Language models that spend depth where a token needs it: '
-        'deep supervision and early exit in JAX.'
-    ),
-    long_description=read_readme(),
-    long_description_content_type='text/markdown',
-    author='The ease_jax authors',
-    license='Apache-2.0',
-    packages=setuptools.find_packages(include=['ease_jax', 'ease_jax.*']),
-    package_data={'ease_jax': ['py.typed', 'report/*.html']},
-    zip_safe=False,
-    python_requires='>=3.11',
-    install_requires=[
-        'absl-py>=2.3',
-        'array_record>=0.8',
-        'chex>=0.1.92',
-        'flax>=0.12.8',
-        'grain>=0.2.18',
-        # TFDS imports it on every Python but requires it only on old ones.
-        'importlib_resources',
-        'jax>=0.10',
-        'jinja2>=3.1',
-        'matplotlib>=3.10',
-        'ml_collections>=1.1',
-        'numpy>=2.0',
-        'optax>=0.2.8',
-        'orbax-checkpoint>=0.12.8',
-        'tensorflow-datasets>=4.9.10',
-        'tokenizers>=0.23',
+  name='ease_jax',
+  version=read_version(),
+  description=(
+    'Language models that spend depth where a token needs it: '
+    'deep supervision and early exit in JAX.'
+  ),
+  long_description=read_readme(),
+  long_description_content_type='text/markdown',
+  author='The ease_jax authors',
+  license='Apache-2.0',
+  packages=setuptools.find_packages(include=['ease_jax', 'ease_jax.*']),
+  package_data={'ease_jax': ['py.typed', 'report/*.html']},
+  zip_safe=False,
+  python_requires='>=3.11',
+  install_requires=[
+    'absl-py>=2.3',
+    'array_record>=0.8',
+    'chex>=0.1.92',
+    'flax>=0.12.8',
+    'grain>=0.2.18',
+    # TFDS imports it on every Python but requires it only on old ones.
+    'importlib_resources',
+    'jax>=0.10',
+    'jinja2>=3.1',
+    'matplotlib>=3.10',
+    'ml_collections>=1.1',
+    'numpy>=2.0',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8',
+    'tensorflow-datasets>=4.9.10',
+    'tokenizers>=0.23',
+  ],
+  extras_require={
+    # [nodejs]: pyright's runtime from a wheel, not a download at first use.
+    'dev': [
+      'flatbuffers>=24',
+      'pyright[nodejs]',
+      'pytest>=8',
+      'pytest-xdist>=3.6',
+      'ruff',
     ],
-    extras_require={
-        # [nodejs]: pyright's runtime from a wheel, not a download at first use.
-        'dev': [
-            'flatbuffers>=24', 'pyright[nodejs]', 'pytest>=8',
-            'pytest-xdist>=3.6', 'ruff',
-        ],
-        'tensorboard': ['tensorboardX>=2.6'],
-        'export': ['flatbuffers>=24'],
-        # CUDA 12 wheels run on older drivers too; jax[cuda13] works as well.
-        'cuda': ['jax[cuda12]'],
-        'tpu': ['jax[tpu]'],
-    },
-    classifiers=[
-        'Intended Audience :: Science/Research',
-        'Programming Language :: Python :: 3',
-        'Programming Language :: Python :: 3.11',
-        'Programming Language :: Python :: 3.12',
-        'Programming Language :: Python :: 3.13',
-        'Topic :: Scientific/Engineering :: Artificial Intelligence',
-        'Typing :: Typed',
-    ],
+    'tensorboard': ['tensorboardX>=2.6'],
+    'export': ['flatbuffers>=24'],
+    # CUDA 12 wheels run on older drivers too; jax[cuda13] works as well.
+    'cuda': ['jax[cuda12]'],
+    'tpu': ['jax[tpu]'],
+  },
+  classifiers=[
+    'Intended Audience :: Science/Research',
+    'Programming Language :: Python :: 3',
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Programming Language :: Python :: 3.13',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Typing :: Typed',
+  ],
 )

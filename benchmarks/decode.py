@@ -41,8 +41,8 @@ from ease_jax.evaluate import clock, passes  # noqa: E402
 from ease_jax.model.exits import ExitSpec  # noqa: E402
 
 SHAPES = {  # layers, width, heads, vocabulary, cache
-    'L=12 D=512 V=8192 C=512': (12, 512, 8, 8192, 512),
-    'L=24 D=768 V=32000 C=1024': (24, 768, 12, 32000, 1024),
+  'L=12 D=512 V=8192 C=512': (12, 512, 8, 8192, 512),
+  'L=24 D=768 V=32000 C=1024': (24, 768, 12, 32000, 1024),
 }
 TOKENS = 32
 INF = np.inf
@@ -56,34 +56,54 @@ class Shape:
   def __init__(self, layers, dim, heads, vocab, cache, rows):
     c = config.base()
     c.model.update(
-        num_layers=layers, dim=dim, num_heads=heads, num_kv_heads=heads,
-        mlp_dim=4 * dim,
-        readouts=tuple(layers * i // 4 for i in range(1, 5)))
+      num_layers=layers,
+      dim=dim,
+      num_heads=heads,
+      num_kv_heads=heads,
+      mlp_dim=4 * dim,
+      readouts=tuple(layers * i // 4 for i in range(1, 5)),
+    )
     self.cfg = config.model_config(c, vocab)
     self.model = model_lib.build(self.cfg)
     self.params = jax.jit(self.model.init)(
-        jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
+      jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
+    )['params']
     self.cache, self.rows = cache, rows
     self.prompts = np.random.default_rng(0).integers(
-        0, vocab, (rows, cache - 2 * TOKENS))
+      0, vocab, (rows, cache - 2 * TOKENS)
+    )
 
   def run(self, threshold_K, exits_on=True):
     """TOKENS more tokens of every row, on a cache that is nearly full."""
     options = decode.Options(max_new_tokens=TOKENS, context=self.cache + 1)
     cache, slot = loop.prefilled(
-        self.model, self.params, self.prompts, None, options)
+      self.model, self.params, self.prompts, None, options
+    )
     full_B = functools.partial(np.full, self.rows, dtype=np.int32)
     start = loop.start(
-        self.model, None, self.prompts[:, -1].astype(np.int32),
-        full_B(self.prompts.shape[1] - 1), full_B(self.cache), 0)
+      self.model,
+      None,
+      self.prompts[:, -1].astype(np.int32),
+      full_B(self.prompts.shape[1] - 1),
+      full_B(self.cache),
+      0,
+    )
     threshold_K = jnp.asarray(threshold_K, jnp.float32)
 
     def decode_them():
       nonlocal cache  # used up and given back; the same slots every time
       out, _, cache = steps.many_steps(
-          self.params, cache, start, np.int32(slot), threshold_K,
-          np.int32(-1), num=TOKENS, model=self.model,
-          spec=SPEC if exits_on else None, sampling=decode.Sampling())
+        self.params,
+        cache,
+        start,
+        np.int32(slot),
+        threshold_K,
+        np.int32(-1),
+        num=TOKENS,
+        model=self.model,
+        spec=SPEC if exits_on else None,
+        sampling=decode.Sampling(),
+      )
       return jax.block_until_ready(out)
 
     return decode_them
@@ -91,10 +111,10 @@ class Shape:
   def read_everything(self):
     """One pass over all bytes that a token needs: the bandwidth limit."""
     cache = caches.init_cache(self.cfg, self.rows, self.cache)
-    total = jax.jit(lambda *trees: sum(
-        x.sum() for x in jax.tree.leaves(trees)))
+    total = jax.jit(lambda *trees: sum(x.sum() for x in jax.tree.leaves(trees)))
     return lambda: [
-        total(self.params, cache.key, cache.value) for _ in range(TOKENS)]
+      total(self.params, cache.key, cache.value) for _ in range(TOKENS)
+    ]
 
   def forced(self, k):
     """Thresholds by which every token stops at readout k, all heads on."""
@@ -121,21 +141,33 @@ def transformers_runs(shape):
 
   cfg = shape.cfg
   torch.manual_seed(0)
-  model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-      vocab_size=cfg.vocab_size, n_positions=shape.cache, n_embd=cfg.dim,
-      n_layer=cfg.num_layers, n_head=cfg.num_heads, bos_token_id=None,
-      eos_token_id=None)).eval()
+  model = transformers.GPT2LMHeadModel(
+    transformers.GPT2Config(
+      vocab_size=cfg.vocab_size,
+      n_positions=shape.cache,
+      n_embd=cfg.dim,
+      n_layer=cfg.num_layers,
+      n_head=cfg.num_heads,
+      bos_token_id=None,
+      eos_token_id=None,
+    )
+  ).eval()
   tokens = torch.from_numpy(shape.prompts)
 
   def generate(num):
     with torch.inference_mode():
       return model.generate(
-          tokens, attention_mask=torch.ones_like(tokens), do_sample=False,
-          max_new_tokens=num, min_new_tokens=num, pad_token_id=0).numpy()
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=False,
+        max_new_tokens=num,
+        min_new_tokens=num,
+        pad_token_id=0,
+      ).numpy()
 
   return {
-      'transformers prompt': lambda: generate(1),
-      'transformers': lambda: generate(1 + TOKENS),
+    'transformers prompt': lambda: generate(1),
+    'transformers': lambda: generate(1 + TOKENS),
   }
 
 
@@ -143,9 +175,9 @@ def shape_figures(name, sizes, rows, rounds):
   """Figure -> number for one shape and batch size."""
   shape = Shape(*sizes, rows)
   contenders = {
-      'full': shape.run([INF] * 4, exits_on=False),
-      'never': shape.run([NEVER] * 3 + [INF]),
-      'bandwidth': shape.read_everything(),
+    'full': shape.run([INF] * 4, exits_on=False),
+    'never': shape.run([NEVER] * 3 + [INF]),
+    'bandwidth': shape.read_everything(),
   } | {f'exit {k + 1}/4': shape.run(shape.forced(k)) for k in range(3)}
   stop_B = None
   if rows > 1:
@@ -156,12 +188,12 @@ def shape_figures(name, sizes, rows, rounds):
   median = {k: v[0] / TOKENS for k, v in times.items()}
   full, cost_K = median['full'], shape.cost_K()
   found = {
-      'ms per token': {
-          k: [1e3 * m / TOKENS, 1e3 * iqr / TOKENS]
-          for k, (m, iqr) in times.items()},
-      'full depth: share of the bandwidth limit': median['bandwidth'] / full,
-      'exits on, never taken: time over exits off': median['never'] / full,
-      '... of which heads, by the cost model': float(cost_K[-1]),
+    'ms per token': {
+      k: [1e3 * m / TOKENS, 1e3 * iqr / TOKENS] for k, (m, iqr) in times.items()
+    },
+    'full depth: share of the bandwidth limit': median['bandwidth'] / full,
+    'exits on, never taken: time over exits off': median['never'] / full,
+    '... of which heads, by the cost model': float(cost_K[-1]),
   }
   if 'transformers' in median:
     theirs = median['transformers'] - median['transformers prompt']
@@ -172,7 +204,8 @@ def shape_figures(name, sizes, rows, rounds):
     found[f'exit at {k + 1}/4: speed-up / ideal'] = speedup * float(cost_K[k])
   if stop_B is not None:
     found['own exit for each row: time / (compute x full time)'] = (
-        median['own exits'] / full / float(cost_K[stop_B].mean()))
+      median['own exits'] / full / float(cost_K[stop_B].mean())
+    )
   return {f'{name} batch {rows}': found}
 
 
@@ -184,18 +217,18 @@ def trained_figures(workdir, rounds):
   model, params, tokenizer = run_lib.load_model(c, workdir)
   point, variables = chosen_point(workdir), {'params': params}
   text = ''.join(
-      t['text'] for t in json.loads(
-          (workdir / 'passage.json').read_text())['tokens'])
+    t['text']
+    for t in json.loads((workdir / 'passage.json').read_text())['tokens']
+  )
   # Bytes of a plain text, cut where the context leaves room.
-  prompts = [
-      tokenizer.encode(text[i : i + 32]) for i in range(0, 640, 40)]
-  options = decode.Options(
-      max_new_tokens=96, context=c.data.seq_len, chunk=96)
+  prompts = [tokenizer.encode(text[i : i + 32]) for i in range(0, 640, 40)]
+  options = decode.Options(max_new_tokens=96, context=c.data.seq_len, chunk=96)
   # Drafts are chosen on half of the prompts and measured on the others.
   tried, prompts = prompts[::2], prompts[1::2]
   drafts = decode.candidates(model.cfg)
   _, seconds = clock.fastest_draft(
-      model, variables, tried, drafts, options=options)
+    model, variables, tried, drafts, options=options
+  )
   draft = min(drafts, key=lambda d: seconds[d])
   found = {}
 
@@ -204,42 +237,57 @@ def trained_figures(workdir, rounds):
 
     def run():
       found[name] = [
-          decode.generate(model, variables, [p], exit, options=some)[0][0]
-          for p in prompts]
+        decode.generate(model, variables, [p], exit, options=some)[0][0]
+        for p in prompts
+      ]
+
     return run
 
   def speculate():
     found['drafted'], found['tally'] = decode.speculate(
-        model, variables, prompts, draft, options=options)
+      model, variables, prompts, draft, options=options
+    )
 
-  times = side_by_side({
+  times = side_by_side(
+    {
       'full': generate('full', None),
       'chosen': generate('chosen', point),
       'drafted': speculate,
       'full, one token': generate('full 1', None, 1),
-      'chosen, one token': generate('chosen 1', point, 1)}, rounds)
+      'chosen, one token': generate('chosen 1', point, 1),
+    },
+    rounds,
+  )
   seconds = {name: middle for name, (middle, _) in times.items()}
   cfg, exits = model.cfg, np.stack([t.exits for t in found['chosen']])
   expected = 1 / passes.compute_of_exits(
-      cfg, point.spec, point.threshold_K(len(cfg.cells)), exits)
+    cfg, point.spec, point.threshold_K(len(cfg.cells)), exits
+  )
   speedup = (seconds['full'] - seconds['full, one token']) / (
-      seconds['chosen'] - seconds['chosen, one token'])
+    seconds['chosen'] - seconds['chosen, one token']
+  )
   tally = found['tally']
-  return {'quickstart': {
+  return {
+    'quickstart': {
       'ms per token': {
-          k: [1e3 * x / exits.size for x in both] for k, both in times.items()},
+        k: [1e3 * x / exits.size for x in both] for k, both in times.items()
+      },
       'chosen point: speed-up': speedup,
       'chosen point: speed-up / expected': speedup / expected,
       'chosen point: speed-up, prompts included': (
-          seconds['full'] / seconds['chosen']),
+        seconds['full'] / seconds['chosen']
+      ),
       'self-speculation: speed-up': seconds['full'] / seconds['drafted'],
       'self-speculation: drafts': (
-          f'{draft.length} at most by readout {draft.readout + 1}, while its '
-          f'probability is at least {draft.threshold:g}'),
+        f'{draft.length} at most by readout {draft.readout + 1}, while its '
+        f'probability is at least {draft.threshold:g}'
+      ),
       'self-speculation: share accepted': tally.accepted / tally.drafted,
       'self-speculation: layers run / plain': (
-          tally.layers_run / (exits.size * cfg.depth)),
-  }}
+        tally.layers_run / (exits.size * cfg.depth)
+      ),
+    }
+  }
 
 
 def main():

@@ -20,28 +20,40 @@ from ease_jax.train.optimizer import OptimizerSpec
 
 SEEDS = 5
 SHAPES = {  # name -> (layers, width, tokens in a window, windows)
-    'L=1 D=16 T=32 B=4': (1, 16, 32, 4),
-    'L=1 D=64 T=64 B=16': (1, 64, 64, 16),
-    'L=4 D=64 T=64 B=16': (4, 64, 64, 16),
-    'L=8 D=96 T=128 B=16': (8, 96, 128, 16),
+  'L=1 D=16 T=32 B=4': (1, 16, 32, 4),
+  'L=1 D=64 T=64 B=16': (1, 64, 64, 16),
+  'L=4 D=64 T=64 B=16': (4, 64, 64, 16),
+  'L=8 D=96 T=128 B=16': (8, 96, 128, 16),
 }
 
 
 def make(layers, dim, length, rows):
   c = config.base()
   c.model.update(
-      num_layers=layers, dim=dim, mlp_dim=4 * dim, num_heads=2,
-      num_kv_heads=2, readouts=(layers,))
+    num_layers=layers,
+    dim=dim,
+    mlp_dim=4 * dim,
+    num_heads=2,
+    num_kv_heads=2,
+    readouts=(layers,),
+  )
   model = model_lib.build(config.model_config(c, 100))
   opt_spec, loss_spec = OptimizerSpec.from_config(c), LossSpec.from_config(c)
   # Not donated: the same state again in every round.
   step = functools.partial(
-      update.train_step.__wrapped__, model=model, loss_spec=loss_spec,
-      opt_spec=opt_spec, accumulate=1)
+    update.train_step.__wrapped__,
+    model=model,
+    loss_spec=loss_spec,
+    opt_spec=opt_spec,
+    accumulate=1,
+  )
   rng = np.random.default_rng(0)
   window = rng.integers(0, 100, (SEEDS, rows, length + 1)).astype(np.int32)
-  batch = {'tokens': window[..., :-1], 'targets': window[..., 1:],
-           'mask': np.ones((SEEDS, rows, length), np.float32)}
+  batch = {
+    'tokens': window[..., :-1],
+    'targets': window[..., 1:],
+    'mask': np.ones((SEEDS, rows, length), np.float32),
+  }
   keys = jax.random.split(jax.random.key(0), SEEDS)
   init = functools.partial(update.init_state, model=model, opt_spec=opt_spec)
   states = jax.vmap(init)(keys)
@@ -49,8 +61,8 @@ def make(layers, dim, length, rows):
   singles = [(pick(states, i), pick(batch, i), keys[i]) for i in range(SEEDS)]
   one, all_ = jax.jit(step), jax.jit(jax.vmap(step))
   return {
-      'one after another': lambda: [one(*args) for args in singles],
-      'vmap': lambda: all_(states, batch, keys),
+    'one after another': lambda: [one(*args) for args in singles],
+    'vmap': lambda: all_(states, batch, keys),
   }
 
 
@@ -64,8 +76,10 @@ def main():
     times = side_by_side(make(*shape), rounds)
     (a, a_iqr), (b, b_iqr) = times['one after another'], times['vmap']
     print(
-        f'| {name} | {1e3 * a:.1f} ± {1e3 * a_iqr:.1f} ms '
-        f'| {1e3 * b:.1f} ± {1e3 * b_iqr:.1f} ms | × {a / b:.2f} |', flush=True)
+      f'| {name} | {1e3 * a:.1f} ± {1e3 * a_iqr:.1f} ms '
+      f'| {1e3 * b:.1f} ± {1e3 * b_iqr:.1f} ms | × {a / b:.2f} |',
+      flush=True,
+    )
 
 
 if __name__ == '__main__':

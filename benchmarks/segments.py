@@ -26,8 +26,14 @@ SEGMENTS = (1, 2, 4, 8)
 def make(segments: int, backprop: int):
   c = config.base()
   c.model.update(
-      body='refine', segments=segments, num_layers=4, dim=128, mlp_dim=512,
-      readouts=(4,), carry_backprop=backprop)
+    body='refine',
+    segments=segments,
+    num_layers=4,
+    dim=128,
+    mlp_dim=512,
+    readouts=(4,),
+    carry_backprop=backprop,
+  )
   model = model_lib.build(config.model_config(c, 256))
   spec = LossSpec((1.0,) * segments, segments=segments)
   return model, spec
@@ -36,13 +42,15 @@ def make(segments: int, backprop: int):
 def looped(params, model, spec, batch):
   """Segment after segment in Python, detached."""
   part = functools.partial(
-      losses.segment_loss, model=model, spec=spec, batch=batch)
+    losses.segment_loss, model=model, spec=spec, batch=batch
+  )
   grad = jax.grad(part, has_aux=True)
   progress = losses.first_progress(params, model, batch)
   total = jax.tree.map(jnp.zeros_like, params)
   for number in range(spec.segments):
     grads, (progress, _) = grad(
-        params, progress, number, jnp.ones(1), jax.random.key(number))
+      params, progress, number, jnp.ones(1), jax.random.key(number)
+    )
     total = jax.tree.map(jnp.add, total, grads)
   return total
 
@@ -53,8 +61,11 @@ def main():
   rounds = parser.parse_args().rounds
   rng = np.random.default_rng(0)
   window = rng.integers(0, 256, (12, 65)).astype(np.int32)
-  batch = {'tokens': window[:, :-1], 'targets': window[:, 1:],
-           'mask': np.ones((12, 64), np.float32)}
+  batch = {
+    'tokens': window[:, :-1],
+    'targets': window[:, 1:],
+    'mask': np.ones((12, 64), np.float32),
+  }
   runs, memory = {}, {}
   params = make(1, 1)[0].init(jax.random.key(0), batch['tokens'])['params']
   for s in SEGMENTS:
@@ -64,7 +75,8 @@ def main():
         f = lambda p, m=model, sp=spec: looped(p, m, sp, batch)
       else:
         f = lambda p, m=model, sp=spec: losses.grid_gradient(
-            p, m, sp, batch, 0, jax.random.key(0))[0]
+          p, m, sp, batch, 0, jax.random.key(0)
+        )[0]
       compiled = jax.jit(f).lower(params).compile()
       key = f'{name}, S={s}'
       memory[key] = compiled.memory_analysis().temp_size_in_bytes / 2**20
@@ -75,9 +87,10 @@ def main():
   print('|---|' + '---|' * len(SEGMENTS))
   for name in ('in the scan', 'joined', 'loop'):
     cells = [
-        f'{times[k][0] / base:.2f} ± {times[k][1] / base:.2f} × time, '
-        f'{memory[k]:.0f} MiB'
-        for k in (f'{name}, S={s}' for s in SEGMENTS)]
+      f'{times[k][0] / base:.2f} ± {times[k][1] / base:.2f} × time, '
+      f'{memory[k]:.0f} MiB'
+      for k in (f'{name}, S={s}' for s in SEGMENTS)
+    ]
     print(f'| {name} | ' + ' | '.join(cells) + ' |')
 
 

@@ -9,7 +9,7 @@ import jax
 
 
 def side_by_side(
-    contenders: dict[str, Callable[[], Any]], rounds: int
+  contenders: dict[str, Callable[[], Any]], rounds: int
 ) -> dict[str, tuple[float, float]]:
   """Median seconds of each, and its interquartile range, warmed up."""
   for run in contenders.values():

@@ -37,6 +37,15 @@ def get_config(argument: str = ''):
   c.train.batch_size = 32
   c.train.eval_every = c.train.checkpoint_every = STEPS_PER_EPOCH
   c.exit.thresholds.max_prob = (
-      0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # the memo's
+    0.0,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+  )  # the memo's
   c.exit.max_compute = 0.687  # what the memo's point costs
   return config.with_argument(c, argument)

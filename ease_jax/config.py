@@ -18,24 +18,35 @@ CARRY_INITS = ('zeros', 'learned', 'fixed', 'random')
 CARRY_INJECTS = ('add', 'concat', 'gate')
 UPDATES = ('joint', 'per_segment')
 WEIGHTS = (
-    'final', 'segment_ends', 'uniform', 'linear', 'layerskip', 'chosen',
-    'matrix')
+  'final',
+  'segment_ends',
+  'uniform',
+  'linear',
+  'layerskip',
+  'chosen',
+  'matrix',
+)
 SCHEDULES = (
-    'constant', 'linear_warmup', 'cosine_warmup', 'rotate', 'gradual',
-    'switch_off')
+  'constant',
+  'linear_warmup',
+  'cosine_warmup',
+  'rotate',
+  'gradual',
+  'switch_off',
+)
 OPTIMIZERS = ('adamw', 'muon')
 NORMALIZATIONS = ('none', 'sum_to_one')
 METHODS = ('exits', 'full', 'speculative')  # of generation
 KV_POLICIES = ('recompute', 'copy_state', 'drop', 'latest')
 # Closed range of each signal's score; every score is "higher means exit".
 SIGNAL_RANGES = {
-    'max_prob': (0.0, 1.0),
-    'margin': (0.0, 1.0),
-    'entropy': (0.0, 1.0),
-    'state_cosine': (-1.0, 1.0),
-    'kl': (-math.inf, 0.0),
-    'patience': (0.0, math.inf),
-    'q_halt': (-math.inf, math.inf),
+  'max_prob': (0.0, 1.0),
+  'margin': (0.0, 1.0),
+  'entropy': (0.0, 1.0),
+  'state_cosine': (-1.0, 1.0),
+  'kl': (-math.inf, 0.0),
+  'patience': (0.0, math.inf),
+  'q_halt': (-math.inf, math.inf),
 }
 SPLITS = ('train', 'select', 'test')
 
@@ -102,8 +113,7 @@ class ModelConfig:
   def depth_K(self) -> tuple[int, ...]:
     """Layers that a token ran through on reaching each readout."""
     end = self.segment_depth - self.num_layers  # hrm reads at its end only
-    return tuple(
-        (s - 1) * self.segment_depth + end + l for s, l in self.cells)
+    return tuple((s - 1) * self.segment_depth + end + l for s, l in self.cells)
 
 
 def model_config(config: Any, vocab_size: int) -> ModelConfig:
@@ -258,7 +268,8 @@ def with_argument(c: Any, argument: str) -> Any:
     return c
   if argument != 'smoke':
     raise ConfigError(
-        f'--config argument {argument!r} is unknown; use :smoke or nothing')
+      f'--config argument {argument!r} is unknown; use :smoke or nothing'
+    )
   c.data.source, c.data.path = 'stdlib', ()
   c.data.select_path = c.data.test_path = ()
   c.data.train_chars, c.data.select_chars, c.data.test_chars = 200_000, 0, 0

@@ -17,16 +17,21 @@ from ml_collections import config_flags
 from ease_jax import machine
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'Config file, with :smoke for a run of seconds.',
-    lock_config=True)
+  'config',
+  None,
+  'Config file, with :smoke for a run of seconds.',
+  lock_config=True,
+)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
 _MODE = flags.DEFINE_enum(
-    'mode', 'all',
-    ('all', 'train', 'evaluate', 'report', 'generate', 'export'),
-    'all = train, evaluate and report; export writes decoder.jax.',
+  'mode',
+  'all',
+  ('all', 'train', 'evaluate', 'report', 'generate', 'export'),
+  'all = train, evaluate and report; export writes decoder.jax.',
 )
 _PROMPT = flags.DEFINE_string(
-    'prompt', None, 'Text to continue, for --mode=generate.')
+  'prompt', None, 'Text to continue, for --mode=generate.'
+)
 
 
 def _fail(message: object, code: int = 1) -> NoReturn:
@@ -70,8 +75,7 @@ def main(argv: Sequence[str]) -> None:
   from ease_jax.train import loop as train_loop
 
   try:
-    run_lib.run(
-        _CONFIG.value, str(_WORKDIR.value), _MODE.value, _PROMPT.value)
+    run_lib.run(_CONFIG.value, str(_WORKDIR.value), _MODE.value, _PROMPT.value)
   except train_loop.Preempted as stop:
     _fail(stop, 143)
   except (ConfigError, train_loop.TrainingDiverged, OSError) as error:

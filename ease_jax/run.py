@@ -31,16 +31,25 @@ EXPORTED = 'decoder.jax'
 # What a later command in the same workdir may change: it has no influence on
 # the parameters.
 FREE_FIELDS = (
-    'evaluate.batch_size', 'evaluate.select_split', 'evaluate.report_split',
-    'evaluate.segments', 'evaluate.speed_tokens', 'exit.', 'generate.',
-    'train.log_every', 'train.tensorboard', 'train.profile',
+  'evaluate.batch_size',
+  'evaluate.select_split',
+  'evaluate.report_split',
+  'evaluate.segments',
+  'evaluate.speed_tokens',
+  'exit.',
+  'generate.',
+  'train.log_every',
+  'train.tensorboard',
+  'train.profile',
 )
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
 def run(
-    config: Any, workdir: str | os.PathLike[str], mode: str = 'all',
-    prompt: str | None = None,
+  config: Any,
+  workdir: str | os.PathLike[str],
+  mode: str = 'all',
+  prompt: str | None = None,
 ) -> None:
   """Runs an experiment, or one part of it, in a working directory.
 
@@ -108,28 +117,29 @@ def check_config(config: Any, workdir: pathlib.Path) -> None:
   if not path.exists():
     if (workdir / checkpoint.FOLDER).is_dir():
       raise ConfigError(
-          f'{workdir} has checkpoints but no config.json, so that nobody can '
-          'tell whose they are; choose another --workdir')
+        f'{workdir} has checkpoints but no config.json, so that nobody can '
+        'tell whose they are; choose another --workdir'
+      )
     return
   try:
     there = _flat(json.loads(path.read_text(encoding='utf-8')))
   except ValueError:
     raise ConfigError(
-        f'{path} is not JSON; restore it or choose another --workdir'
+      f'{path} is not JSON; restore it or choose another --workdir'
     ) from None
   here = _flat(as_json(config))
   missing = 'missing'
   differing = [
-      f'{name}={there.get(name, missing)} there, '
-      f'{here.get(name, missing)} here'
-      for name in sorted(there.keys() | here.keys())
-      if there.get(name, missing) != here.get(name, missing)
-      and not name.startswith(FREE_FIELDS)
+    f'{name}={there.get(name, missing)} there, {here.get(name, missing)} here'
+    for name in sorted(there.keys() | here.keys())
+    if there.get(name, missing) != here.get(name, missing)
+    and not name.startswith(FREE_FIELDS)
   ]
   if differing:
     raise ConfigError(
-        f'{workdir} was made by another config: {"; ".join(differing)}; '
-        'choose another --workdir or the same config')
+      f'{workdir} was made by another config: {"; ".join(differing)}; '
+      'choose another --workdir or the same config'
+    )
 
 
 def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -153,7 +163,7 @@ def _restore_best(config: Any, workdir: pathlib.Path, model: Any) -> Any:
 
 
 def _evaluate(
-    config: Any, workdir: pathlib.Path, model: Any, corpus: Any
+  config: Any, workdir: pathlib.Path, model: Any, corpus: Any
 ) -> None:
   """Writes results.json and passage.json from the best checkpoint."""
   best = _restore_best(config, workdir, model)
@@ -163,23 +173,23 @@ def _evaluate(
   cfg = model.cfg
   tokens = {f'{k}_tokens': len(v) for k, v in corpus.splits.items()}
   found = {
-      'seed': config.seed,
-      'model': {
-          'params': sum(x.size for x in jax.tree.leaves(params)),
-          'body': cfg.body,
-          'segments': cfg.segments,
-          'layers': cfg.num_layers,
-          'vocab_size': cfg.vocab_size,
-      },
-      'data': {
-          'source': corpus.source,
-          'tokenizer': corpus.tokenizer.name,
-          'sha256': corpus.sha256,
-          **tokens,
-      },
-      'train': train_loop.summary(config, model, best.newest_step, best.host),
-      **found,
-      'provenance': provenance(),
+    'seed': config.seed,
+    'model': {
+      'params': sum(x.size for x in jax.tree.leaves(params)),
+      'body': cfg.body,
+      'segments': cfg.segments,
+      'layers': cfg.num_layers,
+      'vocab_size': cfg.vocab_size,
+    },
+    'data': {
+      'source': corpus.source,
+      'tokenizer': corpus.tokenizer.name,
+      'sha256': corpus.sha256,
+      **tokens,
+    },
+    'train': train_loop.summary(config, model, best.newest_step, best.host),
+    **found,
+    'provenance': provenance(),
   }
   write_atomic(workdir / 'passage.json', _dumps(passage))
   write_atomic(workdir / 'results.json', _dumps(found))
@@ -189,16 +199,15 @@ def provenance() -> dict[str, Any]:
   """What it takes to make these numbers again."""
   command = ['python', '-m', 'ease_jax.main', *sys.argv[1:]]
   return {
-      'command': shlex.join(command),
-      'versions': {
-          'python': platform.python_version(),
-          **{name: importlib.metadata.version(name) for name in PACKAGES},
-          'ease_jax': ease_jax.__version__,
-      },
-      'commit': _commit(),
-      'date': datetime.datetime.now(datetime.UTC).isoformat(
-          timespec='seconds'),
-      'platform': f'{platform.platform()}, {jax.devices()[0].device_kind}',
+    'command': shlex.join(command),
+    'versions': {
+      'python': platform.python_version(),
+      **{name: importlib.metadata.version(name) for name in PACKAGES},
+      'ease_jax': ease_jax.__version__,
+    },
+    'commit': _commit(),
+    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    'platform': f'{platform.platform()}, {jax.devices()[0].device_kind}',
   }
 
 
@@ -208,8 +217,11 @@ def _commit() -> str:
 
   def git(*args):
     return subprocess.run(
-        ['git', '-C', str(here.parent), *args], capture_output=True,
-        check=True, text=True).stdout.strip()
+      ['git', '-C', str(here.parent), *args],
+      capture_output=True,
+      check=True,
+      text=True,
+    ).stdout.strip()
 
   try:
     # An installed copy may lie below somebody else's repository.
@@ -232,8 +244,10 @@ def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
   draft = None
   if config.generate.method == 'speculative':
     decode.check_prompts(  # before drafts are timed for nothing
-        model, [tokenizer.encode(prompt)],
-        decode.options_from(config, tokenizer.eos_id))
+      model,
+      [tokenizer.encode(prompt)],
+      decode.options_from(config, tokenizer.eos_id),
+    )
     draft = _draft(config, workdir, *loaded)
   if draft is not None:
     return decode.speculative_text(config, *loaded, prompt, draft)
@@ -244,7 +258,7 @@ def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
 
 
 def _draft(
-    config: Any, workdir: pathlib.Path, model: Any, params: Any, tokenizer: Any
+  config: Any, workdir: pathlib.Path, model: Any, params: Any, tokenizer: Any
 ) -> decode.Draft | None:
   """The given one, or what the clock prefers; None = plain decoding."""
   if config.generate.draft:
@@ -254,18 +268,21 @@ def _draft(
   options = decode.options_from(config, tokenizer.eos_id)
   # One program's worth of tokens, so that each draft compiles one program.
   options = dataclasses.replace(
-      options, max_new_tokens=min(options.max_new_tokens, options.chunk))
+    options, max_new_tokens=min(options.max_new_tokens, options.chunk)
+  )
   print(f'[timing {len(drafts)} ways to draft]', flush=True)
   best, seconds = clock.fastest_draft(
-      model, {'params': params}, prompts, drafts, options=options)
+    model, {'params': params}, prompts, drafts, options=options
+  )
   draft = min(drafts, key=lambda d: seconds[d])
   readout, length, threshold = draft.readout, draft.length, draft.threshold
   print(
-      f'[generate.draft={(readout, length, threshold)} is the fastest of '
-      f'{len(drafts)}: {seconds[None] / seconds[draft]:.2f} times as fast as '
-      f'plain decoding on {len(prompts)} prompts of '
-      f'{config.evaluate.select_split}; '
-      f'{"used" if best else "plain decoding is used"}]')
+    f'[generate.draft={(readout, length, threshold)} is the fastest of '
+    f'{len(drafts)}: {seconds[None] / seconds[draft]:.2f} times as fast as '
+    f'plain decoding on {len(prompts)} prompts of '
+    f'{config.evaluate.select_split}; '
+    f'{"used" if best else "plain decoding is used"}]'
+  )
   return best
 
 
@@ -274,18 +291,25 @@ def _export(config: Any, workdir: pathlib.Path) -> None:
   method = config.generate.method
   if method == 'speculative':
     raise ConfigError(
-        f'generate.method={method!r} can not be exported; use exits or full')
+      f'generate.method={method!r} can not be exported; use exits or full'
+    )
   point = decode.chosen_point(workdir) if method == 'exits' else None
   model, params, tokenizer = load_model(config, workdir)
   path = workdir / EXPORTED
-  write_atomic(path, decode.exported(
-      model, params, point,
-      options=decode.options_from(config, tokenizer.eos_id)))
+  write_atomic(
+    path,
+    decode.exported(
+      model,
+      params,
+      point,
+      options=decode.options_from(config, tokenizer.eos_id),
+    ),
+  )
   print(f'Decoder: {path.resolve()}')
 
 
 def load_model(
-    config: Any, workdir: str | os.PathLike[str]
+  config: Any, workdir: str | os.PathLike[str]
 ) -> tuple[Any, Any, Any]:
   """(model, parameters, tokenizer) of the best checkpoint of a run.
 

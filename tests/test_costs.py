@@ -17,14 +17,13 @@ def xla_flops(function, *args):
 
 
 @pytest.fixture(
-    scope='module',
-    params=[('gelu', 4), ('gelu', 1), ('swiglu', 4), ('swiglu', 2)],
-    ids=lambda p: f'{p[0]}-{p[1]}kv',
+  scope='module',
+  params=[('gelu', 4), ('gelu', 1), ('swiglu', 4), ('swiglu', 2)],
+  ids=lambda p: f'{p[0]}-{p[1]}kv',
 )
 def cell(request):
   mlp, kv_heads = request.param
-  m = tiny.model_config(
-      96, dim=64, mlp_dim=256, mlp=mlp, num_kv_heads=kv_heads)
+  m = tiny.model_config(96, dim=64, mlp_dim=256, mlp=mlp, num_kv_heads=kv_heads)
   block = layers.Block(m)
   h = jnp.ones((ROWS, LENGTH, m.dim))
   position = layers.rotation(m, jnp.arange(LENGTH)[None])
@@ -38,7 +37,8 @@ def test_a_cell_is_within_ten_percent_of_xla(cell):
   m, block, variables, args = cell
   # The parallel program multiplies all T keys and masks some of them.
   assert costs.cell_flops(m, LENGTH) == pytest.approx(
-      xla_flops(block.apply, variables, *args), rel=0.1)
+    xla_flops(block.apply, variables, *args), rel=0.1
+  )
 
 
 def test_a_kv_fill_is_within_ten_percent_of_xla(cell):
@@ -46,14 +46,15 @@ def test_a_kv_fill_is_within_ten_percent_of_xla(cell):
   project = lambda kernel, h: h.reshape(-1, m.dim) @ kernel
   params = variables['params']
   both = sum(
-      xla_flops(project, params[name]['kernel'], h) for name in ('key', 'value')
+    xla_flops(project, params[name]['kernel'], h) for name in ('key', 'value')
   )
   assert costs.kv_flops(m) == pytest.approx(both, rel=0.1)
   if m.num_kv_heads == m.num_heads:
     # With its norm and rotation, where the projection is not tiny.
     kv = lambda v, h, p: block.apply(v, h, p, method='kv')
     assert costs.kv_flops(m) == pytest.approx(
-        xla_flops(kv, variables, h, position), rel=0.1)
+      xla_flops(kv, variables, h, position), rel=0.1
+    )
 
 
 def test_a_head_is_within_ten_percent_of_xla(cell):
@@ -66,7 +67,10 @@ def test_a_head_is_within_ten_percent_of_xla(cell):
 M = tiny.model_config(readouts=(1, 2, 4))
 CONTEXT = 6.5
 CELL, HEAD, FILL = (
-    costs.cell_flops(M, CONTEXT), costs.head_flops(M), costs.kv_flops(M))
+  costs.cell_flops(M, CONTEXT),
+  costs.head_flops(M),
+  costs.kv_flops(M),
+)
 LAYERS = np.asarray([1, 2, 4])
 
 
@@ -88,7 +92,8 @@ def test_layers_heads_and_fill():
   np.testing.assert_array_equal(readout_costs('drop'), plain)
   np.testing.assert_array_equal(readout_costs('recompute'), plain)
   np.testing.assert_array_equal(
-      readout_costs('copy_state'), plain + np.asarray([3, 2, 0]) * FILL)
+    readout_costs('copy_state'), plain + np.asarray([3, 2, 0]) * FILL
+  )
 
 
 def test_a_pruned_readout_costs_no_head():
@@ -126,14 +131,15 @@ def test_costs_increase_with_depth():
 
 def test_static_costs_are_those_of_a_cut_off_model():
   np.testing.assert_array_equal(
-      costs.static_costs(M, CONTEXT), LAYERS * CELL + HEAD)
+    costs.static_costs(M, CONTEXT), LAYERS * CELL + HEAD
+  )
 
 
 def test_deferred_layers():
   expected = [
-      [0, FILL, 2 * CELL + FILL],
-      [0, 0, CELL + FILL],
-      [0, 0, 0],
+    [0, FILL, 2 * CELL + FILL],
+    [0, 0, CELL + FILL],
+    [0, 0, 0],
   ]
   np.testing.assert_array_equal(costs.deferred_flops(M, CONTEXT), expected)
 
@@ -148,7 +154,8 @@ def test_training_is_three_forward_passes():
 
 def refine(**changes):
   return tiny.model_config(
-      body='refine', segments=3, readouts=(2, 4), **changes)
+    body='refine', segments=3, readouts=(2, 4), **changes
+  )
 
 
 def test_readouts_of_segments_are_in_order_of_depth():
@@ -158,43 +165,49 @@ def test_readouts_of_segments_are_in_order_of_depth():
   full = costs.full_flops(m, CONTEXT)
   assert full == 12 * CELL + HEAD
   np.testing.assert_array_equal(
-      costs.static_costs(m, CONTEXT), np.asarray(m.depth_K) * CELL + HEAD)
+    costs.static_costs(m, CONTEXT), np.asarray(m.depth_K) * CELL + HEAD
+  )
 
 
 def test_what_a_policy_fills_in_segments():
   m = refine()
   expected = {
-      'copy_state': [10, 8, 6, 4, 2, 0],
-      'latest': [2, 0, 0, 0, 0, 0],  # each layer ran in segment 1, but two
-      'drop': [0] * 6,
-      'recompute': [0] * 6,
+    'copy_state': [10, 8, 6, 4, 2, 0],
+    'latest': [2, 0, 0, 0, 0, 0],  # each layer ran in segment 1, but two
+    'drop': [0] * 6,
+    'recompute': [0] * 6,
   }
   for policy, layers_K in expected.items():
     np.testing.assert_array_equal(costs.filled_layers(m, policy), layers_K)
     plain_K = costs.readout_costs(m, CONTEXT, 'drop')
     np.testing.assert_allclose(
-        costs.readout_costs(m, CONTEXT, policy),
-        plain_K + FILL * np.asarray(layers_K))
+      costs.readout_costs(m, CONTEXT, policy),
+      plain_K + FILL * np.asarray(layers_K),
+    )
 
 
-@pytest.mark.parametrize('inject, products', [('add', 0), ('concat', 2),
-                                              ('gate', 2)])
+@pytest.mark.parametrize(
+  'inject, products', [('add', 0), ('concat', 2), ('gate', 2)]
+)
 def test_a_projected_state_is_charged_in_each_segment(inject, products):
   m = refine(carry_inject=inject)
   extra = 2 * products * m.dim**2
   assert costs.full_flops(m, CONTEXT) == 12 * CELL + 3 * extra + HEAD
   assert costs.train_flops_per_token(m, [0] * 5 + [1], 12) == pytest.approx(
-      3 * (12 * CELL + 3 * extra + HEAD))
+    3 * (12 * CELL + 3 * extra + HEAD)
+  )
   if products:
     product = lambda x, w: x @ w
     x = jnp.ones((ROWS * LENGTH, 2 * m.dim))
     assert extra == pytest.approx(
-        xla_flops(product, x, jnp.ones((2 * m.dim, m.dim))), rel=0.1)
+      xla_flops(product, x, jnp.ones((2 * m.dim, m.dim))), rel=0.1
+    )
 
 
 def test_hrm_counts_every_call_forward_and_the_last_ones_backward():
   m = tiny.model_config(
-      body='hrm', segments=3, num_layers=2, cycles=2, cycle_steps=3)
+    body='hrm', segments=3, num_layers=2, cycles=2, cycle_steps=3
+  )
   assert m.cells == ((1, 2), (2, 2), (3, 2))
   assert m.depth_K == (16, 32, 48)  # 2 cycles x (3 low + 1 high) x 2 layers
   forward, backward = 48 * CELL, 3 * 2 * (2 + 2) * CELL
@@ -202,7 +215,8 @@ def test_hrm_counts_every_call_forward_and_the_last_ones_backward():
   assert flops() == pytest.approx(forward + backward + 3 * 3 * HEAD)
   # The values of the next segment are a second forward pass.
   assert flops(halting=True) == pytest.approx(
-      2 * forward + backward + 3 * 3 * HEAD)
+    2 * forward + backward + 3 * 3 * HEAD
+  )
 
 
 def test_the_value_of_stopping_needs_no_head():

@@ -49,9 +49,11 @@ def documents(count, size=50):
 
 def test_char_vocabulary_is_of_the_training_split(tmp_path):
   config = make_config(
-      write(tmp_path / 'train.txt', 'abcabcabcabc'), tokenizer='char',
-      select_path=(write(tmp_path / 'select.txt', 'aXbY'),),
-      test_path=(write(tmp_path / 'test.txt', 'ccZ'),))
+    write(tmp_path / 'train.txt', 'abcabcabcabc'),
+    tokenizer='char',
+    select_path=(write(tmp_path / 'select.txt', 'aXbY'),),
+    test_path=(write(tmp_path / 'test.txt', 'ccZ'),),
+  )
   loaded = data.load(config, tmp_path)
   assert loaded.tokenizer.vocab_size == 5
   tokens = [loaded.tokenizer.token_text(i) for i in range(5)]
@@ -63,11 +65,13 @@ def test_char_vocabulary_is_of_the_training_split(tmp_path):
 
 def test_bpe_is_fitted_once_and_on_the_training_split(tmp_path, monkeypatch):
   config = make_config(
-      write_documents(tmp_path / 'text'), tokenizer='bpe', vocab_size=300)
+    write_documents(tmp_path / 'text'), tokenizer='bpe', vocab_size=300
+  )
   fitted = []
   fit = tokenizers.Bpe.fit
   monkeypatch.setattr(
-      tokenizers.Bpe, 'fit', lambda *args: fitted.append(args) or fit(*args))
+    tokenizers.Bpe, 'fit', lambda *args: fitted.append(args) or fit(*args)
+  )
   first = data.load(config, tmp_path / 'run')
   again = data.load(config, tmp_path / 'run')
   assert len(fitted) == 1
@@ -81,8 +85,9 @@ def test_another_tokenizer_needs_another_workdir(tmp_path):
   data.load(config, tmp_path)
   config.data.tokenizer = 'char'
   assert message(config, tmp_path) == (
-      f"data.tokenizer='char', but {tmp_path}/tokenizer.json is of kind "
-      "'byte'; use another workdir")
+    f"data.tokenizer='char', but {tmp_path}/tokenizer.json is of kind "
+    "'byte'; use another workdir"
+  )
 
 
 # Documents and splits.
@@ -102,7 +107,7 @@ def test_split_depends_on_names_not_on_order():
   docs = documents(50)
   parts, mirrored = text.split(docs, 0.1, 0.1), text.split(docs[::-1], 0.1, 0.1)
   assert {k: set(v) for k, v in parts.items()} == {
-      k: set(v) for k, v in mirrored.items()
+    k: set(v) for k, v in mirrored.items()
   }
 
 
@@ -141,7 +146,9 @@ def test_loaded_splits_hold_whole_documents_once(tmp_path):
     seen += [piece[:11] for piece in pieces]
   assert sorted(seen) == [f'document {i:02}'.encode() for i in range(40)]
   assert [len(t) for t in loaded.splits.values()] == [
-      36 * 73 - 1, 2 * 73 - 1, 2 * 73 - 1
+    36 * 73 - 1,
+    2 * 73 - 1,
+    2 * 73 - 1,
   ]
 
 
@@ -156,13 +163,16 @@ def test_location_changes_nothing_and_content_changes_the_hash(tmp_path):
 
 def test_own_files_form_a_split_and_limits_truncate(tmp_path):
   config = make_config(
-      write(tmp_path / 'a.txt', 'a' * 100), str(tmp_path / 'b*.md'),
-      select_path=(write(tmp_path / 's.txt', 's' * 30),),
-      train_chars=85, select_chars=7)
+    write(tmp_path / 'a.txt', 'a' * 100),
+    str(tmp_path / 'b*.md'),
+    select_path=(write(tmp_path / 's.txt', 's' * 30),),
+    train_chars=85,
+    select_chars=7,
+  )
   write(tmp_path / 'b.md', 'b' * 100)
   splits = {
-      name: bytes(tokens.tolist())
-      for name, tokens in data.load(config, tmp_path).splits.items()
+    name: bytes(tokens.tolist())
+    for name, tokens in data.load(config, tmp_path).splits.items()
   }
   assert splits == {'train': b'a' * 85, 'select': b's' * 7, 'test': b'b' * 10}
   # Nothing is held out of `path` for a split that has its own files.
@@ -201,52 +211,61 @@ def test_config_defaults_load(tmp_path):
 
 def test_no_path(tmp_path):
   assert message(make_config(), tmp_path) == (
-      'data.path=() names no file; give files, folders or globs')
+    'data.path=() names no file; give files, folders or globs'
+  )
 
 
 def test_missing_path(tmp_path):
   path = str(tmp_path / 'absent.txt')
   assert message(make_config(path), tmp_path) == (
-      f'data.path: {path!r} does not exist; correct the path')
+    f'data.path: {path!r} does not exist; correct the path'
+  )
 
 
 def test_missing_select_path(tmp_path):
   config = make_config(
-      write(tmp_path / 'a.txt', 'a' * 99), select_path=('no/where*',))
+    write(tmp_path / 'a.txt', 'a' * 99), select_path=('no/where*',)
+  )
   assert message(config, tmp_path) == (
-      "data.select_path: 'no/where*' does not exist; correct the path")
+    "data.select_path: 'no/where*' does not exist; correct the path"
+  )
 
 
 def test_folder_without_text(tmp_path):
   assert message(make_config(tmp_path), tmp_path) == (
-      f"data.path: '{tmp_path}' holds no *.txt file; correct the path")
+    f"data.path: '{tmp_path}' holds no *.txt file; correct the path"
+  )
 
 
 def test_empty_file(tmp_path):
   path = write(tmp_path / 'empty.txt', '')
   assert message(make_config(path), tmp_path) == (
-      f'data.path: {path!r} is empty; give a file that has text')
+    f'data.path: {path!r} is empty; give a file that has text'
+  )
 
 
 def test_not_utf8(tmp_path):
   path = write(tmp_path / 'latin.txt', b'caf\xe9 au lait')
   assert message(make_config(path), tmp_path) == (
-      f'data.path: {path!r} is not UTF-8 at byte 3; convert it to UTF-8')
+    f'data.path: {path!r} is not UTF-8 at byte 3; convert it to UTF-8'
+  )
 
 
 def test_file_in_two_splits(tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 99)
   config = make_config(tmp_path, test_path=(path,))
   assert message(config, tmp_path) == (
-      f'data: {path!r} is in both train and test; name it in one of path, '
-      'select_path and test_path')
+    f'data: {path!r} is in both train and test; name it in one of path, '
+    'select_path and test_path'
+  )
 
 
 def test_train_too_short(tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 100)
   assert message(make_config(path, train_chars=8), tmp_path) == (
-      'data: the train split has 8 tokens, fewer than data.seq_len + 1 = 9; '
-      'give more text or lower data.seq_len')
+    'data: the train split has 8 tokens, fewer than data.seq_len + 1 = 9; '
+    'give more text or lower data.seq_len'
+  )
   data.load(make_config(path, train_chars=9), tmp_path)
 
 
@@ -255,8 +274,9 @@ def test_held_out_too_short(split, tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 100)
   config = make_config(path, **{f'{split}_chars': 1})
   assert message(config, tmp_path) == (
-      f'data: the {split} split has 1 tokens, fewer than 2; give more text or '
-      f'raise data.{split}_fraction')
+    f'data: the {split} split has 1 tokens, fewer than 2; give more text or '
+    f'raise data.{split}_fraction'
+  )
 
 
 # TFDS.
@@ -264,7 +284,8 @@ def test_held_out_too_short(split, tmp_path):
 
 def test_tfds_round_trip(tmp_path):
   folder = prepare.prepare(
-      [write_documents(tmp_path / 'text')], tmp_path / 'tfds')
+    [write_documents(tmp_path / 'text')], tmp_path / 'tfds'
+  )
   from_text = text.read(make_config(tmp_path / 'text').data)
   config = make_config(folder, source='tfds')
   loaded = data.load(config, tmp_path)
@@ -277,16 +298,24 @@ def test_tfds_round_trip(tmp_path):
     prepare.prepare([tmp_path / 'text'], tmp_path / 'tfds')
 
 
-def write_tfds(data_dir, features=('text',), splits=('train', 'validation'),
-               file_format='array_record'):
+def write_tfds(
+  data_dir,
+  features=('text',),
+  splits=('train', 'validation'),
+  file_format='array_record',
+):
   import tensorflow_datasets as tfds  # slow, and only these tests need it
 
   class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self):
-      return tfds.core.DatasetInfo(builder=self, features=tfds.features.
-          FeaturesDict({f: tfds.features.Text() for f in features}))
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(
+          {f: tfds.features.Text() for f in features}
+        ),
+      )
 
     def _split_generators(self, dl_manager):
       return {split: self._generate_examples() for split in splits}
@@ -304,23 +333,26 @@ def test_tfds_errors(tmp_path):
   def failure(*paths):
     return message(make_config(*paths, source='tfds'), tmp_path)
 
-  assert failure() == (
-      'data.path=() must be one TFDS folder or builder name')
+  assert failure() == ('data.path=() must be one TFDS folder or builder name')
   empty = str(tmp_path)
   assert failure(empty) == (
-      f'data.path: {empty!r} is no prepared TFDS folder; prepare one with '
-      'python -m ease_jax.data.prepare')
+    f'data.path: {empty!r} is no prepared TFDS folder; prepare one with '
+    'python -m ease_jax.data.prepare'
+  )
   assert failure('no_such_dataset') == (
-      "data.path: 'no_such_dataset' is no prepared TFDS folder or builder; "
-      'prepare one with python -m ease_jax.data.prepare')
+    "data.path: 'no_such_dataset' is no prepared TFDS folder or builder; "
+    'prepare one with python -m ease_jax.data.prepare'
+  )
   untexted = write_tfds(tmp_path / 'untexted', features=('title',))
   assert failure(untexted) == (
-      f"data.path: {untexted!r} has no feature 'text', only title; choose a "
-      'text dataset')
+    f"data.path: {untexted!r} has no feature 'text', only title; choose a "
+    'text dataset'
+  )
   untested = write_tfds(tmp_path / 'untested')
   assert failure(untested) == (
-      f'data.path: {untested!r} has no split test, only train, validation; '
-      'prepare it with that split')
+    f'data.path: {untested!r} has no split test, only train, validation; '
+    'prepare it with that split'
+  )
 
 
 def test_tfds_validation_stands_for_select(tmp_path):
@@ -336,8 +368,9 @@ def test_tfds_file_format(tmp_path):
   write(info, info.read_text().replace('array_record', 'tfrecord'))
   config = make_config(folder, source='tfds')
   assert message(config, tmp_path) == (
-      f"data.path: {folder!r} has file format 'tfrecord'; prepare it with "
-      "file_format='array_record'")
+    f"data.path: {folder!r} has file format 'tfrecord'; prepare it with "
+    "file_format='array_record'"
+  )
 
 
 def test_prepare_reports_an_error_in_one_line(tmp_path):
@@ -345,4 +378,5 @@ def test_prepare_reports_an_error_in_one_line(tmp_path):
   with pytest.raises(SystemExit) as caught:
     prepare.main([f'--out={tmp_path}', path])
   assert str(caught.value) == (
-      f'error: path: {path!r} does not exist; correct the path')
+    f'error: path: {path!r} does not exist; correct the path'
+  )

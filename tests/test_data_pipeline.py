@@ -18,9 +18,9 @@ def starts(batches, seq_len):
 def test_train_batch():
   batch = next(data.train_iterator(np.arange(101, dtype=np.int32), 10, 4, 0))
   assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
-      'tokens': ((4, 10), np.int32),
-      'targets': ((4, 10), np.int32),
-      'mask': ((4, 10), np.float32),
+    'tokens': ((4, 10), np.int32),
+    'targets': ((4, 10), np.int32),
+    'mask': ((4, 10), np.float32),
   }
   np.testing.assert_array_equal(batch['targets'], batch['tokens'] + 1)
   assert batch['mask'].all()
@@ -29,9 +29,7 @@ def test_train_batch():
 def test_every_epoch_has_all_windows_in_a_new_order():
   tokens = np.arange(10 * 24 + 1, dtype=np.int32)
   iterator = data.train_iterator(tokens, 10, 4, seed=3)
-  epochs = [
-      starts(itertools.islice(iterator, 6), 10) for _ in range(3)
-  ]
+  epochs = [starts(itertools.islice(iterator, 6), 10) for _ in range(3)]
   assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
   assert len(set(map(tuple, epochs))) == 3
 
@@ -39,8 +37,8 @@ def test_every_epoch_has_all_windows_in_a_new_order():
 def test_train_order_follows_the_seed():
   tokens = np.arange(1001, dtype=np.int32)
   orders = [
-      starts(itertools.islice(data.train_iterator(tokens, 10, 4, s), 9), 10)
-      for s in (1, 1, 2)
+    starts(itertools.islice(data.train_iterator(tokens, 10, 4, s), 9), 10)
+    for s in (1, 1, 2)
   ]
   assert orders[0] == orders[1] != orders[2]
 
@@ -79,9 +77,12 @@ def test_processes_read_disjoint_windows(monkeypatch):
 def scored(batches):
   """(token, target) pairs that count, in order."""
   return [
-      pair for b in batches for pair in zip(
-          b['tokens'][b['mask'] == 1].tolist(),
-          b['targets'][b['mask'] == 1].tolist())
+    pair
+    for b in batches
+    for pair in zip(
+      b['tokens'][b['mask'] == 1].tolist(),
+      b['targets'][b['mask'] == 1].tolist(),
+    )
   ]
 
 
@@ -98,7 +99,8 @@ def test_every_target_is_scored_once(length, batch_size):
 
 
 @pytest.mark.parametrize(
-    'max_tokens, windows', [(1, [0]), (15, [0, 9]), (30, [0, 4, 9])])
+  'max_tokens, windows', [(1, [0]), (15, [0, 9]), (30, [0, 4, 9])]
+)
 def test_max_tokens_spreads_whole_windows_over_the_split(max_tokens, windows):
   tokens = np.arange(101, dtype=np.int32)
   batches = data.eval_batches(tokens, 10, 4, max_tokens)

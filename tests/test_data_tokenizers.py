@@ -49,20 +49,30 @@ def test_byte_replaces_broken_utf8():
 
 
 @pytest.mark.parametrize(
-    'content', [b'', b'{', b'[]', b'{"name": "word"}', b'{"name": "char"}',
-                b'{"model": {}}', b'\xff'])
+  'content',
+  [
+    b'',
+    b'{',
+    b'[]',
+    b'{"name": "word"}',
+    b'{"name": "char"}',
+    b'{"model": {}}',
+    b'\xff',
+  ],
+)
 def test_damaged_tokenizer_is_named(content, tmp_path):
   path = tmp_path / 'tokenizer.json'
   path.write_bytes(content)
   with pytest.raises(ConfigError) as caught:
     data.load_tokenizer(path)
   assert str(caught.value) == (
-      f'{path} is damaged; restore it or train in a new folder')
+    f'{path} is damaged; restore it or train in a new folder'
+  )
 
 
 def test_missing_tokenizer_is_named(tmp_path):
   with pytest.raises(ConfigError) as caught:
     data.load_tokenizer(tmp_path / 'tokenizer.json')
   assert str(caught.value) == (
-      f'{tmp_path}/tokenizer.json is missing; give the folder of a trained '
-      'model')
+    f'{tmp_path}/tokenizer.json is missing; give the folder of a trained model'
+  )

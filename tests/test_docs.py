@@ -10,17 +10,21 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCK = re.compile(r'^```python\n(.*?)^```', re.MULTILINE | re.DOTALL)
 CODE = [
-    (path.name, code)
-    for path in [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-    for code in BLOCK.findall(path.read_text())
+  (path.name, code)
+  for path in [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+  for code in BLOCK.findall(path.read_text())
 ]
 
 
 @pytest.mark.parametrize('name, code', CODE, ids=[name for name, _ in CODE])
 def test_code_runs(name, code, tmp_path):
   found = subprocess.run(
-      [sys.executable, '-W', 'error', '-c', code], cwd=tmp_path,
-      capture_output=True, text=True, check=False)
+    [sys.executable, '-W', 'error', '-c', code],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert found.returncode == 0, found.stderr
 
 

@@ -28,11 +28,11 @@ BATCH = tiny.batch(ROWS, LENGTH)
 SIGNALS = ('max_prob', 'state_cosine', 'kl', 'patience')
 POLICIES = config.KV_POLICIES[:3]
 PAIRS = [
-    *(('max_prob', policy) for policy in POLICIES),
-    ('patience', 'recompute'),
-    ('patience', 'drop'),
-    ('kl', 'copy_state'),
-    ('state_cosine', 'drop'),
+  *(('max_prob', policy) for policy in POLICIES),
+  ('patience', 'recompute'),
+  ('patience', 'drop'),
+  ('kl', 'copy_state'),
+  ('state_cosine', 'drop'),
 ]
 
 
@@ -56,15 +56,17 @@ def thresholds(dump, signal):
     return score_N[gap : gap + 2].mean()
 
   finite = [
-      middle(s) if np.isfinite(s).all() else INF
-      for s in dump.score_KxRxT[signal]
+    middle(s) if np.isfinite(s).all() else INF for s in dump.score_KxRxT[signal]
   ]
   return np.asarray([*finite[:-1], INF], np.float32)
 
 
 def parallel(spec, threshold_K, batch=BATCH):
-  return jax.device_get(exits.masked_pass(
-      PARAMS, batch, jnp.asarray(threshold_K), model=MODEL, spec=spec))
+  return jax.device_get(
+    exits.masked_pass(
+      PARAMS, batch, jnp.asarray(threshold_K), model=MODEL, spec=spec
+    )
+  )
 
 
 def sequential(spec, threshold_K, batch=BATCH, cache=None):
@@ -85,11 +87,16 @@ def test_the_parallel_pass_is_what_decoding_does(dump, signal, policy):
   assert (np.diff(a.exit_BxT) > 0).any()
   np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
   np.testing.assert_allclose(
-      b.logits_BxTxV, a.normed_BxTxD @ np.asarray(PARAMS['unembed']).T,
-      rtol=1e-4, atol=1e-5)
+    b.logits_BxTxV,
+    a.normed_BxTxD @ np.asarray(PARAMS['unembed']).T,
+    rtol=1e-4,
+    atol=1e-5,
+  )
   nll = -np.take_along_axis(
-      np.asarray(jax.nn.log_softmax(b.logits_BxTxV)),
-      BATCH['targets'][..., None], -1)[..., 0]
+    np.asarray(jax.nn.log_softmax(b.logits_BxTxV)),
+    BATCH['targets'][..., None],
+    -1,
+  )[..., 0]
   np.testing.assert_allclose(a.observation.nll, nll, rtol=1e-4, atol=1e-5)
 
 
@@ -100,8 +107,7 @@ def test_thresholds_at_infinity_are_exact(dump, policy):
   assert (never.exit_BxT == 2).all()
   np.testing.assert_array_equal(never.observation.nll, dump.nll_KxRxT[-1])
   # Off is not a special program: the trace takes the dump's last readout.
-  off = passes.trace(
-      MODEL, PARAMS, batches, dump, spec, np.full(3, INF))
+  off = passes.trace(MODEL, PARAMS, batches, dump, spec, np.full(3, INF))
   np.testing.assert_array_equal(off.nll_RxT, never.observation.nll)
   np.testing.assert_array_equal(off.exit_RxT, never.exit_BxT)
   first = parallel(spec, np.full(3, -INF, np.float32))
@@ -111,8 +117,7 @@ def test_thresholds_at_infinity_are_exact(dump, policy):
   threshold_K = thresholds(dump, 'max_prob')
   other_K = threshold_K.copy()
   other_K[-1] = -INF
-  tiny.assert_trees_equal(
-      parallel(spec, threshold_K), parallel(spec, other_K))
+  tiny.assert_trees_equal(parallel(spec, threshold_K), parallel(spec, other_K))
 
 
 @pytest.mark.parametrize('signal', ['max_prob', 'patience'])
@@ -122,9 +127,11 @@ def test_recompute_is_a_reduction_of_the_dump(dump, signal):
   walked = parallel(spec, threshold_K)
   np.testing.assert_array_equal(reduced.exit_RxT, walked.exit_BxT)
   np.testing.assert_allclose(
-      reduced.nll_RxT, walked.observation.nll, rtol=1e-5, atol=1e-6)
+    reduced.nll_RxT, walked.observation.nll, rtol=1e-5, atol=1e-6
+  )
   np.testing.assert_array_equal(
-      reduced.correct_RxT, walked.observation.argmax == BATCH['targets'])
+    reduced.correct_RxT, walked.observation.argmax == BATCH['targets']
+  )
 
 
 # -------------------------------------------------------- an independent pass
@@ -202,7 +209,8 @@ def test_the_walk_equals_a_plain_numpy_decoder(dump, policy):
     exit_T, state_TxD = oracle(BATCH['tokens'][b], threshold_K, policy)
     np.testing.assert_array_equal(walk.exit_BxT[b], exit_T)
     np.testing.assert_allclose(
-        walk.normed_BxTxD[b], state_TxD, rtol=1e-4, atol=1e-5)
+      walk.normed_BxTxD[b], state_TxD, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_policies_give_different_states(dump):
@@ -227,8 +235,7 @@ def rows_of(*args):
 @pytest.mark.parametrize('policy', POLICIES)
 @pytest.mark.parametrize('walk', ['parallel', 'sequential'])
 def test_a_later_token_changes_nothing(dump, policy, walk):
-  spec, threshold_K = ExitSpec('max_prob', policy), thresholds(
-      dump, 'max_prob')
+  spec, threshold_K = ExitSpec('max_prob', policy), thresholds(dump, 'max_prob')
   run = parallel if walk == 'parallel' else rows_of
   changed = {k: v.copy() for k, v in BATCH.items()}
   changed['tokens'][:, 6] = (changed['tokens'][:, 6] + 1) % tiny.VOCAB
@@ -244,8 +251,7 @@ def test_a_later_token_changes_nothing(dump, policy, walk):
 @pytest.mark.parametrize('policy', POLICIES)
 @pytest.mark.parametrize('walk', ['parallel', 'sequential'])
 def test_a_row_does_not_know_the_other_rows(dump, policy, walk):
-  spec, threshold_K = ExitSpec('max_prob', policy), thresholds(
-      dump, 'max_prob')
+  spec, threshold_K = ExitSpec('max_prob', policy), thresholds(dump, 'max_prob')
   run = parallel if walk == 'parallel' else rows_of
   others = tiny.batch(ROWS, LENGTH, seed=1)
   changed = {k: v.copy() for k, v in others.items()}
@@ -259,14 +265,13 @@ def test_a_row_does_not_know_the_other_rows(dump, policy, walk):
 
 @pytest.mark.parametrize('policy', POLICIES)
 def test_decoding_never_reads_an_unwritten_position(dump, policy):
-  spec, threshold_K = ExitSpec('max_prob', policy), thresholds(
-      dump, 'max_prob')
+  spec, threshold_K = ExitSpec('max_prob', policy), thresholds(dump, 'max_prob')
   empty = decode.init_cache(CFG, ROWS, LENGTH)
   full = lambda xs: jax.tree.map(lambda x: jnp.full_like(x, 1e3), xs)
   dirty = decode.Cache(full(empty.key), full(empty.value), empty.layers_BxC)
   tiny.assert_trees_equal(
-      sequential(spec, threshold_K),
-      sequential(spec, threshold_K, cache=dirty))
+    sequential(spec, threshold_K), sequential(spec, threshold_K, cache=dirty)
+  )
 
 
 # ------------------------------------------------------------- what it costs
@@ -285,14 +290,18 @@ MASK = [[1, 1, 1, 1], [1, 1, 1, 0]]
 def hand_computed():
   context = costs.mean_context(4)
   return (
-      costs.cell_flops(CFG, context), costs.head_flops(CFG),
-      costs.kv_flops(CFG), costs.full_flops(CFG, context))
+    costs.cell_flops(CFG, context),
+    costs.head_flops(CFG),
+    costs.kv_flops(CFG),
+    costs.full_flops(CFG, context),
+  )
 
 
 def test_compute_by_hand():
   cell, head, fill, full = hand_computed()
   compute = functools.partial(
-      passes.compute, CFG, threshold_K=np.asarray([0.5, 0.5, INF]))
+    passes.compute, CFG, threshold_K=np.asarray([0.5, 0.5, INF])
+  )
   trace, mask = hand_made(MIXED, MASK)
   layers = (4 * cell + 2 * 2 * cell + 4 * cell) / 7
   heads = (4 * head + 2 * 2 * head + 3 * head) / 7
@@ -311,8 +320,12 @@ def test_recompute_charges_the_layers_that_later_tokens_need():
   cell, head, fill, full = hand_computed()
   trace, mask = hand_made(MIXED, MASK)
   got = passes.compute(
-      CFG, ExitSpec('max_prob', 'recompute'), np.asarray([0.5, 0.5, INF]),
-      trace, mask)
+    CFG,
+    ExitSpec('max_prob', 'recompute'),
+    np.asarray([0.5, 0.5, INF]),
+    trace,
+    mask,
+  )
   spent = 12 * cell + 11 * head
   # Only the very first token has a later one that goes deeper: to layer 4,
   # so layers 2 and 3 and the keys and values of layer 4. In the second row
@@ -338,7 +351,8 @@ def test_exits_off_cost_exactly_one_full_pass():
   for policy in POLICIES:
     for signal in SIGNALS:
       got = passes.compute(
-          CFG, ExitSpec(signal, policy), np.full(3, INF), trace, mask)
+        CFG, ExitSpec(signal, policy), np.full(3, INF), trace, mask
+      )
       assert got['compute'] == got['layer_fraction'] == 1
       assert got['mean_readout'] == 3
 
@@ -351,21 +365,19 @@ def test_the_oracle_stops_where_the_loss_is_as_good_as_the_last_one():
   assert exit_RxT.dtype == np.int32
 
 
-def test_optimistic_scores_are_labelled_and_are_other_scores(
-    dump, monkeypatch
-):
+def test_optimistic_scores_are_labelled_and_are_other_scores(dump, monkeypatch):
   monkeypatch.setattr(sweep, 'eval_batches', lambda *args: [BATCH])
   c = config.base()
   c.exit.signals = SIGNALS
   corpus = types.SimpleNamespace(
-      splits={'test': None},
-      tokenizer=types.SimpleNamespace(token_bytes=np.ones(tiny.VOCAB)))
+    splits={'test': None},
+    tokenizer=types.SimpleNamespace(token_bytes=np.ones(tiny.VOCAB)),
+  )
   split = sweep.Split('test', c, MODEL, PARAMS, corpus, max_tokens=0)
   threshold = tuple(map(float, thresholds(dump, 'max_prob')))
   rows = {
-      policy: split.measure(
-          sweep.Point(ExitSpec('max_prob', policy), threshold))
-      for policy in POLICIES
+    policy: split.measure(sweep.Point(ExitSpec('max_prob', policy), threshold))
+    for policy in POLICIES
   }
   for policy, row in rows.items():
     assert row['kv_policy'] == policy
@@ -384,29 +396,40 @@ def trained():
   """A model that has learned something: the bytes of this file."""
   text = np.frombuffer(pathlib.Path(__file__).read_bytes(), np.uint8)
   c = config.base()
-  c.model.update(
-      num_layers=4, dim=32, num_heads=2, num_kv_heads=2, mlp_dim=64)
+  c.model.update(num_layers=4, dim=32, num_heads=2, num_kv_heads=2, mlp_dim=64)
   c.loss.weights, c.optimizer.name = 'uniform', 'muon'
   c.optimizer.learning_rate, c.optimizer.warmup_steps = 0.02, 20
   c.train.steps = 200
   model = model_lib.build(config.model_config(c, 256))
   specs = dict(
-      model=model, loss_spec=LossSpec.from_config(c),
-      opt_spec=OptimizerSpec.from_config(c))
+    model=model,
+    loss_spec=LossSpec.from_config(c),
+    opt_spec=OptimizerSpec.from_config(c),
+  )
   state = update.init_state(
-      jax.random.key(0), model=model, opt_spec=specs['opt_spec'])
-  rng, draw = np.random.default_rng(0), lambda at: np.stack(
-      [text[i : i + 65] for i in at]).astype(np.int32)
+    jax.random.key(0), model=model, opt_spec=specs['opt_spec']
+  )
+  rng, draw = (
+    np.random.default_rng(0),
+    lambda at: np.stack([text[i : i + 65] for i in at]).astype(np.int32),
+  )
 
   def batch(at):
     window = draw(at)
-    return {'tokens': window[:, :-1], 'targets': window[:, 1:],
-            'mask': np.ones((len(at), 64), np.float32)}
+    return {
+      'tokens': window[:, :-1],
+      'targets': window[:, 1:],
+      'mask': np.ones((len(at), 64), np.float32),
+    }
 
   for step in range(c.train.steps):
     state, _ = update.train_step(
-        state, batch(rng.integers(0, len(text) - 65, 16)),
-        jax.random.key(step), accumulate=1, **specs)
+      state,
+      batch(rng.integers(0, len(text) - 65, 16)),
+      jax.random.key(step),
+      accumulate=1,
+      **specs,
+    )
   return model, state.params, batch(range(0, len(text) - 65, 700))
 
 
@@ -417,8 +440,12 @@ def test_projected_keys_and_values_must_not_be_copied(trained, threshold):
   nll = {}
   for policy in ('recompute', 'copy_state', 'copy_kv'):
     walk = exits.masked_pass(
-        params, batch, jnp.full(4, threshold), model=model,
-        spec=ExitSpec('max_prob', policy))
+      params,
+      batch,
+      jnp.full(4, threshold),
+      model=model,
+      spec=ExitSpec('max_prob', policy),
+    )
     nll[policy] = float(walk.observation.nll.mean())
     assert 0.1 < (walk.exit_BxT < 3).mean() < 0.9
   lost = nll['copy_state'] - nll['recompute']

@@ -39,21 +39,30 @@ def test_the_file_decodes_without_the_source(policy, tmp_path):
   params = tiny.params(model)
   exit = Point(ExitSpec('max_prob', policy), (0.55, 0.6, np.inf))
   options = decode.Options(
-      max_new_tokens=12, context=LENGTH, eos_id=11, seed=7,
-      sampling=decode.Sampling(1.5))
-  (tmp_path / 'decoder.jax').write_bytes(decode.exported(
-      model, params, exit, options=options, batch_size=2))
+    max_new_tokens=12,
+    context=LENGTH,
+    eos_id=11,
+    seed=7,
+    sampling=decode.Sampling(1.5),
+  )
+  (tmp_path / 'decoder.jax').write_bytes(
+    decode.exported(model, params, exit, options=options, batch_size=2)
+  )
   prompt_BxC = np.zeros((2, LENGTH), np.int32)
   for row, prompt in zip(prompt_BxC, PROMPTS):
     row[-len(prompt) :] = prompt
   np.savez(
-      tmp_path / 'prompts.npz', prompt_BxC=prompt_BxC,
-      length_B=np.asarray([len(p) for p in PROMPTS], np.int32))
+    tmp_path / 'prompts.npz',
+    prompt_BxC=prompt_BxC,
+    length_B=np.asarray([len(p) for p in PROMPTS], np.int32),
+  )
   subprocess.run(
-      [sys.executable, '-c', ALONE, str(tmp_path)], check=True, cwd=tmp_path)
+    [sys.executable, '-c', ALONE, str(tmp_path)], check=True, cwd=tmp_path
+  )
   found = np.load(tmp_path / 'found.npz')
   texts, _ = decode.generate(
-      model, {'params': params}, PROMPTS, exit, options=options)
+    model, {'params': params}, PROMPTS, exit, options=options
+  )
   for b, text in enumerate(texts):
     live = found['live'][b]
     new = text.tokens[len(PROMPTS[b]) :]
@@ -67,29 +76,34 @@ def test_a_window_longer_than_the_context_fits():
   params = tiny.params(model)
   exit = Point(ExitSpec('max_prob', 'recompute'), (0.4, 0.5, np.inf))
   options = decode.Options(max_new_tokens=70, context=8)
-  run = jax.export.deserialize(bytearray(
-      decode.exported(model, params, exit, options=options))).call
+  run = jax.export.deserialize(
+    bytearray(decode.exported(model, params, exit, options=options))
+  ).call
   _, exits, _ = run(
-      np.asarray([[0] * 7 + [3]], np.int32), np.ones(1, np.int32),
-      np.uint32(0))
+    np.asarray([[0] * 7 + [3]], np.int32), np.ones(1, np.int32), np.uint32(0)
+  )
   (text,), _ = decode.generate(
-      model, {'params': params}, [[3]], exit, options=options)
+    model, {'params': params}, [[3]], exit, options=options
+  )
   np.testing.assert_array_equal(exits[0], text.exits)  # no more than may come
 
 
 def test_what_cannot_be_decoded_is_not_exported():
   with pytest.raises(config.ConfigError, match='copy_kv'):
     decode.exported(
-        tiny.stack(), {}, Point(ExitSpec('max_prob', 'copy_kv'), 0.5),
-        options=decode.Options(1, LENGTH))
+      tiny.stack(),
+      {},
+      Point(ExitSpec('max_prob', 'copy_kv'), 0.5),
+      options=decode.Options(1, LENGTH),
+    )
 
 
 def test_a_missing_package_is_named(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   model = tiny.stack()
   with pytest.raises(config.ConfigError) as error:
-    decode.exported(
-        model, {}, None, options=decode.Options(1, LENGTH))
+    decode.exported(model, {}, None, options=decode.Options(1, LENGTH))
   assert str(error.value) == (
-      'an exported decoder needs the package flatbuffers, which is not '
-      "installed; pip install 'ease_jax[export]'")
+    'an exported decoder needs the package flatbuffers, which is not '
+    "installed; pip install 'ease_jax[export]'"
+  )

@@ -23,18 +23,25 @@ def finished(tmp_path_factory):
   path.write_text('the cat sat on the mat. ' * 80)
   c = config.base()
   c.data.update(
-      source='text', path=(str(path),), seq_len=32, select_fraction=0.2,
-      test_fraction=0.2)
-  c.model.update(
-      num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16)
+    source='text',
+    path=(str(path),),
+    seq_len=32,
+    select_fraction=0.2,
+    test_fraction=0.2,
+  )
+  c.model.update(num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16)
   c.loss.weights = 'uniform'
   c.optimizer.update(learning_rate=0.01, warmup_steps=5)
   c.train.update(
-      steps=60, batch_size=8, eval_every=60, checkpoint_every=60, log_every=60)
+    steps=60, batch_size=8, eval_every=60, checkpoint_every=60, log_every=60
+  )
   c.evaluate.max_tokens, c.evaluate.speed_tokens = 128, 0
   c.exit.update(
-      signals=('max_prob',), policies=('copy_state',), search_points=0,
-      max_ppl_ratio=2.0)
+    signals=('max_prob',),
+    policies=('copy_state',),
+    search_points=0,
+    max_ppl_ratio=2.0,
+  )
   c.generate.max_new_tokens = 15
   run_lib.run(c, folder / 'run', 'train')
   run_lib.run(c, folder / 'run', 'evaluate')
@@ -52,16 +59,22 @@ def printed(capsys, c, workdir):
   capsys.readouterr()
   run_lib.run(c, workdir, 'generate', PROMPT)
   before, text, after = re.fullmatch(
-      rf'((?:\[.*\n)*)({PROMPT}.*)\n(\[[^\n]*\])\n', capsys.readouterr().out,
-      re.DOTALL).groups()
+    rf'((?:\[.*\n)*)({PROMPT}.*)\n(\[[^\n]*\])\n',
+    capsys.readouterr().out,
+    re.DOTALL,
+  ).groups()
   return before, text, after
 
 
 def wanted(c, workdir, exit):
   model, params, tokenizer = run_lib.load_model(c, workdir)
   (text,), _ = decode.generate(
-      model, {'params': params}, [tokenizer.encode(PROMPT)], exit,
-      options=decode.options_from(c, tokenizer.eos_id))
+    model,
+    {'params': params},
+    [tokenizer.encode(PROMPT)],
+    exit,
+    options=decode.options_from(c, tokenizer.eos_id),
+  )
   return tokenizer.decode(text.tokens), text.exits
 
 
@@ -86,15 +99,18 @@ def test_full_depth_and_its_drafts_print_the_same(finished, capsys):
   before, text, after = printed(capsys, drafted, workdir)
   assert (before, text) == ('', expected)
   found = re.match(
-      r'\[(\d+) tokens of the full model, (\d+) of (\d+) drafts accepted, '
-      r'drafted after segment 1 layer 1; ', after)
+    r'\[(\d+) tokens of the full model, (\d+) of (\d+) drafts accepted, '
+    r'drafted after segment 1 layer 1; ',
+    after,
+  )
   num, accepted, made = map(int, found.groups())
   assert num == 15 and 0 < accepted <= made
 
 
 @pytest.mark.parametrize('faster', [True, False])
 def test_the_draft_is_the_fastest_on_other_text(
-    finished, capsys, monkeypatch, faster):
+  finished, capsys, monkeypatch, faster
+):
   c, workdir = finished
   asked = {}
 
@@ -104,14 +120,14 @@ def test_the_draft_is_the_fastest_on_other_text(
     return drafts[0] if faster else None, seconds
 
   monkeypatch.setattr(clock, 'fastest_draft', fastest)
-  before, text, after = printed(
-      capsys, with_(c, method='speculative'), workdir)
+  before, text, after = printed(capsys, with_(c, method='speculative'), workdir)
   assert text == wanted(c, workdir, None)[0]
   assert before == (
-      '[timing 3 ways to draft]\n'
-      '[generate.draft=(0, 2, 0.0) is the fastest of 3: '
-      f'{"1.50" if faster else "0.50"} times as fast as plain decoding on 4 '
-      f'prompts of select; {"used" if faster else "plain decoding is used"}]\n')
+    '[timing 3 ways to draft]\n'
+    '[generate.draft=(0, 2, 0.0) is the fastest of 3: '
+    f'{"1.50" if faster else "0.50"} times as fast as plain decoding on 4 '
+    f'prompts of select; {"used" if faster else "plain decoding is used"}]\n'
+  )
   assert ('drafts accepted' in after) == faster
   assert [len(p) for p in asked['prompts']] == [8] * 4
   assert len(asked['drafts']) == 3
@@ -120,8 +136,9 @@ def test_the_draft_is_the_fastest_on_other_text(
 def test_a_seed_draws_another_text(finished, capsys):
   c, workdir = finished
   texts = [
-      printed(capsys, with_(c, temperature=2.0, seed=seed), workdir)[1]
-      for seed in (0, 1, 0)]
+    printed(capsys, with_(c, temperature=2.0, seed=seed), workdir)[1]
+    for seed in (0, 1, 0)
+  ]
   assert texts[0] == texts[2] != texts[1]
 
 
@@ -157,30 +174,47 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
     capsys.readouterr()
     run_lib.run(with_(c, method=method), workdir, 'export')
     assert capsys.readouterr().out == (
-        f'Decoder: {workdir.resolve() / "decoder.jax"}\n')
+      f'Decoder: {workdir.resolve() / "decoder.jax"}\n'
+    )
     run = jax.export.deserialize(
-        bytearray((workdir / 'decoder.jax').read_bytes())).call
+      bytearray((workdir / 'decoder.jax').read_bytes())
+    ).call
     token_1xN, exit_1xN, _ = run(
-        prompt_1xC, np.asarray([len(PROMPT)], np.int32), np.uint32(0))
+      prompt_1xC, np.asarray([len(PROMPT)], np.int32), np.uint32(0)
+    )
     expected, exits = wanted(c, workdir, exit)
     new = bytes(np.asarray(token_1xN[0, :15], np.uint8)).decode()
     assert PROMPT + new == expected
     np.testing.assert_array_equal(exit_1xN[0, :15], exits)
 
 
-@pytest.mark.parametrize('changes, mode, message', [
-    ({'method': 'fast'}, 'generate',
-     "generate.method='fast' is unknown; use one of: exits, full, "
-     'speculative'),
-    ({'draft': (1, 2)}, 'generate',
-     'generate.draft=(1, 2) has 2 values; give readout, length and threshold, '
-     'or () for the fastest'),
-    ({'method': 'speculative', 'draft': (1, 2, 0.5)}, 'generate',
-     'draft readout=1 of a model with 2 readouts; only 0 to 0 are before the '
-     'last'),
-    ({'method': 'speculative'}, 'export',
-     "generate.method='speculative' can not be exported; use exits or full"),
-])
+@pytest.mark.parametrize(
+  'changes, mode, message',
+  [
+    (
+      {'method': 'fast'},
+      'generate',
+      "generate.method='fast' is unknown; use one of: exits, full, speculative",
+    ),
+    (
+      {'draft': (1, 2)},
+      'generate',
+      'generate.draft=(1, 2) has 2 values; give readout, length and threshold, '
+      'or () for the fastest',
+    ),
+    (
+      {'method': 'speculative', 'draft': (1, 2, 0.5)},
+      'generate',
+      'draft readout=1 of a model with 2 readouts; only 0 to 0 are before the '
+      'last',
+    ),
+    (
+      {'method': 'speculative'},
+      'export',
+      "generate.method='speculative' can not be exported; use exits or full",
+    ),
+  ],
+)
 def test_what_cannot_be(finished, changes, mode, message):
   c, workdir = finished
   with pytest.raises(config.ConfigError) as error:

@@ -57,7 +57,8 @@ def test_the_last_threshold_is_ignored(first_exit, score_KxBxT):
   threshold = np.asarray([0.8, 0.6, 0.7, 0.0], np.float32)
   never = np.asarray([0.8, 0.6, 0.7, INF], np.float32)
   np.testing.assert_array_equal(
-      first_exit(score_KxBxT, threshold), first_exit(score_KxBxT, never))
+    first_exit(score_KxBxT, threshold), first_exit(score_KxBxT, never)
+  )
 
 
 def test_first_exit_is_the_first_score_at_or_above(first_exit, score_KxBxT):
@@ -75,7 +76,7 @@ def test_first_exit_is_the_first_score_at_or_above(first_exit, score_KxBxT):
 
 
 def test_depth_grows_with_the_threshold_and_counts_add_up(
-    first_exit, score_KxBxT
+  first_exit, score_KxBxT
 ):
   mask = (np.arange(80).reshape(5, 16) % 7 != 0).astype(np.float32)
   cost_K = np.asarray([1.0, 2.0, 4.0, 8.0], np.float32)
@@ -100,22 +101,22 @@ CELLS = tuple((1, layer) for layer in (1, 2, 3, 4))
 
 
 @pytest.mark.parametrize(
-    'kind, cells, options, expected',
-    [
-        ('final', CELLS, {}, (0, 0, 0, 1)),
-        ('uniform', CELLS, {}, (1, 1, 1, 1)),
-        ('linear', CELLS, {}, (0.25, 0.5, 0.75, 1)),
-        # e(l) = s * (0 + 1 + .. + l), l from 0, and L - 1 more at the end.
-        ('layerskip', CELLS, dict(e_scale=0.5), (0, 0.5, 1.5, 3 + 1.5)),
-        ('layerskip', ((1, 2), (1, 4)), dict(e_scale=1.0), (1, 6)),
-        ('chosen', CELLS, dict(chosen=((2, 0.3), (4, 0.7))), (0, 0.3, 0, 0.7)),
-        (
-            'matrix',
-            ((1, 2), (1, 3), (2, 1), (2, 3)),
-            dict(matrix=((1, 2, 3), (4, 5, 6))),
-            (2, 3, 4, 6),
-        ),
-    ],
+  'kind, cells, options, expected',
+  [
+    ('final', CELLS, {}, (0, 0, 0, 1)),
+    ('uniform', CELLS, {}, (1, 1, 1, 1)),
+    ('linear', CELLS, {}, (0.25, 0.5, 0.75, 1)),
+    # e(l) = s * (0 + 1 + .. + l), l from 0, and L - 1 more at the end.
+    ('layerskip', CELLS, dict(e_scale=0.5), (0, 0.5, 1.5, 3 + 1.5)),
+    ('layerskip', ((1, 2), (1, 4)), dict(e_scale=1.0), (1, 6)),
+    ('chosen', CELLS, dict(chosen=((2, 0.3), (4, 0.7))), (0, 0.3, 0, 0.7)),
+    (
+      'matrix',
+      ((1, 2), (1, 3), (2, 1), (2, 3)),
+      dict(matrix=((1, 2, 3), (4, 5, 6))),
+      (2, 3, 4, 6),
+    ),
+  ],
 )
 def test_base_weights(kind, cells, options, expected):
   assert grid.base_weights(kind, cells, **options) == pytest.approx(expected)
@@ -129,35 +130,35 @@ def test_unknown_weights_and_schedules_are_errors():
 
 
 @pytest.mark.parametrize(
-    'kind, step, expected',
-    [
-        ('constant', 0, (1, 1, 1, 1)),
-        ('linear_warmup', 0, (0, 0, 0, 1)),
-        ('linear_warmup', 2, (0.25, 0.25, 0.25, 1)),
-        ('linear_warmup', 8, (1, 1, 1, 1)),
-        ('linear_warmup', 99, (1, 1, 1, 1)),
-        ('cosine_warmup', 0, (0, 0, 0, 1)),
-        ('cosine_warmup', 4, (0.5, 0.5, 0.5, 1)),
-        ('cosine_warmup', 2, (0.14644661,) * 3 + (1,)),
-        ('cosine_warmup', 8, (1, 1, 1, 1)),
-        # Every second readout, shifted by one each step.
-        ('rotate', 0, (1, 0, 1, 1)),
-        ('rotate', 1, (0, 1, 0, 1)),
-        ('rotate', 2, (1, 0, 1, 1)),
-        # One more from the top every steps / K updates.
-        ('gradual', 0, (0, 0, 0, 1)),
-        ('gradual', 2, (0, 0, 1, 1)),
-        ('gradual', 3, (0, 0, 1, 1)),
-        ('gradual', 4, (0, 1, 1, 1)),
-        ('gradual', 8, (1, 1, 1, 1)),
-        # Readout k of K stops at k/K of the steps; the last never does.
-        ('switch_off', 0, (1, 1, 1, 1)),
-        ('switch_off', 1, (1, 1, 1, 1)),
-        ('switch_off', 2, (0, 1, 1, 1)),
-        ('switch_off', 5, (0, 0, 1, 1)),
-        ('switch_off', 6, (0, 0, 0, 1)),
-        ('switch_off', 50, (0, 0, 0, 1)),
-    ],
+  'kind, step, expected',
+  [
+    ('constant', 0, (1, 1, 1, 1)),
+    ('linear_warmup', 0, (0, 0, 0, 1)),
+    ('linear_warmup', 2, (0.25, 0.25, 0.25, 1)),
+    ('linear_warmup', 8, (1, 1, 1, 1)),
+    ('linear_warmup', 99, (1, 1, 1, 1)),
+    ('cosine_warmup', 0, (0, 0, 0, 1)),
+    ('cosine_warmup', 4, (0.5, 0.5, 0.5, 1)),
+    ('cosine_warmup', 2, (0.14644661,) * 3 + (1,)),
+    ('cosine_warmup', 8, (1, 1, 1, 1)),
+    # Every second readout, shifted by one each step.
+    ('rotate', 0, (1, 0, 1, 1)),
+    ('rotate', 1, (0, 1, 0, 1)),
+    ('rotate', 2, (1, 0, 1, 1)),
+    # One more from the top every steps / K updates.
+    ('gradual', 0, (0, 0, 0, 1)),
+    ('gradual', 2, (0, 0, 1, 1)),
+    ('gradual', 3, (0, 0, 1, 1)),
+    ('gradual', 4, (0, 1, 1, 1)),
+    ('gradual', 8, (1, 1, 1, 1)),
+    # Readout k of K stops at k/K of the steps; the last never does.
+    ('switch_off', 0, (1, 1, 1, 1)),
+    ('switch_off', 1, (1, 1, 1, 1)),
+    ('switch_off', 2, (0, 1, 1, 1)),
+    ('switch_off', 5, (0, 0, 1, 1)),
+    ('switch_off', 6, (0, 0, 0, 1)),
+    ('switch_off', 50, (0, 0, 0, 1)),
+  ],
 )
 @pytest.mark.parametrize('jit', [False, True])
 def test_schedule_factors(kind, step, expected, jit):

@@ -46,8 +46,8 @@ class Ladder(nn.Module):
   def states(self, token_BxT):
     state_K, through = [], self.through(token_BxT.shape[1], True)
     self.segment(
-        self.embed_tokens(token_BxT), (), through,
-        lambda k, h: state_K.append(h))
+      self.embed_tokens(token_BxT), (), through, lambda k, h: state_K.append(h)
+    )
     return state_K
 
   def normed(self, k, h):
@@ -95,7 +95,8 @@ def test_the_loss_is_the_weighted_sum_of_mean_cross_entropies(nll_KxN):
   (total, metrics), _ = value_and_grad(spec)
   mean_K = nll_KxN.mean(1)
   np.testing.assert_allclose(
-      total, mean_K @ np.asarray(spec.weight_K), rtol=1e-5)
+    total, mean_K @ np.asarray(spec.weight_K), rtol=1e-5
+  )
   for k in range(3):
     np.testing.assert_allclose(metrics[f'loss_{k + 1}'], mean_K[k], rtol=1e-5)
   assert metrics['loss'] == total
@@ -123,14 +124,14 @@ def test_an_all_padding_batch_is_zero_not_nan():
 
 
 @pytest.mark.parametrize(
-    'schedule, step, weight_K',
-    [
-        ('rotate', 0, (1, 0, 1)),
-        ('rotate', 1, (0, 1, 1)),
-        ('gradual', 2, (0, 1, 1)),
-        ('switch_off', 2, (0, 1, 1)),
-        ('linear_warmup', 3, (0.5, 0.5, 1)),
-    ],
+  'schedule, step, weight_K',
+  [
+    ('rotate', 0, (1, 0, 1)),
+    ('rotate', 1, (0, 1, 1)),
+    ('gradual', 2, (0, 1, 1)),
+    ('switch_off', 2, (0, 1, 1)),
+    ('linear_warmup', 3, (0.5, 0.5, 1)),
+  ],
 )
 def test_a_schedule_equals_its_weights(schedule, step, weight_K):
   """Skipped readouts change neither value nor gradient of the others."""
@@ -159,11 +160,13 @@ def test_the_sum_of_the_weights_is_logged():
 @pytest.mark.parametrize('step', [0, 1])
 def test_normalised_weights_sum_to_one_at_every_step(step):
   spec = LossSpec(
-      (0.5, 0.5, 2.0), 'rotate', rotate_every=2, normalize='sum_to_one')
+    (0.5, 0.5, 2.0), 'rotate', rotate_every=2, normalize='sum_to_one'
+  )
   weight_K = np.asarray(spec.weights_at(step))
   on = np.asarray([step == 0, step == 1, True])
   np.testing.assert_allclose(
-      weight_K, np.where(on, [0.2, 0.2, 0.8], 0), rtol=1e-6)
+    weight_K, np.where(on, [0.2, 0.2, 0.8], 0), rtol=1e-6
+  )
   constant = LossSpec((1.0, 1.0, 2.0), normalize='sum_to_one')
   np.testing.assert_array_equal(constant.weights_at(step), [0.25, 0.25, 0.5])
 
@@ -175,15 +178,14 @@ def test_a_token_fraction_is_a_mean_over_so_many_tokens(nll_KxN):
     (_, metrics), _ = value_and_grad(spec, seed=seed)
     for k in (0, 1):
       means = [
-          nll_KxN[k, list(subset)].mean()
-          for subset in itertools.combinations(range(6), 3)
+        nll_KxN[k, list(subset)].mean()
+        for subset in itertools.combinations(range(6), 3)
       ]
       distance = np.abs(np.asarray(means) - float(metrics[f'loss_{k + 1}']))
       assert distance.min() < 1e-5
       seen.add(int(distance.argmin()))
     # The last readout always learns from every token.
-    np.testing.assert_allclose(
-        metrics['loss_3'], nll_KxN[2].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics['loss_3'], nll_KxN[2].mean(), rtol=1e-5)
   assert len(seen) > 1
 
 
@@ -214,7 +216,8 @@ def exits_in_training(exit_threshold, exit_rows):
   model, batch = tiny.stack(readouts=(1, 2, 4)), tiny.batch(4, 12)
   params = tiny.params(model)
   spec = LossSpec(
-      (0.0, 0.0, 1.0), exit_threshold=exit_threshold, exit_rows=exit_rows)
+    (0.0, 0.0, 1.0), exit_threshold=exit_threshold, exit_rows=exit_rows
+  )
   run = jax.jit(losses.grid_loss, static_argnames=('model', 'spec'))
   loss, _ = run(params, model, spec, batch, 0, jax.random.key(0))
   return model, params, batch, float(loss)
@@ -223,8 +226,12 @@ def exits_in_training(exit_threshold, exit_rows):
 def test_training_on_exits_is_the_exit_consistent_evaluation():
   model, params, batch, loss = exits_in_training(0.5, 1.0)
   out = exits.masked_pass(
-      params, batch, jnp.full(3, 0.5), model=model,
-      spec=exits.ExitSpec('max_prob', 'copy_state'))
+    params,
+    batch,
+    jnp.full(3, 0.5),
+    model=model,
+    spec=exits.ExitSpec('max_prob', 'copy_state'),
+  )
   assert len(np.unique(out.exit_BxT)) == 3, 'the exits must be mixed'
   assert loss == pytest.approx(float(out.observation.nll.mean()), rel=1e-5)
 
@@ -234,10 +241,12 @@ def test_a_share_of_the_rows_exits_and_the_others_see_full_depth():
   full, every = (exits_in_training(0.5, share)[-1] for share in (0.0, 1.0))
   assert len({half, full, every}) == 3
   assert full == exits_in_training(0.0, 0.5)[-1]
-  rows = [jax.tree.map(lambda x, i=i: x[i:i + 2], batch) for i in (0, 2)]
+  rows = [jax.tree.map(lambda x, i=i: x[i : i + 2], batch) for i in (0, 2)]
   spec = exits.ExitSpec('max_prob', 'copy_state')
   nll = [
-      exits.masked_pass(
-          params, part, jnp.full(3, t), model=model, spec=spec).observation.nll
-      for part, t in zip(rows, (0.5, jnp.inf))]
+    exits.masked_pass(
+      params, part, jnp.full(3, t), model=model, spec=spec
+    ).observation.nll
+    for part, t in zip(rows, (0.5, jnp.inf))
+  ]
   assert half == pytest.approx(float(np.mean(nll)), rel=1e-5)

@@ -19,36 +19,43 @@ TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
 def main(*args, cwd=ROOT):
   """Runs the command line; returns its exit code and its lines on stderr."""
   done = subprocess.run(
-      [sys.executable, '-m', 'ease_jax.main', *args], cwd=cwd,
-      env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True,
-      text=True, timeout=120)
+    [sys.executable, '-m', 'ease_jax.main', *args],
+    cwd=cwd,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
   assert done.stdout == ''
   return done.returncode, done.stderr.splitlines()
 
 
 @pytest.mark.parametrize(
-    'args, parts',
-    [
-        (['--config.model.num_layer=3'], ['num_layer;', '"num_layers"']),
-        (['--config.modl.dim=3'], ['modl;', '"model"']),
-        (['--config.model.dim=x'], ['config.model.dim=x', 'invalid literal']),
-        (['--mode=trian'], ['--mode=trian', 'train']),
-        (['--config=none.py'], ["No such file or directory: 'none.py'"]),
-        (['--config=configs/quickstart.py:big'], ["'big'", ':smoke']),
-        (['--confg=x'], ['confg']),
-        (['--workdir='], ['--workdir is empty']),
-        (['extra'], ["unexpected argument 'extra'"]),
-        (['--config.model.num_heads=3'],
-         ['model.dim=', 'model.num_heads=3', 'change one']),
-        (['--mode=generate'], ['--prompt']),
-        (['--mode=evaluate'], ['no checkpoint', '--mode=train']),
-        (['--mode=report'], ['is missing', '--mode=train']),
-    ],
+  'args, parts',
+  [
+    (['--config.model.num_layer=3'], ['num_layer;', '"num_layers"']),
+    (['--config.modl.dim=3'], ['modl;', '"model"']),
+    (['--config.model.dim=x'], ['config.model.dim=x', 'invalid literal']),
+    (['--mode=trian'], ['--mode=trian', 'train']),
+    (['--config=none.py'], ["No such file or directory: 'none.py'"]),
+    (['--config=configs/quickstart.py:big'], ["'big'", ':smoke']),
+    (['--confg=x'], ['confg']),
+    (['--workdir='], ['--workdir is empty']),
+    (['extra'], ["unexpected argument 'extra'"]),
+    (
+      ['--config.model.num_heads=3'],
+      ['model.dim=', 'model.num_heads=3', 'change one'],
+    ),
+    (['--mode=generate'], ['--prompt']),
+    (['--mode=evaluate'], ['no checkpoint', '--mode=train']),
+    (['--mode=report'], ['is missing', '--mode=train']),
+  ],
 )
 def test_mistakes_on_the_command_line(args, parts, tmp_path):
   workdir = tmp_path / 'run'
   code, lines = main(
-      '--config=configs/quickstart.py:smoke', f'--workdir={workdir}', *args)
+    '--config=configs/quickstart.py:smoke', f'--workdir={workdir}', *args
+  )
   assert code == 1
   assert len(lines) == 1, lines
   assert lines[0].startswith('ease_jax: ')
@@ -61,11 +68,12 @@ def test_mistakes_on_the_command_line(args, parts, tmp_path):
 def test_mistyped_field_in_a_config_file(tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text(
-      'from ease_jax import config\n'
-      'def get_config():\n'
-      '  c = config.base()\n'
-      '  c.model.num_layer = 3\n'
-      '  return c\n')
+    'from ease_jax import config\n'
+    'def get_config():\n'
+    '  c = config.base()\n'
+    '  c.model.num_layer = 3\n'
+    '  return c\n'
+  )
   code, lines = main(f'--config={path}', f'--workdir={tmp_path}')
   assert (code, len(lines)) == (1, 1)
   assert '"num_layer"' in lines[0] and 'Traceback' not in lines[0]
@@ -85,12 +93,16 @@ def make_config(tmp_path, **train):
   path.write_text(TEXT)
   c = config.base()
   c.data.update(
-      source='text', path=(str(path),), seq_len=8, select_fraction=0.2,
-      test_fraction=0.2)
-  c.model.update(
-      num_layers=1, dim=8, num_heads=1, num_kv_heads=1, mlp_dim=8)
+    source='text',
+    path=(str(path),),
+    seq_len=8,
+    select_fraction=0.2,
+    test_fraction=0.2,
+  )
+  c.model.update(num_layers=1, dim=8, num_heads=1, num_kv_heads=1, mlp_dim=8)
   c.train.update(
-      steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1)
+    steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1
+  )
   c.train.update(train)
   c.evaluate.max_tokens, c.evaluate.speed_tokens = 64, 0
   return c
@@ -113,8 +125,7 @@ def message(*args):
 
 
 def snapshot(workdir):
-  return {
-      p: p.read_bytes() for p in sorted(workdir.rglob('*')) if p.is_file()}
+  return {p: p.read_bytes() for p in sorted(workdir.rglob('*')) if p.is_file()}
 
 
 def test_training_leaves_its_files(trained):

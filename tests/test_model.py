@@ -43,7 +43,8 @@ def final_step(model):
 @pytest.fixture(scope='module')
 def uniform_step(model):
   return grid_step(
-      tiny.params(model), tiny.batch(), model=model, spec=LossSpec((1.0,) * 3))
+    tiny.params(model), tiny.batch(), model=model, spec=LossSpec((1.0,) * 3)
+  )
 
 
 # ------------------------------------------------------------- equivalence
@@ -53,12 +54,13 @@ def test_all_weight_on_the_last_readout_is_a_plain_model(final_step):
   """Bitwise the program of a model that has no other readout."""
   plain = tiny.stack(**FINAL | dict(readouts=(3,)))
   expected = grid_step(
-      tiny.params(plain), tiny.batch(), model=plain, spec=LossSpec((1.0,)))
+    tiny.params(plain), tiny.batch(), model=plain, spec=LossSpec((1.0,))
+  )
   tiny.assert_trees_equal(final_step, expected)
 
 
 def test_all_weight_on_the_last_readout_is_a_hand_written_loss(
-    model, final_step
+  model, final_step
 ):
   batch = tiny.batch()
 
@@ -67,7 +69,8 @@ def test_all_weight_on_the_last_readout_is_a_hand_written_loss(
   def hand_written(params):
     out = model.apply({'params': params}, batch['tokens'])[-1]
     return optax.softmax_cross_entropy_with_integer_labels(
-        out, batch['targets']).mean()
+      out, batch['targets']
+    ).mean()
 
   value, grads = hand_written(tiny.params(model))
   np.testing.assert_allclose(final_step[0], value, rtol=1e-6)
@@ -96,19 +99,22 @@ def test_repeated_kv_heads_turn_grouped_into_full_attention(model):
     return x.reshape(16, 2, 4).repeat(2, axis=1).reshape(16, 16)
 
   wide = jax.tree_util.tree_map_with_path(
-      lambda path, x: repeat(path, x) if len(path) > 1 else x, params)
+    lambda path, x: repeat(path, x) if len(path) > 1 else x, params
+  )
   tokens = tiny.batch()['tokens']
   np.testing.assert_allclose(
-      logits(params, tokens, model=grouped), logits(wide, tokens, model=full),
-      rtol=1e-5, atol=1e-5)
+    logits(params, tokens, model=grouped),
+    logits(wide, tokens, model=full),
+    rtol=1e-5,
+    atol=1e-5,
+  )
 
 
 def test_remat_changes_neither_names_nor_numbers(model, uniform_step):
   remat = tiny.stack(**FINAL, remat=True)
   params = tiny.params(remat)
   tiny.assert_trees_equal(params, tiny.params(model))
-  got = grid_step(
-      params, tiny.batch(), model=remat, spec=LossSpec((1.0,) * 3))
+  got = grid_step(params, tiny.batch(), model=remat, spec=LossSpec((1.0,) * 3))
   np.testing.assert_array_equal(got[0], uniform_step[0])
   tiny.assert_trees_close(got[1], uniform_step[1], rtol=1e-5, atol=1e-6)
 
@@ -120,8 +126,10 @@ def test_every_parameter_learns(uniform_step):
   _, grads, after = uniform_step
   params = tiny.params(tiny.stack(**FINAL))
   for (path, grad), old, new in zip(
-      jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(params),
-      jax.tree.leaves(after)):
+    jax.tree_util.tree_leaves_with_path(grads),
+    jax.tree.leaves(params),
+    jax.tree.leaves(after),
+  ):
     assert np.isfinite(grad).all(), path
     assert (np.asarray(grad) != 0).any(), path
     assert (np.asarray(old) != np.asarray(new)).any(), path
@@ -129,17 +137,19 @@ def test_every_parameter_learns(uniform_step):
 
 def test_every_parameter_of_the_other_variants_learns():
   model = tiny.stack(
-      num_layers=2, readout_norm='per_readout', mlp='swiglu',
-      tie_embeddings=True)
+    num_layers=2, readout_norm='per_readout', mlp='swiglu', tie_embeddings=True
+  )
   params = tiny.params(model)
   assert 'unembed' not in params and 'gate' in params['layer_0']['mlp']
   _, grads, _ = grid_step(
-      params, tiny.batch(), model=model, spec=LossSpec((1.0, 1.0)))
+    params, tiny.batch(), model=model, spec=LossSpec((1.0, 1.0))
+  )
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert (np.asarray(grad) != 0).any(), path
   # An unweighted readout's own norm is the one thing that must not learn.
   _, grads, _ = grid_step(
-      params, tiny.batch(), model=model, spec=LossSpec((0.0, 1.0)))
+    params, tiny.batch(), model=model, spec=LossSpec((0.0, 1.0))
+  )
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     frozen = path[0].key == 'readout_norm_0'
     assert (np.asarray(grad) == 0).all() == frozen, path
@@ -198,23 +208,29 @@ def test_dropout_is_a_function_of_its_key(final_step):
   assert first[0] != other[0] and first[0] != final_step[0]
   # Without a key, evaluation sees the model itself.
   np.testing.assert_array_equal(
-      logits(params, batch['tokens'], model=model),
-      logits(params, batch['tokens'], model=tiny.stack(**FINAL)))
+    logits(params, batch['tokens'], model=model),
+    logits(params, batch['tokens'], model=tiny.stack(**FINAL)),
+  )
 
 
 def test_bfloat16_computes_on_float32_parameters(uniform_step):
   model = tiny.stack(**FINAL, dtype='bfloat16')
   params, batch = tiny.params(model), tiny.batch()
   value, grads, after = grid_step(
-      params, batch, model=model, spec=LossSpec((1.0,) * 3))
+    params, batch, model=model, spec=LossSpec((1.0,) * 3)
+  )
   for x in jax.tree.leaves((params, value, grads, after)):
     assert x.dtype == jnp.float32 and np.isfinite(x).all()
   np.testing.assert_allclose(value, uniform_step[0], rtol=0.02)
   assert value != uniform_step[0]
   state_K = jax.eval_shape(
-      lambda p: model.apply({'params': p}, batch['tokens'], method='states'),
-      params)
+    lambda p: model.apply({'params': p}, batch['tokens'], method='states'),
+    params,
+  )
   assert {s.dtype for s in state_K} == {jnp.dtype(jnp.bfloat16)}
-  assert jax.eval_shape(
+  assert (
+    jax.eval_shape(
       lambda p: model.apply({'params': p}, batch['tokens']), params
-  ).dtype == jnp.float32
+    ).dtype
+    == jnp.float32
+  )

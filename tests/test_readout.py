@@ -31,7 +31,7 @@ def value_and_grads(function, h, w, target, weight):
 # Chunks: all at once, several with a ragged end, one token each.
 @pytest.mark.parametrize('elements, num', [(1 << 22, 13), (50, 14), (11, 15)])
 def test_fused_loss_and_gradients_equal_the_naive_ones(
-    monkeypatch, elements, num
+  monkeypatch, elements, num
 ):
   monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', elements)
   args = problem(num)
@@ -56,7 +56,8 @@ def test_padding_has_exactly_no_influence(monkeypatch):
   h, w, target, weight = problem(16)
   weight[[2, 7, 15]] = 0
   run = lambda h, target: value_and_grads(
-      readout.linear_cross_entropy, h, w, target, weight)
+    readout.linear_cross_entropy, h, w, target, weight
+  )
   value, (dh, dw, _) = run(h, target)
   assert (np.asarray(dh)[[2, 7, 15]] == 0).all()
   assert (np.asarray(dh)[[0, 3, 14]] != 0).all()
@@ -74,7 +75,8 @@ def test_bfloat16_states_give_a_float32_loss():
   exact = naive(h.astype(jnp.float32), w.astype(jnp.float32), target, weight)
   np.testing.assert_allclose(value, exact, rtol=1e-5)
   _, (dh, dw, _) = value_and_grads(
-      readout.linear_cross_entropy, h, w, target, weight)
+    readout.linear_cross_entropy, h, w, target, weight
+  )
   assert dh.dtype == dw.dtype == jnp.bfloat16
 
 
@@ -111,14 +113,14 @@ def test_observe_equals_a_naive_computation(observed):
   chosen = np.take_along_axis(p, target[..., None], -1)[..., 0]
   norm = lambda x: np.sqrt((x**2).sum(-1))
   expected = {
-      'nll': -np.log(chosen),
-      'argmax': p.argmax(-1),
-      'max_prob': top[..., -1],
-      'margin': top[..., -1] - top[..., -2],
-      'entropy': -(p * np.log(p)).sum(-1) / np.log(11),
-      'state_cosine': (h * ph).sum(-1) / norm(h) / norm(ph),
-      'kl': (q * np.log(q / p)).sum(-1),
-      'halt': np.zeros((3, 5)),  # a body's, not a readout's
+    'nll': -np.log(chosen),
+    'argmax': p.argmax(-1),
+    'max_prob': top[..., -1],
+    'margin': top[..., -1] - top[..., -2],
+    'entropy': -(p * np.log(p)).sum(-1) / np.log(11),
+    'state_cosine': (h * ph).sum(-1) / norm(h) / norm(ph),
+    'kl': (q * np.log(q / p)).sum(-1),
+    'halt': np.zeros((3, 5)),  # a body's, not a readout's
   }
   assert set(expected) == set(obs._fields)
   for name, value in expected.items():
@@ -161,10 +163,10 @@ def subjaxprs(jaxpr):
 def largest(jaxpr):
   """Elements of the largest array that any equation makes."""
   return max(
-      int(np.prod(var.aval.shape))
-      for sub in subjaxprs(jaxpr)
-      for eqn in sub.eqns
-      for var in eqn.outvars
+    int(np.prod(var.aval.shape))
+    for sub in subjaxprs(jaxpr)
+    for eqn in sub.eqns
+    for var in eqn.outvars
   )
 
 
@@ -176,8 +178,7 @@ def test_deep_supervision_never_holds_all_logits(monkeypatch):
   spec = losses.LossSpec((1.0,) * 4)
 
   def loss(params):
-    return losses.grid_loss(
-        params, model, spec, batch, 0, jax.random.key(0))[0]
+    return losses.grid_loss(params, model, spec, batch, 0, jax.random.key(0))[0]
 
   def naive_loss(params):
     return model.apply({'params': params}, batch['tokens']).sum()

@@ -18,7 +18,8 @@ RATIO = 1.3
 def evaluated(request):
   segments = 2 if request.param == 'refine' else 1
   model = tiny.body(
-      body=request.param, segments=segments, num_layers=4 // segments)
+    body=request.param, segments=segments, num_layers=4 // segments
+  )
   c = config.base()
   c.model.segments = segments
   c.data.seq_len = 8
@@ -28,9 +29,13 @@ def evaluated(request):
   rng = np.random.default_rng(0)
   make = lambda n: rng.integers(0, tiny.VOCAB, n).astype(np.int32)
   corpus = Corpus(
-      splits={'select': make(200), 'test': make(160)}, source='random',
-      sha256='', tokenizer=types.SimpleNamespace(
-          token_bytes=np.ones(tiny.VOCAB), token_text=chr))
+    splits={'select': make(200), 'test': make(160)},
+    source='random',
+    sha256='',
+    tokenizer=types.SimpleNamespace(
+      token_bytes=np.ones(tiny.VOCAB), token_text=chr
+    ),
+  )
   measure = sweep.Split.measure
 
   def reversed_on_test(self, point):
@@ -42,8 +47,7 @@ def evaluated(request):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sweep.Split, 'measure', reversed_on_test)
-    found, passage = results.evaluate_run(
-        c, model, tiny.params(model), corpus)
+    found, passage = results.evaluate_run(c, model, tiny.params(model), corpus)
   return c, model, found, passage
 
 

@@ -56,8 +56,8 @@ def test_three_readouts_are_never_worse_than_one_scalar(seed, price):
   score, nll = problem(3, seed)
   value, _ = found(score, nll, price)
   scalars = [
-      objective((t, t, np.inf), score, nll, price)
-      for t in [*score.reshape(-1), np.inf]
+    objective((t, t, np.inf), score, nll, price)
+    for t in [*score.reshape(-1), np.inf]
   ]
   assert value <= min(scalars) + 1e-12
 

@@ -21,23 +21,25 @@ def test_every_signal_has_a_range_in_the_config():
 
 def test_patience_counts_consecutive_agreements():
   argmax_KxN = np.asarray(
-      [[3, 0, 5, 1], [3, 1, 5, 1], [3, 1, 2, 1], [4, 1, 2, 1]], np.int32)
+    [[3, 0, 5, 1], [3, 1, 5, 1], [3, 1, 2, 1], [4, 1, 2, 1]], np.int32
+  )
   observations = [observation(argmax=row) for row in argmax_KxN]
   np.testing.assert_array_equal(
-      signals.scores('patience', observations),
-      [[0, 0, 0, 0], [1, 0, 1, 1], [2, 1, 0, 2], [0, 2, 1, 3]])
+    signals.scores('patience', observations),
+    [[0, 0, 0, 0], [1, 0, 1, 1], [2, 1, 0, 2], [0, 2, 1, 3]],
+  )
 
 
 @pytest.mark.parametrize(
-    'name, field, expected',
-    [
-        ('max_prob', 'max_prob', 0.3),
-        ('margin', 'margin', 0.3),
-        ('entropy', 'entropy', 0.7),
-        ('state_cosine', 'state_cosine', 0.3),
-        ('kl', 'kl', -0.3),
-        ('q_halt', 'halt', 0.3),
-    ],
+  'name, field, expected',
+  [
+    ('max_prob', 'max_prob', 0.3),
+    ('margin', 'margin', 0.3),
+    ('entropy', 'entropy', 0.7),
+    ('state_cosine', 'state_cosine', 0.3),
+    ('kl', 'kl', -0.3),
+    ('q_halt', 'halt', 0.3),
+  ],
 )
 def test_memoryless_signals_read_one_field(name, field, expected):
   observations = [observation(**{field: np.full((2,), 0.3)})] * 2
@@ -48,11 +50,12 @@ def test_memoryless_signals_read_one_field(name, field, expected):
 @pytest.fixture(scope='module')
 def dump():
   model = tiny.body(  # the one body that knows them all
-      body='hrm', num_layers=1, segments=4, block_norm='post',
-      carry_init='fixed')
+    body='hrm', num_layers=1, segments=4, block_norm='post', carry_init='fixed'
+  )
   names = tuple(signals.SIGNALS)
   return passes.grid_dump(
-      model, tiny.params(model), lambda: [tiny.batch()], names)
+    model, tiny.params(model), lambda: [tiny.batch()], names
+  )
 
 
 @pytest.mark.parametrize('name', signals.SIGNALS)
@@ -74,7 +77,8 @@ def test_cosine_is_per_token():
   state, previous = rng.normal(size=(2, 2, 3, 8)).astype(np.float32)
   target, w = np.zeros((2, 3), np.int32), np.ones((5, 8), np.float32)
   observe = jax.jit(
-      lambda a, b: readout.observe((a, a), (b, b), target, w).state_cosine)
+    lambda a, b: readout.observe((a, a), (b, b), target, w).state_cosine
+  )
   cosine = np.asarray(observe(state, previous))
   norm = lambda x: np.sqrt((x**2).sum(-1))
   expected = (state * previous).sum(-1) / norm(state) / norm(previous)

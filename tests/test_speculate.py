@@ -37,14 +37,22 @@ def both(params, draft, model=MODEL, **changes):
   variables, o = {'params': params}, options(**changes)
   got, tally = decode.speculate(model, variables, PROMPTS, draft, options=o)
   wanted = [
-      decode.generate(model, variables, [p], options=o)[0][0] for p in PROMPTS]
+    decode.generate(model, variables, [p], options=o)[0][0] for p in PROMPTS
+  ]
   return list(zip(got, wanted, strict=True)), tally
 
 
-@pytest.mark.parametrize('draft', [
-    decode.Draft(), decode.Draft(1, 3), decode.Draft(1, 1),
-    decode.Draft(0, 11), decode.Draft(1, 4, 0.5),
-    decode.Draft(0, 4, 0.3, 'margin')])
+@pytest.mark.parametrize(
+  'draft',
+  [
+    decode.Draft(),
+    decode.Draft(1, 3),
+    decode.Draft(1, 1),
+    decode.Draft(0, 11),
+    decode.Draft(1, 4, 0.5),
+    decode.Draft(0, 4, 0.3, 'margin'),
+  ],
+)
 @pytest.mark.parametrize('params', ['agreeing', 'other'])
 def test_greedy_tokens_are_the_full_models(draft, params):
   pairs, tally = both(agreeing() if params == 'agreeing' else PARAMS, draft)
@@ -77,8 +85,11 @@ def test_segments_draft_for_each_other():
   model = tiny.body(body='refine', num_layers=2, segments=3)
   for readout in (0, 1, 2):  # inside and at the end of a segment
     pairs, _ = both(
-        tiny.params(model), decode.Draft(readout, 3), model=model,
-        max_new_tokens=12)
+      tiny.params(model),
+      decode.Draft(readout, 3),
+      model=model,
+      max_new_tokens=12,
+    )
     for got, wanted in pairs:
       tiny.assert_trees_equal(got, wanted)
 
@@ -93,8 +104,12 @@ def test_an_end_inside_a_block_ends_the_text(place):
   for got, wanted in pairs:
     tiny.assert_trees_equal(got, wanted)
   (first,), tally = decode.speculate(
-      MODEL, {'params': params}, PROMPTS[:1], draft,
-      options=options(eos_id=eos_id))
+    MODEL,
+    {'params': params},
+    PROMPTS[:1],
+    draft,
+    options=options(eos_id=eos_id),
+  )
   assert tally.accepted <= len(first.exits) <= tally.accepted + tally.rounds
   assert first.tokens[-1] == eos_id
   assert eos_id not in first.tokens[3:-1]
@@ -109,8 +124,9 @@ def test_a_draft_longer_than_what_may_come(budget):
   assert tally.drafted <= len(PROMPTS) * budget * (budget + 1) / 2
 
 
-@pytest.mark.parametrize('settings', [
-    Sampling(1.0), Sampling(0.8, top_k=5), Sampling(1.3, top_p=0.8)])
+@pytest.mark.parametrize(
+  'settings', [Sampling(1.0), Sampling(0.8, top_k=5), Sampling(1.3, top_p=0.8)]
+)
 def test_sampled_tokens_have_the_full_models_distribution(settings):
   """A chi-squared test of the first two tokens, 4,000 draws."""
   num, prompt, draft = 4000, PROMPTS[2], decode.Draft(1, 2)
@@ -121,13 +137,24 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
   @functools.partial(jax.vmap)
   def draw(key):
     s = speculation.rounds(
-        PARAMS, cache, jnp.int32(prompt[-1]), jnp.int32(len(prompt) - 1),
-        jnp.int32(slot), key, jnp.int32(LENGTH), jnp.int32(-1), num=2,
-        model=MODEL, draft=draft, sampling=settings)
+      PARAMS,
+      cache,
+      jnp.int32(prompt[-1]),
+      jnp.int32(len(prompt) - 1),
+      jnp.int32(slot),
+      key,
+      jnp.int32(LENGTH),
+      jnp.int32(-1),
+      num=2,
+      model=MODEL,
+      draft=draft,
+      sampling=settings,
+    )
     return s.found_N[:2], s.tally
 
   token_Nx2, tally = jax.device_get(
-      draw(jax.random.split(jax.random.key(5), num)))
+    draw(jax.random.split(jax.random.key(5), num))
+  )
   assert 0.1 < tally.accepted.sum() / tally.drafted.sum() < 0.9
 
   def chances(rows):
@@ -138,7 +165,9 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
   first_V = chances([prompt])[0]
   then_VxV = chances([[*prompt, v] for v in range(tiny.VOCAB)])
   for tokens_N, p_V in (
-      (token_Nx2[:, 0], first_V), (token_Nx2[:, 1], first_V @ then_VxV)):
+    (token_Nx2[:, 0], first_V),
+    (token_Nx2[:, 1], first_V @ then_VxV),
+  ):
     found_V = np.bincount(tokens_N, minlength=tiny.VOCAB)
     assert (found_V[p_V == 0] == 0).all()
     often = num * p_V > 5
@@ -151,26 +180,47 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
     assert chi2 < degrees + 5 * np.sqrt(2 * max(degrees, 1))
 
 
-@pytest.mark.parametrize('make, message', [
+@pytest.mark.parametrize(
+  'make, message',
+  [
     (lambda: decode.Draft(length=0), 'draft length=0 must be at least 1'),
-    (lambda: decode.Draft(signal='patience'),
-     "signal='patience' cannot draft: it compares readouts or needs a learned "
-     "head; use one of ('max_prob', 'margin', 'entropy')"),
-    (lambda: both(PARAMS, decode.Draft(2)),
-     'draft readout=2 of a model with 3 readouts; only 0 to 1 are before the '
-     'last'),
-    (lambda: both({}, decode.Draft(0), model=tiny.stack(readouts=(4,))),
-     'speculation drafts with a readout before the last; model.readouts=(4,) '
-     'is one; train with more readouts'),
-    (lambda: decode.candidates(tiny.model_config(readouts=(4,))),
-     'speculation drafts with a readout before the last; model.readouts=(4,) '
-     'is one; train with more readouts'),
-    (lambda: both({}, decode.Draft(0), model=tiny.body(
-        body='hrm', num_layers=1, segments=2, block_norm='post',
-        carry_init='fixed')),
-     'speculation goes on from the state of a readout; model.body=hrm has a '
-     'second one; use another policy or body'),
-])
+    (
+      lambda: decode.Draft(signal='patience'),
+      "signal='patience' cannot draft: it compares readouts or needs a learned "
+      "head; use one of ('max_prob', 'margin', 'entropy')",
+    ),
+    (
+      lambda: both(PARAMS, decode.Draft(2)),
+      'draft readout=2 of a model with 3 readouts; only 0 to 1 are before the '
+      'last',
+    ),
+    (
+      lambda: both({}, decode.Draft(0), model=tiny.stack(readouts=(4,))),
+      'speculation drafts with a readout before the last; model.readouts=(4,) '
+      'is one; train with more readouts',
+    ),
+    (
+      lambda: decode.candidates(tiny.model_config(readouts=(4,))),
+      'speculation drafts with a readout before the last; model.readouts=(4,) '
+      'is one; train with more readouts',
+    ),
+    (
+      lambda: both(
+        {},
+        decode.Draft(0),
+        model=tiny.body(
+          body='hrm',
+          num_layers=1,
+          segments=2,
+          block_norm='post',
+          carry_init='fixed',
+        ),
+      ),
+      'speculation goes on from the state of a readout; model.body=hrm has a '
+      'second one; use another policy or body',
+    ),
+  ],
+)
 def test_what_cannot_draft_is_refused(make, message):
   with pytest.raises(config.ConfigError) as error:
     make()

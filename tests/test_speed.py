@@ -19,8 +19,8 @@ from ease_jax.model.exits import ExitSpec
 INF = np.inf
 LENGTH, WINDOWS = 8, 3
 SHAPES = {
-    'stack': dict(num_layers=4, readouts=(1, 2, 4)),
-    'refine': dict(body='refine', segments=2, num_layers=2),
+  'stack': dict(num_layers=4, readouts=(1, 2, 4)),
+  'refine': dict(body='refine', segments=2, num_layers=2),
 }
 
 
@@ -30,35 +30,60 @@ def setting(**changes):
   c.evaluate.speed_tokens = LENGTH * WINDOWS
   tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, 97)
   corpus = Corpus(
-      splits={'test': tokens.astype(np.int32)}, source='', sha256='',
-      tokenizer=types.SimpleNamespace())
+    splits={'test': tokens.astype(np.int32)},
+    source='',
+    sha256='',
+    tokenizer=types.SimpleNamespace(),
+  )
   return c, tiny.body(**changes), corpus
 
 
 def row(threshold, policy, **fields):
-  return dict(
-      signal='max_prob', kv_policy=policy, threshold=threshold, ppl=4.0,
-      split='test') | fields
+  return (
+    dict(
+      signal='max_prob',
+      kv_policy=policy,
+      threshold=threshold,
+      ppl=4.0,
+      split='test',
+    )
+    | fields
+  )
 
 
 def results(policy, num):
   chosen = row([0.4] * (num - 1) + [None], policy) | dict(
-      report_split='test',
-      test=dict(
-          ppl=3.3, ppl_vs_full=1.1,
-          exit_fraction=[0.25, 0.5] + [0.0] * (num - 3) + [0.25]))
+    report_split='test',
+    test=dict(
+      ppl=3.3,
+      ppl_vs_full=1.1,
+      exit_fraction=[0.25, 0.5] + [0.0] * (num - 3) + [0.25],
+    ),
+  )
   rows = [
-      row(t, policy, compute=x, ppl=3 + t)
-      for t, x in ((0.1, 0.3), (0.6, 0.8), (0.2, 0.4), (0.3, 0.5), (0.5, 0.7),
-                   (0.55, 0.75), (0.05, 0.2))]
+    row(t, policy, compute=x, ppl=3 + t)
+    for t, x in (
+      (0.1, 0.3),
+      (0.6, 0.8),
+      (0.2, 0.4),
+      (0.3, 0.5),
+      (0.5, 0.7),
+      (0.55, 0.75),
+      (0.05, 0.2),
+    )
+  ]
   others = [
-      row(None, policy, compute=1.0), row(0.9, policy, compute=0.9) | dict(
-          split='select'), row(0.9, 'other', compute=0.9)]
+    row(None, policy, compute=1.0),
+    row(0.9, policy, compute=0.9) | dict(split='select'),
+    row(0.9, 'other', compute=0.9),
+  ]
   return {'chosen': chosen, 'sweep': [*others, *rows]}
 
 
-@pytest.mark.parametrize('body, policy', [
-    ('stack', 'copy_state'), ('stack', 'recompute'), ('refine', 'latest')])
+@pytest.mark.parametrize(
+  'body, policy',
+  [('stack', 'copy_state'), ('stack', 'recompute'), ('refine', 'latest')],
+)
 def test_the_clock_runs_on_what_was_evaluated(body, policy, monkeypatch):
   c, model, corpus = setting(**SHAPES[body])
   params, num = tiny.params(model), len(model.cfg.cells)
@@ -76,7 +101,13 @@ def test_the_clock_runs_on_what_was_evaluated(body, policy, monkeypatch):
   assert got['tokens'] == LENGTH * WINDOWS
   points = got['points']
   assert [p['threshold'] for p in points] == [
-      None, [0.4] * (num - 1) + [None], 0.05, 0.2, 0.5, 0.6]
+    None,
+    [0.4] * (num - 1) + [None],
+    0.05,
+    0.2,
+    0.5,
+    0.6,
+  ]
   assert [p['chosen'] for p in points] == [False, True, *[False] * 4]
   assert points[0]['ppl'] == pytest.approx(3.0)
   assert [p['ppl'] for p in points[1:3]] == [3.3, 3.05]
@@ -86,15 +117,22 @@ def test_the_clock_runs_on_what_was_evaluated(body, policy, monkeypatch):
   tokens = np.stack([corpus.splits['test'][s : s + LENGTH] for s in start_W])
   for point, found in zip(points[1:], runs[1:], strict=True):
     exit = Point(
-        ExitSpec('max_prob', policy),
-        tuple([0.4] * (num - 1) + [INF]) if point['chosen']
-        else point['threshold'])
+      ExitSpec('max_prob', policy),
+      tuple([0.4] * (num - 1) + [INF])
+      if point['chosen']
+      else point['threshold'],
+    )
     walk = exits.masked_pass(
-        params, {'tokens': tokens, 'targets': tokens},
-        jnp.asarray(exit.threshold_K(num)), model=model, spec=exit.spec)
+      params,
+      {'tokens': tokens, 'targets': tokens},
+      jnp.asarray(exit.threshold_K(num)),
+      model=model,
+      spec=exit.spec,
+    )
     np.testing.assert_array_equal(found, walk.exit_BxT)
     cost_K = costs.readout_costs(
-        model.cfg, 4.5, policy, active=exit.threshold_K(num) < INF)
+      model.cfg, 4.5, policy, active=exit.threshold_K(num) < INF
+    )
     spent = costs.full_flops(model.cfg, 4.5) / cost_K[found].mean()
     if policy == 'recompute':  # made up layers are charged
       assert 1 < point['expected_speedup'] < spent
@@ -138,19 +176,27 @@ def test_a_split_shorter_than_a_window_cannot_be_timed():
   with pytest.raises(config.ConfigError) as error:
     clock.measure(c, model, {}, corpus, {})
   assert str(error.value) == (
-      'the test split has 97 tokens, less than a window of data.seq_len=100 '
-      'to time; set evaluate.speed_tokens=0')
+    'the test split has 97 tokens, less than a window of data.seq_len=100 '
+    'to time; set evaluate.speed_tokens=0'
+  )
 
 
 def test_the_fastest_way_to_draft_is_the_one_that_took_least(monkeypatch):
   _, model, _ = setting(**SHAPES['stack'])
   variables = {'params': tiny.params(model)}
   drafts = [decode.Draft(0, 2), decode.Draft(1, 3)]
-  ticks = iter([  # start and end of each run in each round
-      x for _ in range(clock.ROUNDS) for x in (0, 5, 0, 3, 0, 4)])
+  ticks = iter(
+    [  # start and end of each run in each round
+      x for _ in range(clock.ROUNDS) for x in (0, 5, 0, 3, 0, 4)
+    ]
+  )
   monkeypatch.setattr(clock.time, 'perf_counter', lambda: next(ticks))
   best, seconds = clock.fastest_draft(
-      model, variables, [[1, 2], [3]], drafts,
-      options=decode.Options(max_new_tokens=3, context=LENGTH))
+    model,
+    variables,
+    [[1, 2], [3]],
+    drafts,
+    options=decode.Options(max_new_tokens=3, context=LENGTH),
+  )
   assert best == drafts[0]
   assert seconds == {None: 5, drafts[0]: 3, drafts[1]: 4}

@@ -32,13 +32,19 @@ def make_config(**changes):
   c = config.base()
   c.data.seq_len = 8
   c.model.update(
-      num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16,
-      dropout=0.1)
+    num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16, dropout=0.1
+  )
   c.loss.update(weights='uniform', schedule='rotate', token_fraction=0.5)
   c.optimizer.update(warmup_steps=2, layer_decay=0.9)
   c.train.update(
-      steps=6, batch_size=4, accumulate=2, log_every=1, eval_every=2,
-      checkpoint_every=3, keep=2)
+    steps=6,
+    batch_size=4,
+    accumulate=2,
+    log_every=1,
+    eval_every=2,
+    checkpoint_every=3,
+    keep=2,
+  )
   c.evaluate.update(batch_size=2, max_tokens=64)
   c.train.update(changes)
   validation.validate(c)
@@ -63,7 +69,8 @@ def make_corpus():
   rng = np.random.default_rng(0)
   make = lambda n: rng.integers(0, tiny.VOCAB, n).astype(np.int32)
   return types.SimpleNamespace(
-      splits={'train': make(500), 'select': make(200), 'test': make(200)})
+    splits={'train': make(500), 'select': make(200), 'test': make(200)}
+  )
 
 
 def run(c, workdir):
@@ -87,8 +94,8 @@ def events(workdir):
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   clock = ('time', 'tokens_per_s')
   return [
-      {k: v for k, v in json.loads(line).items() if k not in clock}
-      for line in lines
+    {k: v for k, v in json.loads(line).items() if k not in clock}
+    for line in lines
   ]
 
 
@@ -125,7 +132,8 @@ def interrupt(monkeypatch, step):
 
 @pytest.mark.parametrize('step', [2, 4, 5])
 def test_resumed_run_equals_uninterrupted(
-    straight, tmp_path, monkeypatch, step):
+  straight, tmp_path, monkeypatch, step
+):
   c = make_config()
   with monkeypatch.context() as patch:
     interrupt(patch, step)
@@ -168,8 +176,11 @@ def test_finished_run_trains_nothing(straight, monkeypatch):
 def start_process(workdir, **changes):
   root = str(pathlib.Path(__file__).parent.parent)
   return subprocess.Popen(
-      [sys.executable, __file__, str(workdir), json.dumps(changes)],
-      env=os.environ | {'PYTHONPATH': root}, stderr=subprocess.PIPE, text=True)
+    [sys.executable, __file__, str(workdir), json.dumps(changes)],
+    env=os.environ | {'PYTHONPATH': root},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
 def wait_for(path, process):
@@ -208,11 +219,17 @@ def test_accumulation_equals_one_large_batch():
   # Ragged: micro-batches must count by their tokens.
   batch['mask'][0, 2:] = batch['mask'][3, 5:] = 0
   gradient = functools.partial(
-      update.mean_gradient, tiny.params(model), batch, jnp.int32(0),
-      model=model, loss_spec=LossSpec.from_config(c))
+    update.mean_gradient,
+    tiny.params(model),
+    batch,
+    jnp.int32(0),
+    model=model,
+    loss_spec=LossSpec.from_config(c),
+  )
   one, four = (
-      jax.jit(functools.partial(gradient, accumulate=n))(jax.random.key(0))
-      for n in (1, 4))
+    jax.jit(functools.partial(gradient, accumulate=n))(jax.random.key(0))
+    for n in (1, 4)
+  )
   tiny.assert_trees_close(one, four, rtol=1e-6, atol=1e-6)
 
 
@@ -252,15 +269,15 @@ def test_weight_decay_is_on_matrices_only():
 def test_muon_orthogonalises_layer_matrices_and_leaves_the_rest_to_adamw():
   c = make_config()
   c.optimizer.update(
-      layer_decay=1.0, weight_decay=0.0, clip_norm=0.0,
-      muon_learning_rate=0.5)
+    layer_decay=1.0, weight_decay=0.0, clip_norm=0.0, muon_learning_rate=0.5
+  )
   draw = np.random.default_rng(0).normal
   grads = {
-      'embed': jnp.asarray(draw(size=(8, 6)), jnp.float32),
-      'layer_0': {
-          'kernel': jnp.asarray(draw(size=(6, 8)), jnp.float32),
-          'scale': jnp.asarray(draw(size=6), jnp.float32),
-      },
+    'embed': jnp.asarray(draw(size=(8, 6)), jnp.float32),
+    'layer_0': {
+      'kernel': jnp.asarray(draw(size=(6, 8)), jnp.float32),
+      'scale': jnp.asarray(draw(size=6), jnp.float32),
+    },
   }
   params = jax.tree.map(jnp.ones_like, grads)
   adamw = updates_of(c, grads, params)
@@ -292,21 +309,22 @@ def test_clipping(clip_norm, same):
 def test_patience_stops_and_the_best_checkpoint_stays(tmp_path, monkeypatch):
   loss = iter([3.0, 2.0, 2.5, 2.0, 2.6, 1.0])
   monkeypatch.setattr(train_loop.evaluate, 'last_nll', lambda *_: next(loss))
-  c = make_plain_config(
-      eval_every=1, checkpoint_every=1, patience=3, keep=1)
+  c = make_plain_config(eval_every=1, checkpoint_every=1, patience=3, keep=1)
   summary = run(c, tmp_path)
   assert (summary['steps'], summary['best_step']) == (5, 2)
   assert steps_on_disk(tmp_path) == [2, 5]
   spec = OptimizerSpec.from_config(c)
   best = checkpoint.restore_best(
-      tmp_path, update.abstract_state(make_model(c), spec))
+    tmp_path, update.abstract_state(make_model(c), spec)
+  )
   assert int(best.state.step) == 2 and best.newest_step == 5
   monkeypatch.setattr(train_loop._Run, '_update', None)
   assert run(c, tmp_path) == summary  # stopped for good
 
 
 def test_divergence_stops_and_spares_the_last_good_checkpoint(
-    tmp_path, monkeypatch):
+  tmp_path, monkeypatch
+):
   c, step = make_config(eval_every=2, checkpoint_every=2), train_loop.train_step
 
   def poisoned(state, *args, **kwargs):
@@ -318,8 +336,13 @@ def test_divergence_stops_and_spares_the_last_good_checkpoint(
   monkeypatch.setattr(train_loop, 'train_step', poisoned)
   with pytest.raises(train_loop.TrainingDiverged) as caught:
     run(c, tmp_path)
-  for part in ('step 4', 'loss nan', 'learning rate 0.0', 'gradient norm nan',
-               'checkpoint: that of step 2'):
+  for part in (
+    'step 4',
+    'loss nan',
+    'learning rate 0.0',
+    'gradient norm nan',
+    'checkpoint: that of step 2',
+  ):
     assert part in str(caught.value)
   assert '\n' not in str(caught.value)
   assert steps_on_disk(tmp_path) == [2]
@@ -364,12 +387,13 @@ def remove_notes(folder):
 
 
 # A read that fails may leave one of Orbax's own futures behind.
-@pytest.mark.filterwarnings(
-    'ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize(
-    'damage', [truncate, flip_a_bit, change_a_note, remove_notes])
+  'damage', [truncate, flip_a_bit, change_a_note, remove_notes]
+)
 def test_damaged_newest_checkpoint_falls_back(
-    straight, tmp_path, capfd, damage):
+  straight, tmp_path, capfd, damage
+):
   c = make_config()
   run(c, tmp_path)
   newest = steps_on_disk(tmp_path)[-1]
@@ -391,10 +415,12 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
   for step in steps_on_disk(tmp_path):
     truncate(tmp_path / 'checkpoints' / str(step))
   for attempt in (
-      lambda: run(c, tmp_path),
-      lambda: checkpoint.restore_best(
-          tmp_path, update.abstract_state(
-              make_model(c), OptimizerSpec.from_config(c)))):
+    lambda: run(c, tmp_path),
+    lambda: checkpoint.restore_best(
+      tmp_path,
+      update.abstract_state(make_model(c), OptimizerSpec.from_config(c)),
+    ),
+  ):
     with pytest.raises(ConfigError) as caught:
       attempt()
     message = str(caught.value)
@@ -411,15 +437,13 @@ def test_no_checkpoint_is_an_error_for_evaluation(tmp_path):
 
 
 class Terminal(io.StringIO):
-
   def isatty(self):
     return True
 
 
 def talk(stream, workdir):
   values = {'loss': 2.0, 'tokens_per_s': 1234.5}
-  with writers.Writers(
-      workdir, 10, 0, tensorboard=False, stream=stream) as w:
+  with writers.Writers(workdir, 10, 0, tensorboard=False, stream=stream) as w:
     w.write(5, 1.0, 'train', values)
     w.write(5, 1.5, 'select', {'loss': 2.5, 'best_loss': 2.25})
   return stream.getvalue()
@@ -427,7 +451,8 @@ def talk(stream, workdir):
 
 def test_progress_line_is_quiet_outside_a_terminal(tmp_path):
   assert talk(io.StringIO(), tmp_path) == (
-      'step 5/10  select loss 2.5000  best 2.2500\n')
+    'step 5/10  select loss 2.5000  best 2.2500\n'
+  )
   line = talk(Terminal(), tmp_path)
   assert '\r' in line and 'loss 2.0000  1,234 tokens/s  0:00 left' in line
 
@@ -444,8 +469,8 @@ def test_metrics_are_finite_json(straight):
   assert [r['step'] for r in rows if r['split'] == 'train'] == [*range(1, 7)]
   assert [r['step'] for r in rows if r['split'] == 'select'] == [2, 4, 6]
   assert all(
-      math.isfinite(v) for r in rows for v in r.values()
-      if not isinstance(v, str))
+    math.isfinite(v) for r in rows for v in r.values() if not isinstance(v, str)
+  )
 
 
 def test_missing_tensorboard_names_the_extra(tmp_path, monkeypatch):

@@ -17,8 +17,13 @@ VOCAB = 23
 
 def model_config(vocab_size=VOCAB, **changes):
   fields = dict(
-      num_layers=4, dim=16, num_heads=4, num_kv_heads=2, mlp_dim=32,
-      tie_embeddings=False)
+    num_layers=4,
+    dim=16,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_dim=32,
+    tie_embeddings=False,
+  )
   c = config.base()
   c.model.update(fields | changes)
   return config.model_config(c, vocab_size)
@@ -55,9 +60,9 @@ def batch(rows=3, length=12, vocab_size=VOCAB, seed=0):
   rng = np.random.default_rng(seed)
   window = rng.integers(0, vocab_size, (rows, length + 1)).astype(np.int32)
   return {
-      'tokens': window[:, :-1],
-      'targets': window[:, 1:],
-      'mask': np.ones((rows, length), np.float32),
+    'tokens': window[:, :-1],
+    'targets': window[:, 1:],
+    'mask': np.ones((rows, length), np.float32),
   }
 
 
@@ -98,12 +103,22 @@ def one_step(model, params, spec, threshold_K, token_B, position, cache):
   """A step of rows that all stand at the same position; see `steps.step`."""
   num = len(token_B)
   rows = steps.Rows(
-      jnp.asarray(token_B, jnp.int32), jnp.full(num, position),
-      jnp.full(num, 10**6), jnp.zeros(num, bool),
-      jax.random.split(jax.random.key(0), num))
+    jnp.asarray(token_B, jnp.int32),
+    jnp.full(num, position),
+    jnp.full(num, 10**6),
+    jnp.zeros(num, bool),
+    jax.random.split(jax.random.key(0), num),
+  )
   return steps.step(
-      params, cache, rows, jnp.asarray(threshold_K), jnp.int32(-1),
-      model=model, spec=spec, sampling=decode.Sampling())
+    params,
+    cache,
+    rows,
+    jnp.asarray(threshold_K),
+    jnp.int32(-1),
+    model=model,
+    spec=spec,
+    sampling=decode.Sampling(),
+  )
 
 
 def prefilled(model, params, spec, threshold_K, prompt, length):
@@ -122,11 +137,16 @@ def decoded(model, params, spec, threshold_K, batch, cache=None):
     cache = decode.init_cache(model.cfg, *tokens.shape)
   for t in range(tokens.shape[1]):
     out, logits, _, new = one_step(
-        model, params, spec, threshold_K, tokens[:, t], t, cache)
+      model, params, spec, threshold_K, tokens[:, t], t, cache
+    )
     cache = decode.commit(cache, new, t)
-    found.append(jax.device_get(
-        (out.exit_B, logits, out.layers_run, out.heads_run)))
+    found.append(
+      jax.device_get((out.exit_B, logits, out.layers_run, out.heads_run))
+    )
   exit_T, logits_T, layers_run_T, heads_run_T = zip(*found)
   return Decoded(
-      np.stack(exit_T, 1), np.stack(logits_T, 1), np.asarray(layers_run_T),
-      np.asarray(heads_run_T))
+    np.stack(exit_T, 1),
+    np.stack(logits_T, 1),
+    np.asarray(layers_run_T),
+    np.asarray(heads_run_T),
+  )

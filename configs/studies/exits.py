@@ -46,20 +46,19 @@ def get_study(data: str) -> Study:
   hrm.exit.policies, hrm.exit.policy = ('latest',), 'latest'
   frontier = {f'standard, {l} layers': standard(l) for l in (2, 4, 6, 8)}
   variants = frontier | {
-      'ds': supervised,
-      'ds, trained on exits': on_exits,
-      'irt': irt,
-      'ds + irt': both,
-      'hrm': with_equal_updates(hrm, base),
+    'ds': supervised,
+    'ds, trained on exits': on_exits,
+    'irt': irt,
+    'ds + irt': both,
+    'hrm': with_equal_updates(hrm, base),
   }
   full = 'standard, 8 layers'
   return Study(
-      'Exits against smaller models',
-      'Does stopping early in a deep model ever beat a model that is just '
-      'that deep?',
-      variants,
-      seeds=(0, 1, 2),
-      pairs=tuple(
-          (name, full) for name in variants if name not in frontier),
-      frontier=tuple(frontier),
+    'Exits against smaller models',
+    'Does stopping early in a deep model ever beat a model that is just '
+    'that deep?',
+    variants,
+    seeds=(0, 1, 2),
+    pairs=tuple((name, full) for name in variants if name not in frontier),
+    frontier=tuple(frontier),
   )

@@ -54,26 +54,31 @@ def get_study(data: str) -> Study:
     return c
 
   variants = {
-      'standard': standard(1), 'standard, 2 layers': standard(2),
-      'irt': irt(1), 'hrm': hrm(1), 'standard, 4 layers': standard(4),
-      'irt, 4 layers': irt(4), 'ds, 4 layers': supervised(4),
-      'ds + irt, 4 layers': both(4), 'hrm, 2 + 2 layers': hrm(2),
+    'standard': standard(1),
+    'standard, 2 layers': standard(2),
+    'irt': irt(1),
+    'hrm': hrm(1),
+    'standard, 4 layers': standard(4),
+    'irt, 4 layers': irt(4),
+    'ds, 4 layers': supervised(4),
+    'ds + irt, 4 layers': both(4),
+    'hrm, 2 + 2 layers': hrm(2),
   }
   return Study(
-      'Refinement in the protocol of the memo',
-      'Does running the same layers twice, with an update after each run, '
-      'give a better model than running them once?',
-      variants,
-      seeds=(0, 1, 2, 3, 4),
-      pairs=(
-          ('irt', 'standard'),
-          ('irt', 'standard, 2 layers'),
-          ('hrm', 'standard'),
-          ('irt, 4 layers', 'standard, 4 layers'),
-          ('ds, 4 layers', 'standard, 4 layers'),
-          ('ds + irt, 4 layers', 'standard, 4 layers'),
-          ('ds + irt, 4 layers', 'ds, 4 layers'),
-          ('ds + irt, 4 layers', 'irt, 4 layers'),
-          ('hrm, 2 + 2 layers', 'standard, 4 layers'),
-      ),
+    'Refinement in the protocol of the memo',
+    'Does running the same layers twice, with an update after each run, '
+    'give a better model than running them once?',
+    variants,
+    seeds=(0, 1, 2, 3, 4),
+    pairs=(
+      ('irt', 'standard'),
+      ('irt', 'standard, 2 layers'),
+      ('hrm', 'standard'),
+      ('irt, 4 layers', 'standard, 4 layers'),
+      ('ds, 4 layers', 'standard, 4 layers'),
+      ('ds + irt, 4 layers', 'standard, 4 layers'),
+      ('ds + irt, 4 layers', 'ds, 4 layers'),
+      ('ds + irt, 4 layers', 'irt, 4 layers'),
+      ('hrm, 2 + 2 layers', 'standard, 4 layers'),
+    ),
   )

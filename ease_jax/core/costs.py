@@ -69,12 +69,12 @@ def full_flops(m: ModelConfig, context: float) -> float:
 
 
 def readout_costs(
-    m: ModelConfig,
-    context: float,
-    policy: str,
-    *,
-    signal: str = 'max_prob',
-    active: Sequence[bool] | np.ndarray | None = None,
+  m: ModelConfig,
+  context: float,
+  policy: str,
+  *,
+  signal: str = 'max_prob',
+  active: Sequence[bool] | np.ndarray | None = None,
 ) -> np.ndarray:
   """FLOPs per token on answering at each readout, [K] float64.
 
@@ -140,8 +140,11 @@ def deferred_flops(m: ModelConfig, context: float) -> np.ndarray:
 
 
 def train_flops_per_token(
-    m: ModelConfig, supervised: Sequence[float], seq_len: int, *,
-    halting: bool = False,
+  m: ModelConfig,
+  supervised: Sequence[float],
+  seq_len: int,
+  *,
+  halting: bool = False,
 ) -> float:
   """Forward and backward FLOPs of one training token; recomputation is free.
 

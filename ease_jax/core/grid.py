@@ -36,8 +36,8 @@ class ExitGrid:
   def __post_init__(self):
     if not len(self.cells) == len(self.weight_K) == len(self.cost_K):
       raise ValueError(
-          f'{len(self.cells)} cells, {len(self.weight_K)} weights and '
-          f'{len(self.cost_K)} costs; a readout has one of each'
+        f'{len(self.cells)} cells, {len(self.weight_K)} weights and '
+        f'{len(self.cost_K)} costs; a readout has one of each'
       )
     if list(self.cost_K) != sorted(self.cost_K):
       raise ValueError(f'readouts must be in order of cost, got {self.cost_K}')
@@ -72,7 +72,7 @@ def exits(score: jax.Array, threshold: jax.Array) -> jax.Array:
 
 
 def expected_compute(
-    exit_BxT: jax.Array, cost_K: jax.Array, token_mask_BxT: jax.Array
+  exit_BxT: jax.Array, cost_K: jax.Array, token_mask_BxT: jax.Array
 ) -> jax.Array:
   """Mean cost per unmasked token, in the unit of `cost_K`."""
   count_K = exit_counts(exit_BxT, len(cost_K), token_mask_BxT)
@@ -80,7 +80,7 @@ def expected_compute(
 
 
 def exit_counts(
-    exit_BxT: jax.Array, num_readouts: int, token_mask_BxT: jax.Array
+  exit_BxT: jax.Array, num_readouts: int, token_mask_BxT: jax.Array
 ) -> jax.Array:
   """Unmasked tokens that stopped at each readout, [K] float32."""
   k_Kx1x1 = jnp.arange(num_readouts)[:, None, None]
@@ -92,12 +92,12 @@ def exit_counts(
 
 
 def base_weights(
-    kind: str,
-    cells: Sequence[tuple[int, int]],
-    *,
-    chosen: Sequence[tuple[int, float]] = (),
-    matrix: Sequence[Sequence[float]] = (),
-    e_scale: float = 0.2,
+  kind: str,
+  cells: Sequence[tuple[int, int]],
+  *,
+  chosen: Sequence[tuple[int, float]] = (),
+  matrix: Sequence[Sequence[float]] = (),
+  e_scale: float = 0.2,
 ) -> tuple[float, ...]:
   """Unscheduled, unnormalised loss weight of each readout.
 
@@ -136,7 +136,7 @@ def base_weights(
 
 
 def schedule_factors(
-    kind: str, step: jax.Array, num_readouts: int, steps: int, every: int = 1
+  kind: str, step: jax.Array, num_readouts: int, steps: int, every: int = 1
 ) -> jax.Array:
   """Factor [K] on each readout's weight at `step`; the last is always 1.
 

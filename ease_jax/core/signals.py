@@ -34,8 +34,15 @@ def blank(shape: tuple[int, ...]) -> Observation:
   """Of a readout without a head and without one before it."""
   zeros, inf = jnp.zeros(shape), jnp.full(shape, jnp.inf)
   return Observation(
-      nll=zeros, argmax=jnp.zeros(shape, jnp.int32), max_prob=zeros,
-      margin=zeros, entropy=zeros, state_cosine=-inf, kl=inf, halt=zeros)
+    nll=zeros,
+    argmax=jnp.zeros(shape, jnp.int32),
+    max_prob=zeros,
+    margin=zeros,
+    entropy=zeros,
+    state_cosine=-inf,
+    kl=inf,
+    halt=zeros,
+  )
 
 
 class Signal(NamedTuple):
@@ -59,7 +66,7 @@ def _patience_init(shape: tuple[int, ...]) -> _Patience:
 
 
 def _patience_step(
-    state: _Patience, obs: Observation
+  state: _Patience, obs: Observation
 ) -> tuple[_Patience, jax.Array]:
   """Consecutive readouts that agree with the one before (2006.04152)."""
   count = jnp.where(obs.argmax == state.argmax, state.count + 1, 0.0)
@@ -67,13 +74,13 @@ def _patience_step(
 
 
 SIGNALS: dict[str, Signal] = {
-    'max_prob': _memoryless(lambda obs: obs.max_prob),
-    'margin': _memoryless(lambda obs: obs.margin),
-    'entropy': _memoryless(lambda obs: 1 - obs.entropy),
-    'state_cosine': _memoryless(lambda obs: obs.state_cosine),
-    'kl': _memoryless(lambda obs: -obs.kl),
-    'q_halt': _memoryless(lambda obs: obs.halt),
-    'patience': Signal(_patience_init, _patience_step),
+  'max_prob': _memoryless(lambda obs: obs.max_prob),
+  'margin': _memoryless(lambda obs: obs.margin),
+  'entropy': _memoryless(lambda obs: 1 - obs.entropy),
+  'state_cosine': _memoryless(lambda obs: obs.state_cosine),
+  'kl': _memoryless(lambda obs: -obs.kl),
+  'q_halt': _memoryless(lambda obs: obs.halt),
+  'patience': Signal(_patience_init, _patience_step),
 }
 
 

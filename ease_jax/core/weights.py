@@ -48,19 +48,32 @@ class LossSpec:
     c, model = config.loss, config.model
     numbers = range(1, model.segments + 1)
     weight_K = grid.base_weights(
-        c.weights, [(s, l) for s in numbers for l in readouts(model)],
-        chosen=c.chosen, matrix=c.matrix, e_scale=c.e_scale)
+      c.weights,
+      [(s, l) for s in numbers for l in readouts(model)],
+      chosen=c.chosen,
+      matrix=c.matrix,
+      e_scale=c.e_scale,
+    )
     return cls(
-        weight_K, c.schedule, c.schedule_steps, c.rotate_every, c.normalize,
-        c.token_fraction, c.exit_threshold, c.exit_rows,
-        config.train.updates == 'per_segment', model.segments,
-        *((c.halt_weight, c.halt_exploration) if model.body == 'hrm' else ()))
+      weight_K,
+      c.schedule,
+      c.schedule_steps,
+      c.rotate_every,
+      c.normalize,
+      c.token_fraction,
+      c.exit_threshold,
+      c.exit_rows,
+      config.train.updates == 'per_segment',
+      model.segments,
+      *((c.halt_weight, c.halt_exploration) if model.body == 'hrm' else ()),
+    )
 
   def weights_at(self, step: jax.Array) -> jax.Array:
     """Weight of each readout at an update, [K] float32."""
     num = len(self.weight_K)
     weight_K = jnp.asarray(self.weight_K) * grid.schedule_factors(
-        self.schedule, step, num, self.schedule_steps, self.rotate_every)
+      self.schedule, step, num, self.schedule_steps, self.rotate_every
+    )
     if self.normalize == 'none':
       return weight_K
     if not self.per_segment:
@@ -86,7 +99,7 @@ class LossSpec:
     decides = 1 / 3 if self.exit_threshold or self.halt_weight else 0.0
     is_end = lambda k: (k + 1) % size == 0
     return [
-        float(weight > 0) * (1.0 if is_end(k) else self.token_fraction)
-        + (decides if k < last or self.halt_weight else 0.0)
-        for k, weight in enumerate(self.weight_K)
+      float(weight > 0) * (1.0 if is_end(k) else self.token_fraction)
+      + (decides if k < last or self.halt_weight else 0.0)
+      for k, weight in enumerate(self.weight_K)
     ]

@@ -46,26 +46,29 @@ def load(config: Any, workdir: str | os.PathLike[str]) -> Corpus:
 
 
 def encode(
-    tokenizer: tokenizers.Tokenizer, documents: Sequence[str]
+  tokenizer: tokenizers.Tokenizer, documents: Sequence[str]
 ) -> np.ndarray:
   """Documents as one array of tokens [N] int32, one eos between two."""
   parts: list[np.ndarray] = []
   for document in documents:
-    parts += [np.array([tokenizer.eos_id], np.int32),
-              tokenizer.encode(document)]
+    parts += [
+      np.array([tokenizer.eos_id], np.int32),
+      tokenizer.encode(document),
+    ]
   return np.concatenate(parts[1:]) if parts else np.zeros(0, np.int32)
 
 
 def _tokenizer(
-    data: Any, train: Sequence[str], workdir: pathlib.Path
+  data: Any, train: Sequence[str], workdir: pathlib.Path
 ) -> tokenizers.Tokenizer:
   path = workdir / 'tokenizer.json'
   if path.exists():
     saved = tokenizers.load(path)
     if saved.name != data.tokenizer:
       raise ConfigError(
-          f'data.tokenizer={data.tokenizer!r}, but {path} is of kind '
-          f'{saved.name!r}; use another workdir')
+        f'data.tokenizer={data.tokenizer!r}, but {path} is of kind '
+        f'{saved.name!r}; use another workdir'
+      )
     if saved.name == 'bpe':  # the only one that is slow to fit
       return saved
   tokenizer = tokenizers.fit(data.tokenizer, train, data.vocab_size)
@@ -76,14 +79,16 @@ def _tokenizer(
 def _check_sizes(splits: Mapping[str, np.ndarray], seq_len: int) -> None:
   if len(splits['train']) < seq_len + 1:
     raise ConfigError(
-        f'data: the train split has {len(splits["train"])} tokens, fewer than '
-        f'data.seq_len + 1 = {seq_len + 1}; give more text or lower '
-        'data.seq_len')
+      f'data: the train split has {len(splits["train"])} tokens, fewer than '
+      f'data.seq_len + 1 = {seq_len + 1}; give more text or lower '
+      'data.seq_len'
+    )
   for name in ('select', 'test'):
     if len(splits[name]) < 2:
       raise ConfigError(
-          f'data: the {name} split has {len(splits[name])} tokens, fewer than '
-          f'2; give more text or raise data.{name}_fraction')
+        f'data: the {name} split has {len(splits[name])} tokens, fewer than '
+        f'2; give more text or raise data.{name}_fraction'
+      )
 
 
 def _sha256(splits: Mapping[str, np.ndarray]) -> str:

@@ -29,7 +29,7 @@ class _Windows:
 
 
 def train_iterator(
-    tokens: np.ndarray, seq_len: int, batch_size: int, seed: int
+  tokens: np.ndarray, seq_len: int, batch_size: int, seed: int
 ) -> grain.DatasetIterator:
   """Endless batches in a new order each epoch; has get_state, set_state.
 
@@ -42,8 +42,10 @@ def train_iterator(
   # Sharding comes after shuffling, so that every process sees all the text.
   shard = slice(jax.process_index(), None, jax.process_count())
   windows = (
-      grain.MapDataset.source(_Windows(tokens, seq_len))
-      .seed(seed).shuffle().repeat()[shard]
+    grain.MapDataset.source(_Windows(tokens, seq_len))
+    .seed(seed)
+    .shuffle()
+    .repeat()[shard]
   )
   batches = windows.batch(batch_size, batch_fn=_stack)
   # A window is a slice of memory: reading threads cost more than they save.
@@ -54,14 +56,14 @@ def _stack(windows: Sequence[np.ndarray]) -> Batch:
   window_BxT1 = np.stack(windows)
   tokens_BxT = np.ascontiguousarray(window_BxT1[:, :-1])
   return {
-      'tokens': tokens_BxT,
-      'targets': np.ascontiguousarray(window_BxT1[:, 1:]),
-      'mask': np.ones(tokens_BxT.shape, np.float32),
+    'tokens': tokens_BxT,
+    'targets': np.ascontiguousarray(window_BxT1[:, 1:]),
+    'mask': np.ones(tokens_BxT.shape, np.float32),
   }
 
 
 def eval_batches(
-    tokens: np.ndarray, seq_len: int, batch_size: int, max_tokens: int = 0
+  tokens: np.ndarray, seq_len: int, batch_size: int, max_tokens: int = 0
 ) -> Iterator[Batch]:
   """Batches in which every token but the first is a target exactly once.
 
@@ -86,7 +88,7 @@ def eval_batches(
     mask_BxT = index_BxT < num_targets
     index_BxT = np.where(mask_BxT, index_BxT, 0)
     yield {
-        'tokens': np.pad(tokens[index_BxT] * mask_BxT, missing),
-        'targets': np.pad(tokens[index_BxT + 1] * mask_BxT, missing),
-        'mask': np.pad(mask_BxT.astype(np.float32), missing),
+      'tokens': np.pad(tokens[index_BxT] * mask_BxT, missing),
+      'targets': np.pad(tokens[index_BxT + 1] * mask_BxT, missing),
+      'mask': np.pad(mask_BxT.astype(np.float32), missing),
     }

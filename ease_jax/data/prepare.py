@@ -15,11 +15,11 @@ from ease_jax.config import ConfigError
 
 
 def prepare(
-    paths: Sequence[str],
-    data_dir: str | os.PathLike[str],
-    *,
-    select_fraction: float = 0.05,
-    test_fraction: float = 0.05,
+  paths: Sequence[str],
+  data_dir: str | os.PathLike[str],
+  *,
+  select_fraction: float = 0.05,
+  test_fraction: float = 0.05,
 ) -> str:
   """Writes the documents of text files as array_record; returns the folder.
 
@@ -35,10 +35,14 @@ def prepare(
   from ease_jax.data.text_corpus import text_corpus_dataset_builder as corpus
 
   builder = corpus.Builder(
-      data_dir=os.fspath(data_dir), file_format='array_record',
-      config=corpus.TextCorpusConfig(
-          paths=tuple(map(os.fspath, paths)),
-          select_fraction=select_fraction, test_fraction=test_fraction))
+    data_dir=os.fspath(data_dir),
+    file_format='array_record',
+    config=corpus.TextCorpusConfig(
+      paths=tuple(map(os.fspath, paths)),
+      select_fraction=select_fraction,
+      test_fraction=test_fraction,
+    ),
+  )
   folder = os.fspath(builder.data_path)
   if pathlib.Path(folder).exists():  # TFDS would keep the old text unasked
     raise ConfigError(f'{folder!r} already exists; choose another folder')
@@ -48,16 +52,23 @@ def prepare(
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
-      prog='python -m ease_jax.data.prepare',
-      description='Turns text files into a TFDS folder.')
+    prog='python -m ease_jax.data.prepare',
+    description='Turns text files into a TFDS folder.',
+  )
   parser.add_argument('paths', nargs='+', metavar='FILE')
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--select_fraction', type=float, default=0.05)
   parser.add_argument('--test_fraction', type=float, default=0.05)
   args = parser.parse_args(argv)
   try:
-    print(prepare(args.paths, args.out, select_fraction=args.select_fraction,
-                  test_fraction=args.test_fraction))
+    print(
+      prepare(
+        args.paths,
+        args.out,
+        select_fraction=args.select_fraction,
+        test_fraction=args.test_fraction,
+      )
+    )
   except ConfigError as error:
     sys.exit(f'error: {error}')
 

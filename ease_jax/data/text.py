@@ -16,10 +16,16 @@ from ease_jax.config import SPLITS, ConfigError
 
 # With fewer documents than this, whole ones cannot match the fractions.
 MIN_DOCUMENTS = 20
-_NOT_LIBRARY = frozenset({
-    'site-packages', 'dist-packages', '__pycache__', 'test', 'tests',
-    'idle_test'
-})
+_NOT_LIBRARY = frozenset(
+  {
+    'site-packages',
+    'dist-packages',
+    '__pycache__',
+    'test',
+    'tests',
+    'idle_test',
+  }
+)
 
 Splits = dict[str, list[str]]
 
@@ -44,19 +50,19 @@ def read(data: Any) -> Splits:
     return split(stdlib(), data.select_fraction, data.test_fraction)
   fields = {'train': 'path', 'select': 'select_path', 'test': 'test_path'}
   files = {
-      name: find(data[field], f'data.{field}')
-      for name, field in fields.items()
-      if name == 'train' or data[field]
+    name: find(data[field], f'data.{field}')
+    for name, field in fields.items()
+    if name == 'train' or data[field]
   }
   _check_disjoint(files)
   documents = {
-      name: load(found, f'data.{fields[name]}')
-      for name, found in files.items()
+    name: load(found, f'data.{fields[name]}') for name, found in files.items()
   }
   parts = split(
-      documents['train'],
-      0.0 if 'select' in documents else data.select_fraction,
-      0.0 if 'test' in documents else data.test_fraction)
+    documents['train'],
+    0.0 if 'select' in documents else data.select_fraction,
+    0.0 if 'test' in documents else data.test_fraction,
+  )
   for name in ('select', 'test'):
     if name in documents:
       parts[name] = [document.text for document in documents[name]]
@@ -78,7 +84,7 @@ def stdlib() -> list[Document]:
 
 
 def _library_files(
-    root: pathlib.Path,
+  root: pathlib.Path,
 ) -> Iterator[tuple[str, pathlib.Path]]:
   for folder, subfolders, names in os.walk(root):
     subfolders[:] = set(subfolders) - _NOT_LIBRARY
@@ -89,7 +95,7 @@ def _library_files(
 
 
 def find(
-    patterns: Sequence[str], field: str = 'path'
+  patterns: Sequence[str], field: str = 'path'
 ) -> dict[pathlib.Path, str]:
   """The files that patterns name, each once, and their document names.
 
@@ -127,13 +133,14 @@ def load(files: Mapping[pathlib.Path, str], field: str) -> list[Document]:
     ConfigError: a file is unreadable or not UTF-8, or all of them are empty.
   """
   documents = [
-      Document(name, _read_utf8(path, field)) for path, name in files.items()
+    Document(name, _read_utf8(path, field)) for path, name in files.items()
   ]
   documents = [document for document in documents if document.text]
   if not documents:
     first = next(iter(files))
     raise ConfigError(
-        f'{field}: {str(first)!r} is empty; give a file that has text')
+      f'{field}: {str(first)!r} is empty; give a file that has text'
+    )
   return documents
 
 
@@ -142,11 +149,13 @@ def _read_utf8(path: pathlib.Path, field: str) -> str:
     return path.read_bytes().decode('utf-8')
   except UnicodeDecodeError as error:
     raise ConfigError(
-        f'{field}: {str(path)!r} is not UTF-8 at byte {error.start}; '
-        'convert it to UTF-8') from error
+      f'{field}: {str(path)!r} is not UTF-8 at byte {error.start}; '
+      'convert it to UTF-8'
+    ) from error
   except OSError as error:
     raise ConfigError(
-        f'{field}: cannot read {str(path)!r}: {error.strerror}') from error
+      f'{field}: cannot read {str(path)!r}: {error.strerror}'
+    ) from error
 
 
 def _check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:
@@ -155,14 +164,13 @@ def _check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:
     for path in found:
       if path in owner:
         raise ConfigError(
-            f'data: {str(path)!r} is in both {owner[path]} and {name}; '
-            'name it in one of path, select_path and test_path')
+          f'data: {str(path)!r} is in both {owner[path]} and {name}; '
+          'name it in one of path, select_path and test_path'
+        )
       owner[path] = name
 
 
-def split(
-    documents: Sequence[Document], select: float, test: float
-) -> Splits:
+def split(documents: Sequence[Document], select: float, test: float) -> Splits:
   """Splits documents; `select` and `test` are fractions of the characters.
 
   Whole documents move where there are enough of them. A few long ones are cut
@@ -175,7 +183,7 @@ def split(
 
 
 def _split_whole(
-    documents: Sequence[Document], fractions: Mapping[str, float]
+  documents: Sequence[Document], fractions: Mapping[str, float]
 ) -> Splits:
   """Fills each held-out split with the first documents, by hash, that fit."""
   total = sum(len(document.text) for document in documents)
@@ -191,8 +199,8 @@ def _split_whole(
       train = [i for i, split in enumerate(owner) if split == 'train']
       owner[min(train, key=lambda i: len(documents[i].text))] = name
   return {
-      name: [d.text for d, split in zip(documents, owner) if split == name]
-      for name in SPLITS
+    name: [d.text for d, split in zip(documents, owner) if split == name]
+    for name in SPLITS
   }
 
 
@@ -201,7 +209,7 @@ def _hash(document: Document) -> bytes:
 
 
 def _split_contiguous(
-    texts: Sequence[str], fractions: Mapping[str, float]
+  texts: Sequence[str], fractions: Mapping[str, float]
 ) -> Splits:
   total = sum(map(len, texts))
   sizes = {name: round(f * total) for name, f in fractions.items()}

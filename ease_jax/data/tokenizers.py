@@ -118,7 +118,8 @@ class Char:
 
   def to_json(self) -> str:
     return json.dumps(
-        {'name': self.name, 'characters': ''.join(self._tokens[2:])})
+      {'name': self.name, 'characters': ''.join(self._tokens[2:])}
+    )
 
 
 class Bpe:
@@ -136,11 +137,15 @@ class Bpe:
   def fit(cls, texts: Iterable[str], vocab_size: int) -> 'Bpe':
     tokenizer = hf.Tokenizer(hf.models.BPE())
     tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(
-        add_prefix_space=False)
+      add_prefix_space=False
+    )
     tokenizer.decoder = hf.decoders.ByteLevel()
     trainer = hf.trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[EOS], show_progress=False,
-        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet())
+      vocab_size=vocab_size,
+      special_tokens=[EOS],
+      show_progress=False,
+      initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return cls(tokenizer)
 
@@ -196,10 +201,12 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     return _from_json(path.read_text(encoding='utf-8'))
   except FileNotFoundError as error:
     raise ConfigError(
-        f'{path} is missing; give the folder of a trained model') from error
+      f'{path} is missing; give the folder of a trained model'
+    ) from error
   except Exception as error:  # the library raises bare Exceptions
     raise ConfigError(
-        f'{path} is damaged; restore it or train in a new folder') from error
+      f'{path} is damaged; restore it or train in a new folder'
+    ) from error
 
 
 def _from_json(text: str) -> Tokenizer:

@@ -25,8 +25,24 @@ from ease_jax.decode.text import (
 )
 
 __all__ = [
-    'OFF', 'Cache', 'Counts', 'Draft', 'Generated', 'Options', 'Sampling',
-    'candidates', 'check_prompts', 'chosen_point', 'commit', 'exit_text',
-    'exported', 'generate', 'grow', 'init_cache', 'options_from', 'speculate',
-    'speculative_text', 'stream',
+  'OFF',
+  'Cache',
+  'Counts',
+  'Draft',
+  'Generated',
+  'Options',
+  'Sampling',
+  'candidates',
+  'check_prompts',
+  'chosen_point',
+  'commit',
+  'exit_text',
+  'exported',
+  'generate',
+  'grow',
+  'init_cache',
+  'options_from',
+  'speculate',
+  'speculative_text',
+  'stream',
 ]

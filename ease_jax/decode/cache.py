@@ -44,8 +44,9 @@ def row_blocks(batch_size: int) -> list[int]:
   """
   cpu = jax.default_backend() == 'cpu'
   num = min(MAX_BLOCKS, batch_size) if cpu else 1
-  return [batch_size * (i + 1) // num - batch_size * i // num
-          for i in range(num)]
+  return [
+    batch_size * (i + 1) // num - batch_size * i // num for i in range(num)
+  ]
 
 
 def capacity_for(slots: int) -> int:
@@ -68,8 +69,9 @@ def init_cache(cfg: ModelConfig, batch_size: int, slots: int) -> Cache:
 
   def zeros():
     return tuple(
-        tuple(jnp.zeros((rows, *shape), cfg.dtype) for rows in blocks)
-        for _ in range(cfg.depth))
+      tuple(jnp.zeros((rows, *shape), cfg.dtype) for rows in blocks)
+      for _ in range(cfg.depth)
+    )
 
   # Not shared: they will be given away one by one.
   return Cache(zeros(), zeros(), jnp.zeros((batch_size, capacity), jnp.int32))
@@ -79,13 +81,14 @@ def check(cache: Cache, cfg: ModelConfig) -> None:
   """Raises ConfigError if the cache was made for another model."""
   if len(cache.key) != cfg.depth:
     raise ConfigError(
-        f'the cache has {len(cache.key)} layers; model.segments='
-        f'{cfg.segments} runs {cfg.depth}; use init_cache with the same '
-        'config')
+      f'the cache has {len(cache.key)} layers; model.segments='
+      f'{cfg.segments} runs {cfg.depth}; use init_cache with the same '
+      'config'
+    )
 
 
 def past(
-    cache: Cache, layer: int, live_B: jax.Array | None, tokens: int = 1
+  cache: Cache, layer: int, live_B: jax.Array | None, tokens: int = 1
 ) -> tuple[layers.Past, ...]:
   """What so many tokens may see of the cache in one layer.
 
@@ -98,7 +101,8 @@ def past(
   if len(cache.key[layer]) == 1:
     live_B = None  # the layer's own branch skips all there is
   visible_BxTxC = jnp.repeat(
-      (cache.layers_BxC > layer)[:, None], tokens, axis=1)
+    (cache.layers_BxC > layer)[:, None], tokens, axis=1
+  )
   blocks, start = [], 0
   for key, value in zip(cache.key[layer], cache.value[layer], strict=True):
     rows = slice(start, start := start + len(key))
@@ -121,7 +125,8 @@ def commit(cache: Cache, new: New, slot: jax.Array) -> Cache:
   start = jnp.asarray(slot)
   length = new.layers_BxT.shape[1]
   read = functools.partial(
-      jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=length)
+    jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=length
+  )
   put = jax.lax.dynamic_update_slice_in_dim
 
   def write(blocks, new_BxTxGxD, ran_BxT):
@@ -154,5 +159,7 @@ def grow(cache: Cache, slots: int) -> Cache:
   more = capacity_for(slots) - cache.capacity
   pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
   return Cache(
-      jax.tree.map(pad, cache.key), jax.tree.map(pad, cache.value),
-      jnp.pad(cache.layers_BxC, ((0, 0), (0, more))))
+    jax.tree.map(pad, cache.key),
+    jax.tree.map(pad, cache.value),
+    jnp.pad(cache.layers_BxC, ((0, 0), (0, more))),
+  )

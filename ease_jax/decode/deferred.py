@@ -21,6 +21,7 @@ from ease_jax.model import layers
 
 WINDOW = costs.MAX_WAITING  # P: tokens that may be behind
 
+
 class Window(NamedTuple):
   """The last P tokens of each row, the oldest first."""
 
@@ -33,9 +34,10 @@ def empty_window(model: Any, batch_size: int) -> Window:
   """Of tokens that miss nothing."""
   cfg, shape = model.cfg, (batch_size, WINDOW)
   return Window(
-      jnp.zeros(shape, jnp.int32),
-      jnp.zeros((*shape, cfg.dim), cfg.dtype),
-      jnp.full(shape, len(cfg.cells), jnp.int32))
+    jnp.zeros(shape, jnp.int32),
+    jnp.zeros((*shape, cfg.dim), cfg.dtype),
+    jnp.full(shape, len(cfg.cells), jnp.int32),
+  )
 
 
 class Result(NamedTuple):
@@ -49,8 +51,13 @@ class Result(NamedTuple):
 
 
 def walk(
-    bound: Any, cache: caches.Cache, window: Window, token_B: jax.Array,
-    position_B: jax.Array, done_B: jax.Array, head: Asking,
+  bound: Any,
+  cache: caches.Cache,
+  window: Window,
+  token_B: jax.Array,
+  position_B: jax.Array,
+  done_B: jax.Array,
+  head: Asking,
 ) -> Result:
   """One token for every row; the group between two readouts is the unit.
 
@@ -88,7 +95,8 @@ def walk(
     h_Bx1xD = state_BxNxD[:, -1:]
     state = h_Bx1xD, bound.normed(k, h_Bx1xD)
     memory, stops_Bx1, logits_Bx1xV = head(
-        k, state, previous, memory, ~wants_B[:, None])
+      k, state, previous, memory, ~wants_B[:, None]
+    )
     previous = state
     exit_B = jnp.where(wants_B, k, exit_B)
     answer = jnp.where(wants_B[:, None, None], logits_Bx1xV, answer)
@@ -125,13 +133,17 @@ class _Group:
     length = goes_BxT.shape[1]
     mask = layers.causal_mask(length) & goes_BxT[:, None, :]
     live_B = goes_BxT.any(1)
-    look = lambda layer: (
-        mask, caches.past(self.cache, layer, live_B, length))
+    look = lambda layer: (mask, caches.past(self.cache, layer, live_B, length))
     state_BxTxD = state_BxNxD[:, last]
     out_BxTxD, kv = spans.span(
-        self.bound, self.token_BxN[:, last], self.position_BxN[:, last], look,
-        start=self.k - 1 if self.k else None, stop=self.k,
-        state_BxTxD=state_BxTxD)
+      self.bound,
+      self.token_BxN[:, last],
+      self.position_BxN[:, last],
+      look,
+      start=self.k - 1 if self.k else None,
+      stop=self.k,
+      state_BxTxD=state_BxTxD,
+    )
     state_BxTxD = jnp.where(goes_BxT[..., None], out_BxTxD, state_BxTxD)
     return state_BxTxD, [kv[i] for i in self.layers], jnp.int32(len(kv))
 

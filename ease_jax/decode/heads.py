@@ -52,8 +52,10 @@ class Asking:
     def score():
       flat = self.logits.reshape(-1, self.logits.shape[-1])
       obs = readout.statistics(
-          flat, jnp.zeros(len(flat), jnp.int32),
-          None if before is None else before.reshape(flat.shape))
+        flat,
+        jnp.zeros(len(flat), jnp.int32),
+        None if before is None else before.reshape(flat.shape),
+      )
       obs = jax.tree.map(lambda x: x.reshape(done_BxT.shape), obs)
       return signal.step(memory, obs)
 
@@ -71,7 +73,8 @@ class Asking:
       return flat.reshape(shape), jnp.int32(1)
 
     logits, ran = jax.lax.cond(
-        wanted, head, lambda: (jnp.zeros(shape), jnp.int32(0)))
+      wanted, head, lambda: (jnp.zeros(shape), jnp.int32(0))
+    )
     self.heads_run += ran
     return logits
 

@@ -49,11 +49,12 @@ class Options:
   def __post_init__(self):
     if self.prefill not in PREFILLS:
       raise ConfigError(
-          f'generate.prefill={self.prefill!r} is unknown; use one of '
-          f'{PREFILLS}')
+        f'generate.prefill={self.prefill!r} is unknown; use one of {PREFILLS}'
+      )
     if self.max_new_tokens < 1:
       raise ConfigError(
-          f'generate.max_new_tokens={self.max_new_tokens} must be at least 1')
+        f'generate.max_new_tokens={self.max_new_tokens} must be at least 1'
+      )
     if self.chunk < 1:
       raise ConfigError(f'chunk={self.chunk} must be at least 1')
 
@@ -75,8 +76,12 @@ class Counts(NamedTuple):
 
 
 def generate(
-    model: Any, variables: Any, prompts: Sequence[Sequence[int]],
-    exit: Point | None = None, *, options: Options,
+  model: Any,
+  variables: Any,
+  prompts: Sequence[Sequence[int]],
+  exit: Point | None = None,
+  *,
+  options: Options,
 ) -> tuple[list[Generated], Counts]:
   """Continues prompts; each new token runs the layers it needs.
 
@@ -97,23 +102,34 @@ def generate(
     ConfigError: a prompt is empty or fills the context.
   """
   found = jax.tree.map(
-      lambda *xs: np.concatenate(xs),
-      *_blocks(model, variables, prompts, exit, options))
+    lambda *xs: np.concatenate(xs),
+    *_blocks(model, variables, prompts, exit, options),
+  )
   texts = []
   for b, prompt in enumerate(prompts):
     live_N = found.live_B[:, b]
     new = found.token_B[live_N, b]
-    texts.append(Generated(
+    texts.append(
+      Generated(
         np.concatenate([np.asarray(prompt, np.int32), new]),
-        found.exit_B[live_N, b]))
+        found.exit_B[live_N, b],
+      )
+    )
   return texts, Counts(
-      len(found.live_B), int(found.layers_run.sum()),
-      int(found.heads_run.sum()), int(found.fills_run.sum()))
+    len(found.live_B),
+    int(found.layers_run.sum()),
+    int(found.heads_run.sum()),
+    int(found.fills_run.sum()),
+  )
 
 
 def stream(
-    model: Any, variables: Any, prompts: Sequence[Sequence[int]],
-    exit: Point | None = None, *, options: Options,
+  model: Any,
+  variables: Any,
+  prompts: Sequence[Sequence[int]],
+  exit: Point | None = None,
+  *,
+  options: Options,
 ) -> Iterator[steps.Stepped]:
   """One `Stepped` of [B] arrays for each new token of the longest row.
 
@@ -125,7 +141,7 @@ def stream(
 
 
 def _blocks(
-    model, variables, prompts, exit, options
+  model, variables, prompts, exit, options
 ) -> Iterator[steps.Stepped]:
   """The steps of each program, [N, ...]."""
   check_exit(model, exit)
@@ -133,16 +149,30 @@ def _blocks(
   cache, slot = prefilled(model, params, prompts, exit, options)
   length_B = np.asarray([len(p) for p in prompts], np.int32)
   rows = start(
-      model, exit, np.asarray([p[-1] for p in prompts], np.int32),
-      length_B - 1, end(length_B, options), np.uint32(options.seed % 2**32))
+    model,
+    exit,
+    np.asarray([p[-1] for p in prompts], np.int32),
+    length_B - 1,
+    end(length_B, options),
+    np.uint32(options.seed % 2**32),
+  )
   threshold_K, eos_id = thresholds(model, exit), eos(options)
   done = False
   while not done:
     if slot + options.chunk > cache.capacity:
       cache = caches.grow(cache, slot + options.chunk)
     out, rows, cache = steps.many_steps(
-        params, cache, rows, np.int32(slot), threshold_K, eos_id,
-        num=options.chunk, model=model, spec=spec, sampling=options.sampling)
+      params,
+      cache,
+      rows,
+      np.int32(slot),
+      threshold_K,
+      eos_id,
+      num=options.chunk,
+      model=model,
+      spec=spec,
+      sampling=options.sampling,
+    )
     slot += options.chunk
     out, done_B = jax.device_get((out, rows.done_B))
     done = done_B.all()
@@ -151,22 +181,30 @@ def _blocks(
 
 
 def start(
-    model: Any, exit: Point | None, token_B: Any, position_B: Any, end_B: Any,
-    seed: Any,
+  model: Any,
+  exit: Point | None,
+  token_B: Any,
+  position_B: Any,
+  end_B: Any,
+  seed: Any,
 ) -> steps.Rows:
   """Rows that have a last token each, and a way to go; see `steps.Rows`."""
   return _start(
-      token_B, position_B, end_B, seed, model=model,
-      behind=defers(model, exit))
+    token_B, position_B, end_B, seed, model=model, behind=defers(model, exit)
+  )
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'behind'))
 def _start(token_B, position_B, end_B, seed, *, model, behind):
   num = len(token_B)
   return steps.Rows(
-      token_B, position_B, end_B, position_B + 1 >= end_B,
-      jax.random.split(jax.random.key(seed), num),
-      deferred.empty_window(model, num) if behind else None)
+    token_B,
+    position_B,
+    end_B,
+    position_B + 1 >= end_B,
+    jax.random.split(jax.random.key(seed), num),
+    deferred.empty_window(model, num) if behind else None,
+  )
 
 
 def least_slot(model: Any, exit: Point | None) -> int:
@@ -190,8 +228,11 @@ def eos(options: Options) -> np.int32:
 
 
 def prefilled(
-    model: Any, params: Any, prompts: Sequence[Sequence[int]],
-    exit: Point | None, options: Options,
+  model: Any,
+  params: Any,
+  prompts: Sequence[Sequence[int]],
+  exit: Point | None,
+  options: Options,
 ) -> tuple[caches.Cache, int]:
   """A cache of all prompt tokens but the last, and its next free slot.
 
@@ -206,28 +247,35 @@ def prefilled(
   for b, prompt in enumerate(prompts):
     token_BxT[b, width - length_B[b] :] = prompt[:-1]
   cache = steps.prefill(
-      params, token_BxT, length_B, thresholds(model, exit),
-      slots=width + options.chunk, model=model,
-      spec=exit.spec if exit and options.prefill == 'exits' else None)
+    params,
+    token_BxT,
+    length_B,
+    thresholds(model, exit),
+    slots=width + options.chunk,
+    model=model,
+    spec=exit.spec if exit and options.prefill == 'exits' else None,
+  )
   return cache, width
 
 
 def check_prompts(
-    model: Any, prompts: Sequence[Sequence[int]], options: Options
+  model: Any, prompts: Sequence[Sequence[int]], options: Options
 ) -> None:
   """Raises ConfigError if there is nothing to continue, or no room to."""
   vocab_size = model.cfg.vocab_size
   for prompt in prompts:
     if not 0 < len(prompt) < options.context:
       raise ConfigError(
-          f'--prompt has {len(prompt)} tokens; it must have 1 to '
-          f'{options.context - 1} (data.seq_len={options.context}); change its '
-          'length')
+        f'--prompt has {len(prompt)} tokens; it must have 1 to '
+        f'{options.context - 1} (data.seq_len={options.context}); change its '
+        'length'
+      )
     for token in prompt:
       if not 0 <= token < vocab_size:
         raise ConfigError(
-            f'--prompt has the token {token}; the vocabulary has 0 to '
-            f'{vocab_size - 1}; use the tokenizer of the run')
+          f'--prompt has the token {token}; the vocabulary has 0 to '
+          f'{vocab_size - 1}; use the tokenizer of the run'
+        )
   if len(prompts) == 0:
     raise ConfigError('no prompts; give at least one')
 
@@ -238,12 +286,14 @@ def check_exit(model: Any, exit: Point | None) -> None:
     return
   if exit.spec.policy == CONTROL:
     raise ConfigError(
-        f'K/V policy {CONTROL!r} is a control of the evaluation; decode with '
-        'another one')
+      f'K/V policy {CONTROL!r} is a control of the evaluation; decode with '
+      'another one'
+    )
   if exit.spec.signal == 'q_halt' and model.cfg.body != 'hrm':
     raise ConfigError(
-        f"exit signal 'q_halt' is learned by model.body=hrm alone; this is "
-        f'{model.cfg.body}; use another signal')
+      f"exit signal 'q_halt' is learned by model.body=hrm alone; this is "
+      f'{model.cfg.body}; use another signal'
+    )
 
 
 def defers(model: Any, exit: Point | None) -> bool:

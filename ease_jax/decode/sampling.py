@@ -26,14 +26,17 @@ class Sampling:
   def __post_init__(self):
     if not self.temperature >= 0:
       raise ConfigError(
-          f'generate.temperature={self.temperature} must be at least 0; 0 is '
-          'greedy')
+        f'generate.temperature={self.temperature} must be at least 0; 0 is '
+        'greedy'
+      )
     if self.top_k < 0:
       raise ConfigError(
-          f'generate.top_k={self.top_k} must be at least 0; 0 = all tokens')
+        f'generate.top_k={self.top_k} must be at least 0; 0 = all tokens'
+      )
     if not 0 < self.top_p <= 1:
       raise ConfigError(
-          f'generate.top_p={self.top_p} must be above 0 and at most 1')
+        f'generate.top_p={self.top_p} must be above 0 and at most 1'
+      )
 
 
 def log_weights(logits: jax.Array, sampling: Sampling) -> jax.Array:
@@ -54,14 +57,15 @@ def log_weights(logits: jax.Array, sampling: Sampling) -> jax.Array:
     ordered = -jnp.sort(-p, axis=-1)
     # Kept while those before it do not hold enough: at least one always is.
     before = jnp.cumsum(ordered, -1) - ordered
-    least = jnp.where(
-        before < sampling.top_p, ordered, jnp.inf).min(-1, keepdims=True)
+    least = jnp.where(before < sampling.top_p, ordered, jnp.inf).min(
+      -1, keepdims=True
+    )
     logits = jnp.where(p >= least, logits, -jnp.inf)
   return logits
 
 
 def draw(
-    logits_BxV: jax.Array, key_B: jax.Array, sampling: Sampling
+  logits_BxV: jax.Array, key_B: jax.Array, sampling: Sampling
 ) -> jax.Array:
   """One token for each row with its own key, [B] int32."""
   if sampling.temperature == 0:

@@ -21,13 +21,20 @@ def check(cfg: Any, purpose: str) -> None:
   """Raises ConfigError if a body cannot go on from a readout's state."""
   if cfg.body == 'hrm':
     raise ConfigError(
-        f'{purpose} goes on from the state of a readout; model.body=hrm has a '
-        'second one; use another policy or body')
+      f'{purpose} goes on from the state of a readout; model.body=hrm has a '
+      'second one; use another policy or body'
+    )
 
 
 def span(
-    bound: Any, token_BxT: jax.Array, position_BxT: jax.Array, look: Look, *,
-    start: int | None, stop: int, state_BxTxD: jax.Array | None,
+  bound: Any,
+  token_BxT: jax.Array,
+  position_BxT: jax.Array,
+  look: Look,
+  *,
+  start: int | None,
+  stop: int,
+  state_BxTxD: jax.Array | None,
 ) -> tuple[jax.Array, dict[int, layers.KV]]:
   """Runs the layers after readout `start` up to readout `stop`.
 

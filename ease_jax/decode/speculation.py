@@ -46,8 +46,9 @@ class Draft:
       raise ConfigError(f'draft length={self.length} must be at least 1')
     if self.signal not in SIGNALS:
       raise ConfigError(
-          f'signal={self.signal!r} cannot draft: it compares readouts or needs '
-          f'a learned head; use one of {SIGNALS}')
+        f'signal={self.signal!r} cannot draft: it compares readouts or needs '
+        f'a learned head; use one of {SIGNALS}'
+      )
 
   def check(self, cfg: Any) -> None:
     """Raises ConfigError if a model cannot draft like this."""
@@ -55,16 +56,18 @@ class Draft:
     num = len(cfg.cells)
     if not 0 <= self.readout < num - 1:
       raise ConfigError(
-          f'draft readout={self.readout} of a model with {num} readouts; only '
-          f'0 to {num - 2} are before the last')
+        f'draft readout={self.readout} of a model with {num} readouts; only '
+        f'0 to {num - 2} are before the last'
+      )
 
 
 def _check_model(cfg: Any) -> None:
   spans.check(cfg, 'speculation')
   if len(cfg.cells) == 1:
     raise ConfigError(
-        'speculation drafts with a readout before the last; model.readouts='
-        f'{cfg.readouts} is one; train with more readouts')
+      'speculation drafts with a readout before the last; model.readouts='
+      f'{cfg.readouts} is one; train with more readouts'
+    )
 
 
 def candidates(cfg: Any) -> tuple[Draft, ...]:
@@ -75,9 +78,10 @@ def candidates(cfg: Any) -> tuple[Draft, ...]:
   """
   _check_model(cfg)
   return tuple(
-      Draft(readout, length, threshold)
-      for readout in range(len(cfg.cells) - 1)
-      for length, threshold in ((2, 0.0), (4, 0.0), (8, 0.6)))
+    Draft(readout, length, threshold)
+    for readout in range(len(cfg.cells) - 1)
+    for length, threshold in ((2, 0.0), (4, 0.0), (8, 0.6))
+  )
 
 
 class Tally(NamedTuple):
@@ -108,12 +112,24 @@ class _State(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=('num', 'model', 'draft', 'sampling'),
-    donate_argnames='cache')
+  jax.jit,
+  static_argnames=('num', 'model', 'draft', 'sampling'),
+  donate_argnames='cache',
+)
 def rounds(
-    params: Any, cache: caches.Cache, token: jax.Array, position: jax.Array,
-    slot: jax.Array, key: jax.Array, end: jax.Array, eos_id: jax.Array, *,
-    num: int, model: Any, draft: Draft, sampling: sample.Sampling,
+  params: Any,
+  cache: caches.Cache,
+  token: jax.Array,
+  position: jax.Array,
+  slot: jax.Array,
+  key: jax.Array,
+  end: jax.Array,
+  eos_id: jax.Array,
+  *,
+  num: int,
+  model: Any,
+  draft: Draft,
+  sampling: sample.Sampling,
 ) -> _State:
   """Rounds of drafting and checking until there are `num` new tokens.
 
@@ -132,11 +148,18 @@ def rounds(
   bound = model.bind({'params': params})
   zero = jnp.int32(0)
   state = _State(
-      token, position, slot, position + 1 >= end, key, cache,
-      jnp.zeros(num + draft.length, jnp.int32), zero, Tally(*[zero] * 5))
+    token,
+    position,
+    slot,
+    position + 1 >= end,
+    key,
+    cache,
+    jnp.zeros(num + draft.length, jnp.int32),
+    zero,
+    Tally(*[zero] * 5),
+  )
   one = functools.partial(_round, bound, draft, sampling, end, eos_id)
-  return jax.lax.while_loop(
-      lambda s: (s.count < num) & ~s.done, one, state)
+  return jax.lax.while_loop(lambda s: (s.count < num) & ~s.done, one, state)
 
 
 def _round(bound, draft, sampling, end, eos_id, s: _State) -> _State:
@@ -144,8 +167,7 @@ def _round(bound, draft, sampling, end, eos_id, s: _State) -> _State:
   left = end - 1 - s.position  # tokens that may still come
   drafts = _draft(bound, draft, sampling, s, draft_key, left)
   p_NxV, kv, layers_run = _check(bound, draft, s, drafts)
-  taken_N, num_taken, num_right = _accept(
-      p_NxV, drafts, check_key, sampling)
+  taken_N, num_taken, num_right = _accept(p_NxV, drafts, check_key, sampling)
   n_N = jnp.arange(draft.length)
   ends_N = (taken_N == eos_id) & (n_N < num_taken)
   first_end = jnp.where(ends_N.any(), ends_N.argmax() + 1, draft.length)
@@ -155,13 +177,23 @@ def _round(bound, draft, sampling, end, eos_id, s: _State) -> _State:
   cache = caches.commit(drafts.cache, caches.New(kv, depth_1xN), s.slot)
   position = s.position + keep
   accepted = jnp.minimum(num_right, keep)
-  tally = add(s.tally, Tally(
-      1, drafts.num, accepted, layers_run + drafts.layers_run, drafts.num + 1))
+  tally = add(
+    s.tally,
+    Tally(
+      1, drafts.num, accepted, layers_run + drafts.layers_run, drafts.num + 1
+    ),
+  )
   return _State(
-      taken_N[keep - 1], position, s.slot + keep,
-      ends_N.any() | (position + 1 >= end), key, cache,
-      jax.lax.dynamic_update_slice(s.found_N, taken_N, (s.count,)),
-      s.count + keep, tally)
+    taken_N[keep - 1],
+    position,
+    s.slot + keep,
+    ends_N.any() | (position + 1 >= end),
+    key,
+    cache,
+    jax.lax.dynamic_update_slice(s.found_N, taken_N, (s.count,)),
+    s.count + keep,
+    tally,
+  )
 
 
 def _in_branch(always: jax.Array, run: Any) -> Any:
@@ -171,7 +203,8 @@ def _in_branch(always: jax.Array, run: Any) -> Any:
   copy of all of it for the readers.
   """
   nothing = lambda: jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run))
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run)
+  )
   return jax.lax.cond(always, run, nothing)
 
 
@@ -195,11 +228,22 @@ def _draft(bound, draft, sampling, s: _State, key, left) -> _Drafts:
   def one(d: _Drafts) -> _Drafts:
     token = jnp.where(d.num == 0, s.token, d.draft_N[d.num - 1])
     look = lambda layer: (
-        layers.causal_mask(1), caches.past(d.cache, layer, None))
-    h_1x1xD, kv = _in_branch(d.goes_on, functools.partial(
-        spans.span, bound, token[None, None],
-        (s.position + d.num)[None, None], look, start=None,
-        stop=draft.readout, state_BxTxD=None))
+      layers.causal_mask(1),
+      caches.past(d.cache, layer, None),
+    )
+    h_1x1xD, kv = _in_branch(
+      d.goes_on,
+      functools.partial(
+        spans.span,
+        bound,
+        token[None, None],
+        (s.position + d.num)[None, None],
+        look,
+        start=None,
+        stop=draft.readout,
+        state_BxTxD=None,
+      ),
+    )
     n_1xD = bound.normed(draft.readout, h_1x1xD)[0]
     logits_1xV = readout.logits(n_1xD, w_VxD)
     obs = readout.statistics(logits_1xV, jnp.zeros(1, jnp.int32))
@@ -210,17 +254,31 @@ def _draft(bound, draft, sampling, s: _State, key, left) -> _Drafts:
     cache = caches.commit(d.cache, caches.New(kv, depth), s.slot + d.num)
     put = lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, d.num, 0)
     return _Drafts(
-        d.num + 1, put(d.token_N, token), put(d.draft_N, new),
-        jax.lax.dynamic_update_slice_in_dim(
-            d.state_1xNxD, h_1x1xD, d.num, axis=1),
-        put(d.q_NxV, sample.log_weights(logits_1xV, sampling)[0]), cache,
-        score >= draft.threshold, key, d.layers_run + len(kv))
+      d.num + 1,
+      put(d.token_N, token),
+      put(d.draft_N, new),
+      jax.lax.dynamic_update_slice_in_dim(
+        d.state_1xNxD, h_1x1xD, d.num, axis=1
+      ),
+      put(d.q_NxV, sample.log_weights(logits_1xV, sampling)[0]),
+      cache,
+      score >= draft.threshold,
+      key,
+      d.layers_run + len(kv),
+    )
 
   zeros_N = jnp.zeros(num, jnp.int32)
   start = _Drafts(
-      jnp.int32(0), zeros_N, zeros_N, jnp.zeros((1, num, cfg.dim), cfg.dtype),
-      jnp.zeros((num, cfg.vocab_size)), s.cache, jnp.bool_(True), key,
-      jnp.int32(0))
+    jnp.int32(0),
+    zeros_N,
+    zeros_N,
+    jnp.zeros((1, num, cfg.dim), cfg.dtype),
+    jnp.zeros((num, cfg.vocab_size)),
+    s.cache,
+    jnp.bool_(True),
+    key,
+    jnp.int32(0),
+  )
   most = jnp.minimum(num, left)
   return jax.lax.while_loop(lambda d: (d.num < most) & d.goes_on, one, start)
 
@@ -231,9 +289,19 @@ def _check(bound, draft, s: _State, drafts: _Drafts):
   n_N = jnp.arange(num)
   mask = layers.causal_mask(num)
   look = lambda layer: (mask, caches.past(drafts.cache, layer, None, num))
-  h_1xNxD, kv = _in_branch(drafts.num > 0, functools.partial(
-      spans.span, bound, drafts.token_N[None], (s.position + n_N)[None], look,
-      start=draft.readout, stop=last, state_BxTxD=drafts.state_1xNxD))
+  h_1xNxD, kv = _in_branch(
+    drafts.num > 0,
+    functools.partial(
+      spans.span,
+      bound,
+      drafts.token_N[None],
+      (s.position + n_N)[None],
+      look,
+      start=draft.readout,
+      stop=last,
+      state_BxTxD=drafts.state_1xNxD,
+    ),
+  )
   n_NxD = bound.normed(last, h_1xNxD)[0]
   return readout.logits(n_NxD, bound.unembedding()), kv, len(kv)
 
@@ -248,8 +316,9 @@ def _accept(logits_NxV, drafts: _Drafts, key, sampling):
   num = len(logits_NxV)
   p_NxV = jax.nn.softmax(sample.log_weights(logits_NxV, sampling))
   q_NxV = jax.nn.softmax(drafts.q_NxV)
-  pick = lambda x_NxV: jnp.take_along_axis(
-      x_NxV, drafts.draft_N[:, None], 1)[:, 0]
+  pick = lambda x_NxV: jnp.take_along_axis(x_NxV, drafts.draft_N[:, None], 1)[
+    :, 0
+  ]
   chance_N = jax.random.uniform(accept_key, (num,))
   right_N = chance_N * pick(q_NxV) < pick(p_NxV)
   right_N &= jnp.arange(num) < drafts.num
@@ -260,13 +329,19 @@ def _accept(logits_NxV, drafts: _Drafts, key, sampling):
   replaced_N = drafts.draft_N.at[wrong].set(instead.astype(jnp.int32))
   all_right = num_right == drafts.num
   return (
-      jnp.where(all_right, drafts.draft_N, replaced_N),
-      jnp.where(all_right, num_right, num_right + 1), num_right)
+    jnp.where(all_right, drafts.draft_N, replaced_N),
+    jnp.where(all_right, num_right, num_right + 1),
+    num_right,
+  )
 
 
 def speculate(
-    model: Any, variables: Any, prompts: Sequence[Sequence[int]],
-    draft: Draft, *, options: loop.Options,
+  model: Any,
+  variables: Any,
+  prompts: Sequence[Sequence[int]],
+  draft: Draft,
+  *,
+  options: loop.Options,
 ) -> tuple[list[loop.Generated], Tally]:
   """The full model's tokens, drafted by its own early layers.
 
@@ -286,7 +361,8 @@ def speculate(
   for number, prompt in enumerate(prompts):
     new = []
     for tokens, tally in stream(
-        model, variables, prompt, draft, options=options, number=number):
+      model, variables, prompt, draft, options=options, number=number
+    ):
       new.extend(tokens)
       total = add(total, tally)
     tokens = np.asarray([*prompt, *new], np.int32)
@@ -300,8 +376,13 @@ def add(a: Tally, b: Tally) -> Tally:
 
 
 def stream(
-    model: Any, variables: Any, prompt: Sequence[int], draft: Draft, *,
-    options: loop.Options, number: int = 0,
+  model: Any,
+  variables: Any,
+  prompt: Sequence[int],
+  draft: Draft,
+  *,
+  options: loop.Options,
+  number: int = 0,
 ) -> Iterator[tuple[np.ndarray, Tally]]:
   """New tokens of one prompt, and what they took, as programs end.
 
@@ -320,10 +401,21 @@ def stream(
     if slot + room > cache.capacity:
       cache = caches.grow(cache, slot + room)
     s = rounds(
-        params, cache, np.int32(token), np.int32(position), np.int32(slot),
-        key, end, eos_id, num=options.chunk, model=model, draft=draft,
-        sampling=options.sampling)
+      params,
+      cache,
+      np.int32(token),
+      np.int32(position),
+      np.int32(slot),
+      key,
+      end,
+      eos_id,
+      num=options.chunk,
+      model=model,
+      draft=draft,
+      sampling=options.sampling,
+    )
     cache, key = s.cache, s.key
     token, position, slot, done, found_N, count, tally = jax.device_get(
-        (s.token, s.position, s.slot, s.done, s.found_N, s.count, s.tally))
+      (s.token, s.position, s.slot, s.done, s.found_N, s.count, s.tally)
+    )
     yield found_N[:count], Tally(*map(int, tally))

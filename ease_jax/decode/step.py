@@ -44,15 +44,15 @@ class Stepped(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=('model', 'spec', 'sampling'))
 def step(
-    params: Any,
-    cache: Cache,
-    rows: Rows,
-    threshold_K: jax.Array,
-    eos_id: jax.Array,
-    *,
-    model: Any,
-    spec: ExitSpec | None,
-    sampling: sample.Sampling,
+  params: Any,
+  cache: Cache,
+  rows: Rows,
+  threshold_K: jax.Array,
+  eos_id: jax.Array,
+  *,
+  model: Any,
+  spec: ExitSpec | None,
+  sampling: sample.Sampling,
 ) -> tuple[Stepped, jax.Array, Rows, caches.New]:
   """Decodes one token of every row.
 
@@ -81,29 +81,43 @@ def step(
   fills_run = jnp.int32(0)
   if window is None:
     exit_B, logits_BxV, new, layers_run, fills_run = _walk(
-        bound, cache, rows, spec, head)
+      bound, cache, rows, spec, head
+    )
   else:
     exit_B, logits_BxV, window, new, layers_run = deferred.walk(
-        bound, cache, window, rows.token_B, rows.position_B, rows.done_B, head)
+      bound, cache, window, rows.token_B, rows.position_B, rows.done_B, head
+    )
   key_B = jax.vmap(jax.random.fold_in)(rows.key_B, rows.position_B)
   token_B = sample.draw(logits_BxV, key_B, sampling)
   position_B = rows.position_B + ~rows.done_B
   done_B = rows.done_B | (token_B == eos_id) | (position_B + 1 >= rows.end_B)
   out = Stepped(
-      token_B, exit_B, ~rows.done_B, layers_run, head.heads_run, fills_run)
+    token_B, exit_B, ~rows.done_B, layers_run, head.heads_run, fills_run
+  )
   rows = rows._replace(
-      token_B=token_B, position_B=position_B, done_B=done_B, window=window)
+    token_B=token_B, position_B=position_B, done_B=done_B, window=window
+  )
   return out, logits_BxV, rows, new
 
 
 @functools.partial(
-    jax.jit, static_argnames=('num', 'model', 'spec', 'sampling'),
-    donate_argnames='cache')
+  jax.jit,
+  static_argnames=('num', 'model', 'spec', 'sampling'),
+  donate_argnames='cache',
+)
 def many_steps(
-    params: Any, cache: Cache, rows: Rows, slot: jax.Array,
-    threshold_K: jax.Array, eos_id: jax.Array,
-    given_NxB: jax.Array | None = None, *, num: int, model: Any,
-    spec: ExitSpec | None, sampling: sample.Sampling,
+  params: Any,
+  cache: Cache,
+  rows: Rows,
+  slot: jax.Array,
+  threshold_K: jax.Array,
+  eos_id: jax.Array,
+  given_NxB: jax.Array | None = None,
+  *,
+  num: int,
+  model: Any,
+  spec: ExitSpec | None,
+  sampling: sample.Sampling,
 ) -> tuple[Stepped, Rows, Cache]:
   """Up to `num` steps, or until all rows are done, in one program.
 
@@ -150,17 +164,28 @@ def _walk(bound, cache, rows, spec, head):
 
   done_Bx1 = rows.done_B[:, None]
   walked = exits.walk(
-      bound, spec or ExitSpec(), rows.token_B[:, None],
-      rows.position_B[:, None], look, head, done_BxT=done_Bx1, skip=True)
+    bound,
+    spec or ExitSpec(),
+    rows.token_B[:, None],
+    rows.position_B[:, None],
+    look,
+    head,
+    done_BxT=done_Bx1,
+    skip=True,
+  )
   seen_Bx1 = seen_layers(bound.cfg, spec, walked.exit_BxT, done_Bx1)
   new = caches.New(dict(enumerate(walked.kv)), seen_Bx1)
   return (
-      walked.exit_BxT[:, 0], walked.answer[:, 0], new, walked.layers_run,
-      walked.fills_run)
+    walked.exit_BxT[:, 0],
+    walked.answer[:, 0],
+    new,
+    walked.layers_run,
+    walked.fills_run,
+  )
 
 
 def seen_layers(
-    cfg: Any, spec: ExitSpec | None, exit_BxT: jax.Array, absent_BxT: jax.Array
+  cfg: Any, spec: ExitSpec | None, exit_BxT: jax.Array, absent_BxT: jax.Array
 ) -> jax.Array:
   """In how many layers later tokens may see these, [B, T] int32."""
   depth_BxT = jnp.full(exit_BxT.shape, cfg.depth, jnp.int32)
@@ -171,14 +196,14 @@ def seen_layers(
 
 @functools.partial(jax.jit, static_argnames=('slots', 'model', 'spec'))
 def prefill(
-    params: Any,
-    token_BxT: jax.Array,
-    length_B: jax.Array,
-    threshold_K: jax.Array,
-    *,
-    slots: int,
-    model: Any,
-    spec: ExitSpec | None,
+  params: Any,
+  token_BxT: jax.Array,
+  length_B: jax.Array,
+  threshold_K: jax.Array,
+  *,
+  slots: int,
+  model: Any,
+  spec: ExitSpec | None,
 ) -> Cache:
   """A cache of prompts, filled in one parallel pass.
 
@@ -218,8 +243,15 @@ def prefill(
     return memory, asked & grid.exits(score_BxT, threshold_K[k]), ()
 
   walked = exits.walk(
-      bound, spec or ExitSpec(), token_BxT, jnp.maximum(position_BxT, 0), look,
-      head, done_BxT=absent_BxT, skip=spec is not None)
+    bound,
+    spec or ExitSpec(),
+    token_BxT,
+    jnp.maximum(position_BxT, 0),
+    look,
+    head,
+    done_BxT=absent_BxT,
+    skip=spec is not None,
+  )
   seen_BxT = seen_layers(model.cfg, spec, walked.exit_BxT, absent_BxT)
   new = caches.New(dict(enumerate(walked.kv)), seen_BxT)
   return caches.commit(cache, new, 0)

@@ -50,9 +50,13 @@ def options_from(config: Any, eos_id: int | None) -> loop.Options:
   """What a config says about generation."""
   g = config.generate
   return loop.Options(
-      max_new_tokens=g.max_new_tokens, context=config.data.seq_len,
-      sampling=Sampling(g.temperature, g.top_k, g.top_p), eos_id=eos_id,
-      seed=g.seed, prefill=g.prefill)
+    max_new_tokens=g.max_new_tokens,
+    context=config.data.seq_len,
+    sampling=Sampling(g.temperature, g.top_k, g.top_p),
+    eos_id=eos_id,
+    seed=g.seed,
+    prefill=g.prefill,
+  )
 
 
 def chosen_point(workdir: pathlib.Path) -> Point:
@@ -64,14 +68,19 @@ def chosen_point(workdir: pathlib.Path) -> Point:
   path = workdir / 'results.json'
   if not path.exists():
     raise ConfigError(
-        f'{path} is missing: it holds the exit thresholds; run '
-        '--mode=evaluate first')
+      f'{path} is missing: it holds the exit thresholds; run '
+      '--mode=evaluate first'
+    )
   return operating_point(json.loads(path.read_text())['chosen'])
 
 
 def exit_text(
-    config: Any, model: Any, params: Any, tokenizer: Any, prompt: str,
-    point: Point | None,
+  config: Any,
+  model: Any,
+  params: Any,
+  tokenizer: Any,
+  prompt: str,
+  point: Point | None,
 ) -> None:
   """Prints a continuation, each token shaded by the depth it took.
 
@@ -84,8 +93,12 @@ def exit_text(
   cfg, exits, layers_run, say = model.cfg, [], 0, _Speech(tokenizer)
   depth_K, color = np.asarray(cfg.depth_K), sys.stdout.isatty()
   pieces = loop.stream(
-      model, {'params': params}, [tokenizer.encode(prompt)], point,
-      options=options_from(config, tokenizer.eos_id))
+    model,
+    {'params': params},
+    [tokenizer.encode(prompt)],
+    point,
+    options=options_from(config, tokenizer.eos_id),
+  )
   for number, piece in enumerate(pieces):
     if number == 0:  # not before the prompt turned out to be one
       print(prompt, end='')
@@ -99,17 +112,22 @@ def exit_text(
   if point is not None:
     how = f'{point.spec.signal}, {point.spec.policy}'
     compute = passes.compute_of_exits(
-        cfg, point.spec, point.threshold_K(len(cfg.cells)),
-        np.asarray([exits]))
+      cfg, point.spec, point.threshold_K(len(cfg.cells)), np.asarray([exits])
+    )
   print(
-      f'\n[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
-      f'of {cfg.depth} on average ({layers_run / len(exits):.2f} run), '
-      f'compute {compute:.1%} of the full model, {how}]')
+    f'\n[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
+    f'of {cfg.depth} on average ({layers_run / len(exits):.2f} run), '
+    f'compute {compute:.1%} of the full model, {how}]'
+  )
 
 
 def speculative_text(
-    config: Any, model: Any, params: Any, tokenizer: Any, prompt: str,
-    draft: speculation.Draft,
+  config: Any,
+  model: Any,
+  params: Any,
+  tokenizer: Any,
+  prompt: str,
+  draft: speculation.Draft,
 ) -> None:
   """Prints the full model's continuation, in blocks that drafts made.
 
@@ -119,8 +137,12 @@ def speculative_text(
   """
   total, num, say = speculation.NOTHING, 0, _Speech(tokenizer)
   blocks = speculation.stream(
-      model, {'params': params}, tokenizer.encode(prompt), draft,
-      options=options_from(config, tokenizer.eos_id))
+    model,
+    {'params': params},
+    tokenizer.encode(prompt),
+    draft,
+    options=options_from(config, tokenizer.eos_id),
+  )
   for tokens, tally in blocks:
     if num == 0:
       print(prompt, end='')
@@ -128,7 +150,8 @@ def speculative_text(
     total, num = speculation.add(total, tally), num + len(tokens)
   segment, layer = model.cfg.cells[draft.readout]
   print(
-      f'{say.rest()}\n[{num} tokens of the full model, {total.accepted} of '
-      f'{total.drafted} drafts accepted, drafted after segment {segment} layer '
-      f'{layer}; {total.layers_run / num:.2f} of {model.cfg.depth} layers run '
-      'for a token]')
+    f'{say.rest()}\n[{num} tokens of the full model, {total.accepted} of '
+    f'{total.drafted} drafts accepted, drafted after segment {segment} layer '
+    f'{layer}; {total.layers_run / num:.2f} of {model.cfg.depth} layers run '
+    'for a token]'
+  )

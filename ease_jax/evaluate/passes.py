@@ -47,7 +47,8 @@ def _dump_batch(params, batch, *, model, names):
   for k, h_BxTxD in enumerate(bound.states(batch['tokens'])):
     state = h_BxTxD, bound.normed(k, h_BxTxD)
     observations.append(
-        exits.observe(bound, state, previous, batch['targets'], *names))
+      exits.observe(bound, state, previous, batch['targets'], *names)
+    )
     previous = state
   score = {name: signals.scores(name, observations) for name in names}
   stack = lambda field: jnp.stack([getattr(o, field) for o in observations])
@@ -56,18 +57,19 @@ def _dump_batch(params, batch, *, model, names):
 
 
 def grid_dump(
-    model: Any, params: Any, batches: Batches, names: Sequence[str]
+  model: Any, params: Any, batches: Batches, names: Sequence[str]
 ) -> Dump:
   """Reads all readouts once, with the scores of the named signals."""
   parts = []
   for batch in batches():
     arrays = jax.device_get(
-        _dump_batch(params, batch, model=model, names=tuple(names)))
+      _dump_batch(params, batch, model=model, names=tuple(names))
+    )
     parts.append((*arrays, batch['mask'], batch['targets']))
   axis = [1, 1, 1, 1, 0, 0]
   join = lambda axis: lambda *xs: np.concatenate(xs, axis)
   fields = [
-      jax.tree.map(join(a), *column) for a, column in zip(axis, zip(*parts))
+    jax.tree.map(join(a), *column) for a, column in zip(axis, zip(*parts))
   ]
   return Dump(*fields)
 
@@ -79,12 +81,12 @@ def trace_from_dump(dump: Dump, exit_RxT: np.ndarray) -> Trace:
 
 
 def trace(
-    model: Any,
-    params: Any,
-    batches: Batches,
-    dump: Dump,
-    spec: exits.ExitSpec,
-    threshold_K: np.ndarray,
+  model: Any,
+  params: Any,
+  batches: Batches,
+  dump: Dump,
+  spec: exits.ExitSpec,
+  threshold_K: np.ndarray,
 ) -> Trace:
   """Where tokens stop under the given thresholds and K/V policy.
 
@@ -102,10 +104,12 @@ def trace(
   parts = []
   for batch in batches():
     out = exits.masked_pass(
-        params, batch, jnp.asarray(threshold_K), model=model, spec=spec)
+      params, batch, jnp.asarray(threshold_K), model=model, spec=spec
+    )
     obs = out.observation
-    parts.append(jax.device_get(
-        (out.exit_BxT, obs.nll, obs.argmax == batch['targets'])))
+    parts.append(
+      jax.device_get((out.exit_BxT, obs.nll, obs.argmax == batch['targets']))
+    )
   return Trace(*(np.concatenate(column) for column in zip(*parts)))
 
 
@@ -128,14 +132,19 @@ def _last_nll(params, batch, *, model):
   n_NxD = bound.normed(len(model.cfg.cells) - 1, h_BxTxD)
   mask_N = batch['mask'].reshape(-1)
   total = readout.linear_cross_entropy(
-      n_NxD.reshape(mask_N.size, -1), bound.unembedding(),
-      batch['targets'].reshape(-1), mask_N)
+    n_NxD.reshape(mask_N.size, -1),
+    bound.unembedding(),
+    batch['targets'].reshape(-1),
+    mask_N,
+  )
   return total, mask_N.sum()
 
 
 def quality(
-    nll_RxT: np.ndarray, correct_RxT: np.ndarray, dump: Dump,
-    token_bytes: np.ndarray,
+  nll_RxT: np.ndarray,
+  correct_RxT: np.ndarray,
+  dump: Dump,
+  token_bytes: np.ndarray,
 ) -> dict[str, float]:
   """nll, ppl = exp(total nll / tokens), bits per byte, accuracy.
 
@@ -146,16 +155,19 @@ def quality(
   total, count = nll_RxT[mask].sum(dtype=np.float64), mask.sum()
   num_bytes = token_bytes[dump.target_RxT[mask]].sum()
   return {
-      'nll': float(total / count),
-      'ppl': float(math.exp(total / count)),
-      'bits_per_byte': float(total / math.log(2) / num_bytes),
-      'accuracy': float(correct_RxT[mask].mean(dtype=np.float64)),
+    'nll': float(total / count),
+    'ppl': float(math.exp(total / count)),
+    'bits_per_byte': float(total / math.log(2) / num_bytes),
+    'accuracy': float(correct_RxT[mask].mean(dtype=np.float64)),
   }
 
 
 def compute(
-    cfg: Any, spec: exits.ExitSpec, threshold_K: np.ndarray, trace: Trace,
-    mask_RxT: np.ndarray,
+  cfg: Any,
+  spec: exits.ExitSpec,
+  threshold_K: np.ndarray,
+  trace: Trace,
+  mask_RxT: np.ndarray,
 ) -> dict[str, Any]:
   """What the exits of a trace cost, relative to this model's full pass.
 
@@ -170,8 +182,12 @@ def compute(
   count_K = np.bincount(trace.exit_RxT[mask], minlength=len(cfg.cells))
   context = costs.mean_context(mask_RxT.shape[1])
   cost_K = costs.readout_costs(
-      cfg, context, spec.policy, signal=spec.signal,
-      active=np.asarray(threshold_K) < np.inf)
+    cfg,
+    context,
+    spec.policy,
+    signal=spec.signal,
+    active=np.asarray(threshold_K) < np.inf,
+  )
   full = costs.full_flops(cfg, context)
   flops = float(count_K @ cost_K)
   result = {}
@@ -183,17 +199,19 @@ def compute(
   fraction_K = count_K / mask.sum()
   layer_K = np.asarray(cfg.depth_K)
   return {
-      'compute': flops / float(mask.sum()) / full,
-      'layer_fraction': float(fraction_K @ layer_K) / cfg.depth,
-      'mean_readout': float(fraction_K @ np.arange(1, len(layer_K) + 1)),
-      'exit_fraction': fraction_K.tolist(),
-      **result,
+    'compute': flops / float(mask.sum()) / full,
+    'layer_fraction': float(fraction_K @ layer_K) / cfg.depth,
+    'mean_readout': float(fraction_K @ np.arange(1, len(layer_K) + 1)),
+    'exit_fraction': fraction_K.tolist(),
+    **result,
   }
 
 
 def compute_of_exits(
-    cfg: Any, spec: exits.ExitSpec, threshold_K: np.ndarray,
-    exit_RxT: np.ndarray,
+  cfg: Any,
+  spec: exits.ExitSpec,
+  threshold_K: np.ndarray,
+  exit_RxT: np.ndarray,
 ) -> float:
   """The `compute` of rows that were decoded from their first token on.
 
@@ -209,7 +227,8 @@ def compute_of_exits(
   static_K = costs.static_costs(cfg, context)
   more_RxT = static_K[_made_up(cfg, exit_RxT)] - static_K[exit_RxT]
   return found['compute_uncharged'] + float(
-      more_RxT.mean() / costs.full_flops(cfg, context))
+    more_RxT.mean() / costs.full_flops(cfg, context)
+  )
 
 
 def _made_up(cfg: Any, exit_RxT: np.ndarray) -> np.ndarray:
@@ -254,13 +273,13 @@ def calibration(dump: Dump, k: int, num_bins: int = 15) -> dict[str, Any]:
   correct = dump.correct_KxRxT[k][mask]
   bin_N = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
   bins = [
-      {
-          'confidence': float(confidence[bin_N == b].mean()),
-          'accuracy': float(correct[bin_N == b].mean()),
-          'count': int((bin_N == b).sum()),
-      }
-      for b in range(num_bins)
-      if (bin_N == b).any()
+    {
+      'confidence': float(confidence[bin_N == b].mean()),
+      'accuracy': float(correct[bin_N == b].mean()),
+      'count': int((bin_N == b).sum()),
+    }
+    for b in range(num_bins)
+    if (bin_N == b).any()
   ]
   gaps = [abs(b['confidence'] - b['accuracy']) * b['count'] for b in bins]
   return {'ece': sum(gaps) / len(confidence), 'bins': bins}

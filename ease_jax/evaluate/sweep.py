@@ -35,8 +35,9 @@ class Point(NamedTuple):
     value = np.inf if self.threshold is None else self.threshold
     if np.shape(value) not in ((), (num,)):
       raise ConfigError(
-          f'exit thresholds {value} are {np.size(value)}; the model has {num} '
-          'readouts; give one for each, or one number')
+        f'exit thresholds {value} are {np.size(value)}; the model has {num} '
+        'readouts; give one for each, or one number'
+      )
     return np.broadcast_to(np.asarray(value, np.float32), (num,))
 
   def as_json(self) -> Any:
@@ -86,9 +87,10 @@ class Rule:
     allowed = [i for i, row in enumerate(rows) if self.allows(row, full_ppl)]
     if not allowed:
       raise ConfigError(
-          f'exit.max_compute={self.max_compute:g} is below the cheapest point '
-          f'of the sweep, {min(row["compute"] for row in rows):.3f}; raise it '
-          'or add lower exit.thresholds')
+        f'exit.max_compute={self.max_compute:g} is below the cheapest point '
+        f'of the sweep, {min(row["compute"] for row in rows):.3f}; raise it '
+        'or add lower exit.thresholds'
+      )
     best = 'ppl' if self.max_compute else 'compute'
     return min(allowed, key=lambda i: rows[i][best])
 
@@ -97,41 +99,51 @@ class Split:
   """A split of the corpus with its dump; evaluates points on it."""
 
   def __init__(
-      self, name: str, config: Any, model: Any, params: Any, corpus: Corpus,
-      max_tokens: int,
+    self,
+    name: str,
+    config: Any,
+    model: Any,
+    params: Any,
+    corpus: Corpus,
+    max_tokens: int,
   ):
     self.name, self.model, self.params = name, model, params
     self.token_bytes = corpus.tokenizer.token_bytes
     self.batches = lambda: eval_batches(
-        corpus.splits[name], config.data.seq_len, config.evaluate.batch_size,
-        max_tokens)
+      corpus.splits[name],
+      config.data.seq_len,
+      config.evaluate.batch_size,
+      max_tokens,
+    )
     self.dump = passes.grid_dump(
-        model, params, self.batches, tuple(config.exit.signals))
+      model, params, self.batches, tuple(config.exit.signals)
+    )
 
   def trace(self, point: Point) -> passes.Trace:
     threshold_K = point.threshold_K(len(self.model.cfg.cells))
     return passes.trace(
-        self.model, self.params, self.batches, self.dump, point.spec,
-        threshold_K)
+      self.model, self.params, self.batches, self.dump, point.spec, threshold_K
+    )
 
   def measure(self, point: Point) -> dict[str, Any]:
     """A row of `results.json`'s sweep."""
     trace = self.trace(point)
     threshold_K = point.threshold_K(len(self.model.cfg.cells))
     return {
-        'split': self.name,
-        'signal': point.spec.signal,
-        'kv_policy': point.spec.policy,
-        'threshold': point.as_json(),
-        **self.quality(trace),
-        **passes.compute(
-            self.model.cfg, point.spec, threshold_K, trace,
-            self.dump.mask_RxT),
+      'split': self.name,
+      'signal': point.spec.signal,
+      'kv_policy': point.spec.policy,
+      'threshold': point.as_json(),
+      **self.quality(trace),
+      **passes.compute(
+        self.model.cfg, point.spec, threshold_K, trace, self.dump.mask_RxT
+      ),
     }
 
   def quality(self, trace: passes.Trace) -> dict[str, float]:
     return passes.quality(
-        trace.nll_RxT, trace.correct_RxT, self.dump, self.token_bytes)
+      trace.nll_RxT, trace.correct_RxT, self.dump, self.token_bytes
+    )
 
   def readout(self, k: int) -> dict[str, float]:
     """Quality of always answering at readout k, deeper states the true ones."""
@@ -140,7 +152,8 @@ class Split:
   def dump_quality(self, dump: passes.Dump, k: int) -> dict[str, float]:
     """The same of another model's dump of this split."""
     return passes.quality(
-        dump.nll_KxRxT[k], dump.correct_KxRxT[k], dump, self.token_bytes)
+      dump.nll_KxRxT[k], dump.correct_KxRxT[k], dump, self.token_bytes
+    )
 
 
 def scalar_points(config: Any) -> Iterable[Point]:
@@ -156,7 +169,7 @@ Measured = tuple[Point, dict[str, Any]]
 
 
 def searched_points(
-    config: Any, select: Split, full_ppl: float
+  config: Any, select: Split, full_ppl: float
 ) -> Iterable[Measured]:
   """Per-readout thresholds near the rule's limit, for each signal.
 
@@ -175,13 +188,17 @@ def searched_points(
 
     def cost_fn(active_K, spec=spec):
       cost_K = costs.readout_costs(
-          cfg, context, spec.policy, signal=spec.signal, active=active_K)
+        cfg, context, spec.policy, signal=spec.signal, active=active_K
+      )
       return cost_K / costs.full_flops(cfg, context)
 
     def priced(price, spec=spec, cost_fn=cost_fn):
       threshold_K = search_thresholds(
-          dump.score_KxRxT[spec.signal][:, mask], dump.nll_KxRxT[:, mask],
-          cost_fn, price)
+        dump.score_KxRxT[spec.signal][:, mask],
+        dump.nll_KxRxT[:, mask],
+        cost_fn,
+        price,
+      )
       return Point(spec, tuple(map(float, threshold_K)))
 
     # Nats per full pass: 0.003 is too cheap, 1 too dear.
@@ -191,13 +208,23 @@ def searched_points(
     # Without a highest score there is nothing to draw back.
     if beyond and tightened(beyond[-1], 0.75) != beyond[-1]:
       yield from _bisect(
-          lambda share, point=beyond[-1]: tightened(point, share),
-          0.75, 1.0, select, more, num)
+        lambda share, point=beyond[-1]: tightened(point, share),
+        0.75,
+        1.0,
+        select,
+        more,
+        num,
+      )
 
 
 def _bisect(
-    make: Callable[[float], Point], low: float, high: float, select: Split,
-    wants_more: Callable[[dict[str, Any]], bool], num: int, log: bool = False,
+  make: Callable[[float], Point],
+  low: float,
+  high: float,
+  select: Split,
+  wants_more: Callable[[dict[str, Any]], bool],
+  num: int,
+  log: bool = False,
 ) -> Iterable[Measured]:
   """Visits `num` points between `low`, with too few exits, and `high`."""
   for _ in range(num):
@@ -217,8 +244,11 @@ def tightened(point: Point, share: float) -> Point:
   assert isinstance(point.threshold, tuple)
   if math.isinf(top):
     return point
-  return point._replace(threshold=tuple(
-      t if math.isinf(t) else top - share * (top - t) for t in point.threshold))
+  return point._replace(
+    threshold=tuple(
+      t if math.isinf(t) else top - share * (top - t) for t in point.threshold
+    )
+  )
 
 
 def choose(rows: list[dict[str, Any]], config: Any) -> int:

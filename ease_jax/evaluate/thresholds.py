@@ -14,10 +14,10 @@ SWEEPS = 3  # of the coordinate descent; later ones change nothing
 
 
 def search_thresholds(
-    score_KxN: np.ndarray,
-    nll_KxN: np.ndarray,
-    cost_fn: Callable[[np.ndarray], np.ndarray],
-    price: float,
+  score_KxN: np.ndarray,
+  nll_KxN: np.ndarray,
+  cost_fn: Callable[[np.ndarray], np.ndarray],
+  price: float,
 ) -> np.ndarray:
   """Thresholds [K] that trade loss for compute at `price`.
 
@@ -53,8 +53,9 @@ def _best(k, threshold_K, score_KxN, nll_KxN, cost_fn, price) -> float:
   active_K = threshold_K < np.inf
   loss_NxK = lambda cost_K: nll_KxN.T + price * cost_K
   active_K[k] = False
-  without = np.take_along_axis(
-      loss_NxK(cost_fn(active_K)), next_N[:, None], 1)[:, 0][reach_N]
+  without = np.take_along_axis(loss_NxK(cost_fn(active_K)), next_N[:, None], 1)[
+    :, 0
+  ][reach_N]
   active_K[k] = True
   stop_NxK = loss_NxK(cost_fn(active_K))
   stay = np.take_along_axis(stop_NxK, next_N[:, None], 1)[:, 0][reach_N]

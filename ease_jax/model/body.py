@@ -34,10 +34,12 @@ class Body(nn.Module):
     self.embed = self.param('embed', init, (c.vocab_size, c.dim), jnp.float32)
     if not c.tie_embeddings:
       self.unembed = self.param(
-          'unembed', init, (c.vocab_size, c.dim), jnp.float32)
+        'unembed', init, (c.vocab_size, c.dim), jnp.float32
+      )
     # static_argnums counts `self`: 4 is `deterministic`.
-    block = (nn.remat(layers.Block, static_argnums=(4,)) if c.remat
-             else layers.Block)
+    block = (
+      nn.remat(layers.Block, static_argnums=(4,)) if c.remat else layers.Block
+    )
     for i in range(c.num_blocks):
       setattr(self, f'layer_{i}', block(c))
     shared = c.readout_norm == 'shared'
@@ -77,7 +79,7 @@ class Body(nn.Module):
     return table.astype(self.cfg.dtype)
 
   def init_carry(
-      self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
+    self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> Any:
     """What the first segment finds: a tree of [B, T, D].
 
@@ -90,7 +92,7 @@ class Body(nn.Module):
     raise NotImplementedError
 
   def segment(
-      self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
+    self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
   ) -> Any:
     """Runs one segment and returns what the next one finds."""
     raise NotImplementedError
@@ -106,7 +108,7 @@ class Body(nn.Module):
     return lambda i, block, h: block(h, mask, rotation, deterministic)
 
   def states(
-      self, token_BxT: jax.Array, deterministic: bool = True
+    self, token_BxT: jax.Array, deterministic: bool = True
   ) -> list[jax.Array]:
     """State of every readout before its norm, K of [B, T, D]."""
     x_BxTxD = self.embed_tokens(token_BxT)
@@ -124,15 +126,15 @@ class Body(nn.Module):
     return state_K
 
   def __call__(
-      self, token_BxT: jax.Array, deterministic: bool = True
+    self, token_BxT: jax.Array, deterministic: bool = True
   ) -> jax.Array:
     """Logits of every readout, [K, B, T, V] float32."""
     state_K = self.states(token_BxT, deterministic)
     for h_BxTxD in state_K[-1:]:  # so that its parameters come to be
       self.halt_logits(h_BxTxD)
     heads = [
-        (self.normed(k, h_BxTxD) @ self.unembedding().T).astype(jnp.float32)
-        for k, h_BxTxD in enumerate(state_K)
+      (self.normed(k, h_BxTxD) @ self.unembedding().T).astype(jnp.float32)
+      for k, h_BxTxD in enumerate(state_K)
     ]
     return jnp.stack(heads)
 
@@ -143,8 +145,11 @@ def evaluation_key() -> jax.Array:
 
 
 def first_state(
-    kind: str, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array,
-    std: float,
+  kind: str,
+  x_BxTxD: jax.Array,
+  position_BxT: jax.Array,
+  key: jax.Array,
+  std: float,
 ) -> jax.Array:
   """First state of a carry, [B, T, D], for any T and the same in all rows.
 

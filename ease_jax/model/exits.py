@@ -52,11 +52,13 @@ class ExitSpec:
   def __post_init__(self):
     if self.signal not in signals.SIGNALS:
       raise ConfigError(
-          f'exit signal {self.signal!r} is unknown; use one of '
-          f'{tuple(signals.SIGNALS)}')
+        f'exit signal {self.signal!r} is unknown; use one of '
+        f'{tuple(signals.SIGNALS)}'
+      )
     if self.policy not in (*KV_POLICIES, CONTROL):
       raise ConfigError(
-          f'K/V policy {self.policy!r} is unknown; use one of {KV_POLICIES}')
+        f'K/V policy {self.policy!r} is unknown; use one of {KV_POLICIES}'
+      )
 
 
 class Walk(NamedTuple):
@@ -81,8 +83,14 @@ class _Tracker:
   """What a walk knows of its tokens so far; lives while it is traced."""
 
   def __init__(
-      self, bound: Any, spec: ExitSpec, rotation: layers.Rotation, look: Look,
-      head: Head, done_BxT: jax.Array, skip: bool,
+    self,
+    bound: Any,
+    spec: ExitSpec,
+    rotation: layers.Rotation,
+    look: Look,
+    head: Head,
+    done_BxT: jax.Array,
+    skip: bool,
   ):
     self.skip = skip and spec.policy != 'recompute'
     self.bound, self.spec, self.rotation = bound, spec, rotation
@@ -127,7 +135,8 @@ class _Tracker:
       return h_BxTxD, kv, jnp.int32(0)
 
     h_BxTxD, kv, ran = (
-        jax.lax.cond(self.done_BxT.all(), fill, run) if self.skip else run())
+      jax.lax.cond(self.done_BxT.all(), fill, run) if self.skip else run()
+    )
     self.latest[name] = kv
     self.kv.append(kv)
     self.layers_run += ran
@@ -141,40 +150,43 @@ class _Tracker:
     k, done_BxT = self.k, self.done_BxT
     state = h_BxTxD, self.bound.normed(k, h_BxTxD)
     self.memory, stops_BxT, here = self.head(
-        k, state, self.previous, self.memory, done_BxT)
+      k, state, self.previous, self.memory, done_BxT
+    )
     if self.answer is None:
       self.answer, self.frozen_BxTxD = here, h_BxTxD
     # Until a token exits, its answer is the deepest readout so far.
     self.exit_BxT = jnp.where(done_BxT, self.exit_BxT, k)
     self.answer = _where(~done_BxT, here, self.answer)
     self.frozen_BxTxD = jnp.where(
-        done_BxT[..., None], self.frozen_BxTxD, h_BxTxD)
+      done_BxT[..., None], self.frozen_BxTxD, h_BxTxD
+    )
     self.done_BxT |= stops_BxT
     self.previous, self.k = state, k + 1
     return h_BxTxD
 
 
 def observe(
-    bound: Any, state: Any, previous: Any, target_BxT: jax.Array, *names: str
+  bound: Any, state: Any, previous: Any, target_BxT: jax.Array, *names: str
 ) -> signals.Observation:
   """All that the named signals look at; see `readout.observe`."""
   obs = readout.observe(
-      state, previous, target_BxT, bound.unembedding(), with_kl='kl' in names)
+    state, previous, target_BxT, bound.unembedding(), with_kl='kl' in names
+  )
   if 'q_halt' not in names:
     return obs
   return obs._replace(halt=halting.score(bound.halt_logits(state[0])))
 
 
 def walk(
-    bound: Any,
-    spec: ExitSpec,
-    token_BxT: jax.Array,
-    position_BxT: jax.Array,
-    look: Look,
-    head: Head,
-    *,
-    done_BxT: jax.Array | None = None,
-    skip: bool = False,
+  bound: Any,
+  spec: ExitSpec,
+  token_BxT: jax.Array,
+  position_BxT: jax.Array,
+  look: Look,
+  head: Head,
+  *,
+  done_BxT: jax.Array | None = None,
+  skip: bool = False,
 ) -> Walked:
   """Layer by layer; tokens that exited are frozen (2207.07061, 1910.10073).
 
@@ -197,7 +209,8 @@ def walk(
   for at.segment in range(bound.cfg.segments):
     carry = bound.segment(x_BxTxD, carry, at.through, at.read)
   return Walked(
-      at.exit_BxT, at.answer, tuple(at.kv), at.layers_run, at.fills_run)
+    at.exit_BxT, at.answer, tuple(at.kv), at.layers_run, at.fills_run
+  )
 
 
 def _where(mask_BxT: jax.Array, new: Any, old: Any) -> Any:
@@ -222,12 +235,12 @@ def block_mask(spec: ExitSpec, done_BxT: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=('model', 'spec'))
 def masked_pass(
-    params: Any,
-    batch: dict[str, jax.Array],
-    threshold_K: jax.Array,
-    *,
-    model: Any,
-    spec: ExitSpec,
+  params: Any,
+  batch: dict[str, jax.Array],
+  threshold_K: jax.Array,
+  *,
+  model: Any,
+  spec: ExitSpec,
 ) -> Walk:
   """Exit-consistent teacher-forced pass: equal to decoding with a cache.
 
@@ -246,6 +259,11 @@ def masked_pass(
     return memory, grid.exits(score_BxT, threshold_K[k]), (state[1], obs)
 
   out = walk(
-      bound, spec, batch['tokens'], layers.positions(batch['tokens'].shape[1]),
-      lambda layer, done_BxT: (block_mask(spec, done_BxT), ()), head)
+    bound,
+    spec,
+    batch['tokens'],
+    layers.positions(batch['tokens'].shape[1]),
+    lambda layer, done_BxT: (block_mask(spec, done_BxT), ()),
+    head,
+  )
   return Walk(out.exit_BxT, *out.answer)

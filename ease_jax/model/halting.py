@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def targets(
-    correct: jax.Array, next_q: jax.Array, is_last: jax.Array
+  correct: jax.Array, next_q: jax.Array, is_last: jax.Array
 ) -> jax.Array:
   """What the two values should be, [..., 2] in [0, 1], no gradient.
 
@@ -38,8 +38,11 @@ def score(q: jax.Array) -> jax.Array:
 
 
 def halts(
-    q: jax.Array, number: jax.Array, key: jax.Array, exploration: float,
-    segments: int,
+  q: jax.Array,
+  number: jax.Array,
+  key: jax.Array,
+  exploration: float,
+  segments: int,
 ) -> jax.Array:
   """Which tokens end their training after this segment, [...] bool.
 

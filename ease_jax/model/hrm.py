@@ -32,25 +32,28 @@ class HRM(Body):
 
   def setup_carry(self) -> None:
     self.halt = nn.Dense(
-        2, kernel_init=nn.initializers.zeros,
-        bias_init=nn.initializers.constant(HALT_BIAS))
+      2,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(HALT_BIAS),
+    )
 
   def embed_tokens(self, token_BxT: jax.Array) -> jax.Array:
     """Scaled by sqrt(D) to unit size, that of the states it is added to."""
     return super().embed_tokens(token_BxT) * self.cfg.dim**0.5
 
   def init_carry(
-      self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
+    self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> States:
     if self.cfg.carry_init == 'fixed':
       key = jax.random.key(0)
     low_key, high_key = jax.random.split(key)
     first = lambda key: first_state(
-        self.cfg.carry_init, x_BxTxD, position_BxT, key, 1.0)
+      self.cfg.carry_init, x_BxTxD, position_BxT, key, 1.0
+    )
     return States(first(low_key), first(high_key))
 
   def segment(
-      self, x_BxTxD: jax.Array, carry: States, through: Through, read: Read
+    self, x_BxTxD: jax.Array, carry: States, through: Through, read: Read
   ) -> States:
     c = self.cfg
     low_BxTxD, high_BxTxD = carry
@@ -67,8 +70,7 @@ class HRM(Body):
     for cycle in range(c.cycles):
       for step in range(c.cycle_steps):
         if (cycle, step) == (c.cycles - 1, c.cycle_steps - 1):
-          low_BxTxD, high_BxTxD = jax.lax.stop_gradient(
-              (low_BxTxD, high_BxTxD))
+          low_BxTxD, high_BxTxD = jax.lax.stop_gradient((low_BxTxD, high_BxTxD))
         low_BxTxD = run(modules[0], low_BxTxD + high_BxTxD + x_BxTxD)
       high_BxTxD = run(modules[1], high_BxTxD + low_BxTxD)
     return States(low_BxTxD, read(0, high_BxTxD))

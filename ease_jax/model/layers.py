@@ -38,7 +38,8 @@ class Linear(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     init = nn.initializers.variance_scaling(self.scale, 'fan_in', 'normal')
     kernel = self.param(
-        'kernel', init, (x.shape[-1], self.features), jnp.float32)
+      'kernel', init, (x.shape[-1], self.features), jnp.float32
+    )
     flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
     return flat.reshape(*x.shape[:-1], self.features)
 
@@ -51,7 +52,8 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     scale = self.param(
-        'scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
+      'scale', nn.initializers.ones, (x.shape[-1],), jnp.float32
+    )
     x = x.astype(jnp.float32)
     x *= jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
     return (x * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
@@ -95,8 +97,10 @@ def rotate(x_BxTxHxD: jax.Array, rotation: Rotation) -> jax.Array:
 
 
 def attention(
-    q_BxTxHxD: jax.Array, kv: KV, mask_BxTxT: jax.Array,
-    past: tuple[Past, ...] = (),
+  q_BxTxHxD: jax.Array,
+  kv: KV,
+  mask_BxTxT: jax.Array,
+  past: tuple[Past, ...] = (),
 ) -> jax.Array:
   """Softmax attention with G groups of K/V heads; softmax in float32.
 
@@ -113,18 +117,27 @@ def attention(
   for block in past:
     rows = slice(start, start := start + len(block.key_BxGxCxD))
     args = (
-        q_BxTxHxD[rows], jax.tree.map(lambda x, rows=rows: x[rows], kv),
-        mask_BxTxT[rows if len(mask_BxTxT) > 1 else slice(None)], block)
+      q_BxTxHxD[rows],
+      jax.tree.map(lambda x, rows=rows: x[rows], kv),
+      mask_BxTxT[rows if len(mask_BxTxT) > 1 else slice(None)],
+      block,
+    )
     shape = jax.eval_shape(_attention, *args)
     out.append(
-        _attention(*args) if block.live is None else jax.lax.cond(
-            block.live, _attention,
-            lambda *_, s=shape: jnp.zeros(s.shape, s.dtype), *args))
+      _attention(*args)
+      if block.live is None
+      else jax.lax.cond(
+        block.live,
+        _attention,
+        lambda *_, s=shape: jnp.zeros(s.shape, s.dtype),
+        *args,
+      )
+    )
   return jnp.concatenate(out)
 
 
 def _attention(
-    q_BxTxHxD: jax.Array, kv: KV, mask_BxTxT: jax.Array, past: Past | None
+  q_BxTxHxD: jax.Array, kv: KV, mask_BxTxT: jax.Array, past: Past | None
 ) -> jax.Array:
   k_BxTxGxD, v_BxTxGxD = kv
   B, T, H, D = q_BxTxHxD.shape
@@ -135,13 +148,15 @@ def _attention(
   v_BxGxTxD = v_BxTxGxD.transpose(0, 2, 1, 3)
   q_BxGxNxD = (q_BxGxRxTxD * D**-0.5).reshape(B, G, -1, D)
   # Sums in float32: what is cached and what is not must not round apart.
-  product = functools.partial(
-      jnp.matmul, preferred_element_type=jnp.float32)
+  product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
   score, mask = product(q_BxGxNxD, k_BxGxDxT), mask_BxTxT
   if past is not None:
     earlier = jnp.einsum(
-        'bgnd,bgcd->bgnc', q_BxGxNxD, past.key_BxGxCxD,
-        preferred_element_type=jnp.float32)
+      'bgnd,bgcd->bgnc',
+      q_BxGxNxD,
+      past.key_BxGxCxD,
+      preferred_element_type=jnp.float32,
+    )
     score = jnp.concatenate([earlier, score], -1)
     mask = jnp.broadcast_to(mask, (B, *mask.shape[1:]))
     mask = jnp.concatenate([past.mask_BxTxC, mask], -1)
@@ -209,13 +224,13 @@ class Block(nn.Module):
     return key, self._heads(self.value(x))
 
   def attend(
-      self,
-      h_BxTxD: jax.Array,
-      kv: KV,
-      mask_BxTxT: jax.Array,
-      rotation: Rotation,
-      deterministic: bool = True,
-      past: tuple[Past, ...] = (),
+    self,
+    h_BxTxD: jax.Array,
+    kv: KV,
+    mask_BxTxT: jax.Array,
+    rotation: Rotation,
+    deterministic: bool = True,
+    past: tuple[Past, ...] = (),
   ) -> jax.Array:
     """States after this layer, given the keys and values it may look at."""
     query = self._heads(self.query(self._pre(self.attention_norm, h_BxTxD)))
@@ -228,11 +243,11 @@ class Block(nn.Module):
     return self._post(self.mlp_norm, h_BxTxD)
 
   def __call__(
-      self,
-      h_BxTxD: jax.Array,
-      mask_BxTxT: jax.Array,
-      rotation: Rotation,
-      deterministic: bool = True,
+    self,
+    h_BxTxD: jax.Array,
+    mask_BxTxT: jax.Array,
+    rotation: Rotation,
+    deterministic: bool = True,
   ) -> jax.Array:
     kv = self.kv(h_BxTxD, rotation)
     return self.attend(h_BxTxD, kv, mask_BxTxT, rotation, deterministic)

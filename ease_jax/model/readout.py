@@ -19,8 +19,8 @@ CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
 def logits(h_NxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
   """[N, V] float32 from normed states and the unembedding."""
   return jax.lax.dot_general(
-      h_NxD, w_VxD, (((1,), (1,)), ((), ())),
-      preferred_element_type=jnp.float32)
+    h_NxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+  )
 
 
 def _nll(logits_NxV: jax.Array, target_N: jax.Array) -> jax.Array:
@@ -44,7 +44,7 @@ def _chunked(*arrays_N: jax.Array, vocab_size: int) -> tuple[jax.Array, ...]:
 
 @jax.custom_vjp
 def linear_cross_entropy(
-    h_NxD: jax.Array, w_VxD: jax.Array, target_N: jax.Array, weight_N: jax.Array
+  h_NxD: jax.Array, w_VxD: jax.Array, target_N: jax.Array, weight_N: jax.Array
 ) -> jax.Array:
   """sum_n weight_n * cross_entropy(h_n @ w.T, target_n), a float32 scalar.
 
@@ -74,11 +74,13 @@ def _forward(h_NxD, w_VxD, target_N, weight_N):
     h_NxD, target_N, weight_N = chunk
     logits_NxV = logits(h_NxD, w_VxD)
     nll_N = _nll(logits_NxV, target_N)
-    error_NxV = jax.nn.softmax(logits_NxV).at[
-        jnp.arange(len(target_N)), target_N].add(-1.0)
+    error_NxV = (
+      jax.nn.softmax(logits_NxV)
+      .at[jnp.arange(len(target_N)), target_N]
+      .add(-1.0)
+    )
     error_NxV = (error_NxV * weight_N[:, None]).astype(h_NxD.dtype)
-    dw_VxD += jnp.matmul(
-        error_NxV.T, h_NxD, preferred_element_type=jnp.float32)
+    dw_VxD += jnp.matmul(error_NxV.T, h_NxD, preferred_element_type=jnp.float32)
     return (total + weight_N @ nll_N, dw_VxD), (error_NxV @ w_VxD, nll_N)
 
   start = jnp.float32(0), jnp.zeros(w_VxD.shape, jnp.float32)
@@ -106,8 +108,9 @@ def _observe(chunk, w_VxD, with_kl):
 
 
 def statistics(
-    logits_NxV: jax.Array, target_N: jax.Array,
-    before_NxV: jax.Array | None = None,
+  logits_NxV: jax.Array,
+  target_N: jax.Array,
+  before_NxV: jax.Array | None = None,
 ) -> Observation:
   """What logits tell, each [N]; what only states tell is left blank.
 
@@ -122,7 +125,8 @@ def statistics(
   # Two max-reductions are far cheaper than a top-k over the vocabulary.
   first_N = p_NxV.max(-1)
   rest_NxV = jnp.where(
-      jnp.arange(p_NxV.shape[-1])[None] == argmax_N[:, None], 0.0, p_NxV)
+    jnp.arange(p_NxV.shape[-1])[None] == argmax_N[:, None], 0.0, p_NxV
+  )
   blank = signals.blank(first_N.shape)
   kl_N = blank.kl
   if before_NxV is not None:
@@ -130,14 +134,14 @@ def statistics(
     kl_N = (jnp.exp(log_q_NxV) * (log_q_NxV - log_p_NxV)).sum(-1)
     kl_N = jnp.maximum(kl_N, 0.0)  # rounding may leave it just below
   return blank._replace(
-      nll=-jnp.take_along_axis(log_p_NxV, target_N[:, None], 1)[:, 0],
-      argmax=argmax_N,
-      max_prob=first_N,
-      margin=first_N - rest_NxV.max(-1),
-      entropy=jnp.clip(
-          -(p_NxV * log_p_NxV).sum(-1) / jnp.log(float(p_NxV.shape[-1])),
-          0.0, 1.0),
-      kl=kl_N,
+    nll=-jnp.take_along_axis(log_p_NxV, target_N[:, None], 1)[:, 0],
+    argmax=argmax_N,
+    max_prob=first_N,
+    margin=first_N - rest_NxV.max(-1),
+    entropy=jnp.clip(
+      -(p_NxV * log_p_NxV).sum(-1) / jnp.log(float(p_NxV.shape[-1])), 0.0, 1.0
+    ),
+    kl=kl_N,
   )
 
 
@@ -150,12 +154,12 @@ def cosine(a_NxD: jax.Array, b_NxD: jax.Array) -> jax.Array:
 
 @functools.partial(jax.named_call, name='observe')
 def observe(
-    state: tuple[jax.Array, jax.Array],
-    previous: tuple[jax.Array, jax.Array] | None,
-    target_BxT: jax.Array,
-    w_VxD: jax.Array,
-    *,
-    with_kl: bool = False,
+  state: tuple[jax.Array, jax.Array],
+  previous: tuple[jax.Array, jax.Array] | None,
+  target_BxT: jax.Array,
+  w_VxD: jax.Array,
+  *,
+  with_kl: bool = False,
 ) -> Observation:
   """Per-token statistics of one readout, each [B, T] float32.
 
@@ -172,10 +176,14 @@ def observe(
   prev_NxD, prevn_NxD = map(flat, previous or state)
   with_kl = with_kl and previous is not None
   chunks = _chunked(
-      h_NxD, prev_NxD, prevn_NxD, n_NxD, target_BxT.reshape(-1),
-      vocab_size=w_VxD.shape[0])
-  obs = jax.lax.map(
-      lambda chunk: _observe(chunk, w_VxD, with_kl), chunks)
+    h_NxD,
+    prev_NxD,
+    prevn_NxD,
+    n_NxD,
+    target_BxT.reshape(-1),
+    vocab_size=w_VxD.shape[0],
+  )
+  obs = jax.lax.map(lambda chunk: _observe(chunk, w_VxD, with_kl), chunks)
   num = h_NxD.shape[0]
   obs = jax.tree.map(lambda x: x.reshape(-1)[:num].reshape(shape), obs)
   if previous is None:

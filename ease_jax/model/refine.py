@@ -30,7 +30,7 @@ class Refine(Stack):
       self.inject = layers.Linear(c.dim, dtype)
 
   def init_carry(
-      self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
+    self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> Any:
     if self.cfg.carry_init == 'learned':
       first = self.first.astype(x_BxTxD.dtype)[None, None]
@@ -48,7 +48,7 @@ class Refine(Stack):
     return x_BxTxD + nn.sigmoid(out_BxTxD) * z_BxTxD  # gate
 
   def segment(
-      self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
+    self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
   ) -> Any:
     h_BxTxD = self._injected(x_BxTxD, carry)
     return super().segment(h_BxTxD, None, through, read)

@@ -11,12 +11,12 @@ class Stack(Body):
   """Layers on each other; S = 1, a cell is one layer, nothing is carried."""
 
   def init_carry(
-      self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
+    self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> Any:
     return ()
 
   def segment(
-      self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
+    self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
   ) -> Any:
     h_BxTxD = x_BxTxD
     for i, block in enumerate(self.blocks):

@@ -42,8 +42,10 @@ def _segments(results: dict[str, Any]) -> int:
 def splits(results: dict[str, Any]) -> tuple[str, str]:
   """Names of the split that chose and of the split that reports."""
   chosen = results['chosen']
-  return (chosen.get('select_split', 'select'),
-          chosen.get('report_split', 'test'))
+  return (
+    chosen.get('select_split', 'select'),
+    chosen.get('report_split', 'test'),
+  )
 
 
 def is_never(threshold: Any) -> bool:
@@ -57,8 +59,11 @@ def full_ppl(results: dict[str, Any]) -> float:
   """Perplexity of the report split with exits off."""
   policy, (_, split) = results['chosen']['kv_policy'], splits(results)
   for row in results['sweep']:
-    if (row['split'] == split and row['kv_policy'] == policy
-        and is_never(row['threshold'])):
+    if (
+      row['split'] == split
+      and row['kv_policy'] == policy
+      and is_never(row['threshold'])
+    ):
       return row['ppl']
   return results['readouts'][-1]['test']['ppl']
 
@@ -71,10 +76,12 @@ def _curve(results, signal, policy, searched) -> list[tuple[float, float]]:
   """(compute, ppl) on the report split; scalar curves end at exits off."""
   _, split = splits(results)
   rows = [
-      r for r in results['sweep']
-      if r['split'] == split and r['kv_policy'] == policy
-      and (r['threshold'] is None or r['signal'] == signal)
-      and isinstance(r['threshold'], list) == searched
+    r
+    for r in results['sweep']
+    if r['split'] == split
+    and r['kv_policy'] == policy
+    and (r['threshold'] is None or r['signal'] == signal)
+    and isinstance(r['threshold'], list) == searched
   ]
   if searched:
     return sorted({(r['compute'], r['ppl']) for r in rows})
@@ -104,38 +111,67 @@ def _plot_signals(ax: Axes, results: dict[str, Any]) -> list[Line2D]:
       charged = _curve(results, signal, 'recompute', False)
       if len(charged) > 1:
         seen.add('recompute')
-        ax.plot(*zip(*charged), color=colour, lw=1, ls=(0, (3, 2.5)),
-                alpha=0.5, zorder=2)
+        ax.plot(
+          *zip(*charged),
+          color=colour,
+          lw=1,
+          ls=(0, (3, 2.5)),
+          alpha=0.5,
+          zorder=2,
+        )
   lines = [
-      Line2D([], [], color=svg.SERIES[i % len(svg.SERIES)], lw=2,
-             marker=MARKERS[i % len(MARKERS)], ms=4.5, mec=svg.PAPER,
-             mew=0.6, label=signal)
-      for i, signal in enumerate(_signals(results))
+    Line2D(
+      [],
+      [],
+      color=svg.SERIES[i % len(svg.SERIES)],
+      lw=2,
+      marker=MARKERS[i % len(MARKERS)],
+      ms=4.5,
+      mec=svg.PAPER,
+      mew=0.6,
+      label=signal,
+    )
+    for i, signal in enumerate(_signals(results))
   ]
   ink: Style = dict(color=svg.INK)
   if 'searched' in seen:
     lines.append(Line2D([], [], lw=2.2, label='threshold per readout', **ink))
     lines.append(
-        Line2D([], [], lw=1.3, alpha=0.55, label='one threshold', **ink))
+      Line2D([], [], lw=1.3, alpha=0.55, label='one threshold', **ink)
+    )
   if 'recompute' in seen:
-    lines.append(Line2D([], [], lw=1, ls=(0, (3, 2.5)), alpha=0.6,
-                        label='recompute (deep K/V charged)', **ink)
-                 )
+    lines.append(
+      Line2D(
+        [],
+        [],
+        lw=1,
+        ls=(0, (3, 2.5)),
+        alpha=0.6,
+        label='recompute (deep K/V charged)',
+        **ink,
+      )
+    )
   return lines
 
 
 def _plot_static(ax: Axes, results: dict[str, Any], top: float) -> Line2D:
   """Always answering at one readout, as a model of that depth would."""
   points = [(r['cost'], r['test']['ppl']) for r in results['readouts']]
-  style: Style = dict(color=svg.INK, marker='s', ms=5, mfc=svg.PAPER, mew=1,
-               lw=0.8, ls=':')
+  style: Style = dict(
+    color=svg.INK, marker='s', ms=5, mfc=svg.PAPER, mew=1, lw=0.8, ls=':'
+  )
   ax.plot(*zip(*points), zorder=5, **style)
   for readout, point in zip(results['readouts'], points):
     if point[1] < top:
       ax.annotate(
-          cell_name(readout, _segments(results)), point, (6, 7),
-          textcoords='offset points', fontsize=8, alpha=0.75,
-          annotation_clip=True)
+        cell_name(readout, _segments(results)),
+        point,
+        (6, 7),
+        textcoords='offset points',
+        fontsize=8,
+        alpha=0.75,
+        annotation_clip=True,
+      )
   return Line2D([], [], label='static exit (true depth)', **style)
 
 
@@ -149,18 +185,32 @@ def _plot_oracle(ax: Axes, results: dict[str, Any], bottom: float) -> None:
     marker, lift = ('v', 6) if below else ('*', 0)
     x, y = row['compute'], max(row['ppl'], bottom)
     shift = transforms.ScaledTranslation(
-        0, lift / 72, ax.figure.dpi_scale_trans)
-    ax.plot([x], [y], marker=marker, ms=8, color=svg.INK, zorder=6,
-            transform=ax.transData + shift)
+      0, lift / 72, ax.figure.dpi_scale_trans
+    )
+    ax.plot(
+      [x],
+      [y],
+      marker=marker,
+      ms=8,
+      color=svg.INK,
+      zorder=6,
+      transform=ax.transData + shift,
+    )
     ax.annotate(
-        f'oracle {row["ppl"]:.2f}', (x, y), (8, lift), va='center_baseline',
-        textcoords='offset points', fontsize=8)
+      f'oracle {row["ppl"]:.2f}',
+      (x, y),
+      (8, lift),
+      va='center_baseline',
+      textcoords='offset points',
+      fontsize=8,
+    )
 
 
 def mark_chosen(ax: Axes, x: float, y: float) -> Line2D:
   """A ring around the chosen point; returns its line of the legend."""
-  style: Style = dict(marker='o', ms=13, mfc='none', mec=svg.DEPTH, mew=2.2,
-                      ls='')
+  style: Style = dict(
+    marker='o', ms=13, mfc='none', mec=svg.DEPTH, mew=2.2, ls=''
+  )
   ax.plot([x], [y], zorder=7, **style)
   return Line2D([], [], label='chosen point', **{**style, 'ms': 9})
 
@@ -174,8 +224,10 @@ def quality_vs_compute(results: dict[str, Any], width: float = WIDE) -> Figure:
   ax = figure.subplots()
   handles = _plot_signals(ax, results)
   inside = [
-      (x, y) for line in ax.lines for x, y in np.asarray(line.get_xydata())
-      if y <= PPL_VIEW * full
+    (x, y)
+    for line in ax.lines
+    for x, y in np.asarray(line.get_xydata())
+    if y <= PPL_VIEW * full
   ]
   test = results['chosen']['test']
   inside += [(test['compute'], test['ppl'])]
@@ -189,18 +241,29 @@ def quality_vs_compute(results: dict[str, Any], width: float = WIDE) -> Figure:
   _, split = splits(results)
   x_values = [1.0] + [x for x, _ in inside]
   x_values += [
-      r['compute'] for r in results.get('oracle', []) if r['split'] == split]
+    r['compute'] for r in results.get('oracle', []) if r['split'] == split
+  ]
   ax.set_xlim(min(x_values) - 0.04, max(x_values) + 0.06)
   ax.set_ylim(bottom, top)
   ax.axhline(full, color=svg.INK, lw=0.9, alpha=0.55, zorder=1)
   ax.annotate(
-      'full depth', (0, full), (3, 3), xycoords=('axes fraction', 'data'),
-      textcoords='offset points', fontsize=8, alpha=0.75)
+    'full depth',
+    (0, full),
+    (3, 3),
+    xycoords=('axes fraction', 'data'),
+    textcoords='offset points',
+    fontsize=8,
+    alpha=0.75,
+  )
   ax.xaxis.set_major_formatter(PERCENT)
   ax.set_xlabel('compute per token, relative to full depth')
   ax.set_title(f'perplexity ({split})')
-  figure.legend(handles=handles, loc='outside lower left',
-                ncols=3 if wide else 2, fontsize=8.2)
+  figure.legend(
+    handles=handles,
+    loc='outside lower left',
+    ncols=3 if wide else 2,
+    fontsize=8.2,
+  )
   return figure
 
 
@@ -226,11 +289,21 @@ def exit_histogram(results: dict[str, Any], width: float = WIDE) -> Figure:
   ax = figure.subplots()
   ax.grid(False)
   for k, fraction in enumerate(fractions):
-    ax.barh(k, fraction, height=0.74, fc=(svg.DEPTH, svg.shade(k, num)),
-            ec=svg.DEPTH, lw=0.8)
-    ax.annotate(f'{100 * fraction:.1f}\u202f%', (fraction, k), (5, 0),
-                textcoords='offset points', va='center_baseline',
-                )
+    ax.barh(
+      k,
+      fraction,
+      height=0.74,
+      fc=(svg.DEPTH, svg.shade(k, num)),
+      ec=svg.DEPTH,
+      lw=0.8,
+    )
+    ax.annotate(
+      f'{100 * fraction:.1f}\u202f%',
+      (fraction, k),
+      (5, 0),
+      textcoords='offset points',
+      va='center_baseline',
+    )
   names = [cell_name(r, _segments(results)) for r in readouts]
   ax.set_yticks(range(num), names)
   ax.set_xlim(0, 1.16 * max(fractions, default=1.0))
@@ -249,8 +322,9 @@ def _reliability_panel(ax: Axes, item: dict[str, Any], name: str) -> None:
   ax.plot(x, y, color=svg.SERIES[0], lw=1.4, zorder=3)
   # The area of a dot is its share of the tokens.
   area = [8 + 260 * b['count'] / total for b in bins]
-  ax.scatter(x, y, s=area, fc=(svg.SERIES[0], 0.35), ec=svg.SERIES[0], lw=0.9,
-             zorder=4)
+  ax.scatter(
+    x, y, s=area, fc=(svg.SERIES[0], 0.35), ec=svg.SERIES[0], lw=0.9, zorder=4
+  )
   ax.set_title(f'{name}   ECE {item["ece"]:.3f}', fontsize=8.8)
   ax.set(xlim=(-0.04, 1.06), ylim=(-0.04, 1.06), aspect='equal')
 
@@ -263,8 +337,7 @@ def reliability(results: dict[str, Any], width: float = WIDE) -> Figure:
   rows = max(1, math.ceil(len(items) / columns))
   side = width / columns
   figure = Figure(figsize=(width, rows * side * 1.12 + 0.2))
-  axes = figure.subplots(rows, columns, sharex=True, sharey=True,
-                         squeeze=False)
+  axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
   for ax, item in zip(axes.flat, items):
     _reliability_panel(ax, item, cell_name(item, _segments(results)))
     ax.set_xticks([0, 0.5, 1])
@@ -278,7 +351,7 @@ def reliability(results: dict[str, Any], width: float = WIDE) -> Figure:
 
 @svg.themed
 def training_curves(
-    metrics: list[dict[str, Any]], width: float = WIDE
+  metrics: list[dict[str, Any]], width: float = WIDE
 ) -> Figure:
   """Loss against steps, on every split that was measured."""
   figure = Figure(figsize=(width, 2.9))
@@ -292,9 +365,16 @@ def training_curves(
   for number, name in enumerate(names):
     points = sorted(curves[name].items())
     dense = name == 'train'
-    ax.plot(*zip(*points), label=name, color=svg.SERIES[number % 6],
-            lw=1.2 if dense else 1.8, marker='' if dense else 'o', ms=4.5,
-            mec=svg.PAPER, mew=0.6)
+    ax.plot(
+      *zip(*points),
+      label=name,
+      color=svg.SERIES[number % 6],
+      lw=1.2 if dense else 1.8,
+      marker='' if dense else 'o',
+      ms=4.5,
+      mec=svg.PAPER,
+      mew=0.6,
+    )
   ax.set_xlabel('step')
   ax.set_title('loss (nats per token)')
   ax.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
@@ -311,14 +391,28 @@ def segments(results: dict[str, Any], width: float = WIDE) -> Figure:
   ax = figure.subplots()
   x = [row['segments'] for row in rows]
   for number, name in enumerate(('select', 'test')):
-    ax.plot(x, [row[name]['ppl'] for row in rows], color=svg.SERIES[number],
-            marker=MARKERS[number], ms=5, lw=1.8, mec=svg.PAPER, mew=0.6,
-            label=name)
+    ax.plot(
+      x,
+      [row[name]['ppl'] for row in rows],
+      color=svg.SERIES[number],
+      marker=MARKERS[number],
+      ms=5,
+      lw=1.8,
+      mec=svg.PAPER,
+      mew=0.6,
+      label=name,
+    )
   ax.axvline(trained, lw=0.9, **GUIDE)
   ax.annotate(
-      'trained', (trained, 1), (4, -4), xycoords=('data', 'axes fraction'),
-      textcoords='offset points', fontsize=8, alpha=0.75, va='top',
-      )
+    'trained',
+    (trained, 1),
+    (4, -4),
+    xycoords=('data', 'axes fraction'),
+    textcoords='offset points',
+    fontsize=8,
+    alpha=0.75,
+    va='top',
+  )
   ax.set_xlabel('segments run')
   ax.set_title('perplexity at full depth')
   ax.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))

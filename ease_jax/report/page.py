@@ -12,10 +12,10 @@ from ease_jax.report import figures, speed, svg, tables
 
 # File of a run -> the mode of `ease_jax.main` that writes it.
 INPUTS = {
-    'config.json': 'train',
-    'metrics.jsonl': 'train',
-    'results.json': 'evaluate',
-    'passage.json': 'evaluate',
+  'config.json': 'train',
+  'metrics.jsonl': 'train',
+  'results.json': 'evaluate',
+  'passage.json': 'evaluate',
 }
 NARROW_SPACE = '\u202f'
 
@@ -41,7 +41,8 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   """
   workdir = pathlib.Path(workdir)
   config, metrics, results, passage = (
-      _load(workdir / name, mode) for name, mode in INPUTS.items())
+    _load(workdir / name, mode) for name, mode in INPUTS.items()
+  )
   drawings = _draw(results, metrics)
   write_figures(workdir, drawings)
   write(workdir / 'sweep.csv', tables.to_csv(results['sweep']))
@@ -51,9 +52,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   return page
 
 
-def render(
-    config: Any, results: Any, passage: Any, drawings: Any
-) -> str:
+def render(config: Any, results: Any, passage: Any, drawings: Any) -> str:
   """The page as one string that needs nothing else.
 
   Args:
@@ -65,38 +64,48 @@ def render(
   num = len(results['readouts'])
   segments = max(r['segment'] for r in results['readouts'])
   return fill(
-      'run.html',
-      title=headline(results)['title'],
-      results=results,
-      headline=headline(results),
-      exits=not figures.is_never(results['chosen']['threshold']),
-      full_ppl=figures.full_ppl(results),
-      splits=figures.splits(results),
-      thresholds=_threshold_list(results, segments),
-      oracle=_oracle(results),
-      speed=speed.section(results, segments),
-      readouts=tables.readout_rows(results),
-      names=[figures.cell_name(r, segments) for r in results['readouts']],
-      shades=[f'{100 * svg.shade(k, num):.1f}%' for k in range(num)],
-      figures=inline(drawings),
-      passage=passage,
-      tokens=[_token(t, results['readouts'], segments)
-              for t in passage['tokens']],
-      config_text=json.dumps(config, indent=2, ensure_ascii=False),
+    'run.html',
+    title=headline(results)['title'],
+    results=results,
+    headline=headline(results),
+    exits=not figures.is_never(results['chosen']['threshold']),
+    full_ppl=figures.full_ppl(results),
+    splits=figures.splits(results),
+    thresholds=_threshold_list(results, segments),
+    oracle=_oracle(results),
+    speed=speed.section(results, segments),
+    readouts=tables.readout_rows(results),
+    names=[figures.cell_name(r, segments) for r in results['readouts']],
+    shades=[f'{100 * svg.shade(k, num):.1f}%' for k in range(num)],
+    figures=inline(drawings),
+    passage=passage,
+    tokens=[
+      _token(t, results['readouts'], segments) for t in passage['tokens']
+    ],
+    config_text=json.dumps(config, indent=2, ensure_ascii=False),
   )
 
 
 def fill(template: str, **values: Any) -> str:
   """A page of `base.html`'s look from a template of this package."""
   environment = jinja2.Environment(
-      loader=jinja2.PackageLoader('ease_jax', 'report'), autoescape=True,
-      undefined=jinja2.StrictUndefined, trim_blocks=True,
-      lstrip_blocks=True)
+    loader=jinja2.PackageLoader('ease_jax', 'report'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
   environment.filters |= {
-      'percent': percent, 'number': number, 'ppl': perplexity, 'rate': rate}
+    'percent': percent,
+    'number': number,
+    'ppl': perplexity,
+    'rate': rate,
+  }
   return environment.get_template(template).render(
-      light=markupsafe.Markup(svg.css_variables(False)),
-      dark=markupsafe.Markup(svg.css_variables(True)), **values)
+    light=markupsafe.Markup(svg.css_variables(False)),
+    dark=markupsafe.Markup(svg.css_variables(True)),
+    **values,
+  )
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
@@ -106,28 +115,28 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
   saved = 1 - test['compute']
   if figures.is_never(chosen['threshold']):
     return {
-        'saves': False,
-        'title': 'No saving',
-        'lead': 'No setting of the exits kept the asked-for quality for less '
-                f'than full compute on the {select} split: every token goes '
-                'through all layers.',
+      'saves': False,
+      'title': 'No saving',
+      'lead': 'No setting of the exits kept the asked-for quality for less '
+      f'than full compute on the {select} split: every token goes '
+      'through all layers.',
     }
   # A saving that the display would round to nothing is none.
   if saved < 0.0005:
     return {
-        'saves': False,
-        'title': 'No saving',
-        'lead': f'The setting chosen on the {select} split costs '
-                f'{percent(test["compute"])} of full compute on the {report} '
-                'split.',
+      'saves': False,
+      'title': 'No saving',
+      'lead': f'The setting chosen on the {select} split costs '
+      f'{percent(test["compute"])} of full compute on the {report} '
+      'split.',
     }
   return {
-      'saves': True,
-      'title': f'{percent(saved)} less compute, {_quality(test)}',
-      'lead': 'Every token stops at the first of '
-              f'{len(results["readouts"])} readouts that is sure enough. The '
-              f'thresholds were chosen on the {select} split; the numbers '
-              f'here are from the {report} split.',
+    'saves': True,
+    'title': f'{percent(saved)} less compute, {_quality(test)}',
+    'lead': 'Every token stops at the first of '
+    f'{len(results["readouts"])} readouts that is sure enough. The '
+    f'thresholds were chosen on the {select} split; the numbers '
+    f'here are from the {report} split.',
   }
 
 
@@ -135,8 +144,9 @@ def _quality(test: dict[str, Any]) -> str:
   change = test['ppl_vs_full'] - 1
   if abs(change) < 0.0005:
     return 'the same perplexity'
-  return f'{percent(abs(change))} {"higher" if change > 0 else "lower"} ' \
-      'perplexity'
+  return (
+    f'{percent(abs(change))} {"higher" if change > 0 else "lower"} perplexity'
+  )
 
 
 def percent(value: float) -> str:
@@ -171,7 +181,7 @@ def _load(path: pathlib.Path, mode: str) -> Any:
     return json.loads(text)
   except json.JSONDecodeError as error:
     raise ValueError(
-        f'{path} is not JSON ({error}); make it again with --mode={mode}'
+      f'{path} is not JSON ({error}); make it again with --mode={mode}'
     ) from None
 
 
@@ -192,7 +202,8 @@ def _draw(results: Any, metrics: Any) -> dict[str, tuple[str, str]]:
     todo['segments'] = results
 
   drawings = {
-      name: draw(getattr(figures, name), data) for name, data in todo.items()}
+    name: draw(getattr(figures, name), data) for name, data in todo.items()
+  }
   if results.get('speed'):
     drawings['speed'] = draw(speed.measured, results['speed'])
   return drawings
@@ -201,8 +212,8 @@ def _draw(results: Any, metrics: Any) -> dict[str, tuple[str, str]]:
 def draw(figure: Callable[..., Any], data: Any) -> tuple[str, str]:
   """A figure for screens and for phones."""
   wide, narrow = (
-      svg.to_svg(figure(data, width))
-      for width in (figures.WIDE, figures.NARROW))
+    svg.to_svg(figure(data, width)) for width in (figures.WIDE, figures.NARROW)
+  )
   return wide, narrow
 
 
@@ -218,8 +229,8 @@ def inline(drawings: Any) -> dict[str, markupsafe.Markup]:
   for name, (wide, narrow) in drawings.items():
     title = name.replace('_', ' ')
     result[name] = markupsafe.Markup(
-        svg.to_inline(wide, 'wide', f'{name}-wide', title)
-        + svg.to_inline(narrow, 'narrow', f'{name}-narrow', title)
+      svg.to_inline(wide, 'wide', f'{name}-wide', title)
+      + svg.to_inline(narrow, 'narrow', f'{name}-narrow', title)
     )
   return result
 
@@ -230,8 +241,8 @@ def _threshold_list(results: Any, segments: int) -> list[tuple[str, str]]:
   if not isinstance(threshold, list):
     threshold = [threshold] * len(early)
   return [
-      (figures.cell_name(r, segments), 'never' if t is None else f'{t:.3g}')
-      for r, t in zip(early, threshold)
+    (figures.cell_name(r, segments), 'never' if t is None else f'{t:.3g}')
+    for r, t in zip(early, threshold)
   ]
 
 
@@ -246,9 +257,9 @@ def _token(token: Any, readouts: Any, segments: int) -> dict[str, Any]:
   text = token['text'].translate(_VISIBLE)
   place = figures.cell_name(readouts[token['exit']], segments)
   return {
-      'text': text,
-      'exit': token['exit'],
-      'newline': text == '\n',
-      'tip': f'{text.translate(_NAMED)}   exit after {place} · probability '
-             f'{percent(token["prob"])} · loss {token["nll"]:.2f}',
+    'text': text,
+    'exit': token['exit'],
+    'newline': text == '\n',
+    'tip': f'{text.translate(_NAMED)}   exit after {place} · probability '
+    f'{percent(token["prob"])} · loss {token["nll"]:.2f}',
   }

@@ -12,35 +12,38 @@ from ease_jax.report import figures, svg, tables
 MIN_SPEEDUP = 1.02
 
 _WITHOUT: figures.Style = dict(
-    color=svg.INK, marker='s', ms=5.5, mfc=svg.PAPER, mew=1.1, ls='')
+  color=svg.INK, marker='s', ms=5.5, mfc=svg.PAPER, mew=1.1, ls=''
+)
 _WITH: figures.Style = dict(
-    color=svg.SERIES[0], marker='o', ms=5, mec=svg.PAPER, mew=0.6, ls='')
+  color=svg.SERIES[0], marker='o', ms=5, mec=svg.PAPER, mew=0.6, ls=''
+)
 
 
-def section(
-    results: dict[str, Any], segments: int
-) -> dict[str, Any] | None:
+def section(results: dict[str, Any], segments: int) -> dict[str, Any] | None:
   """What the page says about speed; None where it was not measured."""
   speed = results.get('speed')
   if not speed:
     return None
   full, chosen = speed['points'][0], _chosen(speed)
   return {
-      **speed,
-      'full': full,
-      'best': chosen,
-      'exits': not figures.is_never(chosen['threshold']),
-      'saves': chosen['speedup'] >= MIN_SPEEDUP,
-      'hidden': len(_shown(speed)) < len(speed['points']),
-      'points': [
-          {**p, 'name': tables.threshold_text(p['threshold']),
-           'kept': p['speedup'] / p['expected_speedup']}
-          for p in speed['points']
-      ],
-      'break_even': [
-          {**r, 'name': figures.cell_name(r, segments), 'verdict': _verdict(r)}
-          for r in speed['break_even']
-      ],
+    **speed,
+    'full': full,
+    'best': chosen,
+    'exits': not figures.is_never(chosen['threshold']),
+    'saves': chosen['speedup'] >= MIN_SPEEDUP,
+    'hidden': len(_shown(speed)) < len(speed['points']),
+    'points': [
+      {
+        **p,
+        'name': tables.threshold_text(p['threshold']),
+        'kept': p['speedup'] / p['expected_speedup'],
+      }
+      for p in speed['points']
+    ],
+    'break_even': [
+      {**r, 'name': figures.cell_name(r, segments), 'verdict': _verdict(r)}
+      for r in speed['break_even']
+    ],
   }
 
 
@@ -53,8 +56,9 @@ def _chosen(speed: dict[str, Any]) -> dict[str, Any]:
 def _shown(speed: dict[str, Any]) -> list[dict[str, Any]]:
   """The points of the figure: others would flatten the part that matters."""
   return [
-      p for p in speed['points']
-      if p['chosen'] or p['ppl_vs_full'] <= figures.PPL_VIEW
+    p
+    for p in speed['points']
+    if p['chosen'] or p['ppl_vs_full'] <= figures.PPL_VIEW
   ]
 
 
@@ -73,8 +77,13 @@ def _plot_rates(ax: Axes, speed: dict[str, Any]) -> None:
   """Tokens per second, with quartiles, against perplexity."""
   for p in _shown(speed):
     style, x = _style(p), p['ppl']
-    ax.vlines(x, p['tokens_per_second_low'], p['tokens_per_second_high'],
-              lw=0.9, color=style['color'])
+    ax.vlines(
+      x,
+      p['tokens_per_second_low'],
+      p['tokens_per_second_high'],
+      lw=0.9,
+      color=style['color'],
+    )
     ax.plot([x], [p['tokens_per_second']], zorder=3, **style)
   ax.ticklabel_format(style='plain', useOffset=False)
   ax.margins(0.09)
@@ -95,8 +104,17 @@ def _plot_speedups(ax: Axes, speed: dict[str, Any]) -> None:
   # A little above the line, and before its end, where it would be cut off.
   x, y = (limits[0] + f * (limits[1] - limits[0]) for f in (0.95, 0.965))
   ax.text(
-      x, y, 'as expected', rotation=45, transform_rotates_text=True,
-      rotation_mode='anchor', ha='right', va='bottom', fontsize=8, alpha=0.75)
+    x,
+    y,
+    'as expected',
+    rotation=45,
+    transform_rotates_text=True,
+    rotation_mode='anchor',
+    ha='right',
+    va='bottom',
+    fontsize=8,
+    alpha=0.75,
+  )
   ax.set(xlim=limits, ylim=limits)
   ax.locator_params(nbins=5)
   ax.set_xlabel('expected speed-up (FLOPs)')
@@ -109,19 +127,21 @@ def measured(speed: dict[str, Any], width: float = figures.WIDE) -> Figure:
   wide = width > 5
   figure = Figure(figsize=(width, 3.6 if wide else 6.6))
   rates, speedups = figure.subplots(
-      *((1, 2) if wide else (2, 1)),
-      gridspec_kw={'wspace': 0.08, 'hspace': 0.08})
+    *((1, 2) if wide else (2, 1)), gridspec_kw={'wspace': 0.08, 'hspace': 0.08}
+  )
   _plot_rates(rates, speed)
   _plot_speedups(speedups, speed)
   handles = [
-      Line2D([], [], label='without exits', **_WITHOUT),
-      Line2D([], [], label='with exits', **_WITH),
+    Line2D([], [], label='without exits', **_WITHOUT),
+    Line2D([], [], label='with exits', **_WITH),
   ]
   best = _chosen(speed)
   if not figures.is_never(best['threshold']):
     figures.mark_chosen(rates, best['ppl'], best['tokens_per_second'])
-    handles.append(figures.mark_chosen(
-        speedups, best['expected_speedup'], best['speedup']))
-  figure.legend(handles=handles, loc='outside lower left', ncols=3,
-                fontsize=8.2)
+    handles.append(
+      figures.mark_chosen(speedups, best['expected_speedup'], best['speedup'])
+    )
+  figure.legend(
+    handles=handles, loc='outside lower left', ncols=3, fontsize=8.2
+  )
   return figure

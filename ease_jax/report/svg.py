@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 # by people with any common colour vision (after Okabe and Ito), and markers
 # differ as well.
 PALETTE = {
-    'paper': ('#ffffff', '#15171c'),
-    'depth': ('#4d4ac0', '#9d9bff'),
-    's1': ('#0072b2', '#5ab4ec'),
-    's2': ('#d55e00', '#ff9150'),
-    's3': ('#009e73', '#3ccfa3'),
-    's4': ('#b4578f', '#e79cc8'),
-    's5': ('#a97b00', '#e8bd4a'),
-    's6': ('#5f6f7f', '#a9b7c6'),
+  'paper': ('#ffffff', '#15171c'),
+  'depth': ('#4d4ac0', '#9d9bff'),
+  's1': ('#0072b2', '#5ab4ec'),
+  's2': ('#d55e00', '#ff9150'),
+  's3': ('#009e73', '#3ccfa3'),
+  's4': ('#b4578f', '#e79cc8'),
+  's5': ('#a97b00', '#e8bd4a'),
+  's6': ('#5f6f7f', '#a9b7c6'),
 }
 INK = '#1f2328'
 PAPER = PALETTE['paper'][0]
@@ -33,40 +33,41 @@ DEPTH = PALETTE['depth'][0]
 SERIES = tuple(PALETTE[f's{i}'][0] for i in range(1, 7))
 
 THEME: Any = {
-    'svg.fonttype': 'none',
-    'svg.hashsalt': 'ease_jax',
-    'font.size': 9.5,
-    'axes.titlesize': 9.5,
-    'axes.titlelocation': 'left',
-    'axes.titlepad': 9,
-    'axes.facecolor': 'none',
-    'figure.facecolor': 'none',
-    'savefig.facecolor': 'none',
-    'figure.constrained_layout.use': True,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.linewidth': 0.7,
-    'axes.edgecolor': INK,
-    'axes.labelcolor': INK,
-    'axes.axisbelow': True,
-    'axes.grid': True,
-    'grid.color': INK,
-    'grid.alpha': 0.12,
-    'grid.linewidth': 0.6,
-    'text.color': INK,
-    'xtick.color': INK,
-    'ytick.color': INK,
-    'xtick.major.size': 0,
-    'ytick.major.size': 0,
-    'legend.frameon': False,
-    'legend.handlelength': 2.2,
-    'lines.solid_capstyle': 'round',
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'ease_jax',
+  'font.size': 9.5,
+  'axes.titlesize': 9.5,
+  'axes.titlelocation': 'left',
+  'axes.titlepad': 9,
+  'axes.facecolor': 'none',
+  'figure.facecolor': 'none',
+  'savefig.facecolor': 'none',
+  'figure.constrained_layout.use': True,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.linewidth': 0.7,
+  'axes.edgecolor': INK,
+  'axes.labelcolor': INK,
+  'axes.axisbelow': True,
+  'axes.grid': True,
+  'grid.color': INK,
+  'grid.alpha': 0.12,
+  'grid.linewidth': 0.6,
+  'text.color': INK,
+  'xtick.color': INK,
+  'ytick.color': INK,
+  'xtick.major.size': 0,
+  'ytick.major.size': 0,
+  'legend.frameon': False,
+  'legend.handlelength': 2.2,
+  'lines.solid_capstyle': 'round',
 }
 
 _OWN_STYLE = (
-    '<style>svg{font-family:system-ui,sans-serif;color:#1f2328}'
-    '@media (prefers-color-scheme:dark){svg{color:#d5d8de}}'
-    '*{stroke-linejoin:round}</style>')
+  '<style>svg{font-family:system-ui,sans-serif;color:#1f2328}'
+  '@media (prefers-color-scheme:dark){svg{color:#d5d8de}}'
+  '*{stroke-linejoin:round}</style>'
+)
 _METADATA = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
 
 
@@ -97,8 +98,9 @@ def to_svg(figure: Figure) -> str:
   text = text[text.index('<svg') :].replace(INK, 'currentColor')
   # Fonts come from the page. matplotlib writes them in one of two ways.
   text = re.sub(r'font-family: [^;"]*;? ?', '', text)
-  text = re.sub(r"font: ([^'\";]*? )?([\d.]+px) '[^;\"]*", r'font-size: \2',
-                text)
+  text = re.sub(
+    r"font: ([^'\";]*? )?([\d.]+px) '[^;\"]*", r'font-size: \2', text
+  )
   text = re.sub(r'<style type="text/css">.*?</style>', _OWN_STYLE, text)
   return text.replace('xlink:href', 'href')
 
@@ -116,9 +118,11 @@ def to_inline(svg: str, kind: str, name: str, title: str) -> str:
   box = re.search(r'viewBox="[^"]*"', svg)
   assert box
   svg = re.sub(
-      r'<svg[^>]*>',
-      f'<svg {box.group()} class="{kind}" role="img" aria-label="{title}">',
-      svg, count=1)
+    r'<svg[^>]*>',
+    f'<svg {box.group()} class="{kind}" role="img" aria-label="{title}">',
+    svg,
+    count=1,
+  )
   svg = re.sub(r'\bid="', f'id="{name}-', svg)
   svg = re.sub(r'href="#', f'href="#{name}-', svg)
   svg = re.sub(r'url\(#', f'url(#{name}-', svg)
@@ -130,4 +134,5 @@ def to_inline(svg: str, kind: str, name: str, title: str) -> str:
 def css_variables(dark: bool) -> str:
   """The palette as CSS declarations."""
   return ''.join(
-      f'--{name}:{colours[dark]};' for name, colours in PALETTE.items())
+    f'--{name}:{colours[dark]};' for name, colours in PALETTE.items()
+  )

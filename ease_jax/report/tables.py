@@ -9,9 +9,20 @@ from typing import Any
 Row = dict[str, Any]
 
 COLUMNS = (
-    'split', 'signal', 'kv_policy', 'threshold', 'nll', 'ppl',
-    'bits_per_byte', 'accuracy', 'compute', 'compute_uncharged',
-    'layer_fraction', 'mean_readout', 'exit_fraction')
+  'split',
+  'signal',
+  'kv_policy',
+  'threshold',
+  'nll',
+  'ppl',
+  'bits_per_byte',
+  'accuracy',
+  'compute',
+  'compute_uncharged',
+  'layer_fraction',
+  'mean_readout',
+  'exit_fraction',
+)
 # Left out of the Markdown table, which is for reading.
 _CSV_ONLY = ('nll', 'exit_fraction')
 _NUMERIC = frozenset(COLUMNS[4:])
@@ -37,13 +48,14 @@ def to_markdown(rows: Sequence[Row]) -> str:
   """Four digits, for reading."""
   columns = [c for c in sweep_columns(rows) if c not in _CSV_ONLY]
   return markdown(
-      [c.replace('_', ' ') for c in columns],
-      ['---:' if c in _NUMERIC else '---' for c in columns],
-      [[_rounded(c, row.get(c)) for c in columns] for row in rows])
+    [c.replace('_', ' ') for c in columns],
+    ['---:' if c in _NUMERIC else '---' for c in columns],
+    [[_rounded(c, row.get(c)) for c in columns] for row in rows],
+  )
 
 
 def markdown(
-    head: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]
+  head: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> str:
   """A table of finished cells; `rule` says how columns are aligned."""
   return ''.join(f'| {" | ".join(line)} |\n' for line in (head, rule, *rows))
@@ -63,24 +75,24 @@ def threshold_text(threshold: Any) -> str:
 def readout_rows(results: Row) -> list[Row]:
   """One row per readout: its cost, its quality, and how often it answers."""
   ece = {
-      (item['segment'], item['layer']): item['ece']
-      for item in results.get('calibration', [])
+    (item['segment'], item['layer']): item['ece']
+    for item in results.get('calibration', [])
   }
   fractions = results['chosen']['test'].get('exit_fraction')
   return [
-      {
-          'k': k,
-          'segment': r['segment'],
-          'layer': r['layer'],
-          'cost': r['cost'],
-          'select_ppl': r['select']['ppl'],
-          'ppl': r['test']['ppl'],
-          'bits_per_byte': r['test']['bits_per_byte'],
-          'accuracy': r['test']['accuracy'],
-          'ece': ece.get((r['segment'], r['layer'])),
-          'share': fractions[k] if fractions else None,
-      }
-      for k, r in enumerate(results['readouts'])
+    {
+      'k': k,
+      'segment': r['segment'],
+      'layer': r['layer'],
+      'cost': r['cost'],
+      'select_ppl': r['select']['ppl'],
+      'ppl': r['test']['ppl'],
+      'bits_per_byte': r['test']['bits_per_byte'],
+      'accuracy': r['test']['accuracy'],
+      'ece': ece.get((r['segment'], r['layer'])),
+      'share': fractions[k] if fractions else None,
+    }
+    for k, r in enumerate(results['readouts'])
   ]
 
 

@@ -18,10 +18,12 @@ from absl import app, flags
 from ease_jax import machine
 
 _STUDY = flags.DEFINE_string(
-    'study', None, 'Python file with get_study; :smoke shrinks it.')
+  'study', None, 'Python file with get_study; :smoke shrinks it.'
+)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the comparison.')
 _DATA = flags.DEFINE_string(
-    'data', 'data/wikitext2', 'Folder with train.txt, valid.txt, test.txt.')
+  'data', 'data/wikitext2', 'Folder with train.txt, valid.txt, test.txt.'
+)
 _JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time.')
 _SEEDS = flags.DEFINE_list('seeds', None, 'Other seeds than the file has.')
 
@@ -43,8 +45,7 @@ def load(flag: str, data: str) -> Any:
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not inspect.isfunction(getattr(module, 'get_study', None)):
-    raise ConfigError(
-        f'--study={name} has no function get_study(data)')
+    raise ConfigError(f'--study={name} has no function get_study(data)')
   study = module.get_study(data)
   for variant in study.variants.values():
     with_argument(variant, argument)
@@ -62,9 +63,9 @@ def main(argv: Sequence[str]) -> None:
     study = load(str(_STUDY.value), _DATA.value)
     if _SEEDS.value is not None:
       study = dataclasses.replace(
-          study, seeds=tuple(int(s) for s in _SEEDS.value))
-    failed = compare(
-        study, str(_WORKDIR.value), _JOBS.value)
+        study, seeds=tuple(int(s) for s in _SEEDS.value)
+      )
+    failed = compare(study, str(_WORKDIR.value), _JOBS.value)
   except (ConfigError, ValueError, OSError) as error:
     failed = [' '.join(str(error).split())]
   except KeyboardInterrupt:

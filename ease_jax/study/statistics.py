@@ -16,16 +16,18 @@ def summarize(exp: Any, found: dict[str, Runs]) -> dict[str, Any]:
   """What `comparison.json` says, from the results of variant -> seed."""
   found = {name: runs for name, runs in found.items() if runs}
   pairs = [
-      _pair(a, b, found[a], found[b]) for a, b in exp.pairs
-      if found.get(a, {}).keys() & found.get(b, {}).keys()]
+    _pair(a, b, found[a], found[b])
+    for a, b in exp.pairs
+    if found.get(a, {}).keys() & found.get(b, {}).keys()
+  ]
   return {
-      'title': exp.title,
-      'question': exp.question,
-      'seeds': list(exp.seeds),
-      'same': SAME,
-      'variants': [_variant(name, runs) for name, runs in found.items()],
-      'pairs': _adjusted(pairs),
-      'frontier': _frontier(exp.frontier, found),
+    'title': exp.title,
+    'question': exp.question,
+    'seeds': list(exp.seeds),
+    'same': SAME,
+    'variants': [_variant(name, runs) for name, runs in found.items()],
+    'pairs': _adjusted(pairs),
+    'frontier': _frontier(exp.frontier, found),
   }
 
 
@@ -40,14 +42,14 @@ def _run_row(run: Any) -> dict[str, Any]:
   """The numbers of one run that a comparison is about."""
   last, chosen = run['readouts'][-1], run['chosen']['test']
   return {
-      'seed': run['seed'],
-      'select_ppl': last['select']['ppl'],
-      'test_ppl': last['test']['ppl'],
-      'chosen_ppl': chosen['ppl'],
-      'chosen_compute': chosen['compute'],
-      'params': run['model']['params'],
-      **{k: run['train'][k] for k in ('steps', 'updates', 'tokens', 'flops')},
-      'inference_flops': last['cost_flops'],
+    'seed': run['seed'],
+    'select_ppl': last['select']['ppl'],
+    'test_ppl': last['test']['ppl'],
+    'chosen_ppl': chosen['ppl'],
+    'chosen_compute': chosen['compute'],
+    'params': run['model']['params'],
+    **{k: run['train'][k] for k in ('steps', 'updates', 'tokens', 'flops')},
+    'inference_flops': last['cost_flops'],
   }
 
 
@@ -57,10 +59,10 @@ def _variant(name: str, runs: Runs) -> dict[str, Any]:
   spreads = ('select_ppl', 'test_ppl', 'chosen_ppl', 'chosen_compute')
   sizes = ('params', 'steps', 'updates', 'tokens', 'flops', 'inference_flops')
   return {
-      'name': name,
-      'runs': rows,
-      **{key: _spread(column(key)) for key in spreads},
-      **{key: float(np.mean(column(key))) for key in sizes},
+    'name': name,
+    'runs': rows,
+    **{key: _spread(column(key)) for key in spreads},
+    **{key: float(np.mean(column(key))) for key in sizes},
   }
 
 
@@ -68,31 +70,36 @@ def _pair(a: str, b: str, runs_a: Runs, runs_b: Runs) -> dict[str, Any]:
   """Losses of `a` minus those of `b`, seed by seed, where both have run."""
   seeds = sorted(runs_a.keys() & runs_b.keys())
   nll = lambda runs: np.asarray(
-      [runs[s]['readouts'][-1]['test']['nll'] for s in seeds])
+    [runs[s]['readouts'][-1]['test']['nll'] for s in seeds]
+  )
   difference = nll(runs_a) - nll(runs_b)
   p = None
   if len(seeds) > 1 and np.ptp(difference) > 0:
     p = float(scipy.stats.ttest_rel(nll(runs_a), nll(runs_b)).pvalue)
   kinds = {
-      'updates': 'updates', 'flops': 'training FLOPs',
-      'inference_flops': 'inference FLOPs', 'params': 'parameters'}
+    'updates': 'updates',
+    'flops': 'training FLOPs',
+    'inference_flops': 'inference FLOPs',
+    'params': 'parameters',
+  }
   mean = lambda runs, key: np.mean([_run_row(runs[s])[key] for s in seeds])
   ratios = {k: float(mean(runs_a, k) / mean(runs_b, k)) for k in kinds}
   return {
-      'variant': a,
-      'baseline': b,
-      'change': _spread(np.expm1(difference)),
-      'seeds': seeds,
-      'p': p,
-      'equal': [kinds[k] for k, r in ratios.items() if abs(r - 1) <= SAME],
-      'ratios': ratios,
+    'variant': a,
+    'baseline': b,
+    'change': _spread(np.expm1(difference)),
+    'seeds': seeds,
+    'p': p,
+    'equal': [kinds[k] for k, r in ratios.items() if abs(r - 1) <= SAME],
+    'ratios': ratios,
   }
 
 
 def _adjusted(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """Adds `p_holm`: p-values that allow for their number (Holm 1979)."""
-  tested = sorted((p for p in pairs if p['p'] is not None),
-                  key=lambda p: p['p'])
+  tested = sorted(
+    (p for p in pairs if p['p'] is not None), key=lambda p: p['p']
+  )
   highest = 0.0
   for rank, pair in enumerate(tested):
     highest = max(highest, min(1.0, (len(tested) - rank) * pair['p']))
@@ -104,7 +111,7 @@ def _adjusted(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _frontier(
-    names: tuple[str, ...], found: dict[str, Runs]
+  names: tuple[str, ...], found: dict[str, Runs]
 ) -> dict[str, Any] | None:
   """Curves of all other variants, and where they lie below the frontier.
 
@@ -112,16 +119,21 @@ def _frontier(
   lines between them on log axes. Seed by seed: a curve is below it where it
   is so in every seed.
   """
-  seeds = sorted(set.intersection(*(set(found.get(n, {})) for n in names))
-                 ) if names else []
+  seeds = (
+    sorted(set.intersection(*(set(found.get(n, {})) for n in names)))
+    if names
+    else []
+  )
   if not seeds:
     return None
   order = sorted(
-      names, key=lambda n: found[n][seeds[0]]['readouts'][-1]['cost_flops'])
+    names, key=lambda n: found[n][seeds[0]]['readouts'][-1]['cost_flops']
+  )
   last = lambda n, s: found[n][s]['readouts'][-1]
   flops_M = [last(n, seeds[0])['cost_flops'] for n in order]
   nll_M = {
-      s: np.asarray([last(n, s)['test']['nll'] for n in order]) for s in seeds}
+    s: np.asarray([last(n, s)['test']['nll'] for n in order]) for s in seeds
+  }
   curves, below = {}, []
   for name, runs in found.items():
     if name in names:
@@ -131,23 +143,35 @@ def _frontier(
       continue
     table_SxPx2 = _curves([runs[s] for s in mine])
     mean_Px2 = table_SxPx2.mean(0)
-    gain_SxP = np.stack([
-        np.interp(np.log(t[:, 0]), np.log(flops_M),
-                  np.minimum.accumulate(nll_M[s])) - t[:, 1]
-        for s, t in zip(mine, table_SxPx2)])
+    gain_SxP = np.stack(
+      [
+        np.interp(
+          np.log(t[:, 0]), np.log(flops_M), np.minimum.accumulate(nll_M[s])
+        )
+        - t[:, 1]
+        for s, t in zip(mine, table_SxPx2)
+      ]
+    )
     inside_P = (mean_Px2[:, 0] >= flops_M[0]) & (mean_Px2[:, 0] <= flops_M[-1])
     curves[name] = [
-        {'flops': float(f), 'ppl': math.exp(nll)}
-        for f, nll in dict.fromkeys(map(tuple, mean_Px2))]
-    below.append({'variant': name, 'seeds': len(mine)}
-                 | _ranges(mean_Px2[:, 0], gain_SxP, inside_P))
+      {'flops': float(f), 'ppl': math.exp(nll)}
+      for f, nll in dict.fromkeys(map(tuple, mean_Px2))
+    ]
+    below.append(
+      {'variant': name, 'seeds': len(mine)}
+      | _ranges(mean_Px2[:, 0], gain_SxP, inside_P)
+    )
   return {
-      'points': [
-          {'flops': f, 'variant': n,
-           'ppl': math.exp(np.mean([nll_M[s][i] for s in seeds]))}
-          for i, (n, f) in enumerate(zip(order, flops_M))],
-      'curves': curves,
-      'below': below,
+    'points': [
+      {
+        'flops': f,
+        'variant': n,
+        'ppl': math.exp(np.mean([nll_M[s][i] for s in seeds])),
+      }
+      for i, (n, f) in enumerate(zip(order, flops_M))
+    ],
+    'curves': curves,
+    'below': below,
   }
 
 
@@ -159,9 +183,13 @@ def _ranges(flops_P, gain_SxP, inside_P) -> dict[str, Any]:
   for win, group in itertools.groupby(range(len(wins_P)), wins_P.__getitem__):
     index = list(group)
     if win:
-      stretches.append({
-          'from': float(flops_P[index[0]]), 'to': float(flops_P[index[-1]]),
-          'gain': float(mean_P[index].max())})
+      stretches.append(
+        {
+          'from': float(flops_P[index[0]]),
+          'to': float(flops_P[index[-1]]),
+          'gain': float(mean_P[index].max()),
+        }
+      )
   closest = float(mean_P[inside_P].max()) if inside_P.any() else None
   return {'stretches': stretches, 'closest': closest}
 
@@ -189,7 +217,9 @@ def _points(run: Any) -> np.ndarray:
   policy, last = run['chosen']['kv_policy'], run['readouts'][-1]
   full = last['cost_flops'] / last['cost']
   split = lambda name: [
-      (row['compute'] * full, row['nll']) for row in run['sweep']
-      if row['split'] == name and row['kv_policy'] == policy]
+    (row['compute'] * full, row['nll'])
+    for row in run['sweep']
+    if row['split'] == name and row['kv_policy'] == policy
+  ]
   names = run['chosen']['select_split'], run['chosen']['report_split']
   return np.hstack([np.asarray(split(name)) for name in names])

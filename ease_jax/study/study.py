@@ -70,7 +70,8 @@ def with_equal_training(c: Any, like: Any, vocab_size: int) -> Any:
 def with_equal_updates(c: Any, like: Any) -> Any:
   """A copy trained for as many steps as make the updates of `like`."""
   updates = lambda c: (
-      c.train.steps * OptimizerSpec.from_config(c).updates_per_step)
+    c.train.steps * OptimizerSpec.from_config(c).updates_per_step
+  )
   return stretched(c, updates(like) / updates(c))
 
 
@@ -98,7 +99,7 @@ def with_equal_depth(c: Any, like: Any) -> Any:
 
 
 def compare(
-    exp: Study, workdir: str | os.PathLike[str], jobs: int = 1
+  exp: Study, workdir: str | os.PathLike[str], jobs: int = 1
 ) -> list[str]:
   """Runs what is not finished yet, then writes table, figures and page.
 
@@ -124,13 +125,14 @@ def compare(
       todo.append((variant, seed, c, str(folder)))
   failed = _run_all(todo, len(tasks), jobs)
   found = {
-      variant: {
-          seed: json.loads((place / 'results.json').read_text())
-          for seed in exp.seeds
-          if (place := _place(workdir, variant, seed)).joinpath(
-              'results.json').exists()
-      }
-      for variant in exp.variants
+    variant: {
+      seed: json.loads((place / 'results.json').read_text())
+      for seed in exp.seeds
+      if (place := _place(workdir, variant, seed))
+      .joinpath('results.json')
+      .exists()
+    }
+    for variant in exp.variants
   }
   if not any(found.values()):
     raise ConfigError(f'no run of {workdir} has succeeded: {"; ".join(failed)}')
@@ -151,12 +153,14 @@ def _check(exp: Study, jobs: int) -> None:
     if number > 1 or not folder:
       names = [name for name in exp.variants if _folder(name) == folder]
       raise ConfigError(
-          f'variants {", ".join(map(repr, names))} would run in the folder '
-          f'{folder!r}; rename one')
+        f'variants {", ".join(map(repr, names))} would run in the folder '
+        f'{folder!r}; rename one'
+      )
   for name in {*sum(exp.pairs, ()), *exp.frontier} - exp.variants.keys():
     raise ConfigError(
-        f'the study names {name!r}, which is none of its variants: '
-        f'{", ".join(exp.variants)}')
+      f'the study names {name!r}, which is none of its variants: '
+      f'{", ".join(exp.variants)}'
+    )
   for name, c in exp.variants.items():
     try:
       validate(c)
@@ -192,8 +196,9 @@ def _run_all(todo: list[Any], total: int, jobs: int) -> list[str]:
   failed, start, ran = [], time.monotonic(), 0
   waiting, cores = list(todo), machine.cores()
   workers = [
-      Worker(_run_one, cores[job::jobs] or cores)
-      for job in range(min(jobs, len(todo)))]
+    Worker(_run_one, cores[job::jobs] or cores)
+    for job in range(min(jobs, len(todo)))
+  ]
   try:
     while waiting or any(w.task for w in workers):
       for worker in workers:
@@ -206,9 +211,11 @@ def _run_all(todo: list[Any], total: int, jobs: int) -> list[str]:
           failed.append(f'{variant}, seed {seed}: {error}')
         left = (time.monotonic() - start) / ran * (len(todo) - ran)
         print(
-            f'[{total - len(todo) + ran}/{total}] {variant}, seed {seed}: '
-            f'{"FAILED: " + error if error else "done"}; about '
-            f'{left / 60:.0f} min left', flush=True)
+          f'[{total - len(todo) + ran}/{total}] {variant}, seed {seed}: '
+          f'{"FAILED: " + error if error else "done"}; about '
+          f'{left / 60:.0f} min left',
+          flush=True,
+        )
   finally:
     for worker in workers:
       worker.stop()

@@ -32,7 +32,8 @@ class Worker:
   def _start(self) -> None:
     self.pipe, theirs = _CONTEXT.Pipe()
     self._process = _CONTEXT.Process(
-        target=_work, args=(theirs, self._function, self._cores, os.getpid()))
+      target=_work, args=(theirs, self._function, self._cores, os.getpid())
+    )
     self._process.start()
     theirs.close()  # so that its death closes the pipe
 

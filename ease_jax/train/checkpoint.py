@@ -73,13 +73,13 @@ class _NewestAndBest:
     self.keep, self.best_step = keep, 0
 
   def should_preserve(
-      self, checkpoints: Sequence[Any], *, context: Any
+    self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
     del context
     first_kept = len(checkpoints) - self.keep
     return [
-        i >= first_kept or checkpoint.step == self.best_step
-        for i, checkpoint in enumerate(checkpoints)
+      i >= first_kept or checkpoint.step == self.best_step
+      for i, checkpoint in enumerate(checkpoints)
     ]
 
 
@@ -90,14 +90,15 @@ class Checkpoints:
     self.folder = _folder(workdir)
     self._policy = _NewestAndBest(keep)
     self._manager = ocp.CheckpointManager(
-        self.folder,
-        options=ocp.CheckpointManagerOptions(
-            # The caller decides when to save.
-            save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-            preservation_policy=self._policy,
-            # What a killed run had not finished writing.
-            cleanup_tmp_directories=True,
-        ))
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        # The caller decides when to save.
+        save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+        preservation_policy=self._policy,
+        # What a killed run had not finished writing.
+        cleanup_tmp_directories=True,
+      ),
+    )
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -111,10 +112,11 @@ class Checkpoints:
     notes = {'data': data, 'host': dataclasses.asdict(host)}
     notes['checksum'] = _checksum(state, notes)
     self._manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            notes=ocp.args.JsonSave(notes)))
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
+      ),
+    )
 
   def wait(self) -> None:
     """Returns when everything saved is on disk."""
@@ -136,7 +138,8 @@ class Checkpoints:
     if not steps:
       return None
     found = _first_readable(
-        self.folder, steps, lambda s: _read(self._manager, s, abstract))
+      self.folder, steps, lambda s: _read(self._manager, s, abstract)
+    )
     damaged = [step for step in steps if step > found.step]
     for step in damaged:
       _set_aside(self.folder, step)
@@ -145,9 +148,7 @@ class Checkpoints:
     return found
 
 
-def restore_best(
-    workdir: str | os.PathLike[str], abstract: Any
-) -> Best:
+def restore_best(workdir: str | os.PathLike[str], abstract: Any) -> Best:
   """Reads the state of the lowest select loss.
 
   Changes nothing on disk.
@@ -162,13 +163,15 @@ def restore_best(
   with ocp.CheckpointManager(folder, options=options) as manager:
     steps = sorted(manager.all_steps(), reverse=True)
     newest = _first_readable(
-        folder, steps, lambda s: _read(manager, s, abstract))
+      folder, steps, lambda s: _read(manager, s, abstract)
+    )
     best = newest.host.best_step
     if best in (0, newest.step):  # 0: stopped before the first evaluation
       return Best(newest.state, newest.step, newest.host)
     order = [s for s in (best, *steps) if s in steps and s <= newest.step]
     chosen = _first_readable(
-        folder, order, lambda s: _read(manager, s, abstract))
+      folder, order, lambda s: _read(manager, s, abstract)
+    )
     return Best(chosen.state, newest.step, newest.host)
 
 
@@ -182,8 +185,9 @@ def _has_steps(folder: pathlib.Path) -> bool:
 
 
 def _first_readable(
-    folder: pathlib.Path, steps: Sequence[int],
-    read: Callable[[int], Restored],
+  folder: pathlib.Path,
+  steps: Sequence[int],
+  read: Callable[[int], Restored],
 ) -> Restored:
   problems = []
   for step in steps:
@@ -195,23 +199,25 @@ def _first_readable(
       continue
     for bad, why in problems:
       print(
-          f'ease_jax: warning: checkpoint {folder / str(bad)} is unreadable '
-          f'({why}); using that of step {step}', file=sys.stderr)
+        f'ease_jax: warning: checkpoint {folder / str(bad)} is unreadable '
+        f'({why}); using that of step {step}',
+        file=sys.stderr,
+      )
     return found
   raise ConfigError(
-      f'no checkpoint in {folder} can be read (step {problems[0][0]}: '
-      f'{problems[0][1]}); restore the folder from a copy, or delete it to '
-      'start again')
+    f'no checkpoint in {folder} can be read (step {problems[0][0]}: '
+    f'{problems[0][1]}); restore the folder from a copy, or delete it to '
+    'start again'
+  )
 
 
-def _read(
-    manager: ocp.CheckpointManager, step: int, abstract: Any
-) -> Restored:
+def _read(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Restored:
   out: Any = manager.restore(
-      step,
-      args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(abstract),
-          notes=ocp.args.JsonRestore()))
+    step,
+    args=ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract), notes=ocp.args.JsonRestore()
+    ),
+  )
   notes = dict(out.notes)
   if notes.pop('checksum') != _checksum(out.state, notes):
     raise ValueError('its checksum does not match')
@@ -251,7 +257,8 @@ def _silence_abandoned_reads() -> None:
     return
   sys.unraisablehook = _Unraisable(sys.unraisablehook)
   logging.getLogger('asyncio').addFilter(
-      lambda record: 'never retrieved' not in record.getMessage())
+    lambda record: 'never retrieved' not in record.getMessage()
+  )
 
 
 class _Unraisable:

@@ -36,8 +36,12 @@ class _Run:
   """The state of a run and its surroundings."""
 
   def __init__(
-      self, config: Any, workdir: str, model: Any, corpus: Any,
-      checkpoints: Checkpoints,
+    self,
+    config: Any,
+    workdir: str,
+    model: Any,
+    corpus: Any,
+    checkpoints: Checkpoints,
   ):
     self.config, self.workdir, self.corpus = config, workdir, corpus
     self.model, self.checkpoints = model, checkpoints
@@ -45,8 +49,11 @@ class _Run:
     self.loss_spec = LossSpec.from_config(config)
     init_key, self.key = jax.random.split(jax.random.key(config.seed))
     self.batches = data.train_iterator(
-        corpus.splits['train'], config.data.seq_len, config.train.batch_size,
-        config.seed)
+      corpus.splits['train'],
+      config.data.seq_len,
+      config.train.batch_size,
+      config.seed,
+    )
     self.pending = None  # (step, metrics) of the newest update, on the device
     found = checkpoints.restore(abstract_state(model, self.opt_spec))
     if found is None:
@@ -85,8 +92,9 @@ class _Run:
     """Whether something may have to be done before the next update."""
     c = self.config.train
     return (
-        sigterm.received or self.step == c.steps
-        or self.step % math.gcd(c.eval_every, c.checkpoint_every) == 0
+      sigterm.received
+      or self.step == c.steps
+      or self.step % math.gcd(c.eval_every, c.checkpoint_every) == 0
     )
 
   def _stop(self, writers: Writers, sigterm: Sigterm) -> bool:
@@ -104,8 +112,9 @@ class _Run:
     if sigterm.received:
       self.checkpoints.wait()
       raise Preempted(
-          f'stopped by SIGTERM at step {self.step}, which is saved; the same '
-          'command continues')
+        f'stopped by SIGTERM at step {self.step}, which is saved; the same '
+        'command continues'
+      )
     self._mark = time.monotonic(), self.host.tokens
     return over
 
@@ -113,9 +122,14 @@ class _Run:
     batch = next(self.batches)
     with jax.profiler.StepTraceAnnotation('train', step_num=self.step):
       self.state, metrics = train_step(
-          self.state, batch, self.key, model=self.model,
-          loss_spec=self.loss_spec, opt_spec=self.opt_spec,
-          accumulate=self.config.train.accumulate)
+        self.state,
+        batch,
+        self.key,
+        model=self.model,
+        loss_spec=self.loss_spec,
+        opt_spec=self.opt_spec,
+        accumulate=self.config.train.accumulate,
+      )
     # Only now, with the next update under way, wait for the previous one.
     self._settle(writers)
     self.step += 1
@@ -136,7 +150,8 @@ class _Run:
     self.pending = None
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     if not all(
-        math.isfinite(values[k]) for k in ('loss', 'grad_norm', 'param_norm')):
+      math.isfinite(values[k]) for k in ('loss', 'grad_norm', 'param_norm')
+    ):
       raise TrainingDiverged(self._diverged(step, values))
     c = self.config.train
     if step % c.log_every == 0 or step == c.steps:
@@ -148,23 +163,30 @@ class _Run:
   def _diverged(self, step: int, values: dict[str, float]) -> str:
     saved = f'that of step {self.saved_at}' if self.saved_at else 'none'
     return (
-        f'training diverged at step {step}: loss {values["loss"]:g}, learning '
-        f'rate {values["learning_rate"]:g}, gradient norm '
-        f'{values["grad_norm"]:g}; lower optimizer.learning_rate or '
-        f'optimizer.clip_norm (last good checkpoint: {saved})')
+      f'training diverged at step {step}: loss {values["loss"]:g}, learning '
+      f'rate {values["learning_rate"]:g}, gradient norm '
+      f'{values["grad_norm"]:g}; lower optimizer.learning_rate or '
+      f'optimizer.clip_norm (last good checkpoint: {saved})'
+    )
 
   def _evaluate(self, writers: Writers) -> bool:
     """Measures the select loss; returns whether it is the lowest so far."""
     c, host = self.config, self.host
     loss = passes.last_nll(
-        self.model, self.state.params,
-        data.eval_batches(
-            self.corpus.splits['select'], c.data.seq_len,
-            c.evaluate.batch_size, c.evaluate.max_tokens))
+      self.model,
+      self.state.params,
+      data.eval_batches(
+        self.corpus.splits['select'],
+        c.data.seq_len,
+        c.evaluate.batch_size,
+        c.evaluate.max_tokens,
+      ),
+    )
     if not math.isfinite(loss):
       raise TrainingDiverged(
-          f'training diverged at step {self.step}: select loss {loss:g}; '
-          'lower optimizer.learning_rate')
+        f'training diverged at step {self.step}: select loss {loss:g}; '
+        'lower optimizer.learning_rate'
+      )
     best = math.inf if host.best_loss is None else host.best_loss
     improved = loss < best
     if improved:
@@ -172,8 +194,11 @@ class _Run:
     host.bad_evals = 0 if improved else host.bad_evals + 1
     host.evaluated_at = self.step
     writers.write(
-        self.step, time.monotonic() - self._start, 'select',
-        {'loss': loss, 'best_loss': min(loss, best)})
+      self.step,
+      time.monotonic() - self._start,
+      'select',
+      {'loss': loss, 'best_loss': min(loss, best)},
+    )
     return improved
 
   def _save(self) -> None:
@@ -181,13 +206,12 @@ class _Run:
       return
     self.host.wall_s = time.monotonic() - self._start
     self.checkpoints.save(
-        self.step, self.state, self.batches.get_state(), self.host)
+      self.step, self.state, self.batches.get_state(), self.host
+    )
     self.saved_at = self.step
 
 
-def train(
-    config: Any, workdir: str, model: Any, corpus: Any
-) -> dict[str, Any]:
+def train(config: Any, workdir: str, model: Any, corpus: Any) -> dict[str, Any]:
   """Trains to the end, from wherever the workdir's checkpoints stand.
 
   Args:
@@ -209,8 +233,10 @@ def train(
   c = config.train
   with Checkpoints(workdir, c.keep) as checkpoints:
     run = _Run(config, workdir, model, corpus, checkpoints)
-    with Sigterm() as sigterm, Writers(
-        workdir, c.steps, run.step, tensorboard=c.tensorboard) as writers:
+    with (
+      Sigterm() as sigterm,
+      Writers(workdir, c.steps, run.step, tensorboard=c.tensorboard) as writers,
+    ):
       run.loop(writers, sigterm)
     checkpoints.wait()
   return summary(config, model, run.step, run.host)
@@ -223,13 +249,13 @@ def summary(config: Any, model: Any, step: int, host: Host) -> dict[str, Any]:
   updates, evaluations on select; `tokens_per_s` is tokens over that.
   """
   return {
-      'steps': step,
-      'updates': step * OptimizerSpec.from_config(config).updates_per_step,
-      'best_step': host.best_step,
-      'tokens': host.tokens,
-      'flops': flops_per_token(config, model.cfg) * host.tokens,
-      'wall_s': host.wall_s,
-      'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
+    'steps': step,
+    'updates': step * OptimizerSpec.from_config(config).updates_per_step,
+    'best_step': host.best_step,
+    'tokens': host.tokens,
+    'flops': flops_per_token(config, model.cfg) * host.tokens,
+    'wall_s': host.wall_s,
+    'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
   }
 
 
@@ -237,5 +263,8 @@ def flops_per_token(config: Any, cfg: ModelConfig) -> float:
   """Training FLOPs of one token; `cfg` is the config's model."""
   spec = LossSpec.from_config(config)
   return costs.train_flops_per_token(
-      cfg, spec.supervised_fraction(), config.data.seq_len,
-      halting=spec.halt_weight > 0)
+    cfg,
+    spec.supervised_fraction(),
+    config.data.seq_len,
+    halting=spec.halt_weight > 0,
+  )

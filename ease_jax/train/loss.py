@@ -40,8 +40,11 @@ def _stops(bound: Any, spec: LossSpec, batch: Any) -> Any:
   def stops(k: int, h_BxTxD: jax.Array) -> jax.Array:
     h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
     obs = observe(
-        (h_BxTxD, bound.normed(k, h_BxTxD)), None, batch['targets'],
-        bound.unembedding())
+      (h_BxTxD, bound.normed(k, h_BxTxD)),
+      None,
+      batch['targets'],
+      bound.unembedding(),
+    )
     return (obs.max_prob >= spec.exit_threshold) & row_Bx1
 
   return stops
@@ -66,15 +69,24 @@ def first_progress(params: Any, model: Any, batch: Any) -> Progress:
   bound = model.bind({'params': params})
   x_BxTxD, shape = bound.embed_tokens(batch['tokens']), batch['tokens'].shape
   carry = bound.init_carry(
-      x_BxTxD, layers.positions(shape[1]), jax.random.key(0))
+    x_BxTxD, layers.positions(shape[1]), jax.random.key(0)
+  )
   empty = jax.tree.map(jnp.zeros_like, carry)
   return Progress(
-      empty, jnp.zeros(shape, bool), jnp.zeros_like(x_BxTxD), jnp.ones(shape))
+    empty, jnp.zeros(shape, bool), jnp.zeros_like(x_BxTxD), jnp.ones(shape)
+  )
 
 
 def segment_loss(
-    params: Any, progress: Progress, number: jax.Array, weight_R: jax.Array,
-    key: jax.Array, *, model: Any, spec: LossSpec, batch: Any,
+  params: Any,
+  progress: Progress,
+  number: jax.Array,
+  weight_R: jax.Array,
+  key: jax.Array,
+  *,
+  model: Any,
+  spec: LossSpec,
+  batch: Any,
 ) -> tuple[jax.Array, tuple[Progress, SegmentLosses]]:
   """Loss of one segment, nats; `grid_loss`, which see, is their sum.
 
@@ -93,9 +105,12 @@ def segment_loss(
   x_BxTxD = bound.drop(x_BxTxD, deterministic=deterministic)
   first = bound.init_carry(x_BxTxD, layers.positions(length), carry_key)
   carry = jax.tree.map(
-      lambda a, b: jnp.where(number == 0, a, b), first, progress.carry)
-  plain, stops = bound.through(length, deterministic), _stops(
-      bound, spec, batch)
+    lambda a, b: jnp.where(number == 0, a, b), first, progress.carry
+  )
+  plain, stops = (
+    bound.through(length, deterministic),
+    _stops(bound, spec, batch),
+  )
   done_BxT, frozen_BxTxD, state_R = *progress[1:3], []
 
   def through(i, block, h_BxTxD):
@@ -115,12 +130,21 @@ def segment_loss(
   carry = bound.segment(x_BxTxD, carry, through, read)
   alive_BxT = progress.alive_BxT
   loss_R = _readout_losses(
-      bound, spec, state_R, weight_R, batch, alive_BxT, choice_key)
+    bound, spec, state_R, weight_R, batch, alive_BxT, choice_key
+  )
   total, halt = weight_R @ loss_R, jnp.float32(0)
   if spec.halt_weight:
     halt, halts_BxT = _halting(
-        bound, spec, batch, x_BxTxD, carry, state_R[-1], alive_BxT, number,
-        halt_key)
+      bound,
+      spec,
+      batch,
+      x_BxTxD,
+      carry,
+      state_R[-1],
+      alive_BxT,
+      number,
+      halt_key,
+    )
     total += spec.halt_scale * halt
     alive_BxT = jnp.where(halts_BxT, 0.0, alive_BxT)
   progress = Progress(carry, done_BxT, frozen_BxTxD, alive_BxT)
@@ -128,7 +152,7 @@ def segment_loss(
 
 
 def _readout_losses(
-    bound, spec, state_R, weight_R, batch, alive_BxT, key
+  bound, spec, state_R, weight_R, batch, alive_BxT, key
 ) -> jax.Array:
   """Mean cross-entropy at each readout of a segment, [R].
 
@@ -143,8 +167,10 @@ def _readout_losses(
       loss_R.append(jnp.float32(0))
       continue
     n_NxD = bound.normed(r, h_BxTxD).reshape(-1, h_BxTxD.shape[-1])
-    args = n_NxD, *(
-        x.reshape(-1) for x in (batch['targets'], batch['mask'], alive_BxT))
+    args = (
+      n_NxD,
+      *(x.reshape(-1) for x in (batch['targets'], batch['mask'], alive_BxT)),
+    )
     if r < last and spec.token_fraction < 1:
       key, use_key = jax.random.split(key)
       args = _some_tokens(use_key, spec.token_fraction, *args)
@@ -153,13 +179,14 @@ def _readout_losses(
     if all(weight_S) and (is_final or spec.schedule == 'constant'):
       loss_R.append(run(*args))
     else:
-      loss_R.append(jax.lax.cond(
-          weight_R[r] > 0, run, lambda *_: jnp.float32(0), *args))
+      loss_R.append(
+        jax.lax.cond(weight_R[r] > 0, run, lambda *_: jnp.float32(0), *args)
+      )
   return jnp.stack(loss_R)
 
 
 def _halting(
-    bound, spec, batch, x_BxTxD, carry, h_BxTxD, alive_BxT, number, key
+  bound, spec, batch, x_BxTxD, carry, h_BxTxD, alive_BxT, number, key
 ) -> tuple[jax.Array, jax.Array]:
   """Loss of the Q-learning, and which tokens halt after this segment.
 
@@ -167,8 +194,11 @@ def _halting(
   parameters, as in the official code.
   """
   obs = observe(
-      (h_BxTxD, bound.normed(0, h_BxTxD)), None, batch['targets'],
-      bound.unembedding())
+    (h_BxTxD, bound.normed(0, h_BxTxD)),
+    None,
+    batch['targets'],
+    bound.unembedding(),
+  )
   next_q = []
 
   def read(r, h_BxTxD):
@@ -178,16 +208,18 @@ def _halting(
   bound.segment(x_BxTxD, carry, bound.through(x_BxTxD.shape[1]), read)
   q = bound.halt_logits(h_BxTxD)
   target = halting.targets(
-      obs.argmax == batch['targets'], next_q[-1], number + 1 >= spec.segments)
+    obs.argmax == batch['targets'], next_q[-1], number + 1 >= spec.segments
+  )
   loss_BxT = alive_BxT * batch['mask'] * halting.loss(q, target)
   loss = loss_BxT.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
   halts_BxT = halting.halts(
-      q, number + 1, key, spec.halt_exploration, spec.segments)
+    q, number + 1, key, spec.halt_exploration, spec.segments
+  )
   return loss, halts_BxT
 
 
 def segments(
-    spec: LossSpec, step: jax.Array, key: jax.Array
+  spec: LossSpec, step: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Number, readout weights and key of each segment of an update."""
   number_S = jnp.arange(spec.segments)
@@ -197,7 +229,7 @@ def segments(
 
 
 def metrics(
-    spec: LossSpec, losses: SegmentLosses, step: jax.Array
+  spec: LossSpec, losses: SegmentLosses, step: jax.Array
 ) -> dict[str, jax.Array]:
   """Scalars of an update from what its segments report, stacked [S, ...].
 
@@ -206,20 +238,23 @@ def metrics(
   """
   loss_K, weight_K = losses.readout_R.reshape(-1), spec.weights_at(step)
   halt = spec.halt_scale * losses.halt.sum()
-  named = {
-      f'loss_{k + 1}': loss_K[k] for k, w in enumerate(spec.weight_K) if w}
+  named = {f'loss_{k + 1}': loss_K[k] for k, w in enumerate(spec.weight_K) if w}
   if spec.halt_weight:
     named['loss_halt'] = losses.halt.mean()
   return named | {
-      'loss': weight_K @ loss_K + halt,
-      'loss_final': loss_K[-1],
-      'weight_sum': weight_K.sum(),
+    'loss': weight_K @ loss_K + halt,
+    'loss_final': loss_K[-1],
+    'weight_sum': weight_K.sum(),
   }
 
 
 def grid_loss(
-    params: Any, model: Any, spec: LossSpec, batch: Any, step: jax.Array,
-    key: jax.Array,
+  params: Any,
+  model: Any,
+  spec: LossSpec,
+  batch: Any,
+  step: jax.Array,
+  key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """J = sum_k W_k(step) * mean cross-entropy at readout k, in nats.
 
@@ -241,7 +276,8 @@ def grid_loss(
   def one(progress, x):
     joined = x[0] > spec.segments - model.cfg.carry_backprop
     progress = jax.tree.map(
-        lambda z: jnp.where(joined, z, jax.lax.stop_gradient(z)), progress)
+      lambda z: jnp.where(joined, z, jax.lax.stop_gradient(z)), progress
+    )
     loss, (progress, losses) = part(params, progress, *x)
     return progress, (loss, losses)
 
@@ -256,8 +292,12 @@ def grid_loss(
 
 
 def grid_gradient(
-    params: Any, model: Any, spec: LossSpec, batch: Any, step: jax.Array,
-    key: jax.Array,
+  params: Any,
+  model: Any,
+  spec: LossSpec,
+  batch: Any,
+  step: jax.Array,
+  key: jax.Array,
 ) -> tuple[Any, dict[str, jax.Array]]:
   """Gradient of `grid_loss`, and its metrics.
 
@@ -268,8 +308,9 @@ def grid_gradient(
     grad = jax.grad(grid_loss, has_aux=True)
     return grad(params, model, spec, batch, step, key)
   grad = jax.grad(
-      functools.partial(segment_loss, model=model, spec=spec, batch=batch),
-      has_aux=True)
+    functools.partial(segment_loss, model=model, spec=spec, batch=batch),
+    has_aux=True,
+  )
 
   def one(carry, x):
     progress, total = carry

@@ -54,10 +54,11 @@ class OptimizerSpec:
     m = model_config(config, vocab_size=1)
     per_segment = config.train.updates == 'per_segment'
     return cls(
-        num_layers=m.num_blocks,
-        steps=config.train.steps,
-        updates_per_step=m.segments if per_segment else 1,
-        **dict(config.optimizer))
+      num_layers=m.num_blocks,
+      steps=config.train.steps,
+      updates_per_step=m.segments if per_segment else 1,
+      **dict(config.optimizer),
+    )
 
 
 def schedule(spec: OptimizerSpec, update: Any) -> jax.Array:
@@ -102,8 +103,7 @@ def _scale_layers(spec: OptimizerSpec) -> optax.GradientTransformation:
     scaled = {}
     for name, group in updates.items():
       scale = layer_scale(name, spec.num_layers, spec.layer_decay)
-      scaled[name] = jax.tree.map(
-          functools.partial(jnp.multiply, scale), group)
+      scaled[name] = jax.tree.map(functools.partial(jnp.multiply, scale), group)
     return scaled
 
   return optax.stateless(scale)
@@ -111,16 +111,21 @@ def _scale_layers(spec: OptimizerSpec) -> optax.GradientTransformation:
 
 def _adamw(spec: OptimizerSpec) -> optax.GradientTransformation:
   return optax.adamw(
-      functools.partial(learning_rate, spec), b1=spec.b1, b2=spec.b2,
-      eps=spec.eps, weight_decay=spec.weight_decay,
-      mask=lambda tree: jax.tree.map(lambda x: x.ndim >= 2, tree))
+    functools.partial(learning_rate, spec),
+    b1=spec.b1,
+    b2=spec.b2,
+    eps=spec.eps,
+    weight_decay=spec.weight_decay,
+    mask=lambda tree: jax.tree.map(lambda x: x.ndim >= 2, tree),
+  )
 
 
 def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
   """Jordan et al. 2024 (kellerjordan.github.io/posts/muon)."""
   muon = optax.contrib.muon(
-      lambda count: spec.muon_learning_rate * schedule(spec, count),
-      weight_decay=spec.weight_decay)
+    lambda count: spec.muon_learning_rate * schedule(spec, count),
+    weight_decay=spec.weight_decay,
+  )
 
   def label(path: Any, x: jax.Array) -> str:
     inside = path[0].key.startswith('layer_')

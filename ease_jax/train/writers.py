@@ -52,8 +52,13 @@ class Writers:
   """
 
   def __init__(
-      self, workdir: str | os.PathLike[str], total_steps: int,
-      resume_step: int, *, tensorboard: bool, stream: TextIO = sys.stderr,
+    self,
+    workdir: str | os.PathLike[str],
+    total_steps: int,
+    resume_step: int,
+    *,
+    tensorboard: bool,
+    stream: TextIO = sys.stderr,
   ):
     path = pathlib.Path(workdir) / 'metrics.jsonl'
     self._board = _open_board(workdir, resume_step) if tensorboard else None
@@ -76,7 +81,7 @@ class Writers:
       self._board.close()
 
   def write(
-      self, step: int, wall_s: float, split: str, values: Mapping[str, float]
+    self, step: int, wall_s: float, split: str, values: Mapping[str, float]
   ) -> None:
     """One event: a line of `metrics.jsonl`, and progress.
 
@@ -105,19 +110,21 @@ class Writers:
     start, first = self._start
     pace = (time.monotonic() - start) / max(step - first, 1)
     self._stream.write(
-        f'\r\x1b[Kstep {step}/{self._total}  loss {values["loss"]:.4f}  '
-        f'{values["tokens_per_s"]:,.0f} tokens/s  '
-        f'{duration(pace * (self._total - step))} left')
+      f'\r\x1b[Kstep {step}/{self._total}  loss {values["loss"]:.4f}  '
+      f'{values["tokens_per_s"]:,.0f} tokens/s  '
+      f'{duration(pace * (self._total - step))} left'
+    )
     self._stream.flush()
 
   def _evaluation(
-      self, step: int, split: str, values: Mapping[str, float]
+    self, step: int, split: str, values: Mapping[str, float]
   ) -> None:
     self._unfinished = False
     clear = '\r\x1b[K' if self._terminal else ''
     self._stream.write(
-        f'{clear}step {step}/{self._total}  {split} loss '
-        f'{values["loss"]:.4f}  best {values["best_loss"]:.4f}\n')
+      f'{clear}step {step}/{self._total}  {split} loss '
+      f'{values["loss"]:.4f}  best {values["best_loss"]:.4f}\n'
+    )
     self._stream.flush()
 
 
@@ -135,9 +142,10 @@ def _open_board(workdir: str | os.PathLike[str], resume_step: int) -> Any:
     import tensorboardX  # pyright: ignore[reportMissingImports]
   except ImportError:
     raise ConfigError(
-        'train.tensorboard=True needs tensorboardX; install it with pip '
-        'install "ease_jax[tensorboard]" or set train.tensorboard=False'
+      'train.tensorboard=True needs tensorboardX; install it with pip '
+      'install "ease_jax[tensorboard]" or set train.tensorboard=False'
     ) from None
   # TensorBoard hides what an interrupted run wrote after this step.
   return tensorboardX.SummaryWriter(
-      os.path.join(workdir, 'tensorboard'), purge_step=resume_step + 1)
+    os.path.join(workdir, 'tensorboard'), purge_step=resume_step + 1
+  )

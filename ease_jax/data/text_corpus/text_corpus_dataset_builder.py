@@ -26,9 +26,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
-        builder=self,
-        description='Documents of plain text files.',
-        features=tfds.features.FeaturesDict({'text': tfds.features.Text()}))
+      builder=self,
+      description='Documents of plain text files.',
+      features=tfds.features.FeaturesDict({'text': tfds.features.Text()}),
+    )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager  # the files are local
@@ -36,11 +37,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     documents = text.load(text.find(c.paths), 'path')
     splits = text.split(documents, c.select_fraction, c.test_fraction)
     return {
-        name: self._generate_examples(texts) for name, texts in splits.items()
+      name: self._generate_examples(texts) for name, texts in splits.items()
     }
 
   def _generate_examples(
-      self, texts: list[str]
+    self, texts: list[str]
   ) -> Iterator[tuple[int, dict[str, str]]]:
     for key, document in enumerate(texts):
       yield key, {'text': document}
