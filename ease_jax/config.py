@@ -11,6 +11,8 @@ from typing import Any
 
 import ml_collections
 
+from ease_jax.checks import ConfigError as ConfigError
+
 SOURCES = ('stdlib', 'text', 'tfds')
 TOKENIZERS = ('byte', 'char', 'bpe')
 BODIES = ('stack', 'refine', 'hrm')
@@ -49,10 +51,6 @@ SIGNAL_RANGES = {
   'q_halt': (-math.inf, math.inf),
 }
 SPLITS = ('train', 'select', 'test')
-
-
-class ConfigError(ValueError):
-  """A config that cannot run; the message is one line with the fix."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -468,8 +468,8 @@ def test_sampling_keeps_what_it_says():
     (lambda: decode.Options(1, 8, chunk=0), 'chunk=0 must be at least 1'),
     (
       lambda: generate([[5, -1]]),
-      '--prompt has the token -1; the vocabulary has 0 to 22; use the tokenizer '
-      'of the run',
+      '--prompt has the token -1; the vocabulary has 0 to 22; use the '
+      'tokenizer of the run',
     ),
     (
       lambda: decode.Options(0, 8),
@@ -493,8 +493,8 @@ def test_sampling_keeps_what_it_says():
     ),
     (
       lambda: generate(PROMPTS, point((0.5, INF))),
-      'exit thresholds (0.5, inf) are 2; the model has 3 readouts; give one for '
-      'each, or one number',
+      'exit thresholds (0.5, inf) are 2; the model has 3 readouts; give one '
+      'for each, or one number',
     ),
   ],
 )

@@ -8,6 +8,7 @@ import ease_jax
 ROOT = pathlib.Path(ease_jax.__file__).parent
 # From the bottom to the top: a module imports only ones before it.
 ORDER = (
+  'checks',
   'machine',
   'core.grid',
   'config',
