@@ -1,34 +1,44 @@
 """Settings that several configs share."""
 
-from typing import Any
-
 from ease_jax import config
+from ease_jax.config import ConfigDict
 
 
-def small() -> Any:
+def small() -> ConfigDict:
   """Byte level on the standard library, minutes on two cores.
 
   8 layers of width 96 (0.8 M parameters), 1,200 updates of 16 windows of 128
   bytes (2.5 MB of text), Muon. `docs/lab_notes.md` tells how it was found.
   """
   c = config.base()
-  c.model.num_layers, c.model.dim, c.model.mlp_dim = 8, 96, 384
-  c.model.num_heads, c.model.num_kv_heads = 2, 1
+  c.model.num_layers = 8
+  c.model.dim = 96
+  c.model.block.mlp.dim = 384
+  c.model.block.attention.num_heads = 2
+  c.model.block.attention.num_kv_heads = 1
   c.model.readouts = (2, 3, 5, 8)
+
   c.optimizer.name = 'muon'
-  c.optimizer.learning_rate, c.optimizer.muon_learning_rate = 0.05, 0.03
-  c.optimizer.warmup_steps, c.optimizer.final_fraction = 50, 0.05
+  c.optimizer.learning_rate = 0.05
+  c.optimizer.muon_learning_rate = 0.03
+  c.optimizer.warmup_steps = 50
+  c.optimizer.final_fraction = 0.05
   c.optimizer.weight_decay = 0.01
-  c.train.steps, c.train.batch_size = 1200, 16
+
+  c.train.steps = 1200
+  c.train.batch_size = 16
+  c.train.eval_every = 400
+  c.train.checkpoint_every = 400
   c.evaluate.max_tokens = 32_768
-  c.train.eval_every = c.train.checkpoint_every = 400
+
   # Entropy found nearly the same points and doubled the time of the sweep.
-  c.exit.signals, c.exit.search_points = ('max_prob',), 4
+  c.exit.signals = ('max_prob',)
+  c.exit.search_points = 4
   c.exit.thresholds.max_prob = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
   return c
 
 
-def wikitext2(folder: str) -> Any:
+def wikitext2(folder: str) -> ConfigDict:
   """Characters of WikiText-2 on the small models of the research memo.
 
   One to eight layers of width 64, windows of 64 characters, 16 in a batch,
@@ -38,14 +48,44 @@ def wikitext2(folder: str) -> Any:
     folder: holds train.txt, valid.txt and test.txt.
   """
   c = config.base()
-  c.data.source, c.data.tokenizer, c.data.seq_len = 'text', 'char', 64
+  c.data.source = 'text'
+  c.data.tokenizer = 'char'
+  c.data.seq_len = 64
   c.data.path = (f'{folder}/train.txt',)
   c.data.select_path = (f'{folder}/valid.txt',)
   c.data.test_path = (f'{folder}/test.txt',)
-  c.data.select_chars, c.data.test_chars = 50_000, 50_000
-  c.model.dim, c.model.mlp_dim = 64, 256
-  c.model.num_heads, c.model.num_kv_heads = 4, 4
+  c.data.select_chars = 50_000
+  c.data.test_chars = 50_000
+
+  c.model.dim = 64
+  c.model.block.mlp.dim = 256
   c.optimizer.weight_decay = 0.01
-  c.train.batch_size, c.evaluate.batch_size = 16, 32
+  c.train.batch_size = 16
+  c.evaluate.batch_size = 32
   c.exit.signals = ('max_prob',)
+  return c
+
+
+def refinement(c: ConfigDict, segments: int, num_layers: int) -> ConfigDict:
+  """Changes a config to the same layers run several times (IRT)."""
+  c.model.body = 'refine'
+  c.model.segments = segments
+  c.model.num_layers = num_layers
+  return c
+
+
+def hrm(c: ConfigDict, segments: int, num_layers: int) -> ConfigDict:
+  """Changes a config to HRM with halting by Q-learning.
+
+  Its states are normed after each sum and start as one fixed vector each, as
+  in the official code (2506.21734).
+  """
+  c.model.body = 'hrm'
+  c.model.segments = segments
+  c.model.num_layers = num_layers
+  c.model.readouts = ()
+  c.model.block.norm = 'post'
+  c.model.hrm.carry_init = 'fixed'
+  c.loss.weights = 'segment_ends'
+  c.loss.gates = ('q_halt',)
   return c

@@ -9,24 +9,57 @@ import numpy as np
 
 from ease_jax import config, decode
 from ease_jax import model as model_lib
+from ease_jax.core.policies import OperatingPoint
 from ease_jax.decode import step as steps
 from ease_jax.evaluate import passes
 
 VOCAB = 23
+# Short names of nested fields of the section `model`.
+PLACES = {
+  'norm': 'block.norm',
+  'num_heads': 'block.attention.num_heads',
+  'num_kv_heads': 'block.attention.num_kv_heads',
+  'rope_base': 'block.attention.rope_base',
+  'mlp': 'block.mlp.kind',
+  'mlp_dim': 'block.mlp.dim',
+}
+SMALL = dict(
+  num_layers=4,
+  dim=16,
+  num_heads=4,
+  num_kv_heads=2,
+  mlp_dim=32,
+  tie_embeddings=False,
+)
 
 
-def model_config(vocab_size=VOCAB, **changes):
-  fields = dict(
-    num_layers=4,
-    dim=16,
-    num_heads=4,
-    num_kv_heads=2,
-    mlp_dim=32,
-    tie_embeddings=False,
+def update_model(section, **fields):
+  """Sets fields of a config's section `model` by their short names.
+
+  `carry_init`, `inject`, `cycles` and `cycle_steps` are the body's own.
+  """
+  own = (
+    section[fields.get('body', section.body)]
+    if (fields.get('body', section.body) in section)
+    else {}
   )
+
+  for name, value in fields.items():
+    target = section
+    *parents, field = PLACES.get(name, name).split('.')
+    if name in own:
+      target = own
+    for parent in parents:
+      target = target[parent]
+    target[field] = value
+
+
+def model_config(vocab_size=VOCAB, gates=(), attention='causal', **changes):
   c = config.base()
-  c.model.update(fields | changes)
-  return config.model_config(c, vocab_size)
+  update_model(c.model, **(SMALL | changes))
+  return model_lib.model_config(
+    c.model, vocab_size, gates=gates, attention=attention
+  )
 
 
 def body(vocab_size=VOCAB, **changes):
@@ -34,6 +67,19 @@ def body(vocab_size=VOCAB, **changes):
 
 
 stack = body  # the default one
+
+
+def hrm(**changes):
+  """HRM with the gate that halts it."""
+  fields = dict(
+    body='hrm',
+    num_layers=1,
+    segments=3,
+    norm='post',
+    carry_init='fixed',
+    gates=('q_halt',),
+  )
+  return body(**(fields | changes))
 
 
 @functools.cache
@@ -47,7 +93,7 @@ def params(model, seed=0):
     name = path[-1].key
     if name == 'scale':
       value = rng.normal(1, 0.2, x.shape)
-    elif name == 'kernel':
+    elif name in ('kernel', 'inject'):
       value = rng.normal(0, x.shape[0] ** -0.5, x.shape)
     else:  # the embeddings
       value = rng.normal(0, 0.5, x.shape)
@@ -68,7 +114,7 @@ def batch(rows=3, length=12, vocab_size=VOCAB, seed=0):
 
 def thresholds(model, params, signal, batch):
   """At the median of each readout's finite scores; the last never counts."""
-  num = len(model.cfg.cells)
+  num = model.grid.num_readouts
   if signal == 'patience':
     return np.asarray([np.inf, 1, 1, 2, 2, np.inf][-num:], np.float32)
   dump = passes.grid_dump(model, params, lambda: [batch], (signal,))
@@ -99,7 +145,28 @@ class Decoded(NamedTuple):
   heads_run_T: np.ndarray
 
 
-def one_step(model, params, spec, threshold_K, token_B, position, cache):
+def point(signal, policy, threshold_K):
+  """An operating point from an array of thresholds, or from one number."""
+  if np.ndim(threshold_K) == 0:
+    return OperatingPoint(signal, policy, float(threshold_K))
+  threshold = tuple(float(t) for t in threshold_K)
+  return OperatingPoint(signal, policy, threshold)
+
+
+def masked(model, params, point, batch):
+  """The exit-consistent pass at an operating point."""
+  return jax.device_get(
+    passes.masked_pass(
+      params,
+      batch,
+      jnp.asarray(point.threshold_K(model.grid.num_readouts)),
+      model=model,
+      rule=point.rule,
+    )
+  )
+
+
+def one_step(model, params, rule, threshold_K, token_B, position, cache):
   """A step of rows that all stand at the same position; see `steps.step`."""
   num = len(token_B)
   rows = steps.Rows(
@@ -116,34 +183,40 @@ def one_step(model, params, spec, threshold_K, token_B, position, cache):
     jnp.asarray(threshold_K),
     jnp.int32(-1),
     model=model,
-    spec=spec,
+    rule=rule,
     sampling=decode.Sampling(),
   )
 
 
-def prefilled(model, params, spec, threshold_K, prompt, length):
+def prefilled(model, params, rule, threshold_K, prompt, length):
   """A cache that one row's prompt was decoded into, token by token."""
-  cache = decode.init_cache(model.cfg, 1, length)
+  cache = decode.init_cache(model, 1, length)
   for t, token in enumerate(prompt):
-    *_, new = one_step(model, params, spec, threshold_K, [token], t, cache)
+    *_, new = one_step(model, params, rule, threshold_K, [token], t, cache)
     cache = decode.commit(cache, new, t)
   return cache
 
 
-def decoded(model, params, spec, threshold_K, batch, cache=None):
+def decoded(model, params, point, batch, cache=None):
   """Teacher-forced decoding of all rows of a batch, token by token."""
-  tokens, found = batch['tokens'], []
+  tokens = batch['tokens']
+  threshold_K = point.threshold_K(model.grid.num_readouts)
+  steps_T = []
   if cache is None:
-    cache = decode.init_cache(model.cfg, *tokens.shape)
+    cache = decode.init_cache(model, *tokens.shape)
+
   for t in range(tokens.shape[1]):
-    out, logits, _, new = one_step(
-      model, params, spec, threshold_K, tokens[:, t], t, cache
+    stepped, logits, _, new = one_step(
+      model, params, point.rule, threshold_K, tokens[:, t], t, cache
     )
     cache = decode.commit(cache, new, t)
-    found.append(
-      jax.device_get((out.exit_B, logits, out.layers_run, out.heads_run))
+    steps_T.append(
+      jax.device_get(
+        (stepped.exit_B, logits, stepped.layers_run, stepped.heads_run)
+      )
     )
-  exit_T, logits_T, layers_run_T, heads_run_T = zip(*found)
+
+  exit_T, logits_T, layers_run_T, heads_run_T = zip(*steps_T)
   return Decoded(
     np.stack(exit_T, 1),
     np.stack(logits_T, 1),

@@ -1,1 +1,3 @@
 """The idea: the exit grid and the strategies on it, in plain jnp."""
+
+from ease_jax.core import halting as halting  # makes its signal known

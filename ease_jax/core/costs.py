@@ -1,166 +1,225 @@
 """FLOPs per token of every piece, and what an exit costs in total.
 
-One multiply-add is two FLOPs. Norms, softmax, rotary positions and the
-residual stream are left out: they are below 10 % of XLA's own count on a
-single cell, which the tests check. Attention is counted at the context it
-really sees: causal attention over windows of T tokens reads (T + 1) / 2
-keys on average.
+The only place that knows a FLOP. One multiply-add is two FLOPs. Norms,
+softmax, rotary positions and the residual stream are left out: they are below
+10 % of XLA's own count on a single cell, which the tests check. Attention is
+counted at the context it really sees: causal attention over windows of T
+tokens reads (T + 1) / 2 keys on average.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from ease_jax.config import ModelConfig
-
-# Signals with memory need every earlier head; a cosine needs none until the
-# exit itself is read out.
-HEADLESS_SIGNALS = ('state_cosine', 'q_halt')
-MEMORY_SIGNALS = ('kl', 'patience')
-# Under `recompute` so many tokens of a row may wait for their deeper layers.
-MAX_WAITING = 8
+from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.policies import ExitRule
+from ease_jax.core.spec import CAUSAL, ModelConfig
 
 
-def mean_context(seq_len: int) -> float:
-  """Keys a token sees on average in a causal window of `seq_len` tokens."""
-  return (seq_len + 1) / 2
+def mean_context(seq_len: int, attention: str = CAUSAL) -> float:
+  """Keys that a token sees on average in a window of `seq_len` tokens."""
+  if attention == CAUSAL:
+    return (seq_len + 1) / 2
+  return float(seq_len)
 
 
-def kv_flops(m: ModelConfig) -> float:
+def kv_flops(cfg: ModelConfig) -> float:
   """Projecting one state to keys and values: the K/V fill of one cell."""
-  return 2 * m.dim * 2 * m.num_kv_heads * m.head_dim
+  return 2 * cfg.dim * 2 * cfg.num_kv_heads * cfg.head_dim
 
 
-def cell_flops(m: ModelConfig, context: float) -> float:
-  """One layer on one token that attends to `context` keys."""
-  projections = 2 * 2 * m.dim * m.dim  # W_Q and W_O
-  matrices = 3 if m.mlp == 'swiglu' else 2
-  mlp = 2 * matrices * m.dim * m.mlp_dim
-  attention = 2 * 2 * context * m.dim
-  return projections + kv_flops(m) + mlp + attention
+def block_flops(cfg: ModelConfig, context: float) -> float:
+  """One block on one token that attends to `context` keys."""
+  projections = 2 * 2 * cfg.dim * cfg.dim  # W_Q and W_O
+  mlp = 2 * cfg.block.mlp.matrices * cfg.dim * cfg.block.mlp.dim
+  attention = 2 * 2 * context * cfg.dim
+  return projections + kv_flops(cfg) + mlp + attention
 
 
-def head_flops(m: ModelConfig) -> float:
+def head_flops(cfg: ModelConfig) -> float:
   """Logits of one token at one readout."""
-  return 2 * m.dim * m.vocab_size
+  return 2 * cfg.dim * cfg.vocab_size
 
 
-def asking_flops(m: ModelConfig, signal: str) -> float:
-  """Whether a token stops at a readout: a head, or a signal without one."""
-  return 6.0 * m.dim if signal in HEADLESS_SIGNALS else head_flops(m)
+@dataclasses.dataclass(frozen=True, eq=False)
+class CostModel:
+  """Prices of a model's pieces at one context, in FLOPs per token.
+
+  Attributes:
+    grid: the model's cells.
+    dim: D.
+    block_L: price of each cell's block, the coda's cells last.
+    extra_L: what bodies and routers add to each cell; it is paid for a token
+      that a router keeps out of the cell, too.
+    fill: keys and values of one cell alone.
+    head: logits of one readout.
+  """
+
+  grid: Grid
+  dim: int
+  block_L: np.ndarray
+  extra_L: np.ndarray
+  fill: float
+  head: float
+
+  @property
+  def cell_L(self) -> np.ndarray:
+    """Price of each cell that a token runs, [L]."""
+    return self.block_L + self.extra_L
+
+  @property
+  def full(self) -> float:
+    """One token through every cell and the last head, exits compiled out."""
+    return float(self.cell_L.sum()) + self.head
+
+  @property
+  def coda(self) -> float:
+    """The cells that run on the state that answers."""
+    return float(self.cell_L[len(self.grid.cells) :].sum())
+
+  @property
+  def body_K(self) -> np.ndarray:
+    """Cells of one token that is answered at each readout, no head, [K]."""
+    up_to_L = np.cumsum(self.cell_L)
+    reach_K = np.asarray(self.grid.reach_K)
+    return up_to_L[reach_K - 1] + self.coda
+
+  @property
+  def static_K(self) -> np.ndarray:
+    """Always answering at one readout, as a model that is cut off there.
+
+    No other head, no deeper keys and values; [K].
+    """
+    return self.body_K + self.head
+
+  def relative(self, flops: float) -> float:
+    """FLOPs as a share of this model's own full pass."""
+    return float(flops) / self.full
+
+  def asking(self, rule: ExitRule) -> float:
+    """Asking once whether a token stops: a head, or a signal without one."""
+    head = self.head if rule.signal.needs_head else 0.0
+    return head + rule.signal.flops(self.dim)
+
+  def exit_K(
+    self,
+    rule: ExitRule,
+    active_K: Sequence[bool] | np.ndarray | None = None,
+  ) -> np.ndarray:
+    """FLOPs per token on being answered at each readout, [K] float64.
+
+    Counts the cells up to the exit, every question on the way (a readout whose
+    threshold is "never" asks none), the head that answers, and the keys and
+    values that the policy makes for skipped cells. What `recompute` makes up
+    later depends on the tokens that follow: see `deferred_KxK`.
+
+    Args:
+      rule: signal and policy.
+      active_K: whether a readout may answer before the last; None = all may.
+        The last readout's entry is ignored.
+    """
+    num = self.grid.num_readouts
+    asks_K = np.ones(num, bool) if active_K is None else np.array(active_K)
+    asks_K = asks_K.astype(bool)
+    asks_K[-1] = False  # it answers anyway
+
+    if rule.signal.has_memory and asks_K.any():
+      last_asked = np.flatnonzero(asks_K)[-1]
+      asks_K[: last_asked + 1] = True
+
+    questions_K = np.cumsum(asks_K) * self.asking(rule)
+    # A head that was asked for at the exit is the one that answers.
+    asked_here_K = asks_K & rule.signal.needs_head
+    answer_K = np.where(asked_here_K, 0.0, self.head)
+    fills_K = rule.policy.fills(self.grid) * self.fill
+    return self.body_K + questions_K + answer_K + fills_K
+
+  @property
+  def deferred_KxK(self) -> np.ndarray:
+    """Price of making up cells for tokens that others look back at, [K, K].
+
+    Entry [e, d]: a token answered at readout e and a later token of its row
+    goes to readout d > e, so that true keys and values are needed in every
+    cell up to d's: whole cells below it, and one K/V projection in it.
+    """
+    body_K = self.body_K
+    more_KxK = body_K[None, :] - body_K[:, None]
+    last_K = self.block_L[np.asarray(self.grid.reach_K) - 1]
+    price_KxK = more_KxK - last_K[None, :] + self.fill
+    return np.where(more_KxK > 0, price_KxK, 0.0)
+
+  def skipped(self, run_LxN: np.ndarray, exit_N: np.ndarray) -> float:
+    """What routers spared: cells before the exit that a token did not run.
+
+    Args:
+      run_LxN: bool, who ran each cell.
+      exit_N: the readout that answered.
+
+    Returns:
+      FLOPs of all tokens together, a positive number.
+    """
+    reach_N = np.asarray(self.grid.reach_K)[exit_N]
+    total = 0.0
+
+    for cell, run_N in zip(self.grid.cells, run_LxN, strict=True):
+      if cell.router is None:
+        continue
+      passed_by_N = (cell.number < reach_N) & ~run_N.astype(bool)
+      total += float(self.block_L[cell.number] * passed_by_N.sum())
+    return total
+
+  def train_per_token(
+    self,
+    trained_K: Sequence[float],
+    asked_K: Sequence[float] | None = None,
+    *,
+    ahead: bool = False,
+  ) -> float:
+    """Forward and backward FLOPs of one training token; recomputation is free.
+
+    A backward pass costs two forward ones, and goes through those cells only
+    that carry a gradient.
+
+    Args:
+      trained_K: share of the tokens that each readout is trained on.
+      asked_K: share of the tokens for which each readout's head runs forward
+        only, to decide on an exit or whether a prediction was right.
+      ahead: whether every segment is run a second time, forward, to look one
+        segment ahead.
+    """
+    carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
+    body_L = self.cell_L[: len(carries_L)]
+    forward = body_L.sum()
+    backward = 2 * (body_L * carries_L).sum()
+
+    if ahead:
+      forward += body_L[len(self.grid.prelude) :].sum()
+
+    trained = float(np.sum(np.asarray(trained_K)))
+    asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))
+    heads = trained * 3 * (self.head + self.coda) + asked * self.head
+    return float(forward + backward + heads)
 
 
-def inject_flops(m: ModelConfig) -> float:
-  """What the carried state costs one token at the start of a segment."""
-  projects = m.body == 'refine' and m.carry_inject != 'add'
-  return 2 * 2 * m.dim * m.dim if projects else 0.0
-
-
-def _body_flops(m: ModelConfig, context: float) -> np.ndarray:
-  """One token up to each readout without any head, [K] float64."""
-  segment_K = np.asarray([s for s, _ in m.cells], np.float64)
-  layers_K = np.asarray(m.depth_K, np.float64)
-  return layers_K * cell_flops(m, context) + segment_K * inject_flops(m)
-
-
-def full_flops(m: ModelConfig, context: float) -> float:
-  """One token through every layer and the last head, exits compiled out."""
-  return float(_body_flops(m, context)[-1]) + head_flops(m)
-
-
-def readout_costs(
-  m: ModelConfig,
+def cost_model(
+  cfg: ModelConfig,
+  grid: Grid,
   context: float,
-  policy: str,
-  *,
-  signal: str = 'max_prob',
-  active: Sequence[bool] | np.ndarray | None = None,
-) -> np.ndarray:
-  """FLOPs per token on answering at each readout, [K] float64.
-
-  Counts the layers up to the exit, every head that was evaluated on the way
-  (a readout whose threshold is "never" needs none), the head that answers,
-  and the keys and values that the policy makes for skipped layers. The price
-  of `recompute` depends on the tokens that follow: see
-  `deferred_flops`.
+  extra: dict[Cell, float] | None = None,
+) -> CostModel:
+  """The prices of a model.
 
   Args:
-    m: the model.
-    context: mean number of keys.
-    policy: K/V policy.
-    signal: exit signal; decides which heads it needs.
-    active: [K] whether a readout may answer before the last; None = all.
-      The last readout's entry is ignored.
+    cfg: its shape.
+    grid: its cells.
+    context: mean number of keys that a token sees.
+    extra: FLOPs of what a body or a router adds to single cells.
   """
-  active_K = np.ones(len(m.cells), bool) if active is None else active
-  active_K = np.asarray(active_K, bool).copy()
-  active_K[-1] = True
-  if signal in MEMORY_SIGNALS and active_K[:-1].any():
-    active_K[: np.flatnonzero(active_K[:-1])[-1] + 1] = True
-  if signal in HEADLESS_SIGNALS:
-    heads_K = np.ones(len(active_K))
-    early_K = np.append(active_K[:-1], False)  # the last one answers anyway
-    signal_K = np.cumsum(early_K) * asking_flops(m, signal)
-  else:
-    heads_K = np.cumsum(active_K)
-    signal_K = np.zeros(len(active_K))
-  cost_K = _body_flops(m, context) + heads_K * head_flops(m) + signal_K
-  return cost_K + filled_layers(m, policy) * kv_flops(m)
-
-
-def filled_layers(m: ModelConfig, policy: str) -> np.ndarray:
-  """Layers whose keys and values are made for an exit at each readout, [K]."""
-  depth_K = np.asarray(m.depth_K, np.float64)
-  if policy == 'copy_state':
-    return m.depth - depth_K
-  if policy == 'latest':  # later segments reuse them
-    return np.maximum(m.segment_depth - depth_K, 0.0)
-  return np.zeros_like(depth_K)
-
-
-def static_costs(m: ModelConfig, context: float) -> np.ndarray:
-  """FLOPs per token of always answering at one readout, [K] float64.
-
-  A model cut off there: no other head, no deeper keys and values.
-  """
-  return _body_flops(m, context) + head_flops(m)
-
-
-def deferred_flops(m: ModelConfig, context: float) -> np.ndarray:
-  """Price of making up layers for tokens that others look back at, [K, K].
-
-  Entry [e, d]: a token answered at readout e and a later token of its row
-  goes to readout d > e, so that true keys and values are needed in every
-  layer up to d's: whole layers below it, and one K/V projection in it.
-  """
-  body_K = _body_flops(m, context)
-  more_KxK = body_K[None, :] - body_K[:, None]
-  price_KxK = more_KxK - cell_flops(m, context) + kv_flops(m)
-  return np.where(more_KxK > 0, price_KxK, 0.0)
-
-
-def train_flops_per_token(
-  m: ModelConfig,
-  supervised: Sequence[float],
-  seq_len: int,
-  *,
-  halting: bool = False,
-) -> float:
-  """Forward and backward FLOPs of one training token; recomputation is free.
-
-  A backward pass costs two forward ones. HRM's goes through the last update of
-  each state only; its halting runs every segment a second time, forward.
-
-  Args:
-    m: the model.
-    supervised: share of the tokens on which each readout is supervised, [K].
-    seq_len: T.
-    halting: whether Q-learning of halting is part of it.
-  """
-  heads = head_flops(m) * float(np.sum(np.asarray(supervised)))
-  cell = cell_flops(m, mean_context(seq_len))
-  forward = m.segments * (m.segment_depth * cell + inject_flops(m))
-  backward = 2 * forward
-  if m.body == 'hrm':
-    backward = 2 * m.segments * 2 * m.num_layers * cell
-  return forward * (2 if halting else 1) + backward + 3 * heads
+  extra = extra or {}
+  cells = (*grid.cells, *grid.tail)
+  block_L = np.full(len(cells), block_flops(cfg, context), np.float64)
+  extra_L = np.asarray([extra.get(cell, 0.0) for cell in cells], np.float64)
+  return CostModel(
+    grid, cfg.dim, block_L, extra_L, kv_flops(cfg), head_flops(cfg)
+  )

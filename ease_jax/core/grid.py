@@ -1,50 +1,189 @@
 """The exit grid: the one idea every method of this package is a choice on.
 
-A model unrolls S segments of L layers. A *cell* is (segment, layer), 1-based.
-A *readout* is a cell where a prediction may be read; the K readouts are
-ordered by cumulative cost and the last one always answers. Training weighs
-the readouts, inference stops at the first one that is confident enough, and
-compute is the cumulative cost of where a token stopped.
+A model runs *cells*, one call of one block each: a prelude once, a segment S
+times, a coda once. Behind some cells stands a *readout*, where a prediction
+may be read. The K readouts are ordered by cumulative cost and the last one
+always answers. Training weighs the readouts, inference stops at the first one
+that is confident enough, and compute is what the cells that ran cost.
 
 Axis letters, used as name suffixes throughout the package: S segments,
-L layers, K readouts, B batch, T time, D width, H heads, F MLP width,
+L cells of the unrolled model, R readouts of a segment, K readouts in all,
+B batch, T time, D width, H heads, G key/value heads, F MLP width,
 V vocabulary, C cache length, N tokens of any arrangement.
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from ease_jax.checks import need
+
 
 @dataclasses.dataclass(frozen=True)
-class ExitGrid:
-  """Where predictions may be read, what they weigh and what they cost.
+class Cell:
+  """One call of one block.
 
   Attributes:
-    cells: (segment, layer) of each readout in order of cost, K of them.
-    weight_K: loss weight of each readout.
-    cost_K: FLOPs per token on reaching the readout, increasing.
+    block: whose parameters it uses; cells of the same block are tied.
+    reads: streams that are combined into its input; () means the state as the
+      cell before left it.
+    writes: stream that its output becomes, besides the state that goes on.
+    readout: number of the readout behind it, or None. 0-based: in its segment
+      where the cell belongs to `Grid.segment`, in the whole model where it
+      comes from `Grid.cells`.
+    grad: False makes its output a constant to the backward pass.
+    router: name of the router that says which tokens run it; None means all.
+    number: 0-based place among the cells of the unrolled model; the grid
+      gives it.
   """
 
-  cells: tuple[tuple[int, int], ...]
-  weight_K: tuple[float, ...]
-  cost_K: tuple[float, ...]
+  block: int
+  reads: tuple[str, ...] = ()
+  writes: str | None = None
+  readout: int | None = None
+  grad: bool = True
+  router: str | None = None
+  number: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """The cells of a model: a prelude, S runs of one segment, a coda.
+
+  Attributes:
+    segment: the cells of one segment. Its readouts are numbered from 0, and
+      one stands behind its last cell.
+    segments: S.
+    prelude: cells that run once, before the first segment.
+    coda: cells that run once for every token, on the state that answers,
+      before its head.
+  """
+
+  segment: tuple[Cell, ...]
+  segments: int = 1
+  prelude: tuple[Cell, ...] = ()
+  coda: tuple[Cell, ...] = ()
 
   def __post_init__(self):
-    if not len(self.cells) == len(self.weight_K) == len(self.cost_K):
-      raise ValueError(
-        f'{len(self.cells)} cells, {len(self.weight_K)} weights and '
-        f'{len(self.cost_K)} costs; a readout has one of each'
-      )
-    if list(self.cost_K) != sorted(self.cost_K):
-      raise ValueError(f'readouts must be in order of cost, got {self.cost_K}')
+    need(len(self.segment) > 0, 'a grid needs at least one cell in a segment')
+    need(self.segments >= 1, f'a grid has {self.segments} segments; use 1 up')
+
+    outside = (*self.prelude, *self.coda)
+    need(
+      all(cell.readout is None for cell in outside),
+      'a readout stands in a prelude or coda; only a segment can be read out',
+    )
+
+    numbers = [c.readout for c in self.segment if c.readout is not None]
+    need(
+      numbers == list(range(len(numbers)))
+      and self.segment[-1].readout is not None,
+      f'the readouts of a segment are numbered {numbers}; number them from 0 '
+      'and let one stand behind the last cell, which always answers',
+    )
+
+    blocks = {cell.block for cell in (*outside, *self.segment)}
+    need(
+      blocks == set(range(len(blocks))),
+      f'the cells use the blocks {sorted(blocks)}; number them from 0 without '
+      'a gap',
+    )
+
+  @functools.cached_property
+  def cells(self) -> tuple[Cell, ...]:
+    """Prelude and all segments in the order they run, numbered throughout."""
+    unrolled = list(self.prelude)
+    for segment in range(self.segments):
+      for cell in self.segment:
+        readout = cell.readout
+        if readout is not None:
+          readout += segment * self.per_segment
+        unrolled.append(dataclasses.replace(cell, readout=readout))
+    return _numbered(unrolled, 0)
+
+  @functools.cached_property
+  def tail(self) -> tuple[Cell, ...]:
+    """The coda's cells, numbered after all others."""
+    return _numbered(self.coda, len(self.cells))
+
+  @functools.cached_property
+  def head(self) -> tuple[Cell, ...]:
+    """The prelude's cells, numbered from 0."""
+    return self.cells[: len(self.prelude)]
+
+  @property
+  def depth(self) -> int:
+    """Cells that a token runs without exits."""
+    return len(self.cells) + len(self.coda)
+
+  @property
+  def per_segment(self) -> int:
+    """Readouts of one segment, R."""
+    return sum(cell.readout is not None for cell in self.segment)
 
   @property
   def num_readouts(self) -> int:
-    return len(self.cells)
+    """Readouts of the whole model, K."""
+    return self.segments * self.per_segment
+
+  @property
+  def num_blocks(self) -> int:
+    """Blocks with parameters of their own."""
+    return 1 + max(c.block for c in (*self.prelude, *self.segment, *self.coda))
+
+  @functools.cached_property
+  def reach_K(self) -> tuple[int, ...]:
+    """Cells before and at each readout; the coda is not among them."""
+    return tuple(
+      cell.number + 1 for cell in self.cells if cell.readout is not None
+    )
+
+  @functools.cached_property
+  def depth_K(self) -> tuple[int, ...]:
+    """Cells that a token runs when it is answered at each readout."""
+    return tuple(reach + len(self.coda) for reach in self.reach_K)
+
+  @functools.cached_property
+  def names_K(self) -> tuple[tuple[int, int], ...]:
+    """(segment, place in it) of each readout, both counted from 1."""
+    places = [
+      place
+      for place, cell in enumerate(self.segment, 1)
+      if cell.readout is not None
+    ]
+    numbers = range(1, self.segments + 1)
+    return tuple((number, place) for number in numbers for place in places)
+
+  @functools.cached_property
+  def carried(self) -> tuple[str, ...]:
+    """Streams that a segment hands to the next one besides its last state."""
+    written = [cell.writes for cell in self.segment if cell.writes]
+    return tuple(dict.fromkeys(written))
+
+  @property
+  def routed(self) -> bool:
+    """Whether some cell lets only some tokens through."""
+    cells = (*self.prelude, *self.segment, *self.coda)
+    return any(cell.router for cell in cells)
+
+  def between(self, start: int | None, stop: int) -> tuple[Cell, ...]:
+    """The cells after one readout up to another, as in `cells`.
+
+    Args:
+      start: the readout whose state is gone on from; None = the input.
+      stop: a later readout.
+    """
+    first = 0 if start is None else self.reach_K[start]
+    return self.cells[first : self.reach_K[stop]]
+
+
+def _numbered(cells, first: int) -> tuple[Cell, ...]:
+  return tuple(
+    dataclasses.replace(cell, number=number)
+    for number, cell in enumerate(cells, first)
+  )
 
 
 def first_exit(score_KxBxT: jax.Array, threshold_K: jax.Array) -> jax.Array:
@@ -62,11 +201,11 @@ def first_exit(score_KxBxT: jax.Array, threshold_K: jax.Array) -> jax.Array:
     exit_BxT, int32 in [0, K).
   """
   threshold_Kx1x1 = jnp.asarray(threshold_K)[:, None, None]
-  hit_KxBxT = exits(score_KxBxT, threshold_Kx1x1).at[-1].set(True)
+  hit_KxBxT = reaches(score_KxBxT, threshold_Kx1x1).at[-1].set(True)
   return jnp.argmax(hit_KxBxT, axis=0).astype(jnp.int32)
 
 
-def exits(score: jax.Array, threshold: jax.Array) -> jax.Array:
+def reaches(score: jax.Array, threshold: jax.Array) -> jax.Array:
   """The exit rule itself: score >= threshold, and +inf means never."""
   return (score >= threshold) & (threshold < jnp.inf)
 
@@ -74,7 +213,13 @@ def exits(score: jax.Array, threshold: jax.Array) -> jax.Array:
 def expected_compute(
   exit_BxT: jax.Array, cost_K: jax.Array, token_mask_BxT: jax.Array
 ) -> jax.Array:
-  """Mean cost per unmasked token, in the unit of `cost_K`."""
+  """Mean cost per unmasked token, in the unit of `cost_K`.
+
+  Args:
+    exit_BxT: the readout that answers each token.
+    cost_K: cost of being answered at each readout.
+    token_mask_BxT: 1 for tokens that count, 0 for padding.
+  """
   count_K = exit_counts(exit_BxT, len(cost_K), token_mask_BxT)
   return count_K @ jnp.asarray(cost_K) / count_K.sum()
 
@@ -86,87 +231,3 @@ def exit_counts(
   k_Kx1x1 = jnp.arange(num_readouts)[:, None, None]
   hit_KxBxT = jnp.asarray(exit_BxT)[None] == k_Kx1x1
   return (hit_KxBxT * jnp.asarray(token_mask_BxT)[None]).sum((1, 2))
-
-
-# ---------------------------------------------------------------- weights
-
-
-def base_weights(
-  kind: str,
-  cells: Sequence[tuple[int, int]],
-  *,
-  chosen: Sequence[tuple[int, float]] = (),
-  matrix: Sequence[Sequence[float]] = (),
-  e_scale: float = 0.2,
-) -> tuple[float, ...]:
-  """Unscheduled, unnormalised loss weight of each readout.
-
-  Args:
-    kind: final (one-hot), segment_ends (the last layer of every segment),
-      uniform, linear (proportional to the layer), layerskip (Elhoushi et al.
-      2404.16710, eq. of e(l)), chosen (weights of single layers), matrix
-      (W[S, L]). All but final and matrix are the same in every segment.
-    cells: the readouts.
-    chosen: (layer, weight) pairs; other readouts weigh nothing.
-    matrix: one row of L weights per segment.
-    e_scale: layerskip's scale of the early layers.
-  """
-  depth = cells[-1][1]
-  last = len(cells) - 1
-
-  def weight(k: int, segment: int, layer: int) -> float:
-    if kind == 'final':
-      return float(k == last)
-    if kind == 'segment_ends':
-      return float(layer == depth)
-    if kind == 'uniform':
-      return 1.0
-    if kind == 'linear':
-      return layer / depth
-    if kind == 'layerskip':
-      early = e_scale * sum(range(min(layer, depth - 1)))
-      return early + (depth - 1 if layer == depth else 0)
-    if kind == 'chosen':
-      return float(dict(chosen).get(layer, 0.0))
-    if kind == 'matrix':
-      return float(matrix[segment - 1][layer - 1])
-    raise ValueError(f'unknown loss weights {kind!r}')
-
-  return tuple(weight(k, s, l) for k, (s, l) in enumerate(cells))
-
-
-def schedule_factors(
-  kind: str, step: jax.Array, num_readouts: int, steps: int, every: int = 1
-) -> jax.Array:
-  """Factor [K] on each readout's weight at `step`; the last is always 1.
-
-  Args:
-    kind: constant; linear_warmup and cosine_warmup from 0 over `steps`
-      (EE-LLM 2312.04916); rotate: every `every`-th readout is on, shifted by
-      one each step, and gradual: one more from the top until all are on at
-      `steps` (LayerSkip 2404.16710, C_rot and C_grad); switch_off: readout k
-      of K stops at k/K of `steps` (Al-Rfou et al. 1808.04444).
-    step: the current update, counted from 0.
-    num_readouts: K.
-    steps: length of the schedule in updates.
-    every: period of rotate.
-  """
-  k_K = jnp.arange(num_readouts)
-  ones_K = jnp.ones(num_readouts)
-  fraction = jnp.minimum(step / max(steps, 1), 1.0)
-  if kind == 'constant':
-    factor_K = ones_K
-  elif kind == 'linear_warmup':
-    factor_K = fraction * ones_K
-  elif kind == 'cosine_warmup':
-    factor_K = 0.5 * (1 - jnp.cos(math.pi * fraction)) * ones_K
-  elif kind == 'rotate':
-    factor_K = (k_K % every == step % every).astype(jnp.float32)
-  elif kind == 'gradual':
-    from_top_K = num_readouts - 1 - k_K
-    factor_K = (from_top_K <= fraction * num_readouts).astype(jnp.float32)
-  elif kind == 'switch_off':
-    factor_K = (fraction < (k_K + 1) / num_readouts).astype(jnp.float32)
-  else:
-    raise ValueError(f'unknown loss schedule {kind!r}')
-  return factor_K.at[-1].set(1.0)

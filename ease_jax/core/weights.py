@@ -1,13 +1,180 @@
 """What the grid loss weighs, when, and on which share of the tokens."""
 
 import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax.config import readouts
-from ease_jax.core import grid
+from ease_jax.checks import need, one_of
+from ease_jax.core.grid import Grid
+from ease_jax.core.signals import SIGNALS
+
+# (names of the readouts, section `loss` of the config) -> a weight for each.
+Names = Sequence[tuple[int, int]]
+Weigh = Callable[[Names, Mapping[str, Any]], list[float]]
+
+NORMALIZATIONS = ('none', 'sum_to_one')
+
+
+def _final(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
+  del loss
+  return [0.0] * (len(names_K) - 1) + [1.0]
+
+
+def _segment_ends(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
+  del loss
+  end = names_K[-1][1]
+  return [float(layer == end) for _, layer in names_K]
+
+
+def _uniform(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
+  del loss
+  return [1.0] * len(names_K)
+
+
+def _linear(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
+  """Proportional to the layer."""
+  del loss
+  end = names_K[-1][1]
+  return [layer / end for _, layer in names_K]
+
+
+def _layerskip(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
+  """e(l) of Elhoushi et al. 2404.16710."""
+  end = names_K[-1][1]
+  weights = []
+
+  for _, layer in names_K:
+    early = loss['e_scale'] * sum(range(min(layer, end - 1)))
+    last = end - 1 if layer == end else 0
+    weights.append(float(early + last))
+
+  return weights
+
+
+def _chosen(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
+  chosen = dict(loss['chosen'])
+  layers = [layer for _, layer in names_K]
+  need(len(chosen) > 0, 'loss.weights=chosen needs loss.chosen')
+  for layer in chosen:
+    need(
+      layer in layers,
+      f'loss.chosen names layer {layer}, which is not in model.readouts='
+      f'{tuple(sorted(set(layers)))}; add it there',
+    )
+  return [float(chosen.get(layer, 0.0)) for layer in layers]
+
+
+def _matrix(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
+  rows = [tuple(row) for row in loss['matrix']]
+  segments, length = names_K[-1]
+  need(
+    len(rows) == segments and all(len(row) == length for row in rows),
+    f'loss.matrix has rows of {[len(row) for row in rows]} weights; it must '
+    f'have model.segments={segments} rows of model.num_layers={length}',
+  )
+  for segment, row in enumerate(rows, 1):
+    for layer, weight in enumerate(row, 1):
+      need(
+        weight == 0 or (segment, layer) in names_K,
+        f'loss.matrix weighs layer {layer} with {weight}, which is not in '
+        f'model.readouts={tuple(sorted({l for _, l in names_K}))}; add it '
+        'there',
+      )
+  return [float(rows[segment - 1][layer - 1]) for segment, layer in names_K]
+
+
+# All but final and matrix are the same in every segment.
+WEIGHTS: dict[str, Weigh] = {
+  'final': _final,  # one-hot: the last readout alone
+  'segment_ends': _segment_ends,  # the last layer of every segment
+  'uniform': _uniform,
+  'linear': _linear,
+  'layerskip': _layerskip,
+  'chosen': _chosen,  # single layers, `loss.chosen`
+  'matrix': _matrix,  # W[S, L], `loss.matrix`
+}
+
+# (share of the schedule that is over, number of the update, K, period)
+# -> factor on each readout's weight, [K]
+Schedule = Callable[[jax.Array, jax.Array, int, int], jax.Array]
+
+
+def _constant(
+  fraction: jax.Array, step: jax.Array, num: int, every: int
+) -> jax.Array:
+  del fraction, step, every
+  return jnp.ones(num)
+
+
+def _linear_warmup(
+  fraction: jax.Array, step: jax.Array, num: int, every: int
+) -> jax.Array:
+  del step, every
+  return fraction * jnp.ones(num)
+
+
+def _cosine_warmup(
+  fraction: jax.Array, step: jax.Array, num: int, every: int
+) -> jax.Array:
+  del step, every
+  return 0.5 * (1 - jnp.cos(math.pi * fraction)) * jnp.ones(num)
+
+
+def _rotate(
+  fraction: jax.Array, step: jax.Array, num: int, every: int
+) -> jax.Array:
+  del fraction
+  return (jnp.arange(num) % every == step % every).astype(jnp.float32)
+
+
+def _gradual(
+  fraction: jax.Array, step: jax.Array, num: int, every: int
+) -> jax.Array:
+  del step, every
+  from_top_K = num - 1 - jnp.arange(num)
+  return (from_top_K <= fraction * num).astype(jnp.float32)
+
+
+def _switch_off(
+  fraction: jax.Array, step: jax.Array, num: int, every: int
+) -> jax.Array:
+  del step, every
+  return (fraction < (jnp.arange(num) + 1) / num).astype(jnp.float32)
+
+
+SCHEDULES: dict[str, Schedule] = {
+  'constant': _constant,
+  'linear_warmup': _linear_warmup,  # from 0 (EE-LLM, 2312.04916)
+  'cosine_warmup': _cosine_warmup,
+  # Every `every`-th readout, shifted by one each step; one more from the top
+  # until all are on (LayerSkip 2404.16710, C_rot and C_grad).
+  'rotate': _rotate,
+  'gradual': _gradual,
+  # Readout k of K stops at k/K of the steps (Al-Rfou et al. 1808.04444).
+  'switch_off': _switch_off,
+}
+TIMELESS = ('constant', 'rotate')  # schedules without a length
+
+
+def schedule_factors(
+  kind: str, step: jax.Array, num_readouts: int, steps: int, every: int = 1
+) -> jax.Array:
+  """Factor on each readout's weight at an update, [K]; the last is always 1.
+
+  Args:
+    kind: of SCHEDULES.
+    step: the current update, counted from 0.
+    num_readouts: K.
+    steps: length of the schedule in updates.
+    every: period of rotate.
+  """
+  fraction = jnp.minimum(step / max(steps, 1), 1.0)
+  factor_K = SCHEDULES[kind](fraction, step, num_readouts, every)
+  return factor_K.at[-1].set(1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +183,7 @@ class LossSpec:
 
   Attributes:
     weight_K: unscheduled weight of each readout.
-    schedule: see `grid.schedule_factors`.
+    schedule: of SCHEDULES.
     schedule_steps: its length in updates.
     rotate_every: period of the rotating schedule.
     normalize: none, or sum_to_one after the schedule was applied.
@@ -26,8 +193,11 @@ class LossSpec:
     exit_rows: share of the rows in which they do.
     per_segment: each segment is an update of its own, and normalised so.
     segments: S.
-    halt_weight: of the Q-learning of when to stop; 0 = off.
-    halt_exploration: see `halting.halts`.
+    carry_backprop: last segments that losses reach through; 1 = their own.
+    target: what a readout is trained to say, a name of `train.targets`.
+    gates: learned signals that are trained.
+    gate_weight: weight of their losses.
+    gate_exploration: chance that a token must go on, whatever its gate says.
   """
 
   weight_K: tuple[float, ...]
@@ -40,66 +210,165 @@ class LossSpec:
   exit_rows: float = 0.5
   per_segment: bool = False
   segments: int = 1
-  halt_weight: float = 0.0
-  halt_exploration: float = 0.0
+  carry_backprop: int = 1
+  target: str = 'label'
+  gates: tuple[str, ...] = ()
+  gate_weight: float = 0.0
+  gate_exploration: float = 0.0
+
+  def __post_init__(self):
+    one_of('loss.schedule', self.schedule, SCHEDULES)
+    one_of('loss.normalize', self.normalize, NORMALIZATIONS)
+    need(
+      0 < self.token_fraction <= 1,
+      f'loss.token_fraction={self.token_fraction} is not in (0, 1]',
+    )
+    for name in ('exit_threshold', 'exit_rows', 'gate_exploration'):
+      value = getattr(self, name)
+      need(0 <= value <= 1, f'loss.{name}={value} is not in [0, 1]')
+    need(
+      self.schedule in TIMELESS or self.schedule_steps >= 1,
+      f'loss.schedule={self.schedule} needs loss.schedule_steps >= 1, got '
+      f'{self.schedule_steps}',
+    )
+    need(
+      self.rotate_every >= 1,
+      f'loss.rotate_every={self.rotate_every} must be at least 1',
+    )
+    need(
+      self.gate_weight >= 0,
+      f'loss.gate_weight={self.gate_weight} must be 0 (off) or positive',
+    )
+    for name in self.gates:
+      self._check_gate(name)
+    self._check_updates()
+
+  def _check_gate(self, name: str) -> None:
+    one_of('loss.gates', name, SIGNALS)
+    gate = SIGNALS[name].gate
+    need(
+      gate is not None,
+      f'loss.gates names {name}, which has nothing to learn; leave it out',
+    )
+    assert gate is not None
+    need(
+      not gate.ends_only or len(self.weight_K) == self.segments,
+      f'loss.gates names {name}, which learns at the end of a segment only; '
+      'let model.readouts name the last layer alone',
+    )
+
+  def _check_updates(self) -> None:
+    if not self.per_segment:
+      return
+    need(
+      all(any(row) for row in self.weight_SxR),
+      f'train.updates=per_segment leaves a segment without a loss: the '
+      f'weights are {self.weight_SxR}; use loss.weights=segment_ends, or give '
+      'each row of loss.matrix a weight',
+    )
+    need(
+      self.carry_backprop == 1,
+      'train.updates=per_segment does not fit model.carry_backprop='
+      f'{self.carry_backprop}: an update per segment ends the gradient there; '
+      'use model.carry_backprop=1 or train.updates=joint',
+    )
 
   @classmethod
-  def from_config(cls, config: Any) -> 'LossSpec':
-    c, model = config.loss, config.model
-    numbers = range(1, model.segments + 1)
-    weight_K = grid.base_weights(
-      c.weights,
-      [(s, l) for s in numbers for l in readouts(model)],
-      chosen=c.chosen,
-      matrix=c.matrix,
-      e_scale=c.e_scale,
-    )
+  def from_config(
+    cls,
+    section: Mapping[str, Any],
+    grid: Grid,
+    *,
+    per_segment: bool,
+    carry_backprop: int,
+  ) -> 'LossSpec':
+    """The loss of a config.
+
+    Args:
+      section: `loss` of the config.
+      grid: the model's cells.
+      per_segment: whether each segment is an update of its own.
+      carry_backprop: of the model.
+
+    Raises:
+      ConfigError: two fields clash.
+    """
+    one_of('loss.weights', section['weights'], WEIGHTS)
+    weight_K = WEIGHTS[section['weights']](grid.names_K, section)
+    own = ('weights', 'chosen', 'matrix', 'e_scale', 'gates')
+    fields = {name: v for name, v in section.items() if name not in own}
     return cls(
-      weight_K,
-      c.schedule,
-      c.schedule_steps,
-      c.rotate_every,
-      c.normalize,
-      c.token_fraction,
-      c.exit_threshold,
-      c.exit_rows,
-      config.train.updates == 'per_segment',
-      model.segments,
-      *((c.halt_weight, c.halt_exploration) if model.body == 'hrm' else ()),
+      tuple(weight_K),
+      per_segment=per_segment,
+      segments=grid.segments,
+      carry_backprop=carry_backprop,
+      gates=tuple(section['gates']),
+      **fields,
     )
+
+  @property
+  def weight_SxR(self) -> tuple[tuple[float, ...], ...]:
+    """The unscheduled weights, a row for each segment."""
+    per_segment = len(self.weight_K) // self.segments
+    starts = range(0, len(self.weight_K), per_segment)
+    return tuple(self.weight_K[s : s + per_segment] for s in starts)
 
   def weights_at(self, step: jax.Array) -> jax.Array:
     """Weight of each readout at an update, [K] float32."""
     num = len(self.weight_K)
-    weight_K = jnp.asarray(self.weight_K) * grid.schedule_factors(
+    factor_K = schedule_factors(
       self.schedule, step, num, self.schedule_steps, self.rotate_every
     )
+    weight_K = jnp.asarray(self.weight_K) * factor_K
+
     if self.normalize == 'none':
       return weight_K
     if not self.per_segment:
       return weight_K / weight_K.sum()
+
     # Each update by its own segment; a schedule may still lower all of it.
-    base_SxR = jnp.asarray(self.weight_K).reshape(self.segments, -1)
+    base_SxR = jnp.asarray(self.weight_SxR)
     weight_SxR = weight_K.reshape(base_SxR.shape)
     return (weight_SxR / base_SxR.sum(1, keepdims=True)).reshape(-1)
 
   @property
-  def halt_scale(self) -> float:
-    """Weight of a segment's Q-loss beside its readouts' weights."""
+  def gate_scale(self) -> float:
+    """Weight of a segment's gate losses beside its readouts' weights."""
     shared = self.normalize == 'sum_to_one' and not self.per_segment
-    return self.halt_weight / (self.segments if shared else 1)
+    return self.gate_weight / (self.segments if shared else 1)
 
-  def supervised_fraction(self) -> list[float]:
-    """Share of tokens each readout's head works on, schedule ignored.
+  @property
+  def learned(self) -> tuple[str, ...]:
+    """Signals whose gates are trained."""
+    return self.gates if self.gate_weight else ()
 
-    A head that only decides on an exit, or whether a prediction was right, is
-    a forward pass: a third of one that is trained.
+  @property
+  def ahead(self) -> bool:
+    """Whether a gate looks at the segment that comes next."""
+    gates = [SIGNALS[name].gate for name in self.learned]
+    return any(gate.ahead for gate in gates if gate is not None)
+
+  @property
+  def trained_K(self) -> list[float]:
+    """Share of tokens that each readout is trained on, schedule ignored."""
+    per_segment = len(self.weight_K) // self.segments
+    shares = []
+    for k, weight in enumerate(self.weight_K):
+      is_end = (k + 1) % per_segment == 0
+      share = 1.0 if is_end else self.token_fraction
+      shares.append(share if weight > 0 else 0.0)
+    return shares
+
+  @property
+  def asked_K(self) -> list[float]:
+    """Share of tokens whose head each readout runs forward only.
+
+    That is to decide on an exit, or whether a prediction was right.
     """
-    last, size = len(self.weight_K) - 1, len(self.weight_K) // self.segments
-    decides = 1 / 3 if self.exit_threshold or self.halt_weight else 0.0
-    is_end = lambda k: (k + 1) % size == 0
+    last = len(self.weight_K) - 1
+    for_exits = 1.0 if self.exit_threshold else 0.0
+    for_gates = 1.0 if self.learned else 0.0
     return [
-      float(weight > 0) * (1.0 if is_end(k) else self.token_fraction)
-      + (decides if k < last or self.halt_weight else 0.0)
-      for k, weight in enumerate(self.weight_K)
+      max(for_exits if k < last else 0.0, for_gates)
+      for k in range(len(self.weight_K))
     ]

@@ -4,45 +4,20 @@
 what they are made of.
 """
 
-from ease_jax.decode.cache import Cache, commit, grow, init_cache
-from ease_jax.decode.export import exported
-from ease_jax.decode.loop import (
-  OFF,
-  Counts,
-  Generated,
-  Options,
-  check_prompts,
-  generate,
-  stream,
-)
-from ease_jax.decode.sampling import Sampling
-from ease_jax.decode.speculation import Draft, candidates, speculate
-from ease_jax.decode.text import (
-  chosen_point,
-  exit_text,
-  options_from,
-  speculative_text,
-)
-
-__all__ = [
-  'OFF',
-  'Cache',
-  'Counts',
-  'Draft',
-  'Generated',
-  'Options',
-  'Sampling',
-  'candidates',
-  'check_prompts',
-  'chosen_point',
-  'commit',
-  'exit_text',
-  'exported',
-  'generate',
-  'grow',
-  'init_cache',
-  'options_from',
-  'speculate',
-  'speculative_text',
-  'stream',
-]
+from ease_jax.decode.cache import Cache as Cache
+from ease_jax.decode.cache import commit as commit
+from ease_jax.decode.cache import grow as grow
+from ease_jax.decode.cache import init_cache as init_cache
+from ease_jax.decode.deferred import compute_decoder as compute_decoder
+from ease_jax.decode.drafts import Draft as Draft
+from ease_jax.decode.drafts import Tally as Tally
+from ease_jax.decode.drafts import candidates as candidates
+from ease_jax.decode.export import exported as exported
+from ease_jax.decode.loop import Counts as Counts
+from ease_jax.decode.loop import Generated as Generated
+from ease_jax.decode.loop import check_prompts as check_prompts
+from ease_jax.decode.loop import generate as generate
+from ease_jax.decode.loop import stream as stream
+from ease_jax.decode.options import Options as Options
+from ease_jax.decode.sampling import Sampling as Sampling
+from ease_jax.decode.speculation import speculate as speculate

@@ -1,18 +1,20 @@
-"""Keys and values of the tokens so far, one array per layer and row block.
+"""Keys and values of the tokens so far, one array per cell and row block.
 
 Steps only read a cache and return what one more token adds; `commit` writes
-it, in place, in a program of its own. Otherwise XLA copies whole caches around
-the control flow that skips layers.
+it, in place, in a program of its own or at the end of a loop's body. Otherwise
+XLA copies whole caches around the control flow that skips cells.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax.config import ConfigError, ModelConfig
-from ease_jax.model import layers
+from ease_jax.checks import need
+from ease_jax.model import Body
+from ease_jax.model.layers import KV, Past, attention
 
 SMALLEST = 64  # slots
 MAX_BLOCKS = 4
@@ -23,16 +25,21 @@ class Cache(NamedTuple):
 
   Slots are filled from left to right, the same one in all rows; rows whose
   prompt is shorter start at a later slot.
+
+  Attributes:
+    key: [cell][row block] of [rows, G, C, D/H].
+    value: the same.
+    seen_LxBxC: in which cells later tokens may see a token.
   """
 
-  # [layer][block] of [rows, Hkv, C, D/H]
   key: tuple[tuple[jax.Array, ...], ...]
   value: tuple[tuple[jax.Array, ...], ...]
-  layers_BxC: jax.Array  # the first so many layers may look at the token
+  seen_LxBxC: jax.Array
 
   @property
   def capacity(self) -> int:
-    return self.layers_BxC.shape[1]
+    """Slots, C."""
+    return self.seen_LxBxC.shape[2]
 
 
 def row_blocks(batch_size: int) -> list[int]:
@@ -42,11 +49,10 @@ def row_blocks(batch_size: int) -> list[int]:
   that is worth a few branches (`docs/performance.md`); accelerators wait for
   every branch.
   """
-  cpu = jax.default_backend() == 'cpu'
-  num = min(MAX_BLOCKS, batch_size) if cpu else 1
-  return [
-    batch_size * (i + 1) // num - batch_size * i // num for i in range(num)
-  ]
+  on_cpu = jax.default_backend() == 'cpu'
+  num = min(MAX_BLOCKS, batch_size) if on_cpu else 1
+  ends = [batch_size * i // num for i in range(num + 1)]
+  return [end - start for start, end in zip(ends, ends[1:])]
 
 
 def capacity_for(slots: int) -> int:
@@ -62,104 +68,170 @@ def capacity_for(slots: int) -> int:
   return size
 
 
-def init_cache(cfg: ModelConfig, batch_size: int, slots: int) -> Cache:
-  """An empty cache with room for at least so many tokens."""
-  capacity, blocks = capacity_for(slots), row_blocks(batch_size)
-  shape = cfg.num_kv_heads, capacity, cfg.head_dim
-
-  def zeros():
-    return tuple(
-      tuple(jnp.zeros((rows, *shape), cfg.dtype) for rows in blocks)
-      for _ in range(cfg.depth)
-    )
-
-  # Not shared: they will be given away one by one.
-  return Cache(zeros(), zeros(), jnp.zeros((batch_size, capacity), jnp.int32))
-
-
-def check(cache: Cache, cfg: ModelConfig) -> None:
-  """Raises ConfigError if the cache was made for another model."""
-  if len(cache.key) != cfg.depth:
-    raise ConfigError(
-      f'the cache has {len(cache.key)} layers; model.segments='
-      f'{cfg.segments} runs {cfg.depth}; use init_cache with the same '
-      'config'
-    )
-
-
-def past(
-  cache: Cache, layer: int, live_B: jax.Array | None, tokens: int = 1
-) -> tuple[layers.Past, ...]:
-  """What so many tokens may see of the cache in one layer.
+def init_cache(model: Body, batch_size: int, slots: int) -> Cache:
+  """An empty cache with room for at least so many tokens.
 
   Args:
-    cache: the cache.
-    layer: counted from 0 through all segments.
-    live_B: rows whose result somebody reads; None = all.
-    tokens: T.
+    model: a body.
+    batch_size: B.
+    slots: at least so many.
   """
-  if len(cache.key[layer]) == 1:
-    live_B = None  # the layer's own branch skips all there is
-  visible_BxTxC = jnp.repeat(
-    (cache.layers_BxC > layer)[:, None], tokens, axis=1
+  cfg = model.cfg
+  depth = model.grid.depth
+  capacity = capacity_for(slots)
+  shape = cfg.num_kv_heads, capacity, cfg.head_dim
+
+  def zeros() -> tuple[tuple[jax.Array, ...], ...]:
+    return tuple(
+      tuple(
+        jnp.zeros((rows, *shape), cfg.dtype) for rows in row_blocks(batch_size)
+      )
+      for _ in range(depth)
+    )
+
+  # Keys and values do not share arrays: they will be given away one by one.
+  seen_LxBxC = jnp.zeros((depth, batch_size, capacity), bool)
+  return Cache(zeros(), zeros(), seen_LxBxC)
+
+
+def check(cache: Cache, model: Body) -> None:
+  """Raises ConfigError if the cache was made for another model."""
+  need(
+    len(cache.key) == model.grid.depth,
+    f'the cache has {len(cache.key)} layers; model.segments='
+    f'{model.cfg.segments} runs {model.grid.depth}; use init_cache with the '
+    'same config',
   )
-  blocks, start = [], 0
-  for key, value in zip(cache.key[layer], cache.value[layer], strict=True):
-    rows = slice(start, start := start + len(key))
-    live = None if live_B is None else live_B[rows].any()
-    blocks.append(layers.Past(key, value, visible_BxTxC[rows], live))
-  return tuple(blocks)
+
+
+def attend(
+  cache: Cache,
+  number: int,
+  query_BxTxHxD: jax.Array,
+  kv: KV,
+  mask_BxTxT: jax.Array,
+  live_B: jax.Array | None,
+) -> jax.Array:
+  """Attention of T tokens to each other and to a cache, [B, T, D].
+
+  Args:
+    cache: of the tokens before.
+    number: of the cell.
+    query_BxTxHxD: queries.
+    kv: keys and values of the T tokens.
+    mask_BxTxT: which of them each token sees; B may be 1.
+    live_B: rows whose result somebody reads; None = all. A row block that
+      nobody reads costs nothing.
+  """
+  keys, values = cache.key[number], cache.value[number]
+  batch_size, tokens = query_BxTxHxD.shape[:2]
+  seen_BxTxC = jnp.repeat(cache.seen_LxBxC[number][:, None], tokens, axis=1)
+  mask_BxTxT = jnp.broadcast_to(mask_BxTxT, (batch_size, *mask_BxTxT.shape[1:]))
+  if len(keys) == 1:
+    live_B = None  # the cell's own branch skips all there is
+
+  mixed = []
+  start = 0
+  for key, value in zip(keys, values, strict=True):
+    rows = slice(start, start + len(key))
+    start += len(key)
+    arguments = (
+      query_BxTxHxD[rows],
+      (kv[0][rows], kv[1][rows]),
+      mask_BxTxT[rows],
+      Past(key, value, seen_BxTxC[rows]),
+    )
+    mixed.append(_attend_if(live_B, rows, arguments))
+
+  return mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed)
+
+
+def _attend_if(live_B: jax.Array | None, rows: slice, arguments):
+  if live_B is None:
+    return attention(*arguments)
+
+  shape = jax.eval_shape(attention, *arguments)
+
+  def nothing(*unused):
+    del unused
+    return jnp.zeros(shape.shape, shape.dtype)
+
+  return jax.lax.cond(live_B[rows].any(), attention, nothing, *arguments)
 
 
 class New(NamedTuple):
-  """What a cache does not have yet, of T neighbouring tokens."""
+  """What a cache does not have yet, of T neighbouring tokens.
 
-  kv: dict[int, layers.KV]  # by layer, of those that are written
-  layers_BxT: jax.Array  # the first so many layers may look at them
-  ran_LxBxT: jax.Array | None = None  # where these are new; None = everywhere
+  Attributes:
+    kv: keys and values by number of the cell, of cells that are written.
+    seen_LxBxT: in which cells later tokens may see them.
+    ran_LxBxT: where both are new; None = everywhere.
+  """
+
+  kv: dict[int, KV]
+  seen_LxBxT: jax.Array
+  ran_LxBxT: jax.Array | None = None
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def commit(cache: Cache, new: New, slot: jax.Array) -> Cache:
   """The cache with the tokens from `slot` on; the old one is used up."""
   start = jnp.asarray(slot)
-  length = new.layers_BxT.shape[1]
-  read = functools.partial(
-    jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=length
-  )
-  put = jax.lax.dynamic_update_slice_in_dim
+  seen_LxBxT = new.seen_LxBxT
 
-  def write(blocks, new_BxTxGxD, ran_BxT):
-    new_BxGxTxD, out, first = new_BxTxGxD.transpose(0, 2, 1, 3), [], 0
-    for block in blocks:
-      rows = slice(first, first := first + len(block))
-      value = new_BxGxTxD[rows]
-      if ran_BxT is not None:
-        mask = ran_BxT[rows, None, :, None]
-        value = jnp.where(mask, value, read(block, axis=2))
-      out.append(put(block, value, start, axis=2))
-    return tuple(out)
+  if new.ran_LxBxT is not None:
+    old_LxBxT = _read(cache.seen_LxBxC, start, seen_LxBxT.shape[2])
+    seen_LxBxT = jnp.where(new.ran_LxBxT, seen_LxBxT, old_LxBxT)
+  seen_LxBxC = _put(cache.seen_LxBxC, seen_LxBxT, start)
 
-  ran_LxBxT, layers_BxT = new.ran_LxBxT, new.layers_BxT
-  if ran_LxBxT is not None:
-    old_BxT = read(cache.layers_BxC, axis=1)
-    layers_BxT = jnp.where(ran_LxBxT.any(0), layers_BxT, old_BxT)
   key, value = list(cache.key), list(cache.value)
-  for layer, (key_BxTxGxD, value_BxTxGxD) in new.kv.items():
-    ran_BxT = None if ran_LxBxT is None else ran_LxBxT[layer]
-    key[layer] = write(key[layer], key_BxTxGxD, ran_BxT)
-    value[layer] = write(value[layer], value_BxTxGxD, ran_BxT)
-  layers_BxC = put(cache.layers_BxC, layers_BxT, start, axis=1)
-  return Cache(tuple(key), tuple(value), layers_BxC)
+  for number, (key_BxTxGxD, value_BxTxGxD) in new.kv.items():
+    ran_BxT = None if new.ran_LxBxT is None else new.ran_LxBxT[number]
+    key[number] = _write(key[number], key_BxTxGxD, ran_BxT, start)
+    value[number] = _write(value[number], value_BxTxGxD, ran_BxT, start)
+  return Cache(tuple(key), tuple(value), seen_LxBxC)
+
+
+def _read(x: jax.Array, start: jax.Array, length: int) -> jax.Array:
+  return jax.lax.dynamic_slice_in_dim(x, start, length, axis=2)
+
+
+def _put(x: jax.Array, update: jax.Array, start: jax.Array) -> jax.Array:
+  return jax.lax.dynamic_update_slice_in_dim(x, update, start, axis=2)
+
+
+def _write(
+  blocks: Sequence[jax.Array],
+  new_BxTxGxD: jax.Array,
+  ran_BxT: jax.Array | None,
+  start: jax.Array,
+) -> tuple[jax.Array, ...]:
+  new_BxGxTxD = new_BxTxGxD.transpose(0, 2, 1, 3)
+  written = []
+  first = 0
+
+  for block in blocks:
+    rows = slice(first, first + len(block))
+    first += len(block)
+    update = new_BxGxTxD[rows]
+    if ran_BxT is not None:
+      old = _read(block, start, update.shape[2])
+      update = jnp.where(ran_BxT[rows, None, :, None], update, old)
+    written.append(_put(block, update, start))
+
+  return tuple(written)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def grow(cache: Cache, slots: int) -> Cache:
   """The same tokens with room for so many."""
   more = capacity_for(slots) - cache.capacity
-  pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+
+  def padded(block: jax.Array) -> jax.Array:
+    return jnp.pad(block, ((0, 0), (0, 0), (0, more), (0, 0)))
+
   return Cache(
-    jax.tree.map(pad, cache.key),
-    jax.tree.map(pad, cache.value),
-    jnp.pad(cache.layers_BxC, ((0, 0), (0, more))),
+    jax.tree.map(padded, cache.key),
+    jax.tree.map(padded, cache.value),
+    jnp.pad(cache.seen_LxBxC, ((0, 0), (0, 0), (0, more))),
   )

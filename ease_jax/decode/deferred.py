@@ -1,155 +1,319 @@
-"""`recompute` with a bound: layers of tokens that stopped, made up later.
+"""`recompute` with a bound: cells of tokens that stopped, made up later.
 
-A token that exits leaves its deeper keys and values undone, and its state
+A token that exits leaves its deeper keys and values undone, and its streams
 behind. When a later token of its row goes deeper, it is taken along, so that
 what is looked back at are always the true keys and values (the deferred
 computation of FREE, Bae et al. 2310.05424, and EE-LLM, Chen et al. 2312.04916).
 The last `WINDOW` tokens may be behind; the oldest drags all of them through
-before it leaves (`evaluate.compute_of_exits` charges that).
+before it leaves. `compute_decoder` charges what comes of that.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ease_jax.core import costs
-from ease_jax.decode import cache as caches
-from ease_jax.decode import spans
-from ease_jax.decode.heads import Asking
-from ease_jax.model import layers
+from ease_jax.core.policies import ExitRule, OperatingPoint, thresholds
+from ease_jax.decode import cells, heads
+from ease_jax.decode.cache import Cache, New
+from ease_jax.model import Body
+from ease_jax.model.layers import KV, causal_mask
+from ease_jax.model.walk import (
+  Counts,
+  Exits,
+  State,
+  Travel,
+  Walked,
+  before_exits,
+  walk,
+)
 
-WINDOW = costs.MAX_WAITING  # P: tokens that may be behind
+WINDOW = 8  # P: tokens that may be behind
 
 
 class Window(NamedTuple):
-  """The last P tokens of each row, the oldest first."""
+  """The last P tokens of each row, the oldest first.
 
-  token_BxP: jax.Array
-  state_BxPxD: jax.Array  # at the last readout that they reached
-  reached_BxP: jax.Array  # readouts behind them; K = nothing is missing
+  Attributes:
+    state: all streams, [B, P, D], where each token was left.
+    reached_BxP: how many readouts it is past; K = it misses nothing.
+  """
+
+  state: State
+  reached_BxP: jax.Array
 
 
-def empty_window(model: Any, batch_size: int) -> Window:
-  """Of tokens that miss nothing."""
-  cfg, shape = model.cfg, (batch_size, WINDOW)
-  return Window(
-    jnp.zeros(shape, jnp.int32),
-    jnp.zeros((*shape, cfg.dim), cfg.dtype),
-    jnp.full(shape, len(cfg.cells), jnp.int32),
+def empty_window(model: Body, batch_size: int) -> Window:
+  """A window of tokens that miss nothing."""
+  shape = batch_size, WINDOW
+  token_BxP = jax.ShapeDtypeStruct(shape, jnp.int32)
+  variables = jax.eval_shape(
+    model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 2), jnp.int32)
   )
+  streams = jax.eval_shape(
+    lambda variables, token: model.bind(variables).start(token, token),
+    variables,
+    token_BxP,
+  )
+  state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), streams)
+  return Window(state, jnp.full(shape, model.grid.num_readouts, jnp.int32))
 
 
-class Result(NamedTuple):
-  """What came of one more token in every row."""
-
-  exit_B: jax.Array
-  logits_BxV: jax.Array
-  window: Window
-  new: caches.New  # of the window and the new token
-  layers_run: jax.Array  # counted by the program
-
-
-def walk(
-  bound: Any,
-  cache: caches.Cache,
+def answer(
+  bound: Body,
+  cache: Cache,
   window: Window,
   token_B: jax.Array,
   position_B: jax.Array,
   done_B: jax.Array,
-  head: Asking,
-) -> Result:
-  """One token for every row; the group between two readouts is the unit.
+  rule: ExitRule,
+  threshold_K: jax.Array,
+) -> tuple[jax.Array, jax.Array, Window, New, Counts]:
+  """One token for every row; the cells between two readouts are the unit.
 
   A token takes all older ones of its window along, so that none has ever
   reached less far than a newer one: what a token sees in the cache is older.
 
   Args:
-    bound: a bound body whose states can be gone on from.
+    bound: a bound body.
     cache: ends before the new tokens.
     window: of the tokens before.
     token_B, position_B: the new tokens.
     done_B: rows that want nothing.
-    head: which exits.
+    rule: how tokens exit.
+    threshold_K: one per readout, or [K, B, 1].
+
+  Returns:
+    exit_B, logits_BxV, the window after it, what is new to the cache (of the
+    window and the new token), and what was done.
   """
-  cfg, num = bound.cfg, len(bound.cfg.cells)
-  token_BxN = jnp.concatenate([window.token_BxP, token_B[:, None]], 1)
+  grid = bound.grid
+  num = grid.num_readouts
   ago_N = jnp.arange(WINDOW, -1, -1)
   position_BxN = jnp.maximum(position_B[:, None] - ago_N[None], 0)
-  pad = ((0, 0), (0, 1))
-  state_BxNxD = jnp.pad(window.state_BxPxD, (*pad, (0, 0)))
-  reached_BxN = jnp.pad(window.reached_BxP, pad)
+
+  newest = bound.start(token_B[:, None], position_B[:, None])
+  state = jax.tree.map(_appended, window.state, newest)
+  reached_BxN = jnp.pad(window.reached_BxP, ((0, 0), (0, 1)))
   drags_B = ~done_B & (window.reached_BxP[:, 0] < num)
-  wants_B, exit_B = ~done_B, jnp.zeros(done_B.shape, jnp.int32)
-  memory, previous = head.init(done_B[:, None].shape), None
-  answer = jnp.zeros((len(token_B), 1, cfg.vocab_size))
-  kv, ran, layers_run = [], [], jnp.int32(0)
+
+  exits = heads.before(rule, done_B[:, None])
+  read = heads.speaking(bound, rule, threshold_K)
+  kv: dict[int, KV] = {}
+  ran = []
+  seen = []
+
   for k in range(num):
+    wants_B = ~exits.done_BxT[:, 0]
     goes_BxN = (wants_B | drags_B)[:, None] & (reached_BxN <= k)
-    group = _Group(bound, cache, k, token_BxN, position_BxN, goes_BxN)
-    state_BxNxD, new, count = group.run(state_BxNxD)
+    group = _Group(bound, cache, k, position_BxN, goes_BxN)
+    state, group_kv, group_seen, count = group.run(state)
     reached_BxN = jnp.where(goes_BxN, k + 1, reached_BxN)
-    kv.extend(new)
-    ran.extend([goes_BxN] * len(new))
-    layers_run += count
-    h_Bx1xD = state_BxNxD[:, -1:]
-    state = h_Bx1xD, bound.normed(k, h_Bx1xD)
-    memory, stops_Bx1, logits_Bx1xV = head(
-      k, state, previous, memory, ~wants_B[:, None]
-    )
-    previous = state
-    exit_B = jnp.where(wants_B, k, exit_B)
-    answer = jnp.where(wants_B[:, None, None], logits_Bx1xV, answer)
-    wants_B &= ~stops_Bx1[:, 0]
-  window = Window(token_BxN[:, 1:], state_BxNxD[:, 1:], reached_BxN[:, 1:])
-  depth_BxN = jnp.asarray((0, *cfg.depth_K), jnp.int32)[reached_BxN]
-  new = caches.New(dict(enumerate(kv)), depth_BxN, jnp.stack(ran))
-  return Result(exit_B, answer[:, 0], window, new, layers_run)
+
+    for cell, own in zip(group.cells, group_kv, strict=True):
+      kv[cell.number] = own
+      ran.append(goes_BxN)
+    seen.extend(group_seen)
+    exits = _counted(exits, count)
+    exits, _ = read(k, jax.tree.map(_newest, state), exits)
+
+  tail = _through_coda(bound, cache, exits, position_B, done_B)
+  walked = Walked(state, exits, (), (), (), 0.0)
+  logits_Bx1xV, counts = heads.answer_of(bound, walked, tail, done_B[:, None])
+  window = Window(
+    jax.tree.map(lambda x_BxNxD: x_BxNxD[:, 1:], state), reached_BxN[:, 1:]
+  )
+  new = _addition(kv, ran, seen, tail, done_B)
+  return exits.exit_BxT[:, 0], logits_Bx1xV[:, 0], window, new, counts
+
+
+def _appended(before_BxPxD: jax.Array, newest_Bx1xD: jax.Array) -> jax.Array:
+  return jnp.concatenate([before_BxPxD, newest_Bx1xD], 1)
+
+
+def _newest(x_BxNxD: jax.Array) -> jax.Array:
+  return x_BxNxD[:, -1:]
+
+
+def _counted(exits: Exits, count: jax.Array) -> Exits:
+  counts = exits.counts._replace(cells=exits.counts.cells + count)
+  return exits._replace(counts=counts)
+
+
+def _through_coda(
+  bound: Body,
+  cache: Cache,
+  exits: Exits,
+  position_B: jax.Array,
+  done_B: jax.Array,
+) -> Walked:
+  """The coda of the new tokens, on the states that answer."""
+  position_Bx1 = position_B[:, None]
+  layer = cells.cached(bound, cache, position_Bx1, causal_mask(1), skip=True)
+  return walk(
+    bound,
+    bound.grid.tail,
+    exits.answer if bound.grid.coda else {},
+    before_exits(done_B[:, None]),
+    layer=layer,
+    travel=Travel(position_Bx1),
+  )
+
+
+def _addition(
+  kv: dict[int, KV],
+  ran: list[jax.Array],
+  seen: list[jax.Array],
+  tail: Walked,
+  done_B: jax.Array,
+) -> New:
+  """What is new to the cache, of the window and the new token."""
+  behind = ran[0].shape[1] - 1
+  newest_BxN = jnp.pad(~done_B[:, None], ((0, 0), (behind, 0)))
+
+  for call, own in zip(tail.calls, tail.kv, strict=True):
+    assert own is not None
+    kv[call.cell.number] = _padded(own, behind)
+    ran.append(newest_BxN)
+    seen.append(newest_BxN)
+
+  return New(kv, jnp.stack(seen), jnp.stack(ran))
+
+
+def _padded(kv: KV, behind: int) -> KV:
+  """Keys and values of the new token, with room for those before it."""
+  room = (0, 0), (behind, 0), (0, 0), (0, 0)
+  return jnp.pad(kv[0], room), jnp.pad(kv[1], room)
+
+
+# Streams [B, N, D]; keys and values of each cell, [B, N, ...]; in which of the
+# cells the tokens may be seen, [B, N]; how many cells were run.
+Grouped = tuple[State, list[KV], list[jax.Array], jax.Array]
 
 
 class _Group:
-  """The layers up to readout k, for those tokens that want them."""
+  """The cells up to readout k, for those tokens that want them."""
 
-  def __init__(self, bound, cache, k, token_BxN, position_BxN, goes_BxN):
-    self.bound, self.cache, self.k = bound, cache, k
-    self.token_BxN, self.position_BxN = token_BxN, position_BxN
+  def __init__(
+    self,
+    bound: Body,
+    cache: Cache,
+    k: int,
+    position_BxN: jax.Array,
+    goes_BxN: jax.Array,
+  ):
+    self.bound = bound
+    self.cache = cache
+    self.position_BxN = position_BxN
     self.goes_BxN = goes_BxN
-    depth_K = (0, *bound.cfg.depth_K)
-    self.layers = range(depth_K[k], depth_K[k + 1])
+    self.cells = bound.grid.between(k - 1 if k else None, k)
 
-  def run(self, state_BxNxD):
-    """All of the window, only the new token, or nothing."""
-    behind, goes = self.goes_BxN[:, :-1].any(), self.goes_BxN.any()
-    fewer = lambda x: jax.lax.cond(goes, self._newest, self._nothing, x)
-    return jax.lax.cond(behind, self._all, fewer, state_BxNxD)
+  def run(self, state: State) -> Grouped:
+    """Runs all of the window, only the new token, or nothing."""
+    behind = self.goes_BxN[:, :-1].any()
+    goes = self.goes_BxN.any()
 
-  def _nothing(self, state_BxNxD):
-    cfg, (B, N, _) = self.bound.cfg, state_BxNxD.shape
-    zeros = jnp.zeros((B, N, cfg.num_kv_heads, cfg.head_dim), cfg.dtype)
-    return state_BxNxD, [(zeros, zeros) for _ in self.layers], jnp.int32(0)
+    def fewer(state: State) -> Grouped:
+      return jax.lax.cond(goes, self._newest, self._nothing, state)
 
-  def _all(self, state_BxNxD, last=slice(None)):
-    goes_BxT = self.goes_BxN[:, last]
-    length = goes_BxT.shape[1]
-    mask = layers.causal_mask(length) & goes_BxT[:, None, :]
-    live_B = goes_BxT.any(1)
-    look = lambda layer: (mask, caches.past(self.cache, layer, live_B, length))
-    state_BxTxD = state_BxNxD[:, last]
-    out_BxTxD, kv = spans.span(
+    return jax.lax.cond(behind, self._all, fewer, state)
+
+  def _nothing(self, state: State) -> Grouped:
+    cfg = self.bound.cfg
+    shape = *self.goes_BxN.shape, cfg.num_kv_heads, cfg.head_dim
+    zeros = jnp.zeros(shape, cfg.dtype)
+    kv = [(zeros, zeros) for _ in self.cells]
+    nobody_BxN = jnp.zeros(self.goes_BxN.shape, bool)
+    return state, kv, [nobody_BxN for _ in self.cells], jnp.int32(0)
+
+  def _all(self, state: State) -> Grouped:
+    walked, seen = self._walk(state, slice(None))
+    kv = [own for own in walked.kv if own is not None]
+    return walked.state, kv, seen, jnp.int32(len(self.cells))
+
+  def _newest(self, state: State) -> Grouped:
+    behind = self.goes_BxN.shape[1] - 1
+    last = slice(behind, None)
+    walked, seen = self._walk(jax.tree.map(_newest, state), last)
+
+    def replaced(old: jax.Array, new: jax.Array) -> jax.Array:
+      return jnp.concatenate([old[:, :-1], new], 1)
+
+    state = jax.tree.map(replaced, state, walked.state)
+    kv = [_padded(own, behind) for own in walked.kv if own is not None]
+    seen = [jnp.pad(here, ((0, 0), (behind, 0))) for here in seen]
+    return state, kv, seen, jnp.int32(len(self.cells))
+
+  def _walk(
+    self, state: State, tokens: slice
+  ) -> tuple[Walked, list[jax.Array]]:
+    goes_BxT = self.goes_BxN[:, tokens]
+    position_BxT = self.position_BxN[:, tokens]
+    mask_BxTxT = causal_mask(goes_BxT.shape[1]) & goes_BxT[:, None, :]
+    walked = walk(
       self.bound,
-      self.token_BxN[:, last],
-      self.position_BxN[:, last],
-      look,
-      start=self.k - 1 if self.k else None,
-      stop=self.k,
-      state_BxTxD=state_BxTxD,
+      self.cells,
+      state,
+      before_exits(~goes_BxT),
+      layer=cells.cached(
+        self.bound, self.cache, position_BxT, mask_BxTxT, skip=False
+      ),
+      travel=Travel(position_BxT),
     )
-    state_BxTxD = jnp.where(goes_BxT[..., None], out_BxTxD, state_BxTxD)
-    return state_BxTxD, [kv[i] for i in self.layers], jnp.int32(len(kv))
+    seen = [
+      goes_BxT if call.seen_BxT is None else goes_BxT & call.seen_BxT
+      for call in walked.calls
+    ]
+    return walked, seen
 
-  def _newest(self, state_BxNxD):
-    state_Bx1xD, kv, count = self._all(state_BxNxD, slice(-1, None))
-    behind = state_BxNxD.shape[1] - 1
-    pad = lambda x: jnp.pad(x, ((0, 0), (behind, 0), (0, 0), (0, 0)))
-    state_BxNxD = jnp.concatenate([state_BxNxD[:, :-1], state_Bx1xD], 1)
-    return state_BxNxD, jax.tree.map(pad, kv), count
+
+def compute_decoder(
+  model: Body, point: OperatingPoint, exit_RxT: np.ndarray
+) -> float:
+  """What this decoder does for rows decoded from their first token on.
+
+  FLOPs per token, relative to a full pass. Under a policy where exited tokens
+  run on (`recompute`) they wait in a window: in the end nearly everything is
+  made up, many tokens at a time. Under the others it equals `compute`, the
+  least that any decoder must do.
+
+  Args:
+    model: a body.
+    point: where tokens exit.
+    exit_RxT: the readout that answered each token.
+  """
+  prices = model.costs_of_windows(exit_RxT.shape[1])
+  active_K = thresholds(point, model.grid.num_readouts) < np.inf
+  cost_K = prices.exit_K(point.rule, active_K)
+  flops = float(cost_K[exit_RxT].mean())
+
+  if point.rule.policy.runs_on:
+    taken_RxT = reached(model.grid.num_readouts - 1, exit_RxT)
+    more_RxT = prices.static_K[taken_RxT] - prices.static_K[exit_RxT]
+    flops += float(more_RxT.mean())
+  return prices.relative(flops)
+
+
+def reached(last: int, exit_RxT: np.ndarray) -> np.ndarray:
+  """The readout that the window of `answer` takes each token to, [R, T].
+
+  A token takes those that wait along; one that has waited for a whole window
+  takes them all through.
+
+  Args:
+    last: number of the last readout.
+    exit_RxT: the readout that answered each token.
+  """
+  reached_RxT = exit_RxT.copy()
+
+  for t in range(exit_RxT.shape[1]):
+    depth_R = exit_RxT[:, t]
+    if t >= WINDOW:
+      waited_R = reached_RxT[:, t - WINDOW] < last
+      depth_R = np.where(waited_R, last, depth_R)
+    first = max(0, t - WINDOW)
+    window_RxN = reached_RxT[:, first : t + 1]
+    np.maximum(window_RxN, depth_R[:, None], out=window_RxN)
+
+  return reached_RxT

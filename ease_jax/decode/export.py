@@ -10,24 +10,25 @@ after the end of their row.
 """
 
 import importlib.util
-from typing import Any
 
 import jax
 import jax.export  # not loaded by `import jax`
 import jax.numpy as jnp
 
-from ease_jax.config import ConfigError
-from ease_jax.decode import loop
+from ease_jax.checks import need
+from ease_jax.core.policies import OperatingPoint, thresholds
+from ease_jax.decode import heads, loop
 from ease_jax.decode import step as steps
-from ease_jax.evaluate.sweep import Point
+from ease_jax.decode.options import Options
+from ease_jax.model import Body, Params
 
 
 def exported(
-  model: Any,
-  params: Any,
-  exit: Point | None,
+  model: Body,
+  params: Params,
+  point: OperatingPoint | None,
   *,
-  options: loop.Options,
+  options: Options,
   batch_size: int = 1,
 ) -> bytes:
   """The bytes of such a file for the platform this runs on.
@@ -35,27 +36,29 @@ def exported(
   The parameters are inside: a protocol buffer holds less than 2 GB of them.
 
   Args:
-    model, params, exit, options: see `generate`; a given seed takes the place
-      of the options' one, and there are no chunks.
+    model, params, point, options: as in `generate`; a given seed takes the
+      place of the options' one, and there are no chunks.
     batch_size: B.
 
   Raises:
-    ConfigError: `flatbuffers`, which is optional, is not installed, or see
-      `generate`.
+    ConfigError: `flatbuffers`, which is optional, is not installed, or a model
+      cannot be decoded with such exits.
   """
-  loop.check_exit(model, exit)
-  if not importlib.util.find_spec('flatbuffers'):
-    raise ConfigError(
-      'an exported decoder needs the package flatbuffers, which is not '
-      "installed; pip install 'ease_jax[export]'"
-    )
-  threshold_K = loop.thresholds(model, exit)
-  spec, length = exit.spec if exit else None, options.context
+  rule = loop.rule_of(point)
+  heads.check(model, rule)
+  need(
+    importlib.util.find_spec('flatbuffers') is not None,
+    'an exported decoder needs the package flatbuffers, which is not '
+    "installed; pip install 'ease_jax[export]'",
+  )
+  threshold_K = thresholds(point, model.grid.num_readouts)
+  length = options.context
   num = min(options.max_new_tokens, length - 1)  # after a prompt of one token
-  slot = max(length - 1, loop.least_slot(model, exit))
+  slot = max(length - 1, loop.least_slot(point))
 
-  def run(prompt_BxC, length_B, seed):
-    before_BxT = jnp.pad(prompt_BxC[:, :-1], ((0, 0), (slot - (length - 1), 0)))
+  def run(prompt_BxC: jax.Array, length_B: jax.Array, seed: jax.Array):
+    room = slot - (length - 1)
+    before_BxT = jnp.pad(prompt_BxC[:, :-1], ((0, 0), (room, 0)))
     cache = steps.prefill(
       params,
       before_BxT,
@@ -63,17 +66,17 @@ def exported(
       threshold_K,
       slots=slot + num,
       model=model,
-      spec=spec if options.prefill == 'exits' else None,
+      rule=rule if options.prefill == 'exits' else None,
     )
     rows = loop.start(
       model,
-      exit,
+      point,
       prompt_BxC[:, -1],
       length_B - 1,
       loop.end(length_B, options),
       seed,
     )
-    out, _, _ = steps.many_steps(
+    history, _, _ = steps.many_steps(
       params,
       cache,
       rows,
@@ -82,15 +85,14 @@ def exported(
       loop.eos(options),
       num=num,
       model=model,
-      spec=spec,
+      rule=rule,
       sampling=options.sampling,
     )
-    return out.token_B.T, out.exit_B.T, out.live_B.T
+    return history.token_B.T, history.exit_B.T, history.live_B.T
 
-  shape = jax.ShapeDtypeStruct
-  made = jax.export.export(jax.jit(run))(
-    shape((batch_size, length), jnp.int32),
-    shape((batch_size,), jnp.int32),
-    shape((), jnp.uint32),
+  program = jax.export.export(jax.jit(run))(
+    jax.ShapeDtypeStruct((batch_size, length), jnp.int32),
+    jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    jax.ShapeDtypeStruct((), jnp.uint32),
   )
-  return bytes(made.serialize())
+  return bytes(program.serialize())

@@ -1,99 +1,279 @@
-"""Heads that are evaluated only where somebody asks for them."""
+"""Readers that evaluate heads only where somebody asks for them."""
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core import costs, grid, signals
-from ease_jax.model import halting, readout
-from ease_jax.model.exits import ExitSpec
+from ease_jax.checks import need
+from ease_jax.core.grid import reaches
+from ease_jax.core.policies import UNITS, ExitRule
+from ease_jax.core.signals import Memory, Observation
+from ease_jax.model import Body, readout
+from ease_jax.model.readout import Read
+from ease_jax.model.walk import (
+  RUNNING,
+  Counts,
+  Exits,
+  Reader,
+  State,
+  Tree,
+  Walked,
+  before_exits,
+  settled,
+)
 
 
-class Asking:
-  """A head of `exits.walk` that answers with logits [B, T, V].
+def check(model: Body, rule: ExitRule | None) -> None:
+  """Raises ConfigError if a model cannot be decoded with such exits."""
+  need(
+    model.cfg.attention == 'causal',
+    f'a model with {model.cfg.attention} attention sees later tokens, so it '
+    'cannot be decoded; evaluate it',
+  )
+  if rule is None:
+    return
+  need(
+    rule.policy.decodes,
+    f'K/V policy {rule.policy.name!r} is a control of the evaluation; decode '
+    'with another one',
+  )
+  need(
+    rule.unit == UNITS[0],
+    f'exits of a whole {rule.unit} wait for its last token, so they cannot '
+    "be decoded; use unit='token'",
+  )
+  model.check(rule)
+
+
+class Asked(NamedTuple):
+  """Memory of a reader between readouts."""
+
+  signal: Memory
+  logits: jax.Array | None  # of the readout before
+
+
+def before(rule: ExitRule | None, done_BxT: jax.Array) -> Exits:
+  """The exits before the first cell, for a reader of this file.
+
+  Args:
+    rule: how tokens exit; None = they do not.
+    done_BxT: tokens that want nothing.
+  """
+  memory = () if rule is None else rule.signal.init(done_BxT.shape)
+  return before_exits(done_BxT, Asked(memory, None))
+
+
+def asked(threshold_K: jax.Array, rule: ExitRule) -> jax.Array:
+  """Readouts that ask a token which goes past them, [K] bool.
+
+  Args:
+    threshold_K: one per readout, or one for each token as well, [K, B, 1].
+    rule: how tokens exit.
+  """
+  active_K = (threshold_K < jnp.inf).reshape(len(threshold_K), -1).any(1)
+  if not rule.signal.has_memory:
+    return active_K
+
+  # All before the last one that may answer.
+  later_K = active_K.at[-1].set(False)[::-1].astype(jnp.int32)
+  return jax.lax.cummax(later_K)[::-1] > 0
+
+
+def speaking(
+  bound: Body, rule: ExitRule | None, threshold_K: jax.Array
+) -> Reader:
+  """A reader that answers with logits [B, T, V].
 
   A readout that may not answer ("never"), or that no live token reaches, costs
-  nothing. `spec` None means exits compiled out: only the last one answers.
-  Lives while a program is traced.
+  nothing. Where a coda stands before the head, it answers with the state
+  instead, and `answer_after_coda` makes logits of it.
+
+  Args:
+    bound: a bound body.
+    rule: how tokens exit; None compiles the exits out: only the last readout
+      answers.
+    threshold_K: one per readout, or [K, B, 1].
   """
+  last = bound.grid.num_readouts - 1
+  has_coda = bool(bound.grid.coda)
+  asked_K = None if rule is None else asked(threshold_K, rule)
 
-  def __init__(self, bound: Any, spec: ExitSpec | None, threshold_K: jax.Array):
-    self.bound, self.spec = bound, spec or ExitSpec()
-    self.exits_off = spec is None
-    self.threshold_K = threshold_K
-    self.last = len(bound.cfg.cells) - 1
-    self.heads_run = jnp.int32(0)  # counted, not inferred
-    self.logits: Any = None  # of the readout before
-    self.asked_K = asked(threshold_K, self.spec)
+  def answered(
+    exits: Exits, k: int, state: State, stops_BxT: jax.Array, logits: Tree
+  ) -> Exits:
+    return settled(exits, k, stops_BxT, state if has_coda else logits)
 
-  def init(self, shape: tuple[int, ...]) -> Any:
-    """The signal's memory."""
-    return signals.SIGNALS[self.spec.signal].init(shape)
+  def read(
+    k: int, state: State, exits: Exits | None
+  ) -> tuple[Exits | None, None]:
+    assert exits is not None
+    here = bound.read(k, state[RUNNING])
 
-  def __call__(self, k, state, previous, memory, done_BxT):
-    if k == self.last:
-      logits = self._logits(~done_BxT.all(), state)
-      return memory, jnp.ones_like(done_BxT), logits
-    if self.exits_off:
-      shape = *done_BxT.shape, len(self.bound.unembedding())
-      return memory, jnp.zeros_like(done_BxT), jnp.zeros(shape)
-    signal = signals.SIGNALS[self.spec.signal]
-    if self.spec.signal in costs.HEADLESS_SIGNALS:
-      obs = self._states_only(state, previous, done_BxT.shape)
-      memory, score_BxT = signal.step(memory, obs)
-      stops_BxT = grid.exits(score_BxT, self.threshold_K[k])
-      logits = self._logits((stops_BxT & ~done_BxT).any(), state)
-      return memory, stops_BxT, logits
-    wanted = self.asked_K[k] & ~done_BxT.all()
-    before = self.logits if self.spec.signal == 'kl' else None
-    self.logits = self._logits(wanted, state)
+    if k == last:
+      everybody = jnp.ones_like(exits.done_BxT)
+      logits = None
+      if not has_coda:
+        wanted = ~exits.done_BxT.all()
+        exits, logits = evaluated(bound, exits, wanted, here)
+      return answered(exits, k, state, everybody, logits), None
 
-    def score():
-      flat = self.logits.reshape(-1, self.logits.shape[-1])
-      obs = readout.statistics(
-        flat,
-        jnp.zeros(len(flat), jnp.int32),
-        None if before is None else before.reshape(flat.shape),
-      )
-      obs = jax.tree.map(lambda x: x.reshape(done_BxT.shape), obs)
+    if rule is None or asked_K is None:
+      return exits, None
+
+    if rule.signal.needs_head:
+      wanted = asked_K[k] & ~exits.done_BxT.all()
+      exits, logits = evaluated(bound, exits, wanted, here)
+      exits, score_BxT = _score_of_logits(exits, wanted, rule, logits)
+      stops_BxT = wanted & reaches(score_BxT, threshold_K[k])
+    else:
+      exits, score_BxT = _score_of_states(bound, exits, rule, here)
+      stops_BxT = reaches(score_BxT, threshold_K[k])
+      logits = None
+      if not has_coda:
+        wanted = (stops_BxT & ~exits.done_BxT).any()
+        exits, logits = evaluated(bound, exits, wanted, here)
+
+    exits = answered(exits, k, state, stops_BxT, logits)
+    return exits._replace(previous=here), None
+
+  return read
+
+
+def silent(
+  bound: Body,
+  rule: ExitRule | None,
+  threshold_K: jax.Array,
+  token_BxT: jax.Array,
+) -> Reader:
+  """A reader that only decides who stops, many tokens at a time.
+
+  It never holds more than a chunk of logits.
+
+  Args:
+    bound: a bound body.
+    rule: how tokens exit; None = they do not.
+    threshold_K: one per readout.
+    token_BxT: any tokens of that shape.
+  """
+  last = bound.grid.num_readouts - 1
+  has_coda = bool(bound.grid.coda)
+
+  def read(
+    k: int, state: State, exits: Exits | None
+  ) -> tuple[Exits | None, None]:
+    assert exits is not None
+    answer = state if has_coda else None
+    nobody = jnp.zeros_like(exits.done_BxT)
+    if rule is None or k == last:
+      return settled(exits, k, nobody, answer), None
+
+    here = bound.read(k, state[RUNNING])
+    signal = rule.signal
+    memory = exits.memory.signal
+
+    def score() -> tuple[Memory, jax.Array]:
+      if signal.needs_head:
+        obs = bound.observe(here, exits.previous, token_BxT, signal.name)
+      else:
+        obs = readout.observe_states(here, exits.previous)
+        obs = bound.gated(obs, here, signal.name)
       return signal.step(memory, obs)
 
-    never = jnp.full(done_BxT.shape, -jnp.inf)
-    memory, score_BxT = jax.lax.cond(wanted, score, lambda: (memory, never))
-    stops_BxT = wanted & grid.exits(score_BxT, self.threshold_K[k])
-    return memory, stops_BxT, self.logits
+    def never() -> tuple[Memory, jax.Array]:
+      return memory, jnp.full(nobody.shape, -jnp.inf)
 
-  def _logits(self, wanted: jax.Array, state: Any) -> jax.Array:
-    n_BxTxD, w_VxD = state[1], self.bound.unembedding()
-    shape = *n_BxTxD.shape[:-1], len(w_VxD)
+    asks = asked(threshold_K, rule)[k]
+    memory, score_BxT = jax.lax.cond(asks, score, never)
+    stops_BxT = asks & reaches(score_BxT, threshold_K[k])
+    exits = settled(exits, k, stops_BxT, answer)
+    memory = exits.memory._replace(signal=memory)
+    return exits._replace(memory=memory, previous=here), None
 
-    def head():
-      flat = readout.logits(n_BxTxD.reshape(-1, n_BxTxD.shape[-1]), w_VxD)
-      return flat.reshape(shape), jnp.int32(1)
-
-    logits, ran = jax.lax.cond(
-      wanted, head, lambda: (jnp.zeros(shape), jnp.int32(0))
-    )
-    self.heads_run += ran
-    return logits
-
-  def _states_only(self, state, previous, shape) -> signals.Observation:
-    obs = signals.blank(shape)
-    if self.spec.signal == 'q_halt':
-      return obs._replace(halt=halting.score(self.bound.halt_logits(state[0])))
-    if previous is None:
-      return obs
-    flat = lambda x: x.reshape(-1, x.shape[-1])
-    cosine_N = readout.cosine(flat(state[0]), flat(previous[0]))
-    return obs._replace(state_cosine=cosine_N.reshape(shape))
+  return read
 
 
-def asked(threshold_K: jax.Array, spec: ExitSpec) -> jax.Array:
-  """Readouts whose head a token needs that goes past them, [K] bool."""
-  active_K = (threshold_K < jnp.inf).reshape(len(threshold_K), -1).any(1)
-  if spec.signal in costs.MEMORY_SIGNALS:
-    # All before the last one that may answer.
-    later_K = active_K.at[-1].set(False)[::-1]
-    active_K = jax.lax.cummax(later_K.astype(jnp.int32))[::-1] > 0
-  return active_K
+def evaluated(
+  bound: Body, exits: Exits, wanted: jax.Array, read: Read
+) -> tuple[Exits, jax.Array]:
+  """Logits [B, T, V] of a readout where they are wanted, else zeros."""
+  w_VxD = bound.unembedding()
+  shape = *read.normed_BxTxD.shape[:-1], len(w_VxD)
+
+  def head() -> tuple[jax.Array, jax.Array]:
+    normed_NxD = read.normed_BxTxD.reshape(-1, w_VxD.shape[1])
+    return readout.logits(normed_NxD, w_VxD).reshape(shape), jnp.int32(1)
+
+  def nothing() -> tuple[jax.Array, jax.Array]:
+    return jnp.zeros(shape), jnp.int32(0)
+
+  logits, ran = jax.lax.cond(wanted, head, nothing)
+  counts = exits.counts._replace(heads=exits.counts.heads + ran)
+  return exits._replace(counts=counts), logits
+
+
+def _score_of_logits(
+  exits: Exits, wanted: jax.Array, rule: ExitRule, logits: jax.Array
+) -> tuple[Exits, jax.Array]:
+  memory: Asked = exits.memory
+  before = memory.logits if rule.signal.compares_logits else None
+  shape = exits.done_BxT.shape
+
+  def score() -> tuple[Memory, jax.Array]:
+    obs = _of_logits(logits, before)
+    return rule.signal.step(memory.signal, obs)
+
+  def never() -> tuple[Memory, jax.Array]:
+    return memory.signal, jnp.full(shape, -jnp.inf)
+
+  signal, score_BxT = jax.lax.cond(wanted, score, never)
+  return exits._replace(memory=Asked(signal, logits)), score_BxT
+
+
+def _of_logits(
+  logits_BxTxV: jax.Array, before_BxTxV: jax.Array | None
+) -> Observation:
+  num = logits_BxTxV.shape[-1]
+  logits_NxV = logits_BxTxV.reshape(-1, num)
+  before_NxV = None if before_BxTxV is None else before_BxTxV.reshape(-1, num)
+  no_target_N = jnp.zeros(len(logits_NxV), jnp.int32)
+  obs = readout.statistics(logits_NxV, no_target_N, before_NxV)
+
+  def whole(x_N: jax.Array) -> jax.Array:
+    return x_N.reshape(logits_BxTxV.shape[:-1])
+
+  return jax.tree.map(whole, obs)
+
+
+def _score_of_states(
+  bound: Body, exits: Exits, rule: ExitRule, here: Read
+) -> tuple[Exits, jax.Array]:
+  memory: Asked = exits.memory
+  obs = readout.observe_states(here, exits.previous)
+  obs = bound.gated(obs, here, rule.signal.name)
+  signal, score_BxT = rule.signal.step(memory.signal, obs)
+  return exits._replace(memory=memory._replace(signal=signal)), score_BxT
+
+
+def answer_of(
+  bound: Body, walked: Walked, tail: Walked, done_BxT: jax.Array
+) -> tuple[jax.Array, Counts]:
+  """Logits that answer, [B, T, V], and all that was done for them.
+
+  Args:
+    bound: a bound body.
+    walked: the walk through prelude and segments.
+    tail: the walk through the coda.
+    done_BxT: tokens that wanted nothing.
+  """
+  exits = walked.exits
+  assert exits is not None and tail.exits is not None
+  if not bound.grid.coda:
+    return exits.answer, exits.counts
+
+  last = bound.grid.num_readouts - 1
+  read = bound.read(last, tail.state[RUNNING])
+  counts = jax.tree.map(jnp.add, exits.counts, tail.exits.counts)
+  exits = exits._replace(counts=counts)
+  exits, logits_BxTxV = evaluated(bound, exits, ~done_BxT.all(), read)
+  return logits_BxTxV, exits.counts

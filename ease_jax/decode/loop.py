@@ -1,6 +1,5 @@
 """Generation: prompts in, tokens out, each stopping where it is sure."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -8,55 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ease_jax.config import ConfigError
+from ease_jax.checks import need
+from ease_jax.core.policies import ExitRule, OperatingPoint, thresholds
 from ease_jax.decode import cache as caches
-from ease_jax.decode import deferred
+from ease_jax.decode import deferred, heads
 from ease_jax.decode import step as steps
-from ease_jax.decode.sampling import Sampling
-from ease_jax.evaluate.sweep import Point
-from ease_jax.model.exits import CONTROL, ExitSpec
+from ease_jax.decode.cache import Cache
+from ease_jax.decode.options import Options
+from ease_jax.model import Body, Params
 
-PREFILLS = ('exits', 'full')
-OFF = Point(ExitSpec(), None)
 PROMPT_STEP = 32  # prompts are padded to a multiple, each compiled once
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """How to generate.
-
-  Attributes:
-    max_new_tokens: a row stops earlier at `eos_id` or where its context ends.
-    context: most positions the model was trained on (C).
-    sampling: how tokens are drawn.
-    eos_id: token that ends a text, or None.
-    seed: of the sampling.
-    prefill: what prompt tokens do: exits, they stop by the same rule as
-      generated ones, as the exit-consistent evaluation has it; full, they go
-      through all layers.
-    chunk: steps per program. Fewer come sooner; more cost less, as a call
-      takes about as long as a token of a small model.
-  """
-
-  max_new_tokens: int
-  context: int
-  sampling: Sampling = Sampling()
-  eos_id: int | None = None
-  seed: int = 0
-  prefill: str = 'exits'
-  chunk: int = 32
-
-  def __post_init__(self):
-    if self.prefill not in PREFILLS:
-      raise ConfigError(
-        f'generate.prefill={self.prefill!r} is unknown; use one of {PREFILLS}'
-      )
-    if self.max_new_tokens < 1:
-      raise ConfigError(
-        f'generate.max_new_tokens={self.max_new_tokens} must be at least 1'
-      )
-    if self.chunk < 1:
-      raise ConfigError(f'chunk={self.chunk} must be at least 1')
+Prompts = Sequence[Sequence[int]]
+Variables = Any  # of a Linen module: a dict with `params`
 
 
 class Generated(NamedTuple):
@@ -72,130 +35,153 @@ class Counts(NamedTuple):
   steps: int
   layers_run: int
   heads_run: int
-  fills_run: int  # layers of which only keys and values were made
+  fills_run: int  # cells of which only keys and values were made
 
 
 def generate(
-  model: Any,
-  variables: Any,
-  prompts: Sequence[Sequence[int]],
-  exit: Point | None = None,
+  model: Body,
+  variables: Variables,
+  prompts: Prompts,
+  point: OperatingPoint | None = None,
   *,
   options: Options,
 ) -> tuple[list[Generated], Counts]:
-  """Continues prompts; each new token runs the layers it needs.
+  """Continues prompts; each new token runs the cells it needs.
 
-    point = Point(ExitSpec('max_prob', 'copy_state'), 0.9)
+    point = OperatingPoint('max_prob', 'copy_state', 0.9)
     texts, counts = decode.generate(
-        model, {'params': params}, [[72, 101], [84]], exit=point,
-        options=decode.Options(max_new_tokens=20, context=128))
+      model, {'params': params}, [[72, 101], [84]], point,
+      options=decode.Options(max_new_tokens=20, context=128))
     texts[0].tokens, texts[0].exits
 
   Args:
     model: a body.
     variables: with its `params`.
     prompts: token ids, at least one each; their lengths may differ.
-    exit: signal, threshold(s) and K/V policy; None compiles the exits out.
+    point: signal, threshold(s) and K/V policy; None compiles the exits out.
     options: the rest.
 
   Raises:
     ConfigError: a prompt is empty or fills the context.
   """
-  found = jax.tree.map(
-    lambda *xs: np.concatenate(xs),
-    *_blocks(model, variables, prompts, exit, options),
+  blocks = list(_blocks(model, variables, prompts, point, options))
+  history: steps.Stepped = jax.tree.map(
+    lambda *parts: np.concatenate(parts), *blocks
   )
   texts = []
+
   for b, prompt in enumerate(prompts):
-    live_N = found.live_B[:, b]
-    new = found.token_B[live_N, b]
-    texts.append(
-      Generated(
-        np.concatenate([np.asarray(prompt, np.int32), new]),
-        found.exit_B[live_N, b],
-      )
-    )
-  return texts, Counts(
-    len(found.live_B),
-    int(found.layers_run.sum()),
-    int(found.heads_run.sum()),
-    int(found.fills_run.sum()),
+    live_N = history.live_B[:, b]
+    new = history.token_B[live_N, b]
+    tokens = np.concatenate([np.asarray(prompt, np.int32), new])
+    texts.append(Generated(tokens, history.exit_B[live_N, b]))
+
+  counts = Counts(
+    len(history.live_B),
+    int(history.layers_run.sum()),
+    int(history.heads_run.sum()),
+    int(history.fills_run.sum()),
   )
+  return texts, counts
 
 
 def stream(
-  model: Any,
-  variables: Any,
-  prompts: Sequence[Sequence[int]],
-  exit: Point | None = None,
+  model: Body,
+  variables: Variables,
+  prompts: Prompts,
+  point: OperatingPoint | None = None,
   *,
   options: Options,
 ) -> Iterator[steps.Stepped]:
   """One `Stepped` of [B] arrays for each new token of the longest row.
 
-  `generate`, which see, collects them.
+  `generate` collects them and documents the arguments.
   """
-  for block in _blocks(model, variables, prompts, exit, options):
+  for block in _blocks(model, variables, prompts, point, options):
     for i in range(len(block.live_B)):
       yield jax.tree.map(lambda x, i=i: x[i], block)
 
 
 def _blocks(
-  model, variables, prompts, exit, options
+  model: Body,
+  variables: Variables,
+  prompts: Prompts,
+  point: OperatingPoint | None,
+  options: Options,
 ) -> Iterator[steps.Stepped]:
   """The steps of each program, [N, ...]."""
-  check_exit(model, exit)
-  params, spec = variables['params'], exit.spec if exit else None
-  cache, slot = prefilled(model, params, prompts, exit, options)
-  length_B = np.asarray([len(p) for p in prompts], np.int32)
-  rows = start(
-    model,
-    exit,
-    np.asarray([p[-1] for p in prompts], np.int32),
-    length_B - 1,
-    end(length_B, options),
-    np.uint32(options.seed % 2**32),
-  )
-  threshold_K, eos_id = thresholds(model, exit), eos(options)
+  rule = rule_of(point)
+  heads.check(model, rule)
+  params = variables['params']
+  cache, slot = prefilled(model, params, prompts, point, options)
+
+  length_B = np.asarray([len(prompt) for prompt in prompts], np.int32)
+  last_B = np.asarray([prompt[-1] for prompt in prompts], np.int32)
+  seed = np.uint32(options.seed % 2**32)
+  rows = start(model, point, last_B, length_B - 1, end(length_B, options), seed)
+  threshold_K = thresholds(point, model.grid.num_readouts)
   done = False
+
   while not done:
     if slot + options.chunk > cache.capacity:
       cache = caches.grow(cache, slot + options.chunk)
-    out, rows, cache = steps.many_steps(
+    history, rows, cache = steps.many_steps(
       params,
       cache,
       rows,
       np.int32(slot),
       threshold_K,
-      eos_id,
+      eos(options),
       num=options.chunk,
       model=model,
-      spec=spec,
+      rule=rule,
       sampling=options.sampling,
     )
     slot += options.chunk
-    out, done_B = jax.device_get((out, rows.done_B))
+    history, done_B = jax.device_get((history, rows.done_B))
     done = done_B.all()
-    happened_N = out.live_B.any(1)
-    yield jax.tree.map(lambda x, happened_N=happened_N: x[happened_N], out)
+    happened_N = history.live_B.any(1)
+    yield jax.tree.map(lambda x, keep=happened_N: x[keep], history)
+
+
+def rule_of(point: OperatingPoint | None) -> ExitRule | None:
+  """The part of a point that programs are compiled for; None = exits off."""
+  return None if point is None else point.rule
 
 
 def start(
-  model: Any,
-  exit: Point | None,
+  model: Body,
+  point: OperatingPoint | None,
   token_B: Any,
   position_B: Any,
   end_B: Any,
   seed: Any,
 ) -> steps.Rows:
-  """Rows that have a last token each, and a way to go; see `steps.Rows`."""
+  """Rows before their first step.
+
+  Args:
+    model: a body.
+    point: where tokens exit.
+    token_B: the last token of each row.
+    position_B: its position.
+    end_B: the first position at which the row has no token.
+    seed: of the sampling.
+  """
   return _start(
-    token_B, position_B, end_B, seed, model=model, behind=defers(model, exit)
+    token_B, position_B, end_B, seed, model=model, behind=defers(point)
   )
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'behind'))
-def _start(token_B, position_B, end_B, seed, *, model, behind):
+def _start(
+  token_B: jax.Array,
+  position_B: jax.Array,
+  end_B: jax.Array,
+  seed: jax.Array,
+  *,
+  model: Body,
+  behind: bool,
+) -> steps.Rows:
   num = len(token_B)
   return steps.Rows(
     token_B,
@@ -207,14 +193,14 @@ def _start(token_B, position_B, end_B, seed, *, model, behind):
   )
 
 
-def least_slot(model: Any, exit: Point | None) -> int:
+def defers(point: OperatingPoint | None) -> bool:
+  """Whether tokens may stay behind and be made up later."""
+  return point is not None and point.rule.policy.runs_on
+
+
+def least_slot(point: OperatingPoint | None) -> int:
   """The first slot that a step may write to; a window lies before it."""
-  return deferred.WINDOW if defers(model, exit) else 0
-
-
-def thresholds(model: Any, exit: Point | None) -> np.ndarray:
-  """One for each readout, [K] float32."""
-  return (exit or OFF).threshold_K(len(model.cfg.cells))
+  return deferred.WINDOW if defers(point) else 0
 
 
 def end(length_B: Any, options: Options) -> Any:
@@ -228,75 +214,53 @@ def eos(options: Options) -> np.int32:
 
 
 def prefilled(
-  model: Any,
-  params: Any,
-  prompts: Sequence[Sequence[int]],
-  exit: Point | None,
+  model: Body,
+  params: Params,
+  prompts: Prompts,
+  point: OperatingPoint | None,
   options: Options,
-) -> tuple[caches.Cache, int]:
+) -> tuple[Cache, int]:
   """A cache of all prompt tokens but the last, and its next free slot.
 
   Raises:
-    ConfigError: see `check_prompts`.
+    ConfigError: as `check_prompts` does.
   """
   check_prompts(model, prompts, options)
-  length_B = np.asarray([len(p) - 1 for p in prompts], np.int32)
+  length_B = np.asarray([len(prompt) - 1 for prompt in prompts], np.int32)
   width = -(-length_B.max() // PROMPT_STEP) * PROMPT_STEP
-  width = max(width, least_slot(model, exit))
+  width = max(width, least_slot(point))
+
   token_BxT = np.zeros((len(prompts), width), np.int32)
   for b, prompt in enumerate(prompts):
     token_BxT[b, width - length_B[b] :] = prompt[:-1]
+
   cache = steps.prefill(
     params,
     token_BxT,
     length_B,
-    thresholds(model, exit),
+    thresholds(point, model.grid.num_readouts),
     slots=width + options.chunk,
     model=model,
-    spec=exit.spec if exit and options.prefill == 'exits' else None,
+    rule=rule_of(point) if options.prefill == 'exits' else None,
   )
   return cache, width
 
 
-def check_prompts(
-  model: Any, prompts: Sequence[Sequence[int]], options: Options
-) -> None:
+def check_prompts(model: Body, prompts: Prompts, options: Options) -> None:
   """Raises ConfigError if there is nothing to continue, or no room to."""
+  need(len(prompts) > 0, 'no prompts; give at least one')
   vocab_size = model.cfg.vocab_size
+
   for prompt in prompts:
-    if not 0 < len(prompt) < options.context:
-      raise ConfigError(
-        f'--prompt has {len(prompt)} tokens; it must have 1 to '
-        f'{options.context - 1} (data.seq_len={options.context}); change its '
-        'length'
-      )
+    need(
+      0 < len(prompt) < options.context,
+      f'--prompt has {len(prompt)} tokens; it must have 1 to '
+      f'{options.context - 1} (data.seq_len={options.context}); change its '
+      'length',
+    )
     for token in prompt:
-      if not 0 <= token < vocab_size:
-        raise ConfigError(
-          f'--prompt has the token {token}; the vocabulary has 0 to '
-          f'{vocab_size - 1}; use the tokenizer of the run'
-        )
-  if len(prompts) == 0:
-    raise ConfigError('no prompts; give at least one')
-
-
-def check_exit(model: Any, exit: Point | None) -> None:
-  """Raises ConfigError if a model cannot be decoded with such exits."""
-  if exit is None:
-    return
-  if exit.spec.policy == CONTROL:
-    raise ConfigError(
-      f'K/V policy {CONTROL!r} is a control of the evaluation; decode with '
-      'another one'
-    )
-  if exit.spec.signal == 'q_halt' and model.cfg.body != 'hrm':
-    raise ConfigError(
-      f"exit signal 'q_halt' is learned by model.body=hrm alone; this is "
-      f'{model.cfg.body}; use another signal'
-    )
-
-
-def defers(model: Any, exit: Point | None) -> bool:
-  """Whether tokens may stay behind; HRM's can not be gone on from."""
-  recompute = exit is not None and exit.spec.policy == 'recompute'
-  return recompute and model.cfg.body != 'hrm'
+      need(
+        0 <= token < vocab_size,
+        f'--prompt has the token {token}; the vocabulary has 0 to '
+        f'{vocab_size - 1}; use the tokenizer of the run',
+      )

@@ -1,114 +1,70 @@
-"""Self-speculative decoding: an early readout drafts, the other layers check.
+"""Self-speculative decoding: an early readout drafts, the other cells check.
 
-Drafting runs the layers up to one readout, token by token; checking takes the
-states it left there through the other layers, all drafts at once, on the same
+Drafting runs the cells up to one readout, token by token; checking takes the
+streams it left there through the other cells, all drafts at once, on the same
 cache. What comes out is distributed as the full model's own tokens (Leviathan
 et al. 2211.17192, algorithm 1; layers shared as in LayerSkip, 2404.16710).
 """
 
-import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax.config import ConfigError
-from ease_jax.core import signals
+from ease_jax.core.grid import Cell
+from ease_jax.core.signals import SIGNALS
 from ease_jax.decode import cache as caches
-from ease_jax.decode import loop, spans
+from ease_jax.decode import cells, loop
 from ease_jax.decode import sampling as sample
-from ease_jax.model import layers, readout
+from ease_jax.decode.cache import Cache, New
+from ease_jax.decode.drafts import NOTHING, Draft, Tally
+from ease_jax.model import Body, Params, readout
+from ease_jax.model.layers import KV, causal_mask
+from ease_jax.model.walk import RUNNING, State, Travel, Walked, walk
 
-SIGNALS = ('max_prob', 'margin', 'entropy')
 
-
-@dataclasses.dataclass(frozen=True)
-class Draft:
-  """How drafts are made (static).
+class Row(NamedTuple):
+  """One row and what has come of it; all of it lives in the loop.
 
   Attributes:
-    readout: the one that drafts, an index below K - 1.
-    length: most drafts before a check.
-    threshold: drafting ends early below this score; -inf = never.
-    signal: the score, one that looks at the drafting readout alone.
+    token: the last one, which is not in the cache yet.
+    position: its position.
+    slot: its slot in the cache.
+    done: whether the row is.
+    key: of the sampling.
+    cache: of the tokens before.
+    new_N: new tokens, then anything.
+    count: how many are new.
+    tally: what was done.
   """
 
-  readout: int = 0
-  length: int = 4
-  threshold: float = -np.inf
-  signal: str = 'max_prob'
-
-  def __post_init__(self):
-    if self.length < 1:
-      raise ConfigError(f'draft length={self.length} must be at least 1')
-    if self.signal not in SIGNALS:
-      raise ConfigError(
-        f'signal={self.signal!r} cannot draft: it compares readouts or needs '
-        f'a learned head; use one of {SIGNALS}'
-      )
-
-  def check(self, cfg: Any) -> None:
-    """Raises ConfigError if a model cannot draft like this."""
-    _check_model(cfg)
-    num = len(cfg.cells)
-    if not 0 <= self.readout < num - 1:
-      raise ConfigError(
-        f'draft readout={self.readout} of a model with {num} readouts; only '
-        f'0 to {num - 2} are before the last'
-      )
-
-
-def _check_model(cfg: Any) -> None:
-  spans.check(cfg, 'speculation')
-  if len(cfg.cells) == 1:
-    raise ConfigError(
-      'speculation drafts with a readout before the last; model.readouts='
-      f'{cfg.readouts} is one; train with more readouts'
-    )
-
-
-def candidates(cfg: Any) -> tuple[Draft, ...]:
-  """Ways to draft that are worth timing: short, longer, while it is sure.
-
-  Raises:
-    ConfigError: a model cannot draft.
-  """
-  _check_model(cfg)
-  return tuple(
-    Draft(readout, length, threshold)
-    for readout in range(len(cfg.cells) - 1)
-    for length, threshold in ((2, 0.0), (4, 0.0), (8, 0.6))
-  )
-
-
-class Tally(NamedTuple):
-  """Counted where it is done."""
-
-  rounds: Any
-  drafted: Any
-  accepted: Any  # of the drafts
-  layers_run: Any  # a check runs each of its layers once
-  heads_run: Any  # a check runs its head once
-
-
-NOTHING = Tally(0, 0, 0, 0, 0)
-
-
-class _State(NamedTuple):
-  """Of one row; all of it lives in the loop."""
-
-  token: jax.Array  # the last one, not yet in the cache
-  position: jax.Array  # its position
-  slot: jax.Array  # and its slot
+  token: jax.Array
+  position: jax.Array
+  slot: jax.Array
   done: jax.Array
   key: jax.Array
-  cache: caches.Cache
-  found_N: jax.Array  # new tokens
-  count: jax.Array  # of them
+  cache: Cache
+  new_N: jax.Array
+  count: jax.Array
   tally: Tally
+
+
+class _Ends(NamedTuple):
+  """Where a row ends."""
+
+  position: jax.Array  # the first at which there is no token
+  eos_id: jax.Array  # -1 = none
+
+
+class _How(NamedTuple):
+  """What is static in a round."""
+
+  bound: Body
+  draft: Draft
+  sampling: sample.Sampling
 
 
 @functools.partial(
@@ -117,8 +73,8 @@ class _State(NamedTuple):
   donate_argnames='cache',
 )
 def rounds(
-  params: Any,
-  cache: caches.Cache,
+  params: Params,
+  cache: Cache,
   token: jax.Array,
   position: jax.Array,
   slot: jax.Array,
@@ -127,10 +83,10 @@ def rounds(
   eos_id: jax.Array,
   *,
   num: int,
-  model: Any,
+  model: Body,
   draft: Draft,
   sampling: sample.Sampling,
-) -> _State:
+) -> Row:
   """Rounds of drafting and checking until there are `num` new tokens.
 
   There may be up to `draft.length - 1` more.
@@ -140,14 +96,15 @@ def rounds(
     cache: of one row; used up.
     token, position, slot: the last token, which is not in the cache yet.
     key: of the sampling.
-    end: no token stands at this position.
+    end: the first position at which there is no token.
     eos_id: ends the row; -1 = none.
-    num: see above.
-    model, draft, sampling: what and how.
+    num: new tokens that are wanted.
+    model, draft, sampling: what is decoded and how.
   """
-  bound = model.bind({'params': params})
+  how = _How(model.bind({'params': params}), draft, sampling)
+  ends = _Ends(end, eos_id)
   zero = jnp.int32(0)
-  state = _State(
+  row = Row(
     token,
     position,
     slot,
@@ -156,158 +113,255 @@ def rounds(
     cache,
     jnp.zeros(num + draft.length, jnp.int32),
     zero,
-    Tally(*[zero] * 5),
+    Tally(zero, zero, zero, zero, zero),  # pyright: ignore
   )
-  one = functools.partial(_round, bound, draft, sampling, end, eos_id)
-  return jax.lax.while_loop(lambda s: (s.count < num) & ~s.done, one, state)
+
+  def goes_on(row: Row) -> jax.Array:
+    return (row.count < num) & ~row.done
+
+  return jax.lax.while_loop(goes_on, functools.partial(_round, how, ends), row)
 
 
-def _round(bound, draft, sampling, end, eos_id, s: _State) -> _State:
-  key, draft_key, check_key = jax.random.split(s.key, 3)
-  left = end - 1 - s.position  # tokens that may still come
-  drafts = _draft(bound, draft, sampling, s, draft_key, left)
-  p_NxV, kv, layers_run = _check(bound, draft, s, drafts)
-  taken_N, num_taken, num_right = _accept(p_NxV, drafts, check_key, sampling)
+def _round(how: _How, ends: _Ends, row: Row) -> Row:
+  draft, grid = how.draft, how.bound.grid
+  key, draft_key, check_key = jax.random.split(row.key, 3)
+  left = ends.position - 1 - row.position  # tokens that may still come
+
+  drafts = _draft(how, row, draft_key, left)
+  checked, kv = _check(how, row, drafts)
+  verdict = _accept(checked, drafts, check_key, how.sampling)
+
   n_N = jnp.arange(draft.length)
-  ends_N = (taken_N == eos_id) & (n_N < num_taken)
+  ends_N = (verdict.token_N == ends.eos_id) & (n_N < verdict.num)
   first_end = jnp.where(ends_N.any(), ends_N.argmax() + 1, draft.length)
-  keep = jnp.minimum(num_taken, first_end)
+  keep = jnp.minimum(verdict.num, first_end)
+
   # A rejected draft leaves nothing that could be seen.
-  depth_1xN = jnp.where(n_N < keep, bound.cfg.depth, 0)[None]
-  cache = caches.commit(drafts.cache, caches.New(kv, depth_1xN), s.slot)
-  position = s.position + keep
-  accepted = jnp.minimum(num_right, keep)
-  tally = add(
-    s.tally,
-    Tally(
-      1, drafts.num, accepted, layers_run + drafts.layers_run, drafts.num + 1
-    ),
+  seen_Lx1xN = jnp.broadcast_to(
+    (n_N < keep)[None, None], (grid.depth, 1, draft.length)
   )
-  return _State(
-    taken_N[keep - 1],
+  cache = caches.commit(drafts.cache, New(kv, seen_Lx1xN), row.slot)
+  position = row.position + keep
+  done = ends_N.any() | (position + 1 >= ends.position)
+  tally = Tally(
+    row.tally.rounds + 1,
+    row.tally.drafted + drafts.num,
+    row.tally.accepted + jnp.minimum(verdict.num_right, keep),
+    row.tally.layers_run + drafts.layers_run + len(kv),
+    row.tally.heads_run + drafts.num + 1,
+  )
+  return Row(
+    verdict.token_N[keep - 1],
     position,
-    s.slot + keep,
-    ends_N.any() | (position + 1 >= end),
+    row.slot + keep,
+    done,
     key,
     cache,
-    jax.lax.dynamic_update_slice(s.found_N, taken_N, (s.count,)),
-    s.count + keep,
+    jax.lax.dynamic_update_slice(row.new_N, verdict.token_N, (row.count,)),
+    row.count + keep,
     tally,
   )
 
 
-def _in_branch(always: jax.Array, run: Any) -> Any:
+def _in_branch(always: jax.Array, run: Callable[[], Any]) -> Any:
   """Runs what reads the cache in a branch, although it is always taken.
 
   XLA then writes to the cache in place; in one straight program it keeps a
   copy of all of it for the readers.
   """
-  nothing = lambda: jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run)
-  )
+
+  def nothing() -> Any:
+    shapes = jax.eval_shape(run)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
   return jax.lax.cond(always, run, nothing)
 
 
 class _Drafts(NamedTuple):
-  num: jax.Array  # made; the rest is empty
-  token_N: jax.Array  # inputs: the last token and all drafts but the newest
-  draft_N: jax.Array  # outputs
-  state_1xNxD: jax.Array  # where they were read
-  q_NxV: jax.Array  # log-weights that they were drawn from
-  cache: caches.Cache
+  """Drafts of a round.
+
+  Attributes:
+    num: made; the rest is empty.
+    token_N: inputs: the last token and all drafts but the newest.
+    draft_N: outputs.
+    state: the streams where they were read, [1, N, D].
+    q_NxV: log-weights that they were drawn from.
+    cache: with what the drafting cells made.
+    goes_on: whether another may be made.
+    key: of the sampling.
+    layers_run: cells.
+  """
+
+  num: jax.Array
+  token_N: jax.Array
+  draft_N: jax.Array
+  state: State
+  q_NxV: jax.Array
+  cache: Cache
   goes_on: jax.Array
   key: jax.Array
   layers_run: jax.Array
 
 
-def _draft(bound, draft, sampling, s: _State, key, left) -> _Drafts:
-  cfg, num = bound.cfg, draft.length
+def _draft(how: _How, row: Row, key: jax.Array, left: jax.Array) -> _Drafts:
+  bound, draft, sampling = how
+  num = draft.length
   w_VxD = bound.unembedding()
-  signal = signals.SIGNALS[draft.signal]
+  score_of = SIGNALS[draft.signal].step
+  drafting = bound.grid.between(None, draft.readout)
+  number_L = jnp.arange(bound.grid.depth)
+  seen_Lx1x1 = (number_L < len(drafting))[:, None, None]
 
-  def one(d: _Drafts) -> _Drafts:
-    token = jnp.where(d.num == 0, s.token, d.draft_N[d.num - 1])
-    look = lambda layer: (
-      layers.causal_mask(1),
-      caches.past(d.cache, layer, None),
+  def made(d: _Drafts) -> _Drafts:
+    token = jnp.where(d.num == 0, row.token, d.draft_N[d.num - 1])
+    walked = _walked_cells(
+      bound,
+      d.cache,
+      drafting,
+      position_1xT=(row.position + d.num)[None, None],
+      state=None,
+      token_1xT=token[None, None],
+      always=d.goes_on,
     )
-    h_1x1xD, kv = _in_branch(
-      d.goes_on,
-      functools.partial(
-        spans.span,
-        bound,
-        token[None, None],
-        (s.position + d.num)[None, None],
-        look,
-        start=None,
-        stop=draft.readout,
-        state_BxTxD=None,
-      ),
-    )
-    n_1xD = bound.normed(draft.readout, h_1x1xD)[0]
-    logits_1xV = readout.logits(n_1xD, w_VxD)
+    normed_1xD = bound.normed(draft.readout, walked.state[RUNNING])[0]
+    logits_1xV = readout.logits(normed_1xD, w_VxD)
     obs = readout.statistics(logits_1xV, jnp.zeros(1, jnp.int32))
-    score = signal.step((), obs)[1][0]
+    _, score_1 = score_of((), obs)
+
     key, draw_key = jax.random.split(d.key)
     new = sample.draw(logits_1xV, draw_key[None], sampling)[0]
-    depth = jnp.full((1, 1), cfg.depth_K[draft.readout], jnp.int32)
-    cache = caches.commit(d.cache, caches.New(kv, depth), s.slot + d.num)
-    put = lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, d.num, 0)
+    addition = New(_numbered(drafting, walked), seen_Lx1x1)
+    cache = caches.commit(d.cache, addition, row.slot + d.num)
+
+    def put(xs: jax.Array, x: jax.Array) -> jax.Array:
+      return jax.lax.dynamic_update_index_in_dim(xs, x, d.num, 0)
+
+    def put_state(xs_1xNxD: jax.Array, x_1x1xD: jax.Array) -> jax.Array:
+      return jax.lax.dynamic_update_slice_in_dim(
+        xs_1xNxD, x_1x1xD, d.num, axis=1
+      )
+
     return _Drafts(
       d.num + 1,
       put(d.token_N, token),
       put(d.draft_N, new),
-      jax.lax.dynamic_update_slice_in_dim(
-        d.state_1xNxD, h_1x1xD, d.num, axis=1
-      ),
+      jax.tree.map(put_state, d.state, walked.state),
       put(d.q_NxV, sample.log_weights(logits_1xV, sampling)[0]),
       cache,
-      score >= draft.threshold,
+      score_1[0] >= draft.threshold,
       key,
-      d.layers_run + len(kv),
+      d.layers_run + len(drafting),
     )
 
-  zeros_N = jnp.zeros(num, jnp.int32)
+  token_1xN = jnp.zeros((1, num), jnp.int32)
+  streams = jax.eval_shape(bound.start, token_1xN, token_1xN)
   start = _Drafts(
     jnp.int32(0),
-    zeros_N,
-    zeros_N,
-    jnp.zeros((1, num, cfg.dim), cfg.dtype),
-    jnp.zeros((num, cfg.vocab_size)),
-    s.cache,
+    token_1xN[0],
+    token_1xN[0],
+    jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), streams),
+    jnp.zeros((num, bound.cfg.vocab_size)),
+    row.cache,
     jnp.bool_(True),
     key,
     jnp.int32(0),
   )
   most = jnp.minimum(num, left)
-  return jax.lax.while_loop(lambda d: (d.num < most) & d.goes_on, one, start)
+
+  def goes_on(d: _Drafts) -> jax.Array:
+    return (d.num < most) & d.goes_on
+
+  return jax.lax.while_loop(goes_on, made, start)
 
 
-def _check(bound, draft, s: _State, drafts: _Drafts):
-  """The full model's log-weights after each input, and its deep K/V."""
-  num, last = draft.length, len(bound.cfg.cells) - 1
-  n_N = jnp.arange(num)
-  mask = layers.causal_mask(num)
-  look = lambda layer: (mask, caches.past(drafts.cache, layer, None, num))
-  h_1xNxD, kv = _in_branch(
-    drafts.num > 0,
-    functools.partial(
-      spans.span,
+class _Cells(NamedTuple):
+  """A walk through some cells, without what cannot leave a branch."""
+
+  state: State
+  kv: tuple[KV | None, ...]
+
+
+def _walked_cells(
+  bound: Body,
+  cache: Cache,
+  some_cells: Sequence[Cell],
+  *,
+  position_1xT: jax.Array,
+  state: State | None,
+  token_1xT: jax.Array,
+  always: jax.Array,
+) -> _Cells:
+  """Runs some cells of one row, from a state or from its tokens."""
+  mask_1xTxT = causal_mask(position_1xT.shape[1])
+
+  def run() -> _Cells:
+    layer = cells.cached(bound, cache, position_1xT, mask_1xTxT, skip=False)
+    streams = state
+    if streams is None:
+      streams = bound.start(token_1xT, position_1xT)
+    walked = walk(
       bound,
-      drafts.token_N[None],
-      (s.position + n_N)[None],
-      look,
-      start=draft.readout,
-      stop=last,
-      state_BxTxD=drafts.state_1xNxD,
-    ),
+      some_cells,
+      streams,
+      None,
+      layer=layer,
+      travel=Travel(position_1xT),
+    )
+    return _Cells(walked.state, walked.kv)
+
+  return _in_branch(always, run)
+
+
+def _numbered(some_cells: Sequence[Cell], walked: _Cells | Walked):
+  return {
+    cell.number: own
+    for cell, own in zip(some_cells, walked.kv, strict=True)
+    if own is not None
+  }
+
+
+def _check(
+  how: _How, row: Row, drafts: _Drafts
+) -> tuple[jax.Array, dict[int, KV]]:
+  """The full model's logits after each input, and its deep K/V."""
+  bound, draft, _ = how
+  last = bound.grid.num_readouts - 1
+  checking = bound.grid.between(draft.readout, last)
+  walked = _walked_cells(
+    bound,
+    drafts.cache,
+    checking,
+    position_1xT=(row.position + jnp.arange(draft.length))[None],
+    state=drafts.state,
+    token_1xT=drafts.token_N[None],
+    always=drafts.num > 0,
   )
-  n_NxD = bound.normed(last, h_1xNxD)[0]
-  return readout.logits(n_NxD, bound.unembedding()), kv, len(kv)
+  normed_NxD = bound.normed(last, walked.state[RUNNING])[0]
+  logits_NxV = readout.logits(normed_NxD, bound.unembedding())
+  return logits_NxV, _numbered(checking, walked)
 
 
-def _accept(logits_NxV, drafts: _Drafts, key, sampling):
-  """Tokens [N] that stand, how many they are, and how many drafts were right.
+class _Verdict(NamedTuple):
+  """Which tokens of a round stand.
+
+  Attributes:
+    token_N: they, then anything.
+    num: how many they are.
+    num_right: how many drafts were right.
+  """
+
+  token_N: jax.Array
+  num: jax.Array
+  num_right: jax.Array
+
+
+def _accept(
+  logits_NxV: jax.Array,
+  drafts: _Drafts,
+  key: jax.Array,
+  sampling: sample.Sampling,
+) -> _Verdict:
+  """Algorithm 1 of 2211.17192.
 
   The first wrong draft is replaced by a draw from what the full model has more
   of; the drafts after it are dropped.
@@ -316,19 +370,22 @@ def _accept(logits_NxV, drafts: _Drafts, key, sampling):
   num = len(logits_NxV)
   p_NxV = jax.nn.softmax(sample.log_weights(logits_NxV, sampling))
   q_NxV = jax.nn.softmax(drafts.q_NxV)
-  pick = lambda x_NxV: jnp.take_along_axis(x_NxV, drafts.draft_N[:, None], 1)[
-    :, 0
-  ]
+
+  def of_draft(x_NxV: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x_NxV, drafts.draft_N[:, None], 1)[:, 0]
+
   chance_N = jax.random.uniform(accept_key, (num,))
-  right_N = chance_N * pick(q_NxV) < pick(p_NxV)
+  right_N = chance_N * of_draft(q_NxV) < of_draft(p_NxV)
   right_N &= jnp.arange(num) < drafts.num
   num_right = jnp.where(right_N.all(), num, right_N.argmin())
+
   wrong = jnp.minimum(num_right, num - 1)
   more_V = jnp.maximum(p_NxV[wrong] - q_NxV[wrong], 0.0)
   instead = jax.random.categorical(draw_key, jnp.log(more_V))
   replaced_N = drafts.draft_N.at[wrong].set(instead.astype(jnp.int32))
+
   all_right = num_right == drafts.num
-  return (
+  return _Verdict(
     jnp.where(all_right, drafts.draft_N, replaced_N),
     jnp.where(all_right, num_right, num_right + 1),
     num_right,
@@ -336,47 +393,46 @@ def _accept(logits_NxV, drafts: _Drafts, key, sampling):
 
 
 def speculate(
-  model: Any,
+  model: Body,
   variables: Any,
   prompts: Sequence[Sequence[int]],
   draft: Draft,
   *,
   options: loop.Options,
 ) -> tuple[list[loop.Generated], Tally]:
-  """The full model's tokens, drafted by its own early layers.
+  """The full model's tokens, drafted by its own early cells.
 
   Greedy tokens are those of `generate` without exits; sampled ones have the
   same distribution. Prompts are continued one after another.
 
   Args:
-    model, variables, prompts, options: see `generate`; prompt tokens go through
-      all layers.
+    model, variables, prompts, options: as in `generate`; prompt tokens go
+      through all cells.
     draft: how drafts are made.
 
   Raises:
     ConfigError: the model cannot draft like this.
   """
-  texts, total = [], NOTHING
-  last = len(model.cfg.cells) - 1
+  texts = []
+  total = NOTHING
+  last = model.grid.num_readouts - 1
+
   for number, prompt in enumerate(prompts):
-    new = []
+    new: list[int] = []
     for tokens, tally in stream(
       model, variables, prompt, draft, options=options, number=number
     ):
-      new.extend(tokens)
-      total = add(total, tally)
+      new.extend(tokens.tolist())
+      total = total.plus(tally)
     tokens = np.asarray([*prompt, *new], np.int32)
-    texts.append(loop.Generated(tokens, np.full(len(new), last, np.int32)))
+    exits = np.full(len(new), last, np.int32)
+    texts.append(loop.Generated(tokens, exits))
+
   return texts, total
 
 
-def add(a: Tally, b: Tally) -> Tally:
-  """Both together."""
-  return Tally(*(x + y for x, y in zip(a, b)))
-
-
 def stream(
-  model: Any,
+  model: Body,
   variables: Any,
   prompt: Sequence[int],
   draft: Draft,
@@ -387,20 +443,23 @@ def stream(
   """New tokens of one prompt, and what they took, as programs end.
 
   Args:
-    model, variables, prompt, draft, options: see `speculate`.
+    model, variables, prompt, draft, options: as in `speculate`.
     number: of the prompt; each has its own random numbers.
   """
-  draft.check(model.cfg)
+  draft.check(model)
   params = variables['params']
   cache, slot = loop.prefilled(model, params, [prompt], None, options)
   position = len(prompt) - 1
-  end, eos_id = loop.end(np.int32(len(prompt)), options), loop.eos(options)
+  end = loop.end(np.int32(len(prompt)), options)
   key = jax.random.fold_in(jax.random.key(options.seed), number)
-  token, done, room = prompt[-1], False, options.chunk + draft.length
+  token = prompt[-1]
+  room = options.chunk + draft.length
+  done = False
+
   while not done:
     if slot + room > cache.capacity:
       cache = caches.grow(cache, slot + room)
-    s = rounds(
+    row = rounds(
       params,
       cache,
       np.int32(token),
@@ -408,14 +467,22 @@ def stream(
       np.int32(slot),
       key,
       end,
-      eos_id,
+      loop.eos(options),
       num=options.chunk,
       model=model,
       draft=draft,
       sampling=options.sampling,
     )
-    cache, key = s.cache, s.key
-    token, position, slot, done, found_N, count, tally = jax.device_get(
-      (s.token, s.position, s.slot, s.done, s.found_N, s.count, s.tally)
+    cache, key = row.cache, row.key
+    token, position, slot, done, new_N, count, tally = jax.device_get(
+      (
+        row.token,
+        row.position,
+        row.slot,
+        row.done,
+        row.new_N,
+        row.count,
+        row.tally,
+      )
     )
-    yield found_N[:count], Tally(*map(int, tally))
+    yield new_N[:count], Tally(*map(int, tally))

@@ -1,62 +1,98 @@
 """More tokens for every row, and prompts in one pass.
 
-Both are `exits.walk`, the walk of the exit-consistent evaluation, with a cache
-to look back at and without what no token needs.
+Both are the walk of the exit-consistent evaluation, with a cache to look back
+at and without what no token needs.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core import grid, signals
+from ease_jax.core.policies import ExitRule
 from ease_jax.decode import cache as caches
-from ease_jax.decode import deferred, heads
+from ease_jax.decode import cells, deferred, heads
 from ease_jax.decode import sampling as sample
-from ease_jax.decode.cache import Cache
-from ease_jax.decode.heads import Asking
-from ease_jax.model import exits
-from ease_jax.model.exits import ExitSpec
+from ease_jax.decode.cache import Cache, New
+from ease_jax.model import Body, Params
+from ease_jax.model.layers import causal_mask
+from ease_jax.model.walk import (
+  Counts,
+  Layer,
+  Travel,
+  Walked,
+  before_exits,
+  walk,
+)
 
 
 class Rows(NamedTuple):
-  """Where each row of the batch stands."""
+  """Where each row of the batch stands.
 
-  token_B: jax.Array  # the last one, not yet in the cache
-  position_B: jax.Array  # its position
-  end_B: jax.Array  # no token stands at this position
-  done_B: jax.Array  # wants no more tokens
-  key_B: jax.Array  # of its sampling
-  window: deferred.Window | None = None  # tokens that may be behind
+  Attributes:
+    token_B: the last token, which is not in the cache yet.
+    position_B: its position.
+    end_B: the first position at which the row has no token.
+    done_B: whether the row wants no more tokens.
+    key_B: of its sampling.
+    window: tokens that may be behind; None where none ever is.
+  """
+
+  token_B: jax.Array
+  position_B: jax.Array
+  end_B: jax.Array
+  done_B: jax.Array
+  key_B: jax.Array
+  window: deferred.Window | None = None
 
 
 class Stepped(NamedTuple):
-  """What a step found out; N steps have a leading axis."""
+  """What a step did; N steps have a leading axis.
 
-  token_B: jax.Array  # the next one
-  exit_B: jax.Array  # the readout that answered
-  live_B: jax.Array  # rows that wanted a token
-  layers_run: jax.Array  # counted by the program, for all rows together
+  Attributes:
+    token_B: the next token of each row.
+    exit_B: the readout that answered.
+    live_B: rows that wanted a token.
+    layers_run: cells that were run, for all rows together, as the program
+      counted them.
+    heads_run: heads, likewise.
+    fills_run: cells of which only keys and values were made, likewise.
+  """
+
+  token_B: jax.Array
+  exit_B: jax.Array
+  live_B: jax.Array
+  layers_run: jax.Array
   heads_run: jax.Array
-  fills_run: jax.Array  # layers of which only keys and values were made
+  fills_run: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'spec', 'sampling'))
+class Answer(NamedTuple):
+  """One more token of every row, before it is drawn."""
+
+  exit_B: jax.Array
+  logits_BxV: jax.Array
+  window: deferred.Window | None
+  new: New
+  counts: Counts
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'rule', 'sampling'))
 def step(
-  params: Any,
+  params: Params,
   cache: Cache,
   rows: Rows,
   threshold_K: jax.Array,
   eos_id: jax.Array,
   *,
-  model: Any,
-  spec: ExitSpec | None,
+  model: Body,
+  rule: ExitRule | None,
   sampling: sample.Sampling,
-) -> tuple[Stepped, jax.Array, Rows, caches.New]:
+) -> tuple[Stepped, jax.Array, Rows, New]:
   """Decodes one token of every row.
 
-  Rows share the layers that are run: as many as the deepest of them needs.
+  Rows share the cells that are run: as many as the deepest of them needs.
   What a row gets depends on no other row.
 
   Args:
@@ -67,46 +103,65 @@ def step(
       row its own.
     eos_id: a row is done with this token; -1 = none.
     model: a body.
-    spec: signal and K/V policy; None compiles the exits out.
+    rule: how tokens exit; None compiles the exits out.
     sampling: how tokens are drawn.
 
   Returns:
     What happened, the answering logits [B, V], where the rows stand now, and
     what `commit` takes.
   """
-  caches.check(cache, model.cfg)
+  caches.check(cache, model)
+  heads.check(model, rule)
   bound = model.bind({'params': params})
-  head = Asking(bound, spec, threshold_K)
-  window = rows.window
-  fills_run = jnp.int32(0)
-  if window is None:
-    exit_B, logits_BxV, new, layers_run, fills_run = _walk(
-      bound, cache, rows, spec, head
-    )
+
+  if rows.window is None:
+    answer = _answer(bound, cache, rows, rule, threshold_K)
   else:
-    exit_B, logits_BxV, window, new, layers_run = deferred.walk(
-      bound, cache, window, rows.token_B, rows.position_B, rows.done_B, head
+    assert rule is not None
+    answer = Answer(
+      *deferred.answer(
+        bound,
+        cache,
+        rows.window,
+        rows.token_B,
+        rows.position_B,
+        rows.done_B,
+        rule,
+        threshold_K,
+      )
     )
+
   key_B = jax.vmap(jax.random.fold_in)(rows.key_B, rows.position_B)
-  token_B = sample.draw(logits_BxV, key_B, sampling)
+  token_B = sample.draw(answer.logits_BxV, key_B, sampling)
   position_B = rows.position_B + ~rows.done_B
-  done_B = rows.done_B | (token_B == eos_id) | (position_B + 1 >= rows.end_B)
-  out = Stepped(
-    token_B, exit_B, ~rows.done_B, layers_run, head.heads_run, fills_run
+  at_end_B = position_B + 1 >= rows.end_B
+  done_B = rows.done_B | (token_B == eos_id) | at_end_B
+
+  counts = answer.counts
+  stepped = Stepped(
+    token_B,
+    answer.exit_B,
+    ~rows.done_B,
+    counts.cells,
+    counts.heads,
+    counts.fills,
   )
   rows = rows._replace(
-    token_B=token_B, position_B=position_B, done_B=done_B, window=window
+    token_B=token_B,
+    position_B=position_B,
+    done_B=done_B,
+    window=answer.window,
   )
-  return out, logits_BxV, rows, new
+  return stepped, answer.logits_BxV, rows, answer.new
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=('num', 'model', 'spec', 'sampling'),
+  static_argnames=('num', 'model', 'rule', 'sampling'),
   donate_argnames='cache',
 )
 def many_steps(
-  params: Any,
+  params: Params,
   cache: Cache,
   rows: Rows,
   slot: jax.Array,
@@ -115,95 +170,115 @@ def many_steps(
   given_NxB: jax.Array | None = None,
   *,
   num: int,
-  model: Any,
-  spec: ExitSpec | None,
+  model: Body,
+  rule: ExitRule | None,
   sampling: sample.Sampling,
 ) -> tuple[Stepped, Rows, Cache]:
   """Up to `num` steps, or until all rows are done, in one program.
 
   Args:
-    params, cache, rows: see `step`; the cache is used up.
+    params, cache, rows: as in `step`; the cache is used up.
     slot: the cache's next free one.
-    threshold_K, eos_id: see `step`.
+    threshold_K, eos_id: as in `step`.
     given_NxB: tokens that follow, whatever was predicted; None = the predicted.
     num: N.
-    model, spec, sampling: see `step`.
+    model, rule, sampling: as in `step`.
 
   Returns:
     What happened, [N, ...], with nobody live where nothing happened.
   """
-  one = functools.partial(step, model=model, spec=spec, sampling=sampling)
-  args = threshold_K, eos_id
-  shapes = jax.eval_shape(one, params, cache, rows, *args)[0]
-  zeros = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), shapes)
+  take_step = functools.partial(step, model=model, rule=rule, sampling=sampling)
+  stepped, *_ = jax.eval_shape(
+    take_step, params, cache, rows, threshold_K, eos_id
+  )
+  nothing = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), stepped)
 
   def body(state):
-    i, found, rows, cache = state
-    out, _, rows, new = one(params, cache, rows, *args)
-    found = jax.tree.map(lambda xs, x: xs.at[i].set(x), found, out)
+    i, history, rows, cache = state
+    stepped, _, rows, new = take_step(params, cache, rows, threshold_K, eos_id)
+    history = jax.tree.map(lambda xs, x: xs.at[i].set(x), history, stepped)
     if given_NxB is not None:
       rows = rows._replace(token_B=given_NxB[i])
-    behind = new.layers_BxT.shape[1] - 1
-    return i + 1, found, rows, caches.commit(cache, new, slot + i - behind)
 
-  def more(state):
+    behind = new.seen_LxBxT.shape[2] - 1
+    cache = caches.commit(cache, new, slot + i - behind)
+    return i + 1, history, rows, cache
+
+  def goes_on(state):
     i, _, rows, _ = state
     return (i < num) & ~rows.done_B.all()
 
-  return jax.lax.while_loop(more, body, (0, zeros, rows, cache))[1:]
+  start = 0, nothing, rows, cache
+  _, history, rows, cache = jax.lax.while_loop(goes_on, body, start)
+  return history, rows, cache
 
 
-def _walk(bound, cache, rows, spec, head):
-  """A walk of one token in every row."""
-
-  def look(layer, done_BxT):
-    # Under `recompute` a token's layers are needed beyond its exit.
-    needed = spec is not None and spec.policy == 'recompute'
-    past = caches.past(cache, layer, None if needed else ~done_BxT[:, 0])
-    return exits.block_mask(spec or ExitSpec(), done_BxT), past
-
+def _answer(
+  bound: Body,
+  cache: Cache,
+  rows: Rows,
+  rule: ExitRule | None,
+  threshold_K: jax.Array,
+) -> Answer:
+  """One token in every row, none of them behind."""
   done_Bx1 = rows.done_B[:, None]
-  walked = exits.walk(
+  position_Bx1 = rows.position_B[:, None]
+  layer = cells.cached(bound, cache, position_Bx1, causal_mask(1), skip=True)
+  travel = Travel(position_Bx1)
+
+  walked = walk(
     bound,
-    spec or ExitSpec(),
-    rows.token_B[:, None],
-    rows.position_B[:, None],
-    look,
-    head,
-    done_BxT=done_Bx1,
-    skip=True,
+    bound.grid.cells,
+    bound.start(rows.token_B[:, None], position_Bx1),
+    heads.before(rule, done_Bx1),
+    layer=layer,
+    travel=travel,
+    read=heads.speaking(bound, rule, threshold_K),
+    policy=None if rule is None else rule.policy,
   )
-  seen_Bx1 = seen_layers(bound.cfg, spec, walked.exit_BxT, done_Bx1)
-  new = caches.New(dict(enumerate(walked.kv)), seen_Bx1)
-  return (
-    walked.exit_BxT[:, 0],
-    walked.answer[:, 0],
-    new,
-    walked.layers_run,
-    walked.fills_run,
+  assert walked.exits is not None
+  tail = through_coda(bound, walked, done_Bx1, layer, travel)
+  logits_Bx1xV, counts = heads.answer_of(bound, walked, tail, done_Bx1)
+  return Answer(
+    walked.exits.exit_BxT[:, 0],
+    logits_Bx1xV[:, 0],
+    None,
+    cells.addition([walked, tail], done_Bx1),
+    counts,
   )
 
 
-def seen_layers(
-  cfg: Any, spec: ExitSpec | None, exit_BxT: jax.Array, absent_BxT: jax.Array
-) -> jax.Array:
-  """In how many layers later tokens may see these, [B, T] int32."""
-  depth_BxT = jnp.full(exit_BxT.shape, cfg.depth, jnp.int32)
-  if spec is not None and spec.policy == 'drop':
-    depth_BxT = jnp.asarray(cfg.depth_K, jnp.int32)[exit_BxT]
-  return jnp.where(absent_BxT, 0, depth_BxT)
+def through_coda(
+  bound: Body,
+  walked: Walked,
+  absent_BxT: jax.Array,
+  layer: Layer,
+  travel: Travel,
+) -> Walked:
+  """The coda on the states that answer; nothing where there is no coda."""
+  assert walked.exits is not None
+  answer = walked.exits.answer
+  state = answer if bound.grid.coda else walked.state
+  return walk(
+    bound,
+    bound.grid.tail,
+    state,
+    before_exits(absent_BxT),
+    layer=layer,
+    travel=travel,
+  )
 
 
-@functools.partial(jax.jit, static_argnames=('slots', 'model', 'spec'))
+@functools.partial(jax.jit, static_argnames=('slots', 'model', 'rule'))
 def prefill(
-  params: Any,
+  params: Params,
   token_BxT: jax.Array,
   length_B: jax.Array,
   threshold_K: jax.Array,
   *,
   slots: int,
-  model: Any,
-  spec: ExitSpec | None,
+  model: Body,
+  rule: ExitRule | None,
 ) -> Cache:
   """A cache of prompts, filled in one parallel pass.
 
@@ -214,44 +289,34 @@ def prefill(
     threshold_K: one per readout.
     slots: room for so many tokens, T of which are taken.
     model: a body.
-    spec: how prompt tokens exit; None sends them through all layers.
+    rule: how prompt tokens exit; None sends them through all cells.
   """
-  cache = caches.init_cache(model.cfg, len(token_BxT), slots)
-  if token_BxT.shape[1] == 0:
+  heads.check(model, rule)
+  batch_size, width = token_BxT.shape
+  cache = caches.init_cache(model, batch_size, slots)
+  if width == 0:
     return cache
-  bound, last = model.bind({'params': params}), len(model.cfg.cells) - 1
-  width = token_BxT.shape[1]
+
+  bound = model.bind({'params': params})
   position_BxT = jnp.arange(width)[None] - (width - length_B[:, None])
   absent_BxT = position_BxT < 0
-
-  def look(layer, done_BxT):
-    mask = exits.block_mask(spec or ExitSpec(), done_BxT)
-    return mask & ~absent_BxT[:, None, :], ()
-
-  def head(k, state, previous, memory, done_BxT):
-    if spec is None or k == last:
-      return memory, jnp.zeros_like(done_BxT), ()
-    name = spec.signal
-
-    def score():
-      obs = exits.observe(bound, state, previous, token_BxT, name)
-      return signals.SIGNALS[name].step(memory, obs)
-
-    never = jnp.full(done_BxT.shape, -jnp.inf)
-    asked = heads.asked(threshold_K, spec)[k]
-    memory, score_BxT = jax.lax.cond(asked, score, lambda: (memory, never))
-    return memory, asked & grid.exits(score_BxT, threshold_K[k]), ()
-
-  walked = exits.walk(
-    bound,
-    spec or ExitSpec(),
-    token_BxT,
-    jnp.maximum(position_BxT, 0),
-    look,
-    head,
-    done_BxT=absent_BxT,
-    skip=spec is not None,
+  position_BxT = jnp.maximum(position_BxT, 0)
+  mask_BxTxT = causal_mask(width) & ~absent_BxT[:, None, :]
+  layer = cells.cached(
+    bound, None, position_BxT, mask_BxTxT, skip=rule is not None
   )
-  seen_BxT = seen_layers(model.cfg, spec, walked.exit_BxT, absent_BxT)
-  new = caches.New(dict(enumerate(walked.kv)), seen_BxT)
+  travel = Travel(position_BxT)
+
+  walked = walk(
+    bound,
+    bound.grid.cells,
+    bound.start(token_BxT, position_BxT),
+    heads.before(rule, absent_BxT),
+    layer=layer,
+    travel=travel,
+    read=heads.silent(bound, rule, threshold_K, token_BxT),
+    policy=None if rule is None else rule.policy,
+  )
+  tail = through_coda(bound, walked, absent_BxT, layer, travel)
+  new = cells.addition([walked, tail], absent_BxT)
   return caches.commit(cache, new, 0)

@@ -1,38 +1,59 @@
-"""`--mode=generate`: a continuation printed as it comes."""
+"""Generated tokens as text for a terminal, piece by piece."""
 
-import json
-import pathlib
-import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from ease_jax.config import ConfigError
-from ease_jax.decode import loop, speculation
-from ease_jax.decode.sampling import Sampling
-from ease_jax.evaluate import passes
-from ease_jax.evaluate.sweep import Point, operating_point
+from ease_jax.core.policies import OperatingPoint
+from ease_jax.data.tokenizers import Tokenizer
+from ease_jax.decode import deferred, loop, speculation
+from ease_jax.decode.drafts import NOTHING, Draft
+from ease_jax.decode.options import Options
+from ease_jax.model import Body, Params
+
+LIGHTEST = 255  # of the greys among 256 colours
+DARKEST = 243
+BLACK = 16
+WHITE = 231
+PALE = 247  # from here up black is easier to read
+
+
+class Trained(NamedTuple):
+  """A trained model and what makes text of its tokens."""
+
+  model: Body
+  params: Params
+  tokenizer: Tokenizer
 
 
 def shaded(text: str, depth: float, color: bool) -> str:
-  """`text` on a background that darkens with depth in [0, 1]."""
+  """Text on a background that darkens with depth.
+
+  Args:
+    text: what is written.
+    depth: from 0 to 1.
+    color: False leaves the text as it is.
+  """
   if not color:
     return text
-  shade = 255 - round(depth * 12)  # 256-colour greys: 255 light, 243 dark
-  ink = 16 if shade > 247 else 231
+  shade = LIGHTEST - round(depth * (LIGHTEST - DARKEST))
+  ink = BLACK if shade > PALE else WHITE
   return f'\x1b[48;5;{shade}m\x1b[38;5;{ink}m{text}\x1b[0m'
 
 
-class _Speech:
+class Speech:
   """Text of tokens as they come; a character may be made of several."""
 
-  def __init__(self, tokenizer: Any):
-    self._tokenizer, self._waiting = tokenizer, []
+  def __init__(self, tokenizer: Tokenizer):
+    self._tokenizer = tokenizer
+    self._waiting: list[int] = []
 
-  def __call__(self, token: int) -> str:
-    """What can be said now that there is one more token."""
+  def say(self, token: int) -> str:
+    """What can be written now that there is one more token."""
     if token == self._tokenizer.eos_id:
       return self.rest() + self._tokenizer.token_text(token)
+
     self._waiting.append(token)
     text = self._tokenizer.decode(self._waiting)
     if text.endswith('\ufffd'):  # half a character, or none at all
@@ -42,116 +63,98 @@ class _Speech:
 
   def rest(self) -> str:
     """What is left, whole or not."""
-    text, self._waiting = self._tokenizer.decode(self._waiting), []
+    text = self._tokenizer.decode(self._waiting)
+    self._waiting = []
     return text
 
 
-def options_from(config: Any, eos_id: int | None) -> loop.Options:
-  """What a config says about generation."""
-  g = config.generate
-  return loop.Options(
-    max_new_tokens=g.max_new_tokens,
-    context=config.data.seq_len,
-    sampling=Sampling(g.temperature, g.top_k, g.top_p),
-    eos_id=eos_id,
-    seed=g.seed,
-    prefill=g.prefill,
-  )
-
-
-def chosen_point(workdir: pathlib.Path) -> Point:
-  """The operating point of a run.
-
-  Raises:
-    ConfigError: the run was not evaluated.
-  """
-  path = workdir / 'results.json'
-  if not path.exists():
-    raise ConfigError(
-      f'{path} is missing: it holds the exit thresholds; run '
-      '--mode=evaluate first'
-    )
-  return operating_point(json.loads(path.read_text())['chosen'])
-
-
 def exit_text(
-  config: Any,
-  model: Any,
-  params: Any,
-  tokenizer: Any,
+  trained: Trained,
   prompt: str,
-  point: Point | None,
-) -> None:
-  """Prints a continuation, each token shaded by the depth it took.
+  point: OperatingPoint | None,
+  options: Options,
+  *,
+  color: bool,
+) -> Iterator[str]:
+  """A continuation, each token shaded by the depth it took, then a summary.
 
   Args:
-    config: of the run.
-    model, params, tokenizer: the run's.
-    prompt: what is continued.
+    trained: the model.
+    prompt: what is continued; it comes first.
     point: where tokens exit; None = nowhere.
+    options: how to generate.
+    color: whether to shade.
   """
-  cfg, exits, layers_run, say = model.cfg, [], 0, _Speech(tokenizer)
-  depth_K, color = np.asarray(cfg.depth_K), sys.stdout.isatty()
-  pieces = loop.stream(
+  model, tokenizer = trained.model, trained.tokenizer
+  depth_K = np.asarray(model.grid.depth_K)
+  depth = model.grid.depth
+  speech = Speech(tokenizer)
+  exits = []
+  layers_run = 0
+
+  steps = loop.stream(
     model,
-    {'params': params},
-    [tokenizer.encode(prompt)],
+    {'params': trained.params},
+    [tokenizer.encode(prompt).tolist()],
     point,
-    options=options_from(config, tokenizer.eos_id),
+    options=options,
   )
-  for number, piece in enumerate(pieces):
+  for number, step in enumerate(steps):
     if number == 0:  # not before the prompt turned out to be one
-      print(prompt, end='')
-    exit = int(piece.exit_B[0])
-    text = say(int(piece.token_B[0]))
-    print(shaded(text, depth_K[exit] / cfg.depth, color), end='', flush=True)
-    exits.append(exit)
-    layers_run += int(piece.layers_run)
-  print(say.rest(), end='')
-  compute, how = 1.0, 'no exits'
+      yield prompt
+    answered_by = int(step.exit_B[0])
+    text = speech.say(int(step.token_B[0]))
+    yield shaded(text, depth_K[answered_by] / depth, color)
+    exits.append(answered_by)
+    layers_run += int(step.layers_run)
+
+  yield speech.rest()
+  compute = 1.0
+  how = 'no exits'
   if point is not None:
-    how = f'{point.spec.signal}, {point.spec.policy}'
-    compute = passes.compute_of_exits(
-      cfg, point.spec, point.threshold_K(len(cfg.cells)), np.asarray([exits])
-    )
-  print(
+    compute = deferred.compute_decoder(model, point, np.asarray([exits]))
+    how = f'{point.signal}, {point.policy}'
+  yield (
     f'\n[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
-    f'of {cfg.depth} on average ({layers_run / len(exits):.2f} run), '
-    f'compute {compute:.1%} of the full model, {how}]'
+    f'of {depth} on average ({layers_run / len(exits):.2f} run), compute '
+    f'{compute:.1%} of the full model, {how}]\n'
   )
 
 
 def speculative_text(
-  config: Any,
-  model: Any,
-  params: Any,
-  tokenizer: Any,
-  prompt: str,
-  draft: speculation.Draft,
-) -> None:
-  """Prints the full model's continuation, in blocks that drafts made.
+  trained: Trained, prompt: str, draft: Draft, options: Options
+) -> Iterator[str]:
+  """The full model's continuation in blocks of drafts, then a summary.
 
   Args:
-    config, model, params, tokenizer, prompt: see `exit_text`.
+    trained: the model.
+    prompt: what is continued; it comes first.
     draft: how drafts are made.
+    options: how to generate.
   """
-  total, num, say = speculation.NOTHING, 0, _Speech(tokenizer)
+  model, tokenizer = trained.model, trained.tokenizer
+  speech = Speech(tokenizer)
+  total = NOTHING
+  num = 0
+
   blocks = speculation.stream(
     model,
-    {'params': params},
-    tokenizer.encode(prompt),
+    {'params': trained.params},
+    tokenizer.encode(prompt).tolist(),
     draft,
-    options=options_from(config, tokenizer.eos_id),
+    options=options,
   )
   for tokens, tally in blocks:
     if num == 0:
-      print(prompt, end='')
-    print(''.join(say(int(t)) for t in tokens), end='', flush=True)
-    total, num = speculation.add(total, tally), num + len(tokens)
-  segment, layer = model.cfg.cells[draft.readout]
-  print(
-    f'{say.rest()}\n[{num} tokens of the full model, {total.accepted} of '
+      yield prompt
+    yield ''.join(speech.say(int(token)) for token in tokens)
+    total = total.plus(tally)
+    num += len(tokens)
+
+  segment, layer = model.grid.names_K[draft.readout]
+  yield (
+    f'{speech.rest()}\n[{num} tokens of the full model, {total.accepted} of '
     f'{total.drafted} drafts accepted, drafted after segment {segment} layer '
-    f'{layer}; {total.layers_run / num:.2f} of {model.cfg.depth} layers run '
-    'for a token]'
+    f'{layer}; {total.layers_run / num:.2f} of {model.grid.depth} layers run '
+    'for a token]\n'
   )

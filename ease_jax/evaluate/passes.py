@@ -1,24 +1,180 @@
-"""Exit-consistent evaluation: from a trained model to points on a curve.
+"""Exit-consistent passes: from a trained model to where tokens stop.
 
-`grid_dump` reads every readout of every token once; under `recompute` any
-threshold is then a reduction of it. The other K/V policies change what later
-tokens see, so they take one masked pass per threshold. A `Trace` is the
-result of either: where every token stopped and what it lost there.
+`grid_dump` reads every readout of every token once; under a policy that runs
+exited tokens on (`recompute`), any threshold is then a reduction of it. The
+other K/V policies change what later tokens see, so they take one masked pass
+per threshold. A `Trace` is the result of either: where every token stopped and
+what it lost there.
 """
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax.core import costs, grid, signals
-from ease_jax.model import exits, readout
+from ease_jax.core import signals
+from ease_jax.core.grid import first_exit, reaches
+from ease_jax.core.policies import UNITS, ExitRule, OperatingPoint, thresholds
+from ease_jax.core.signals import SIGNALS, Observation
+from ease_jax.model import Body, Params, layers
+from ease_jax.model.readout import linear_cross_entropy, observe_states
+from ease_jax.model.walk import (
+  RUNNING,
+  Call,
+  Exits,
+  Layer,
+  Ran,
+  State,
+  Travel,
+  Tree,
+  Walked,
+  before_exits,
+  settled,
+  shown,
+  visible,
+  walk,
+)
 
-Batches = Callable[[], Iterable[dict[str, np.ndarray]]]
+Batch = Mapping[str, np.ndarray]  # tokens, targets, mask: [B, T]
+Batches = Callable[[], Iterable[Batch]]
+
+
+class Masked(NamedTuple):
+  """Where each token stopped and what its readout said there."""
+
+  exit_BxT: jax.Array  # readout index, int32
+  normed_BxTxD: jax.Array  # the answering readout's normed state
+  observation: Observation  # of the answering readout, each [B, T]
+  run_LxBxT: jax.Array | None  # who ran each cell; None = all before its exit
+
+
+def windowed(bound: Body, length: int) -> Layer:
+  """Blocks over whole windows that show the policy's keys and values.
+
+  Args:
+    bound: a bound body.
+    length: tokens of a window.
+  """
+  mask_1xTxT = layers.window_mask(bound.cfg.attention, length)
+  rotation = layers.rotation(bound.cfg, layers.positions(length))
+
+  def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
+    block = bound.block(call.cell)
+    kv = shown(call, block.kv(h_BxTxD, rotation))
+    mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
+
+    def look(query_BxTxHxD: jax.Array) -> jax.Array:
+      return layers.attention(query_BxTxHxD, kv, mask_BxTxT)
+
+    return Ran(block.attend(h_BxTxD, rotation, look), kv)
+
+  return layer
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'rule'))
+def masked_pass(
+  params: Params,
+  batch: Batch,
+  threshold_K: jax.Array,
+  *,
+  model: Body,
+  rule: ExitRule,
+) -> Masked:
+  """Exit-consistent teacher-forced pass: equal to decoding with a cache.
+
+  Tokens that exited are frozen (2207.07061, 1910.10073).
+
+  Args:
+    params: the model's parameters.
+    batch: tokens and targets, [B, T].
+    threshold_K: one per readout; the last is ignored.
+    model: a body (static).
+    rule: signal, policy and unit of the exits (static).
+  """
+  model.check(rule)
+  bound = model.bind({'params': params})
+  token_BxT = jnp.asarray(batch['tokens'])
+  mask_BxT = batch.get('mask', np.ones(token_BxT.shape, np.float32))
+  travel = Travel(layers.positions(token_BxT.shape[1]))
+  has_coda = bool(model.grid.coda)
+
+  def read(
+    k: int, state: State, exits: Exits | None
+  ) -> tuple[Exits | None, None]:
+    assert exits is not None
+    here = bound.read(k, state[RUNNING])
+    if has_coda:
+      obs = observe_states(here, exits.previous)
+      obs = bound.gated(obs, here, rule.signal.name)
+      answer: Tree = state
+    else:
+      obs = bound.observe(
+        here, exits.previous, batch['targets'], rule.signal.name
+      )
+      answer = here.normed_BxTxD, obs
+
+    memory, score_BxT = rule.signal.step(exits.memory, obs)
+    score_BxT = per_unit(rule, score_BxT, mask_BxT)
+    stops_BxT = reaches(score_BxT, threshold_K[k])
+    exits = settled(exits, k, stops_BxT, answer)
+    return exits._replace(memory=memory, previous=here), None
+
+  nobody_BxT = jnp.zeros(token_BxT.shape, bool)
+  walked = walk(
+    bound,
+    model.grid.cells,
+    bound.start(token_BxT, travel.position_BxT),
+    before_exits(nobody_BxT, rule.signal.init(token_BxT.shape)),
+    layer=windowed(bound, token_BxT.shape[1]),
+    travel=travel,
+    read=read,
+    policy=rule.policy,
+  )
+  exits = walked.exits
+  assert exits is not None
+  if has_coda:
+    normed_BxTxD, obs = _after_coda(bound, exits.answer, batch, travel)
+  else:
+    normed_BxTxD, obs = exits.answer
+  return Masked(exits.exit_BxT, normed_BxTxD, obs, runs(walked))
+
+
+def per_unit(
+  rule: ExitRule, score_BxT: jax.Array, mask_BxT: jax.Array
+) -> jax.Array:
+  """Scores as they decide: a whole row's is the lowest of its tokens'."""
+  if rule.unit == UNITS[0]:
+    return score_BxT
+  real_BxT = jnp.where(mask_BxT > 0, score_BxT, jnp.inf)
+  lowest_Bx1 = real_BxT.min(1, keepdims=True)
+  return jnp.broadcast_to(lowest_Bx1, score_BxT.shape)
+
+
+def runs(walked: Walked) -> jax.Array | None:
+  """Who ran each cell, [L, B, T]; None where no router kept anybody out."""
+  if not any(call.cell.router for call in walked.calls):
+    return None
+  shape = walked.state[RUNNING].shape[:2]
+  masks = [
+    jnp.ones(shape, bool) if call.goes_BxT is None else call.goes_BxT
+    for call in walked.calls
+  ]
+  return jnp.stack(masks)
+
+
+def _after_coda(
+  bound: Body, state: State, batch: Batch, travel: Travel
+) -> tuple[jax.Array, Observation]:
+  """Normed states and observations of the readouts that answered."""
+  last = bound.grid.num_readouts - 1
+  layer = windowed(bound, state[RUNNING].shape[1])
+  h_BxTxD = bound.through_coda(state, layer, travel)
+  read = bound.read(last, h_BxTxD)
+  obs = bound.observe(read, None, jnp.asarray(batch['targets']))
+  return read.normed_BxTxD, obs
 
 
 class Dump(NamedTuple):
@@ -30,6 +186,7 @@ class Dump(NamedTuple):
   score_KxRxT: dict[str, np.ndarray]  # by signal
   mask_RxT: np.ndarray
   target_RxT: np.ndarray
+  run_LxRxT: np.ndarray | None = None  # who ran each cell; None = everybody
 
 
 class Trace(NamedTuple):
@@ -38,101 +195,182 @@ class Trace(NamedTuple):
   exit_RxT: np.ndarray
   nll_RxT: np.ndarray
   correct_RxT: np.ndarray
+  run_LxRxT: np.ndarray | None = None  # who ran each cell before its exit
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'names'))
-def _dump_batch(params, batch, *, model, names):
+def _dump_batch(
+  params: Params, batch: Batch, *, model: Body, names: tuple[str, ...]
+):
   bound = model.bind({'params': params})
-  previous, observations = None, []
-  for k, h_BxTxD in enumerate(bound.states(batch['tokens'])):
-    state = h_BxTxD, bound.normed(k, h_BxTxD)
-    observations.append(
-      exits.observe(bound, state, previous, batch['targets'], *names)
+  token_BxT = jnp.asarray(batch['tokens'])
+  length = token_BxT.shape[1]
+  travel = Travel(layers.positions(length))
+  layer = bound.windows(length)
+
+  def read(
+    k: int, state: State, exits: Exits | None
+  ) -> tuple[Exits | None, tuple[jax.Array, jax.Array]]:
+    del k
+    return exits, (
+      state[RUNNING],
+      bound.through_coda(state, layer, travel),
     )
-    previous = state
-  score = {name: signals.scores(name, observations) for name in names}
-  stack = lambda field: jnp.stack([getattr(o, field) for o in observations])
-  correct = stack('argmax') == batch['targets'][None]
-  return stack('nll'), correct, stack('max_prob'), score
+
+  walked = walk(
+    bound,
+    model.grid.cells,
+    bound.start(token_BxT, travel.position_BxT),
+    None,
+    layer=layer,
+    travel=travel,
+    read=read,
+  )
+  observations = []
+  previous = None
+  for k, (h_BxTxD, answer_BxTxD) in enumerate(walked.reads):
+    here = bound.read(k, answer_BxTxD)._replace(h_BxTxD=h_BxTxD)
+    obs = bound.observe(here, previous, jnp.asarray(batch['targets']), *names)
+    observations.append(obs)
+    previous = here
+
+  score = {name: signals.scores(SIGNALS[name], observations) for name in names}
+  nll_KxBxT = jnp.stack([obs.nll for obs in observations])
+  argmax_KxBxT = jnp.stack([obs.argmax for obs in observations])
+  max_prob_KxBxT = jnp.stack([obs.max_prob for obs in observations])
+  correct_KxBxT = argmax_KxBxT == jnp.asarray(batch['targets'])[None]
+  return nll_KxBxT, correct_KxBxT, max_prob_KxBxT, score, runs(walked)
 
 
 def grid_dump(
-  model: Any, params: Any, batches: Batches, names: Sequence[str]
+  model: Body, params: Params, batches: Batches, names: Sequence[str]
 ) -> Dump:
   """Reads all readouts once, with the scores of the named signals."""
-  parts = []
+  names = tuple(names)
+  for name in names:
+    point = OperatingPoint(name, 'recompute', np.inf)
+    model.check(point.rule)
+
+  dumps = []
   for batch in batches():
-    arrays = jax.device_get(
-      _dump_batch(params, batch, model=model, names=tuple(names))
+    nll, correct, max_prob, score, run = jax.device_get(
+      _dump_batch(params, batch, model=model, names=names)
     )
-    parts.append((*arrays, batch['mask'], batch['targets']))
-  axis = [1, 1, 1, 1, 0, 0]
-  join = lambda axis: lambda *xs: np.concatenate(xs, axis)
-  fields = [
-    jax.tree.map(join(a), *column) for a, column in zip(axis, zip(*parts))
-  ]
-  return Dump(*fields)
+    mask, target = batch['mask'], batch['targets']
+    dumps.append(Dump(nll, correct, max_prob, score, mask, target, run))
+
+  return Dump(
+    nll_KxRxT=np.concatenate([d.nll_KxRxT for d in dumps], 1),
+    correct_KxRxT=np.concatenate([d.correct_KxRxT for d in dumps], 1),
+    max_prob_KxRxT=np.concatenate([d.max_prob_KxRxT for d in dumps], 1),
+    score_KxRxT={
+      name: np.concatenate([d.score_KxRxT[name] for d in dumps], 1)
+      for name in names
+    },
+    mask_RxT=np.concatenate([d.mask_RxT for d in dumps]),
+    target_RxT=np.concatenate([d.target_RxT for d in dumps]),
+    run_LxRxT=_joined([d.run_LxRxT for d in dumps]),
+  )
+
+
+def _joined(run: Sequence[np.ndarray | None]) -> np.ndarray | None:
+  """Masks [L, R, T] of several batches, along their rows."""
+  masks = [mask for mask in run if mask is not None]
+  return np.concatenate(masks, 1) if masks else None
 
 
 def trace_from_dump(dump: Dump, exit_RxT: np.ndarray) -> Trace:
   """The trace of given exits when deeper keys and values are the true ones."""
-  take = lambda x: np.take_along_axis(x, exit_RxT[None], 0)[0]
-  return Trace(exit_RxT, take(dump.nll_KxRxT), take(dump.correct_KxRxT))
+
+  def chosen(x_KxRxT: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(x_KxRxT, exit_RxT[None], 0)[0]
+
+  return Trace(
+    exit_RxT,
+    chosen(dump.nll_KxRxT),
+    chosen(dump.correct_KxRxT),
+    dump.run_LxRxT,
+  )
 
 
 def trace(
-  model: Any,
-  params: Any,
+  model: Body,
+  params: Params,
   batches: Batches,
   dump: Dump,
-  spec: exits.ExitSpec,
-  threshold_K: np.ndarray,
+  point: OperatingPoint | None,
 ) -> Trace:
-  """Where tokens stop under the given thresholds and K/V policy.
+  """Where tokens stop at an operating point; None = exits off.
 
-  With no finite threshold the policy is irrelevant, and `recompute` is a
-  reduction of the dump.
+  Where nobody can exit the policy is irrelevant, and where exited tokens run
+  on the trace is a reduction of the dump.
   """
-  threshold_K = np.asarray(threshold_K, np.float32)
-  never = bool(np.all(threshold_K[:-1] == np.inf))
-  if spec.policy == 'recompute' or never:
-    last = len(threshold_K) - 1
-    if never:
-      return trace_from_dump(dump, np.full(dump.mask_RxT.shape, last))
-    hit = np.array(_exits(dump.score_KxRxT[spec.signal], threshold_K))
-    return trace_from_dump(dump, hit)
-  parts = []
+  num = len(dump.nll_KxRxT)
+  threshold_K = thresholds(point, num)
+  if point is None or np.all(threshold_K[:-1] == np.inf):
+    last = num - 1
+    return trace_from_dump(dump, np.full(dump.mask_RxT.shape, last))
+
+  rule = point.rule
+  model.check(rule)
+  if rule.policy.runs_on:
+    score_KxRxT = _unit_scores(rule, dump)
+    exit_RxT = np.array(_first_exit(score_KxRxT, threshold_K))
+    return trace_from_dump(dump, exit_RxT)
+
+  traces = []
   for batch in batches():
-    out = exits.masked_pass(
-      params, batch, jnp.asarray(threshold_K), model=model, spec=spec
+    masked = jax.device_get(
+      masked_pass(
+        params, batch, jnp.asarray(threshold_K), model=model, rule=rule
+      )
     )
-    obs = out.observation
-    parts.append(
-      jax.device_get((out.exit_BxT, obs.nll, obs.argmax == batch['targets']))
+    obs = masked.observation
+    correct_BxT = obs.argmax == batch['targets']
+    traces.append(
+      Trace(masked.exit_BxT, obs.nll, correct_BxT, masked.run_LxBxT)
     )
-  return Trace(*(np.concatenate(column) for column in zip(*parts)))
+
+  return Trace(
+    exit_RxT=np.concatenate([t.exit_RxT for t in traces]),
+    nll_RxT=np.concatenate([t.nll_RxT for t in traces]),
+    correct_RxT=np.concatenate([t.correct_RxT for t in traces]),
+    run_LxRxT=_joined([t.run_LxRxT for t in traces]),
+  )
 
 
-_exits = jax.jit(grid.first_exit)
+def _unit_scores(rule: ExitRule, dump: Dump) -> np.ndarray:
+  score_KxRxT = dump.score_KxRxT[rule.signal.name]
+  if rule.unit == UNITS[0]:
+    return score_KxRxT
+  lowest = np.where(dump.mask_RxT > 0, score_KxRxT, np.inf).min(
+    2, keepdims=True
+  )
+  return np.broadcast_to(lowest, score_KxRxT.shape)
 
 
-def last_nll(model: Any, params: Any, batches: Iterable[Any]) -> float:
+_first_exit = jax.jit(first_exit)
+
+
+def last_nll(model: Body, params: Params, batches: Iterable[Batch]) -> float:
   """Mean loss of the last readout over all unmasked tokens, nats."""
-  total = count = 0.0
+  total = 0.0
+  count = 0.0
   for batch in batches:
     nll_sum, num = _last_nll(params, batch, model=model)
-    total, count = total + float(nll_sum), count + float(num)
+    total += float(nll_sum)
+    count += float(num)
   return total / count
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
-def _last_nll(params, batch, *, model):
+def _last_nll(params: Params, batch: Batch, *, model: Body):
   bound = model.bind({'params': params})
   h_BxTxD = bound.states(batch['tokens'])[-1]
-  n_NxD = bound.normed(len(model.cfg.cells) - 1, h_BxTxD)
+  normed_BxTxD = bound.normed(model.grid.num_readouts - 1, h_BxTxD)
   mask_N = batch['mask'].reshape(-1)
-  total = readout.linear_cross_entropy(
-    n_NxD.reshape(mask_N.size, -1),
+  total = linear_cross_entropy(
+    normed_BxTxD.reshape(mask_N.size, -1),
     bound.unembedding(),
     batch['targets'].reshape(-1),
     mask_N,
@@ -140,114 +378,57 @@ def _last_nll(params, batch, *, model):
   return total, mask_N.sum()
 
 
-def quality(
-  nll_RxT: np.ndarray,
-  correct_RxT: np.ndarray,
-  dump: Dump,
-  token_bytes: np.ndarray,
-) -> dict[str, float]:
-  """nll, ppl = exp(total nll / tokens), bits per byte, accuracy.
-
-  Sums run over unmasked tokens in float64, so that neither batch size nor a
-  ragged last batch changes them.
-  """
-  mask = dump.mask_RxT > 0
-  total, count = nll_RxT[mask].sum(dtype=np.float64), mask.sum()
-  num_bytes = token_bytes[dump.target_RxT[mask]].sum()
-  return {
-    'nll': float(total / count),
-    'ppl': float(math.exp(total / count)),
-    'bits_per_byte': float(total / math.log(2) / num_bytes),
-    'accuracy': float(correct_RxT[mask].mean(dtype=np.float64)),
-  }
-
-
 def compute(
-  cfg: Any,
-  spec: exits.ExitSpec,
-  threshold_K: np.ndarray,
+  model: Body,
+  point: OperatingPoint | None,
   trace: Trace,
   mask_RxT: np.ndarray,
 ) -> dict[str, Any]:
   """What the exits of a trace cost, relative to this model's full pass.
 
+  Args:
+    model: a body.
+    point: where tokens exited; None = nowhere.
+    trace: where they did.
+    mask_RxT: 0 for padding.
+
   Returns:
-    compute (FLOPs per token over those of a full pass), layer_fraction,
-    mean_readout (1-based), exit_fraction [K]; under `recompute`, where
-    exited tokens must make up layers for later ones, compute is the least
-    that any decoder must do, and compute_uncharged leaves them out: what most
+    compute (FLOPs per token over those of a full pass: the least that any
+    decoder must do under the policy), layer_fraction, mean_readout (1-based),
+    exit_fraction [K]; where exited tokens must make up cells for later ones
+    (`recompute`) also compute_uncharged, which leaves those out: what most
     papers report.
   """
+  grid = model.grid
+  prices = model.costs_of_windows(mask_RxT.shape[1])
   mask = mask_RxT > 0
-  count_K = np.bincount(trace.exit_RxT[mask], minlength=len(cfg.cells))
-  context = costs.mean_context(mask_RxT.shape[1])
-  cost_K = costs.readout_costs(
-    cfg,
-    context,
-    spec.policy,
-    signal=spec.signal,
-    active=np.asarray(threshold_K) < np.inf,
-  )
-  full = costs.full_flops(cfg, context)
+  exit_N = trace.exit_RxT[mask]
+  num = len(exit_N)
+  count_K = np.bincount(exit_N, minlength=grid.num_readouts)
+
+  if point is None:
+    cost_K = prices.static_K
+  else:
+    active_K = thresholds(point, grid.num_readouts) < np.inf
+    cost_K = prices.exit_K(point.rule, active_K)
   flops = float(count_K @ cost_K)
-  result = {}
-  if spec.policy == 'recompute':
-    result['compute_uncharged'] = flops / mask.sum() / full
-    deferred_KxK = costs.deferred_flops(cfg, context)
-    deepest_RxT = _deepest_later(np.where(mask, trace.exit_RxT, 0))
-    flops += float(deferred_KxK[trace.exit_RxT, deepest_RxT][mask].sum())
-  fraction_K = count_K / mask.sum()
-  layer_K = np.asarray(cfg.depth_K)
-  return {
-    'compute': flops / float(mask.sum()) / full,
-    'layer_fraction': float(fraction_K @ layer_K) / cfg.depth,
-    'mean_readout': float(fraction_K @ np.arange(1, len(layer_K) + 1)),
+  if trace.run_LxRxT is not None:
+    flops -= prices.skipped(trace.run_LxRxT[:, mask], exit_N)
+
+  fraction_K = count_K / num
+  layer_fraction = float(fraction_K @ np.asarray(grid.depth_K)) / grid.depth
+  row = {
+    'compute': prices.relative(flops / num),
+    'layer_fraction': layer_fraction,
+    'mean_readout': float(fraction_K @ np.arange(1, len(count_K) + 1)),
     'exit_fraction': fraction_K.tolist(),
-    **result,
   }
-
-
-def compute_of_exits(
-  cfg: Any,
-  spec: exits.ExitSpec,
-  threshold_K: np.ndarray,
-  exit_RxT: np.ndarray,
-) -> float:
-  """The `compute` of rows that were decoded from their first token on.
-
-  Under `recompute` that is what `decode` does, whose tokens wait in a window:
-  in the end it makes up nearly everything, many tokens at a time.
-  """
-  trace = Trace(exit_RxT, exit_RxT, exit_RxT)  # only the exits cost
-  mask_RxT = np.ones(exit_RxT.shape)
-  found = compute(cfg, spec, threshold_K, trace, mask_RxT)
-  if spec.policy != 'recompute':
-    return found['compute']
-  context = costs.mean_context(exit_RxT.shape[1])
-  static_K = costs.static_costs(cfg, context)
-  more_RxT = static_K[_made_up(cfg, exit_RxT)] - static_K[exit_RxT]
-  return found['compute_uncharged'] + float(
-    more_RxT.mean() / costs.full_flops(cfg, context)
-  )
-
-
-def _made_up(cfg: Any, exit_RxT: np.ndarray) -> np.ndarray:
-  """The readout that each token is taken to under `recompute`, [R, T].
-
-  A token takes those that wait along; one that has waited for a whole window
-  takes them all through.
-  """
-  last, reached_RxT = len(cfg.cells) - 1, exit_RxT.copy()
-  if cfg.body == 'hrm':  # skips nothing; see `decode.loop.defers`
-    return np.full_like(exit_RxT, last)
-  for t in range(exit_RxT.shape[1]):
-    depth_R = exit_RxT[:, t]
-    if t >= costs.MAX_WAITING:
-      waited_R = reached_RxT[:, t - costs.MAX_WAITING] < last
-      depth_R = np.where(waited_R, last, depth_R)
-    window = reached_RxT[:, max(0, t - costs.MAX_WAITING) : t + 1]
-    np.maximum(window, depth_R[:, None], out=window)
-  return reached_RxT
+  if point is not None and point.rule.policy.runs_on:
+    row['compute_uncharged'] = row['compute']
+    deepest_RxT = _deepest_later(np.where(mask, trace.exit_RxT, 0))
+    made_up = prices.deferred_KxK[trace.exit_RxT, deepest_RxT][mask].sum()
+    row['compute'] = prices.relative((flops + float(made_up)) / num)
+  return row
 
 
 def _deepest_later(exit_RxT: np.ndarray) -> np.ndarray:
@@ -269,17 +450,22 @@ def calibration(dump: Dump, k: int, num_bins: int = 15) -> dict[str, Any]:
     ece (expected calibration error) and bins of confidence, accuracy, count.
   """
   mask = dump.mask_RxT > 0
-  confidence = dump.max_prob_KxRxT[k][mask].astype(np.float64)
-  correct = dump.correct_KxRxT[k][mask]
-  bin_N = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-  bins = [
-    {
-      'confidence': float(confidence[bin_N == b].mean()),
-      'accuracy': float(correct[bin_N == b].mean()),
-      'count': int((bin_N == b).sum()),
-    }
-    for b in range(num_bins)
-    if (bin_N == b).any()
-  ]
-  gaps = [abs(b['confidence'] - b['accuracy']) * b['count'] for b in bins]
-  return {'ece': sum(gaps) / len(confidence), 'bins': bins}
+  confidence_N = dump.max_prob_KxRxT[k][mask].astype(np.float64)
+  correct_N = dump.correct_KxRxT[k][mask]
+  bin_N = np.minimum((confidence_N * num_bins).astype(int), num_bins - 1)
+
+  bins = []
+  gap = 0.0
+  for b in range(num_bins):
+    inside = bin_N == b
+    if not inside.any():
+      continue
+    confidence = float(confidence_N[inside].mean())
+    accuracy = float(correct_N[inside].mean())
+    count = int(inside.sum())
+    gap += abs(confidence - accuracy) * count
+    bins.append(
+      {'confidence': confidence, 'accuracy': accuracy, 'count': count}
+    )
+
+  return {'ece': gap / len(confidence_N), 'bins': bins}

@@ -1,14 +1,77 @@
-"""Bodies: one file each; a body says which layers a segment runs."""
+"""Bodies on the grid: one file each; a body is a schedule and its streams."""
 
-from ease_jax.config import ModelConfig
-from ease_jax.model.body import Body
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ease_jax.checks import one_of
+from ease_jax.core.spec import CAUSAL, BlockSpec, ModelConfig
+from ease_jax.model.body import Body as Body
+from ease_jax.model.body import Kind as Kind
+from ease_jax.model.body import Params as Params
 from ease_jax.model.hrm import HRM
-from ease_jax.model.refine import Refine
-from ease_jax.model.stack import Stack
+from ease_jax.model.refine import REFINE
+from ease_jax.model.stack import STACK
 
-BODIES: dict[str, type[Body]] = {'stack': Stack, 'refine': Refine, 'hrm': HRM}
+BODIES: dict[str, Kind] = {}
+
+
+def register(kind: Kind) -> Kind:
+  """Makes a body known by its name to configs."""
+  BODIES[kind.name] = kind
+  return kind
+
+
+register(STACK)
+register(REFINE)
+register(HRM)
+
+
+def model_config(
+  section: Mapping[str, Any],
+  vocab_size: int,
+  *,
+  gates: Sequence[str] = (),
+  attention: str = CAUSAL,
+) -> ModelConfig:
+  """The frozen description of a model.
+
+  Args:
+    section: `model` of a config.
+    vocab_size: V, which the tokenizer knows.
+    gates: learned signals that the model has.
+    attention: whom tokens see, which the task knows.
+
+  Raises:
+    ConfigError: two fields clash.
+  """
+  one_of('model.body', section['body'], BODIES)
+  kind = BODIES[section['body']]
+  options = kind.options and kind.options(**dict(section[kind.name]))
+  own = ('block', 'readouts', *BODIES)
+  fields = {name: value for name, value in section.items() if name not in own}
+  return ModelConfig(
+    block=BlockSpec.from_config(section['block']),
+    readouts=tuple(section['readouts']),
+    options=options,
+    vocab_size=vocab_size,
+    attention=attention,
+    gates=tuple(gates),
+    **fields,
+  )
 
 
 def build(cfg: ModelConfig) -> Body:
-  """The body that a config describes."""
-  return BODIES[cfg.body](cfg)
+  """The body that a config describes.
+
+  Raises:
+    ConfigError: its schedule makes no grid.
+  """
+  body = Body(cfg, BODIES[cfg.body])
+  _ = body.grid  # a schedule that does not fit says so now
+  return body
+
+
+def deeper(body: Body, segments: int) -> Body:
+  """The same parameters with another number of segments."""
+  return build(dataclasses.replace(body.cfg, segments=segments))

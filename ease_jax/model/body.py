@@ -1,5 +1,12 @@
-"""What all bodies share: embedding, readouts, and how they are run."""
+"""The body: a grid's blocks, embedding and readouts, bound together.
 
+There is one class for all bodies. What makes one of them is its `Kind`: a
+schedule, which is a pure function from a config to a grid, and a class of
+streams where it carries states of its own.
+"""
+
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,136 +14,292 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.config import ModelConfig
-from ease_jax.model import layers
+from ease_jax.checks import need
+from ease_jax.core import costs
+from ease_jax.core.costs import CostModel
+from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.policies import ExitRule
+from ease_jax.core.routers import ROUTERS, Route
+from ease_jax.core.signals import SIGNALS, Observation
+from ease_jax.core.spec import ModelConfig
+from ease_jax.model import layers, readout
+from ease_jax.model.readout import Read
+from ease_jax.model.streams import Plain, Streams
+from ease_jax.model.walk import (
+  RUNNING,
+  Call,
+  Exits,
+  Layer,
+  Ran,
+  State,
+  Travel,
+  visible,
+  walk,
+)
 
-# through(i, block, h_BxTxD) -> h_BxTxD: runs the i-th layer of a segment.
-Through = Callable[[int, layers.Block, jax.Array], jax.Array]
-# read(r, h_BxTxD) -> h_BxTxD: the r-th readout of a segment stands at this
-# state; what comes back is what goes on.
-Read = Callable[[int, jax.Array], jax.Array]
+EMBED_STD = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What makes a body.
+
+  Attributes:
+    name: as `model.body` calls it.
+    schedule: config -> grid.
+    streams: the states that its cells read and write.
+    options: frozen dataclass of the config's section `model.<name>`, with the
+      fields of that section; None = there is no such section.
+    unit_embedding: embeddings have the size of one in every dimension, that
+      of the normed states they are added to.
+  """
+
+  name: str
+  schedule: Callable[[ModelConfig], Grid]
+  streams: type[Streams] = Plain
+  options: type | None = None
+  unit_embedding: bool = False
+
+
+@functools.cache
+def _grid(kind: Kind, cfg: ModelConfig) -> Grid:
+  return kind.schedule(cfg)
 
 
 class Body(nn.Module):
-  """A segment of layers, run S times with a state carried between the runs.
+  """A model on the exit grid.
 
-  A body says in `segment` which layers follow on each other and where they
-  are read. Training, evaluation and decoding hand it what shall happen there,
-  so that they cannot drift apart. `model.apply(variables, tokens)` returns
-  all logits for exploring; everything else goes through `readout.py`.
+  `model.apply(variables, tokens)` returns all logits, for exploring;
+  everything else goes through `walk` and `readout`.
   """
 
   cfg: ModelConfig
+  kind: Kind
+
+  @property
+  def grid(self) -> Grid:
+    """Its cells, by its schedule."""
+    return _grid(self.kind, self.cfg)
+
+  def check(self, rule: ExitRule) -> None:
+    """Raises ConfigError if tokens of this model cannot exit like this."""
+    signal = rule.signal
+    need(
+      signal.gate is None or signal.name in self.cfg.gates,
+      f'exit signal {signal.name!r} is learned, and this model has not '
+      'learned it; add it to loss.gates and train, or use another signal',
+    )
+    need(
+      not (signal.needs_head and self.grid.coda),
+      f'exit signal {signal.name!r} looks at logits, which a model with a '
+      'coda has only where a token is answered; use a signal that looks at '
+      'states',
+    )
+    rule.policy.check(self.grid)
 
   def setup(self):
     c = self.cfg
-    init = nn.initializers.normal(self.embed_std)
-    self.embed = self.param('embed', init, (c.vocab_size, c.dim), jnp.float32)
+    std = c.dim**-0.5 if self.kind.unit_embedding else EMBED_STD
+    init = nn.initializers.normal(std)
+    shape = c.vocab_size, c.dim
+    self.embed = self.param('embed', init, shape, jnp.float32)
     if not c.tie_embeddings:
-      self.unembed = self.param(
-        'unembed', init, (c.vocab_size, c.dim), jnp.float32
-      )
-    # static_argnums counts `self`: 4 is `deterministic`.
-    block = (
-      nn.remat(layers.Block, static_argnums=(4,)) if c.remat else layers.Block
-    )
-    for i in range(c.num_blocks):
+      self.unembed = self.param('unembed', init, shape, jnp.float32)
+
+    block = layers.Block
+    if c.remat:
+      # static_argnums counts `self`: 4 is `deterministic`.
+      block = nn.remat(layers.Block, static_argnums=(4,))
+    for i in range(self.grid.num_blocks):
       setattr(self, f'layer_{i}', block(c))
-    shared = c.readout_norm == 'shared'
-    for name in ['readout_norm'] if shared else self._norm_names():
+
+    for name in self._norm_names():
       setattr(self, name, layers.RMSNorm(jnp.dtype(c.dtype)))
     self.drop = nn.Dropout(c.dropout)
-    self.setup_carry()
+    self.streams = self.kind.streams(c)
 
-  def setup_carry(self) -> None:
-    """Parameters of the state between segments."""
-
-  @property
-  def embed_std(self) -> float:
-    """Standard deviation of new embeddings."""
-    return 0.02
+    self.gates = {
+      name: self.param(f'gate_{name}', SIGNALS[name].gate.init, c.dim)
+      for name in c.gates
+    }
+    routed = {cell.block: cell for cell in self.grid.cells if cell.router}
+    self.routers = {
+      str(block): self.param(
+        f'router_{block}', ROUTERS[str(cell.router)].init, c.dim
+      )
+      for block, cell in routed.items()
+    }
 
   def _norm_names(self) -> list[str]:
-    return [f'readout_norm_{r}' for r in range(len(self.cfg.readouts))]
+    if self.cfg.readout_norm == 'shared':
+      return ['readout_norm']
+    return [f'readout_norm_{r}' for r in range(self.grid.per_segment)]
 
-  @property
-  def blocks(self) -> list[layers.Block]:
-    return [getattr(self, f'layer_{i}') for i in range(self.cfg.num_blocks)]
+  # ------------------------------------------------------------- the pieces
+
+  def block(self, cell: Cell) -> layers.Block:
+    """The block that a cell calls."""
+    return getattr(self, f'layer_{cell.block}')
 
   def embed_tokens(self, token_BxT: jax.Array) -> jax.Array:
     """Input states [B, T, D] in the compute type."""
-    return self.embed[token_BxT].astype(self.cfg.dtype)
+    x_BxTxD = self.embed[token_BxT].astype(self.cfg.dtype)
+    return x_BxTxD * self.cfg.dim**0.5 if self.kind.unit_embedding else x_BxTxD
+
+  def start(
+    self,
+    token_BxT: jax.Array,
+    position_BxT: jax.Array,
+    key: jax.Array | None = None,
+    deterministic: bool = True,
+  ) -> State:
+    """All streams before the first cell, each [B, T, D].
+
+    Args:
+      token_BxT: input tokens.
+      position_BxT: their positions; B may be 1.
+      key: of random first states; None = those of every evaluation.
+      deterministic: no dropout.
+    """
+    if key is None:
+      key = evaluation_key()
+    x_BxTxD = self.embed_tokens(token_BxT)
+    x_BxTxD = self.drop(x_BxTxD, deterministic=deterministic)
+    return self.streams.start(x_BxTxD, position_BxT, key)
+
+  def combine(self, cell: Cell, state: State) -> jax.Array:
+    """The input of a cell that reads streams, [B, T, D]."""
+    return self.streams.combine(cell, state)
+
+  def route(self, cell: Cell, h_BxTxD: jax.Array, travel: Travel) -> Route:
+    """Whom the router of a cell lets through."""
+    router = ROUTERS[str(cell.router)]
+    params = self.routers[str(cell.block)]
+    return router.route(params, h_BxTxD, travel.position_BxT, travel.key)
 
   def normed(self, k: int, h_BxTxD: jax.Array) -> jax.Array:
     """The state of readout `k` as its head sees it; the same in segments."""
-    shared = self.cfg.readout_norm == 'shared'
-    name = f'readout_norm_{k % len(self.cfg.readouts)}'
-    return getattr(self, 'readout_norm' if shared else name)(h_BxTxD)
+    names = self._norm_names()
+    return getattr(self, names[k % len(names)])(h_BxTxD)
+
+  def read(self, k: int, h_BxTxD: jax.Array) -> Read:
+    """The state at readout `k`, and the same state normed."""
+    return Read(h_BxTxD, self.normed(k, h_BxTxD))
 
   def unembedding(self) -> jax.Array:
     """[V, D] in the compute type."""
     table = self.embed if self.cfg.tie_embeddings else self.unembed
     return table.astype(self.cfg.dtype)
 
-  def init_carry(
-    self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
-  ) -> Any:
-    """What the first segment finds: a tree of [B, T, D].
+  def gate(self, name: str, h_BxTxD: jax.Array) -> jax.Array:
+    """Outputs of a learned signal, [B, T, O] float32."""
+    gate = SIGNALS[name].gate
+    assert gate is not None
+    return gate.apply(self.gates[name], h_BxTxD)
 
-    Args:
-      x_BxTxD: the input states.
-      position_BxT: their positions; random states depend on nothing else. B
-        may be 1 where all rows stand at the same ones.
-      key: of random states.
-    """
-    raise NotImplementedError
+  def gated(self, obs: Observation, read: Read, *names: str) -> Observation:
+    """An observation with what the learned ones of the named signals say."""
+    outputs = {
+      name: self.gate(name, read.h_BxTxD)
+      for name in names
+      if SIGNALS[name].gate is not None
+    }
+    return obs._replace(gate=outputs)
 
-  def segment(
-    self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
-  ) -> Any:
-    """Runs one segment and returns what the next one finds."""
-    raise NotImplementedError
+  def observe(
+    self,
+    read: Read,
+    previous: Read | None,
+    target_BxT: jax.Array,
+    *names: str,
+  ) -> Observation:
+    """All that the named signals look at at one readout, each [B, T]."""
+    with_kl = any(SIGNALS[name].compares_logits for name in names)
+    obs = readout.observe(
+      read, previous, target_BxT, self.unembedding(), with_kl=with_kl
+    )
+    return self.gated(obs, read, *names)
 
-  def halt_logits(self, h_BxTxD: jax.Array) -> jax.Array | None:
-    """Values of stopping and of going on, [B, T, 2]; None if not learned."""
-    del h_BxTxD
+  # ------------------------------------------------------- whole windows
 
-  def through(self, length: int, deterministic: bool = True) -> Through:
-    """Plain layers over windows of so many tokens."""
-    mask = layers.causal_mask(length)
+  def windows(self, length: int, deterministic: bool = True) -> Layer:
+    """Plain blocks over windows of `length` tokens from position 0."""
+    mask_1xTxT = layers.window_mask(self.cfg.attention, length)
     rotation = layers.rotation(self.cfg, layers.positions(length))
-    return lambda i, block, h: block(h, mask, rotation, deterministic)
+
+    def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
+      mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
+      block = self.block(call.cell)
+      return Ran(block(h_BxTxD, mask_BxTxT, rotation, deterministic))
+
+    return layer
+
+  def through_coda(
+    self, state: State, layer: Layer, travel: Travel
+  ) -> jax.Array:
+    """The state as a head sees it, before its norm, [B, T, D]."""
+    walked = walk(self, self.grid.tail, state, None, layer=layer, travel=travel)
+    return walked.state[RUNNING]
 
   def states(
     self, token_BxT: jax.Array, deterministic: bool = True
   ) -> list[jax.Array]:
-    """State of every readout before its norm, K of [B, T, D]."""
-    x_BxTxD = self.embed_tokens(token_BxT)
-    x_BxTxD = self.drop(x_BxTxD, deterministic=deterministic)
-    length, state_K = token_BxT.shape[1], []
+    """State of every readout as its head sees it, before its norm, K arrays."""
+    length = token_BxT.shape[1]
+    travel = Travel(layers.positions(length))
+    layer = self.windows(length, deterministic)
 
-    def read(r, h_BxTxD):
-      state_K.append(h_BxTxD)
-      return h_BxTxD
+    def read(
+      k: int, state: State, exits: Exits | None
+    ) -> tuple[Exits | None, jax.Array]:
+      del k
+      return exits, self.through_coda(state, layer, travel)
 
-    through = self.through(length, deterministic)
-    carry = self.init_carry(x_BxTxD, layers.positions(length), evaluation_key())
-    for _ in range(self.cfg.segments):
-      carry = self.segment(x_BxTxD, carry, through, read)
-    return state_K
+    walked = walk(
+      self,
+      self.grid.cells,
+      self.start(token_BxT, travel.position_BxT, None, deterministic),
+      None,
+      layer=layer,
+      travel=travel,
+      read=read,
+    )
+    return list(walked.reads)
 
   def __call__(
     self, token_BxT: jax.Array, deterministic: bool = True
   ) -> jax.Array:
     """Logits of every readout, [K, B, T, V] float32."""
-    state_K = self.states(token_BxT, deterministic)
-    for h_BxTxD in state_K[-1:]:  # so that its parameters come to be
-      self.halt_logits(h_BxTxD)
-    heads = [
-      (self.normed(k, h_BxTxD) @ self.unembedding().T).astype(jnp.float32)
-      for k, h_BxTxD in enumerate(state_K)
-    ]
+    unembedding_DxV = self.unembedding().T
+    heads = []
+
+    for k, h_BxTxD in enumerate(self.states(token_BxT, deterministic)):
+      logits_BxTxV = self.normed(k, h_BxTxD) @ unembedding_DxV
+      heads.append(logits_BxTxV.astype(jnp.float32))
+
     return jnp.stack(heads)
+
+  # --------------------------------------------------------------- its price
+
+  def costs(self, context: float) -> CostModel:
+    """What its pieces cost a token that sees `context` keys."""
+    return costs.cost_model(self.cfg, self.grid, context, self._extra())
+
+  def costs_of_windows(self, seq_len: int) -> CostModel:
+    """What its pieces cost a token of a window of `seq_len` tokens."""
+    return self.costs(costs.mean_context(seq_len, self.cfg.attention))
+
+  def _extra(self) -> dict[Cell, float]:
+    streams = self.kind.streams(self.cfg)
+    extra: dict[Cell, float] = {}
+
+    for cell in (*self.grid.cells, *self.grid.tail):
+      flops = streams.flops(cell) if cell.reads else 0.0
+      if cell.router is not None:
+        flops += ROUTERS[cell.router].flops(self.cfg.dim)
+      extra[cell] = flops
+
+    return extra
 
 
 def evaluation_key() -> jax.Array:
@@ -144,31 +307,4 @@ def evaluation_key() -> jax.Array:
   return jax.random.key(0)
 
 
-def first_state(
-  kind: str,
-  x_BxTxD: jax.Array,
-  position_BxT: jax.Array,
-  key: jax.Array,
-  std: float,
-) -> jax.Array:
-  """First state of a carry, [B, T, D], for any T and the same in all rows.
-
-  Args:
-    kind: zeros; fixed, one random vector; random, one for each position.
-    x_BxTxD: gives shape and type.
-    position_BxT: absolute positions; B may be 1.
-    key: what is drawn depends on it and on the position only.
-    std: standard deviation of what is drawn.
-  """
-  dim = x_BxTxD.shape[-1]
-  if kind == 'zeros':
-    return jnp.zeros_like(x_BxTxD)
-  if kind == 'fixed':
-    # Cut off at 2 it has a standard deviation of 0.88.
-    z = jax.random.truncated_normal(key, -2.0, 2.0, (1, 1, dim)) / 0.87962566
-  elif kind == 'random':
-    draw = lambda p: jax.random.normal(jax.random.fold_in(key, p), (dim,))
-    z = jax.vmap(jax.vmap(draw))(position_BxT)
-  else:
-    raise ValueError(f'unknown first state {kind!r}')
-  return jnp.broadcast_to(std * z, x_BxTxD.shape).astype(x_BxTxD.dtype)
+Params = Any  # tree of a body's parameters

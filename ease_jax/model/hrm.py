@@ -1,79 +1,120 @@
-"""HRM: a slow and a fast state that refine each other (2506.21734)."""
+"""HRM: a slow and a fast state that refine each other (2506.21734).
 
-from typing import NamedTuple
+N cycles of T updates of the low state and one of the high state:
 
-import flax.linen as nn
+  low <- L(low + high + x), T times;  high <- H(high + low);  read high
+
+Gradients reach the last update of each state only (the one-step gradient). As
+a language model: causal layers, both states per position, halting per token.
+"""
+
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 
-from ease_jax.model.body import Body, Read, Through, first_state
+from ease_jax.checks import at_least_one, need, one_of
+from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.spec import ModelConfig
+from ease_jax.model.body import Kind
+from ease_jax.model.streams import (
+  FIRST_STATES,
+  Streams,
+  first_state,
+  summed,
+)
+from ease_jax.model.walk import RUNNING, State
 
-HALT_BIAS = -5.0  # at first nothing is worth stopping for
+INPUT = 'x'
+LOW = 'low'
+HIGH = 'high'
 
 
-class States(NamedTuple):
-  low_BxTxD: jax.Array
-  high_BxTxD: jax.Array
+@dataclasses.dataclass(frozen=True)
+class HRMSpec:
+  """Section `model.hrm`.
 
-
-class HRM(Body):
-  """N cycles of T updates of the low state and one of the high state.
-
-    low <- L(low + high + x), T times;  high <- H(high + low);  read high
-
-  Gradients reach the last update of each state only (the one-step gradient).
-  As a language model: causal layers, both states per position, halting per
-  token. Layers 0 to L-1 are the low module, L to 2L-1 the high one.
+  Attributes:
+    cycles: N, updates of the high state in a segment.
+    cycle_steps: T, updates of the low state in each cycle.
+    carry_init: first states: zeros, fixed or random. None is learned, because
+      the one-step gradient would never reach it.
   """
 
-  @property
-  def embed_std(self) -> float:
-    return self.cfg.dim**-0.5
+  cycles: int
+  cycle_steps: int
+  carry_init: str
 
-  def setup_carry(self) -> None:
-    self.halt = nn.Dense(
-      2,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.constant(HALT_BIAS),
-    )
+  def __post_init__(self):
+    at_least_one('model.hrm', self, 'cycles', 'cycle_steps')
+    one_of('model.hrm.carry_init', self.carry_init, FIRST_STATES)
 
-  def embed_tokens(self, token_BxT: jax.Array) -> jax.Array:
-    """Scaled by sqrt(D) to unit size, that of the states it is added to."""
-    return super().embed_tokens(token_BxT) * self.cfg.dim**0.5
 
-  def init_carry(
+def schedule(cfg: ModelConfig) -> Grid:
+  """Blocks 0 to L-1 are the low module, L to 2L-1 the high one."""
+  spec: HRMSpec = cfg.options
+  _check(cfg)
+  low = _module(range(cfg.num_layers), (LOW, HIGH, INPUT), LOW)
+  high = _module(range(cfg.num_layers, 2 * cfg.num_layers), (HIGH, LOW), HIGH)
+
+  cycle = low * spec.cycle_steps + high
+  early = _constant(cycle * (spec.cycles - 1) + low * (spec.cycle_steps - 1))
+  last = dataclasses.replace(high[-1], readout=0)
+  return Grid((*early, *low, *high[:-1], last), cfg.segments)
+
+
+def _module(
+  blocks: range, reads: tuple[str, ...], writes: str
+) -> tuple[Cell, ...]:
+  cells = [Cell(block) for block in blocks]
+  cells[0] = dataclasses.replace(cells[0], reads=reads)
+  cells[-1] = dataclasses.replace(cells[-1], writes=writes)
+  return tuple(cells)
+
+
+def _constant(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+  return tuple(dataclasses.replace(cell, grad=False) for cell in cells)
+
+
+def _check(cfg: ModelConfig) -> None:
+  need(
+    cfg.readouts in ((), (cfg.num_layers,)),
+    f'model.readouts={cfg.readouts} does not fit model.body=hrm, which is '
+    'read at the end of a segment only; use ()',
+  )
+  need(
+    cfg.carry_backprop == 1,
+    f'model.carry_backprop={cfg.carry_backprop} does not fit model.body=hrm, '
+    'whose gradient is of one step; use 1',
+  )
+
+
+class TwoStates(Streams):
+  """The input and both states; what a cell reads is summed."""
+
+  def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
-  ) -> States:
-    if self.cfg.carry_init == 'fixed':
+  ) -> State:
+    kind = self.cfg.options.carry_init
+    if kind == 'fixed':
       key = jax.random.key(0)
     low_key, high_key = jax.random.split(key)
-    first = lambda key: first_state(
-      self.cfg.carry_init, x_BxTxD, position_BxT, key, 1.0
-    )
-    return States(first(low_key), first(high_key))
 
-  def segment(
-    self, x_BxTxD: jax.Array, carry: States, through: Through, read: Read
-  ) -> States:
-    c = self.cfg
-    low_BxTxD, high_BxTxD = carry
-    modules = self.blocks[: c.num_layers], self.blocks[c.num_layers :]
-    ran = 0
+    def first(key: jax.Array) -> jax.Array:
+      return first_state(kind, x_BxTxD, position_BxT, key, 1.0)
 
-    def run(blocks, h_BxTxD):
-      nonlocal ran
-      for block in blocks:
-        h_BxTxD = through(ran, block, h_BxTxD)
-        ran += 1
-      return h_BxTxD
+    return {
+      RUNNING: x_BxTxD,
+      INPUT: x_BxTxD,
+      LOW: first(low_key),
+      HIGH: first(high_key),
+    }
 
-    for cycle in range(c.cycles):
-      for step in range(c.cycle_steps):
-        if (cycle, step) == (c.cycles - 1, c.cycle_steps - 1):
-          low_BxTxD, high_BxTxD = jax.lax.stop_gradient((low_BxTxD, high_BxTxD))
-        low_BxTxD = run(modules[0], low_BxTxD + high_BxTxD + x_BxTxD)
-      high_BxTxD = run(modules[1], high_BxTxD + low_BxTxD)
-    return States(low_BxTxD, read(0, high_BxTxD))
+  def combine(self, cell: Cell, state: State) -> jax.Array:
+    return summed(cell, state)
 
-  def halt_logits(self, h_BxTxD: jax.Array) -> jax.Array | None:
-    return self.halt(h_BxTxD.astype(jnp.float32))
+  def flops(self, cell: Cell) -> float:
+    del cell
+    return 0.0
+
+
+HRM = Kind('hrm', schedule, TwoStates, HRMSpec, unit_embedding=True)

@@ -1,26 +1,40 @@
 """The pieces of a decoder layer: norm, rotary positions, attention, MLP.
 
 A `Block` is two functions: `kv` projects states to keys and values, `attend`
-moves states through the layer given keys and values. The parallel pass, the
-exit-consistent pass and cached decoding are three ways of calling these two,
-so they cannot drift apart.
+moves states through the layer, looking at keys and values. The parallel pass,
+the exit-consistent pass and cached decoding are three ways of calling these
+two, so they cannot drift apart.
 """
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.config import ModelConfig
+from ease_jax.core.spec import CAUSAL, BlockSpec, ModelConfig
 
 NEGATIVE = -1e30  # finite: a fully masked row stays free of NaN
+EPSILON = 1e-6
+
+Dtype = str | jnp.dtype
+Rotation = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, D / 2H]
+KV = tuple[jax.Array, jax.Array]  # keys, values: [B, T, G, D / H] each
+Look = Callable[[jax.Array], jax.Array]  # queries [B, T, H, D/H] -> [B, T, D]
 
 
 def causal_mask(length: int) -> jax.Array:
   """[1, T, T] bool: query t sees keys 0..t."""
   return jnp.tril(jnp.ones((length, length), bool))[None]
+
+
+def window_mask(attention: str, length: int) -> jax.Array:
+  """[1, T, T] bool: who sees whom in a window without exits."""
+  if attention == CAUSAL:
+    return causal_mask(length)
+  return jnp.ones((1, length, length), bool)
 
 
 class Linear(nn.Module):
@@ -31,15 +45,14 @@ class Linear(nn.Module):
   """
 
   features: int
-  dtype: Any
+  dtype: Dtype
   scale: float = 1.0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     init = nn.initializers.variance_scaling(self.scale, 'fan_in', 'normal')
-    kernel = self.param(
-      'kernel', init, (x.shape[-1], self.features), jnp.float32
-    )
+    shape = x.shape[-1], self.features
+    kernel = self.param('kernel', init, shape, jnp.float32)
     flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
     return flat.reshape(*x.shape[:-1], self.features)
 
@@ -47,20 +60,15 @@ class Linear(nn.Module):
 class RMSNorm(nn.Module):
   """x / rms(x) * scale over the last axis, computed in float32."""
 
-  dtype: Any
+  dtype: Dtype
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = self.param(
-      'scale', nn.initializers.ones, (x.shape[-1],), jnp.float32
-    )
+    shape = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
     x = x.astype(jnp.float32)
-    x *= jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+    x *= jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + EPSILON)
     return (x * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
-
-
-Rotation = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, D / 2H]
-KV = tuple[jax.Array, jax.Array]  # keys, values: [B, T, Hkv, D/H] each
 
 
 class Past(NamedTuple):
@@ -68,8 +76,7 @@ class Past(NamedTuple):
 
   key_BxGxCxD: jax.Array
   value_BxGxCxD: jax.Array
-  mask_BxTxC: jax.Array
-  live: jax.Array | None = None  # () bool: whether anybody reads the result
+  mask_BxTxC: jax.Array  # bool: who sees them
 
 
 def positions(length: int) -> jax.Array:
@@ -83,7 +90,8 @@ def rotation(cfg: ModelConfig, position_BxT: jax.Array) -> Rotation:
   B may be 1 where all rows stand at the same positions.
   """
   half = cfg.head_dim // 2
-  frequency = cfg.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  exponent = -jnp.arange(half, dtype=jnp.float32) / half
+  frequency = cfg.block.attention.rope_base**exponent
   angle = position_BxT[:, :, None, None] * frequency[None, None, None, :]
   return jnp.sin(angle), jnp.cos(angle)
 
@@ -92,53 +100,26 @@ def rotate(x_BxTxHxD: jax.Array, rotation: Rotation) -> jax.Array:
   """Rotary position embedding (Su et al. 2104.09864), half-split layout."""
   sin, cos = rotation
   a, b = jnp.split(x_BxTxHxD.astype(jnp.float32), 2, axis=-1)
-  out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-  return out.astype(x_BxTxHxD.dtype)
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+  return turned.astype(x_BxTxHxD.dtype)
 
 
 def attention(
   q_BxTxHxD: jax.Array,
   kv: KV,
   mask_BxTxT: jax.Array,
-  past: tuple[Past, ...] = (),
+  past: Past | None = None,
 ) -> jax.Array:
-  """Softmax attention with G groups of K/V heads; softmax in float32.
+  """Softmax attention with G groups of K/V heads, [B, T, D].
+
+  Scores and softmax are float32.
 
   Args:
     q_BxTxHxD: queries.
     kv: keys and values of the same tokens.
     mask_BxTxT: which of them each token sees; B may be 1.
-    past: what they see of a cache, in blocks of rows that make up the batch.
-      A block that nobody reads costs nothing.
+    past: earlier keys and values of the same rows, from a cache.
   """
-  if not past:
-    return _attention(q_BxTxHxD, kv, mask_BxTxT, None)
-  out, start = [], 0
-  for block in past:
-    rows = slice(start, start := start + len(block.key_BxGxCxD))
-    args = (
-      q_BxTxHxD[rows],
-      jax.tree.map(lambda x, rows=rows: x[rows], kv),
-      mask_BxTxT[rows if len(mask_BxTxT) > 1 else slice(None)],
-      block,
-    )
-    shape = jax.eval_shape(_attention, *args)
-    out.append(
-      _attention(*args)
-      if block.live is None
-      else jax.lax.cond(
-        block.live,
-        _attention,
-        lambda *_, s=shape: jnp.zeros(s.shape, s.dtype),
-        *args,
-      )
-    )
-  return jnp.concatenate(out)
-
-
-def _attention(
-  q_BxTxHxD: jax.Array, kv: KV, mask_BxTxT: jax.Array, past: Past | None
-) -> jax.Array:
   k_BxTxGxD, v_BxTxGxD = kv
   B, T, H, D = q_BxTxHxD.shape
   G = k_BxTxGxD.shape[2]
@@ -147,9 +128,11 @@ def _attention(
   k_BxGxDxT = k_BxTxGxD.transpose(0, 2, 3, 1)
   v_BxGxTxD = v_BxTxGxD.transpose(0, 2, 1, 3)
   q_BxGxNxD = (q_BxGxRxTxD * D**-0.5).reshape(B, G, -1, D)
+
   # Sums in float32: what is cached and what is not must not round apart.
   product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-  score, mask = product(q_BxGxNxD, k_BxGxDxT), mask_BxTxT
+  score = product(q_BxGxNxD, k_BxGxDxT)
+  mask = mask_BxTxT
   if past is not None:
     earlier = jnp.einsum(
       'bgnd,bgcd->bgnc',
@@ -160,15 +143,17 @@ def _attention(
     score = jnp.concatenate([earlier, score], -1)
     mask = jnp.broadcast_to(mask, (B, *mask.shape[1:]))
     mask = jnp.concatenate([past.mask_BxTxC, mask], -1)
+
   score = score.reshape(B, G, H // G, T, -1)
   score = jnp.where(mask[:, None, None], score, NEGATIVE)
   p = jax.nn.softmax(score, axis=-1).astype(v_BxTxGxD.dtype)
   p = p.reshape(B, G, (H // G) * T, -1)
-  out_BxGxNxD = product(p[..., -T:], v_BxGxTxD)
+
+  mixed_BxGxNxD = product(p[..., -T:], v_BxGxTxD)
   if past is not None:
-    out_BxGxNxD += product(p[..., :-T], past.value_BxGxCxD)
-  out_BxGxRxTxD = out_BxGxNxD.astype(p.dtype).reshape(B, G, H // G, T, D)
-  return out_BxGxRxTxD.transpose(0, 3, 1, 2, 4).reshape(B, T, H * D)
+    mixed_BxGxNxD += product(p[..., :-T], past.value_BxGxCxD)
+  mixed_BxGxRxTxD = mixed_BxGxNxD.astype(p.dtype).reshape(B, G, H // G, T, D)
+  return mixed_BxGxRxTxD.transpose(0, 3, 1, 2, 4).reshape(B, T, H * D)
 
 
 class MLP(nn.Module):
@@ -178,17 +163,21 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    c, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-    up = Linear(c.mlp_dim, dtype, name='up')(x)
-    if c.mlp == 'swiglu':
-      up *= nn.silu(Linear(c.mlp_dim, dtype, name='gate')(x))
+    spec = self.cfg.block.mlp
+    dtype = jnp.dtype(self.cfg.dtype)
+    up = Linear(spec.dim, dtype, name='up')(x)
+
+    if spec.kind == 'swiglu':
+      up *= nn.silu(Linear(spec.dim, dtype, name='gate')(x))
     else:
       up = nn.gelu(up)
-    return Linear(c.dim, dtype, 0.5 / c.num_layers, name='down')(up)
+
+    scale = 0.5 / self.cfg.num_layers
+    return Linear(self.cfg.dim, dtype, scale, name='down')(up)
 
 
 class Block(nn.Module):
-  """One layer. See the module docstring for `kv` and `attend`.
+  """One layer: attention, then an MLP, each with a residual branch.
 
   Pre-norm: h += branch(norm(h)). Post-norm: h = norm(h + branch(h)), which
   keeps the size of states that are summed again and again.
@@ -197,7 +186,8 @@ class Block(nn.Module):
   cfg: ModelConfig
 
   def setup(self):
-    c, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+    c = self.cfg
+    dtype = jnp.dtype(c.dtype)
     kv_dim = c.num_kv_heads * c.head_dim
     self.attention_norm = RMSNorm(dtype)
     self.mlp_norm = RMSNorm(dtype)
@@ -208,17 +198,21 @@ class Block(nn.Module):
     self.mlp = MLP(c)
     self.drop = nn.Dropout(c.dropout)
 
+  @property
+  def spec(self) -> BlockSpec:
+    return self.cfg.block
+
   def _pre(self, norm: RMSNorm, h_BxTxD: jax.Array) -> jax.Array:
-    return norm(h_BxTxD) if self.cfg.block_norm == 'pre' else h_BxTxD
+    return norm(h_BxTxD) if self.spec.norm == 'pre' else h_BxTxD
 
   def _post(self, norm: RMSNorm, h_BxTxD: jax.Array) -> jax.Array:
-    return norm(h_BxTxD) if self.cfg.block_norm == 'post' else h_BxTxD
+    return norm(h_BxTxD) if self.spec.norm == 'post' else h_BxTxD
 
   def _heads(self, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-1], -1, self.cfg.head_dim)
 
   def kv(self, h_BxTxD: jax.Array, rotation: Rotation) -> KV:
-    """Rotated keys and values of this layer, each [B, T, Hkv, D/H]."""
+    """Rotated keys and values of this layer, each [B, T, G, D / H]."""
     x = self._pre(self.attention_norm, h_BxTxD)
     key = rotate(self._heads(self.key(x)), rotation)
     return key, self._heads(self.value(x))
@@ -226,18 +220,23 @@ class Block(nn.Module):
   def attend(
     self,
     h_BxTxD: jax.Array,
-    kv: KV,
-    mask_BxTxT: jax.Array,
     rotation: Rotation,
+    look: Look,
     deterministic: bool = True,
-    past: tuple[Past, ...] = (),
   ) -> jax.Array:
-    """States after this layer, given the keys and values it may look at."""
+    """States after this layer, [B, T, D].
+
+    Args:
+      h_BxTxD: states before it.
+      rotation: of their positions.
+      look: attends to whatever keys and values the tokens may see.
+      deterministic: no dropout.
+    """
     query = self._heads(self.query(self._pre(self.attention_norm, h_BxTxD)))
-    query = rotate(query, rotation)
-    mixed = self.out(attention(query, kv, mask_BxTxT, past))
+    mixed = self.out(look(rotate(query, rotation)))
     h_BxTxD += self.drop(mixed, deterministic=deterministic)
     h_BxTxD = self._post(self.attention_norm, h_BxTxD)
+
     x = self.mlp(self._pre(self.mlp_norm, h_BxTxD))
     h_BxTxD += self.drop(x, deterministic=deterministic)
     return self._post(self.mlp_norm, h_BxTxD)
@@ -249,5 +248,10 @@ class Block(nn.Module):
     rotation: Rotation,
     deterministic: bool = True,
   ) -> jax.Array:
+    """States after this layer where tokens see each other by a mask."""
     kv = self.kv(h_BxTxD, rotation)
-    return self.attend(h_BxTxD, kv, mask_BxTxT, rotation, deterministic)
+
+    def look(query_BxTxHxD: jax.Array) -> jax.Array:
+      return attention(query_BxTxHxD, kv, mask_BxTxT)
+
+    return self.attend(h_BxTxD, rotation, look, deterministic)

@@ -1,4 +1,4 @@
-"""From states to losses and statistics without ever holding all logits.
+"""From states to losses and observations without ever holding all logits.
 
 Both functions walk the tokens in chunks of at most `CHUNK_ELEMENTS` logits.
 `linear_cross_entropy` forms its gradient while it walks forward, so that no
@@ -6,6 +6,7 @@ chunk of logits is computed twice or kept for the backward pass.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,13 @@ from ease_jax.core import signals
 from ease_jax.core.signals import Observation
 
 CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
+
+
+class Read(NamedTuple):
+  """The state at a readout."""
+
+  h_BxTxD: jax.Array
+  normed_BxTxD: jax.Array  # as its head sees it
 
 
 def logits(h_NxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
@@ -93,8 +101,11 @@ def _forward(h_NxD, w_VxD, target_N, weight_N):
 
 def _backward(residuals, cotangent):
   dh_NxD, dw_VxD, nll_N = residuals
-  scale = lambda x: (cotangent * x).astype(x.dtype)
-  return scale(dh_NxD), scale(dw_VxD), None, scale(nll_N)
+
+  def scaled(x: jax.Array) -> jax.Array:
+    return (cotangent * x).astype(x.dtype)
+
+  return scaled(dh_NxD), scaled(dw_VxD), None, scaled(nll_N)
 
 
 linear_cross_entropy.defvjp(_forward, _backward)
@@ -152,40 +163,56 @@ def cosine(a_NxD: jax.Array, b_NxD: jax.Array) -> jax.Array:
   return jnp.clip((a_NxD * b_NxD).sum(-1) / (norms_N + 1e-12), -1.0, 1.0)
 
 
+def _flat(x: jax.Array) -> jax.Array:
+  return x.reshape(-1, x.shape[-1])
+
+
 @functools.partial(jax.named_call, name='observe')
 def observe(
-  state: tuple[jax.Array, jax.Array],
-  previous: tuple[jax.Array, jax.Array] | None,
+  read: Read,
+  previous: Read | None,
   target_BxT: jax.Array,
   w_VxD: jax.Array,
   *,
   with_kl: bool = False,
 ) -> Observation:
-  """Per-token statistics of one readout, each [B, T] float32.
+  """What the logits and the state of one readout tell, each [B, T] float32.
 
   Args:
-    state: (h, normed h) of the readout, each [B, T, D].
-    previous: the same of the readout before; None for the first.
+    read: the readout.
+    previous: the readout before; None for the first.
     target_BxT: the true next tokens.
     w_VxD: the unembedding.
     with_kl: also compare with the previous distribution (a second head).
   """
   shape = target_BxT.shape
-  flat = lambda x: x.reshape(-1, x.shape[-1])
-  (h_NxD, n_NxD) = map(flat, state)
-  prev_NxD, prevn_NxD = map(flat, previous or state)
+  before = read if previous is None else previous
   with_kl = with_kl and previous is not None
   chunks = _chunked(
-    h_NxD,
-    prev_NxD,
-    prevn_NxD,
-    n_NxD,
+    _flat(read.h_BxTxD),
+    _flat(before.h_BxTxD),
+    _flat(before.normed_BxTxD),
+    _flat(read.normed_BxTxD),
     target_BxT.reshape(-1),
     vocab_size=w_VxD.shape[0],
   )
-  obs = jax.lax.map(lambda chunk: _observe(chunk, w_VxD, with_kl), chunks)
-  num = h_NxD.shape[0]
-  obs = jax.tree.map(lambda x: x.reshape(-1)[:num].reshape(shape), obs)
+
+  def observe_chunk(chunk):
+    return _observe(chunk, w_VxD, with_kl)
+
+  def whole(x: jax.Array) -> jax.Array:
+    return x.reshape(-1)[: target_BxT.size].reshape(shape)
+
+  obs = jax.tree.map(whole, jax.lax.map(observe_chunk, chunks))
   if previous is None:
     obs = obs._replace(state_cosine=jnp.full(shape, -jnp.inf))
   return obs
+
+
+def observe_states(read: Read, previous: Read | None) -> Observation:
+  """What the states alone tell, each [B, T] float32; no head is evaluated."""
+  obs = signals.blank(read.h_BxTxD.shape[:-1])
+  if previous is None:
+    return obs
+  cosine_N = cosine(_flat(read.h_BxTxD), _flat(previous.h_BxTxD))
+  return obs._replace(state_cosine=cosine_N.reshape(obs.nll.shape))

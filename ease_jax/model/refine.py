@@ -1,54 +1,111 @@
-"""Iterative refinement: the same stack again, with what it ended on."""
+"""Iterative refinement: the same stack again, with what it ended on.
 
-from typing import Any
+  h[s] = stack(inject(x, z[s-1])),  z[s] = h[s];  one state per position
+
+With z added and detached, and a loss at each segment's end, this is IRT.
+Concatenation and projection is how recurrent-depth models inject (Geiping et
+al. 2502.05171).
+"""
+
+import dataclasses
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.model import layers
-from ease_jax.model.body import Read, Through, first_state
-from ease_jax.model.stack import Stack
+from ease_jax.checks import one_of
+from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.spec import ModelConfig
+from ease_jax.model import stack
+from ease_jax.model.body import EMBED_STD, Kind
+from ease_jax.model.layers import Linear
+from ease_jax.model.streams import (
+  FIRST_STATES,
+  Streams,
+  first_state,
+  summed,
+)
+from ease_jax.model.walk import RUNNING, State
 
-STD = 0.02  # of first states, as of the embeddings they are added to
+INPUT = 'x'
+CARRY = 'z'
+LEARNED = 'learned'
+INJECTIONS = ('add', 'concat', 'gate')
 
 
-class Refine(Stack):
-  """h[s] = stack(inject(x, z[s-1])), z[s] = h[s]; one state per position.
+@dataclasses.dataclass(frozen=True)
+class RefineSpec:
+  """Section `model.refine`.
 
-  With z added and detached, and a loss at each segment's end, this is IRT.
-  Concatenation and projection is how recurrent-depth models inject
-  (Geiping et al. 2502.05171).
+  Attributes:
+    carry_init: first state z[0]: zeros, fixed, random, or learned.
+    inject: how z meets the input: add; concat, projected from both; gate, a
+      projected share of z.
   """
 
-  def setup_carry(self) -> None:
-    c, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-    if c.carry_init == 'learned':
-      init = nn.initializers.normal(STD)
-      self.first = self.param('first', init, (c.dim,), jnp.float32)
-    if c.carry_inject != 'add':
-      self.inject = layers.Linear(c.dim, dtype)
+  carry_init: str
+  inject: str
 
-  def init_carry(
+  def __post_init__(self):
+    kinds = (*FIRST_STATES, LEARNED)
+    one_of('model.refine.carry_init', self.carry_init, kinds)
+    one_of('model.refine.inject', self.inject, INJECTIONS)
+
+  @property
+  def projects(self) -> bool:
+    """Whether the injection has a matrix of its own."""
+    return self.inject != 'add'
+
+
+def schedule(cfg: ModelConfig) -> Grid:
+  """The layers of a stack; the first reads input and carry, the last writes."""
+  cells = list(stack.layers(cfg))
+  cells[0] = dataclasses.replace(cells[0], reads=(INPUT, CARRY))
+  cells[-1] = dataclasses.replace(cells[-1], writes=CARRY)
+  return Grid(tuple(cells), cfg.segments)
+
+
+class Carried(Streams):
+  """The input x and the carried state z."""
+
+  def setup(self):
+    spec: RefineSpec = self.cfg.options
+    if spec.carry_init == LEARNED:
+      init = nn.initializers.normal(EMBED_STD)
+      self.first = self.param('first', init, (self.cfg.dim,), jnp.float32)
+    if spec.projects:
+      self.inject = Linear(self.cfg.dim, jnp.dtype(self.cfg.dtype))
+
+  def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
-  ) -> Any:
-    if self.cfg.carry_init == 'learned':
-      first = self.first.astype(x_BxTxD.dtype)[None, None]
-      return jnp.broadcast_to(first, x_BxTxD.shape)
-    if self.cfg.carry_init == 'fixed':
-      key = jax.random.key(0)
-    return first_state(self.cfg.carry_init, x_BxTxD, position_BxT, key, STD)
+  ) -> State:
+    kind = self.cfg.options.carry_init
+    if kind == LEARNED:
+      first_1x1xD = self.first.astype(x_BxTxD.dtype)[None, None]
+      z_BxTxD = jnp.broadcast_to(first_1x1xD, x_BxTxD.shape)
+    else:
+      if kind == 'fixed':
+        key = jax.random.key(0)
+      # As large as the embeddings that it is added to.
+      z_BxTxD = first_state(kind, x_BxTxD, position_BxT, key, EMBED_STD)
+    return {RUNNING: x_BxTxD, INPUT: x_BxTxD, CARRY: z_BxTxD}
 
-  def _injected(self, x_BxTxD: jax.Array, z_BxTxD: jax.Array) -> jax.Array:
-    if self.cfg.carry_inject == 'add':
-      return x_BxTxD + z_BxTxD
-    out_BxTxD = self.inject(jnp.concatenate([x_BxTxD, z_BxTxD], -1))
-    if self.cfg.carry_inject == 'concat':
-      return out_BxTxD
-    return x_BxTxD + nn.sigmoid(out_BxTxD) * z_BxTxD  # gate
+  def combine(self, cell: Cell, state: State) -> jax.Array:
+    inject = self.cfg.options.inject
+    if inject == 'add':
+      return summed(cell, state)
 
-  def segment(
-    self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
-  ) -> Any:
-    h_BxTxD = self._injected(x_BxTxD, carry)
-    return super().segment(h_BxTxD, None, through, read)
+    x_BxTxD = state[INPUT]
+    z_BxTxD = state[CARRY]
+    projected = self.inject(jnp.concatenate([x_BxTxD, z_BxTxD], -1))
+    if inject == 'concat':
+      return projected
+    return x_BxTxD + nn.sigmoid(projected) * z_BxTxD
+
+  def flops(self, cell: Cell) -> float:
+    del cell
+    dim = self.cfg.dim
+    return 2 * 2 * dim * dim if self.cfg.options.projects else 0.0
+
+
+REFINE = Kind('refine', schedule, Carried, RefineSpec)

@@ -1,26 +1,32 @@
 """The stack: a decoder-only Transformer whose layers can be read out."""
 
-from typing import Any
+from ease_jax.checks import need
+from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.spec import ModelConfig
+from ease_jax.model.body import Kind
 
-import jax
 
-from ease_jax.model.body import Body, Read, Through
+def readouts(cfg: ModelConfig) -> tuple[int, ...]:
+  """Layers that can be read, counted from 1; none named means all."""
+  return cfg.readouts or tuple(range(1, cfg.num_layers + 1))
 
 
-class Stack(Body):
-  """Layers on each other; S = 1, a cell is one layer, nothing is carried."""
+def schedule(cfg: ModelConfig) -> Grid:
+  """Layers on each other; S = 1, nothing is carried."""
+  need(
+    cfg.segments == 1,
+    'model.body=stack has no state to carry through model.segments='
+    f'{cfg.segments}; use model.body=refine, or model.segments=1',
+  )
+  return Grid(layers(cfg))
 
-  def init_carry(
-    self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
-  ) -> Any:
-    return ()
 
-  def segment(
-    self, x_BxTxD: jax.Array, carry: Any, through: Through, read: Read
-  ) -> Any:
-    h_BxTxD = x_BxTxD
-    for i, block in enumerate(self.blocks):
-      h_BxTxD = through(i, block, h_BxTxD)
-      if i + 1 in self.cfg.readouts:
-        h_BxTxD = read(self.cfg.readouts.index(i + 1), h_BxTxD)
-    return h_BxTxD
+def layers(cfg: ModelConfig) -> tuple[Cell, ...]:
+  """One cell per layer, with the config's readouts behind them."""
+  readout = {layer: r for r, layer in enumerate(readouts(cfg))}
+  return tuple(
+    Cell(block=i, readout=readout.get(i + 1)) for i in range(cfg.num_layers)
+  )
+
+
+STACK = Kind('stack', schedule)

@@ -1,262 +1,413 @@
-"""The grid loss: a weighted sum of cross-entropies over the readouts."""
+"""The grid loss: a weighted sum of the readouts' losses over all segments."""
 
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from ease_jax.core.grid import reaches
+from ease_jax.core.signals import SIGNALS, Lesson, Observation
 from ease_jax.core.weights import LossSpec
-from ease_jax.model import halting, layers
-from ease_jax.model.readout import linear_cross_entropy, observe
+from ease_jax.model import Body, Params, layers
+from ease_jax.model.walk import (
+  RUNNING,
+  Exits,
+  Layer,
+  State,
+  Travel,
+  Tree,
+  before_exits,
+  settled,
+  walk,
+)
+from ease_jax.train.targets import TARGETS, Batch, Prepared
 
-
-def _some_tokens(key, fraction, *arrays_N):
-  """A random share of the tokens, the same ones from every array."""
-  num = arrays_N[0].shape[0]
-  keep_N = jax.random.permutation(key, num)[: math.ceil(fraction * num)]
-  return tuple(x[keep_N] for x in arrays_N)
-
-
-def readout_loss(n_NxD, w_VxD, target_N, mask_N, alive_N) -> jax.Array:
-  """Mean cross-entropy over unmasked tokens, nats; halted ones count 0."""
-  weight_N = mask_N * alive_N / jnp.maximum(mask_N.sum(), 1.0)
-  return linear_cross_entropy(n_NxD, w_VxD, target_N, weight_N)
-
-
-def _stops(bound: Any, spec: LossSpec, batch: Any) -> Any:
-  """(r, h_BxTxD) -> [B, T] bool: which tokens stop there while training.
-
-  Training on the exits that inference will take (Elbayad et al. 1910.10073,
-  eq. 5, with confident tokens in place of sampled ones) teaches deeper layers
-  to read frozen states; the other rows keep full depth as good as it was.
-  """
-  if spec.exit_threshold == 0:
-    return None
-  rows = len(batch['tokens'])
-  row_Bx1 = (jnp.arange(rows) < round(spec.exit_rows * rows))[:, None]
-
-  def stops(k: int, h_BxTxD: jax.Array) -> jax.Array:
-    h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
-    obs = observe(
-      (h_BxTxD, bound.normed(k, h_BxTxD)),
-      None,
-      batch['targets'],
-      bound.unembedding(),
-    )
-    return (obs.max_prob >= spec.exit_threshold) & row_Bx1
-
-  return stops
+Metrics = dict[str, jax.Array]
+Carry = TypeVar('Carry')
 
 
 class Progress(NamedTuple):
   """What one segment of a batch hands to the next."""
 
-  carry: Any  # of the body
+  state: State  # the carried streams
   done_BxT: jax.Array  # exited (`exit_threshold`): frozen from here on
-  frozen_BxTxD: jax.Array  # the state that these tokens keep
   alive_BxT: jax.Array  # not halted: still trained on, float32
 
 
+class Part(NamedTuple):
+  """One segment of an update; S of them are stacked."""
+
+  number: jax.Array  # from 0
+  weight_R: jax.Array  # of each of its readouts
+  key: jax.Array  # for dropout, first states, choice of tokens, exploration
+
+
 class SegmentLosses(NamedTuple):
-  readout_R: jax.Array  # of each readout of the segment; 0 if not supervised
-  halt: jax.Array  # of the Q-learning
+  """Losses of one segment, nats."""
+
+  readout_R: jax.Array  # 0 where a readout is not supervised
+  gates: dict[str, jax.Array]  # of each learned signal
+  routers: jax.Array
 
 
-def first_progress(params: Any, model: Any, batch: Any) -> Progress:
-  """Before the first segment, which makes its own first state."""
+class Setting(NamedTuple):
+  """What is the same for all segments of a batch."""
+
+  model: Body
+  spec: LossSpec
+  batch: Batch
+  prepared: Prepared  # of the target
+
+
+def prepared(
+  params: Params, model: Body, spec: LossSpec, batch: Batch
+) -> Setting:
+  """The setting of a batch; its target is made here, without a gradient."""
   bound = model.bind({'params': params})
-  x_BxTxD, shape = bound.embed_tokens(batch['tokens']), batch['tokens'].shape
-  carry = bound.init_carry(
-    x_BxTxD, layers.positions(shape[1]), jax.random.key(0)
+  target = TARGETS[spec.target].prepare(bound, batch)
+  return Setting(model, spec, batch, jax.lax.stop_gradient(target))
+
+
+def parts(spec: LossSpec, step: jax.Array, key: jax.Array) -> Part:
+  """The segments of an update, stacked along a leading axis."""
+  number_S = jnp.arange(spec.segments)
+  weight_SxR = spec.weights_at(step).reshape(spec.segments, -1)
+  key_S = jax.vmap(functools.partial(jax.random.fold_in, key))(number_S)
+  return Part(number_S, weight_SxR, key_S)
+
+
+def first_progress(model: Body, batch: Batch) -> Progress:
+  """Before the first segment, which makes its own first state."""
+  shape = batch['tokens'].shape
+  names = RUNNING, *model.grid.carried
+  dtype = jnp.dtype(model.cfg.dtype)
+  empty = {name: jnp.zeros((*shape, model.cfg.dim), dtype) for name in names}
+  return Progress(empty, jnp.zeros(shape, bool), jnp.ones(shape))
+
+
+def begin(params: Params, setting: Setting, key: jax.Array) -> State:
+  """All streams before the first segment, the prelude included."""
+  model, batch = setting.model, setting.batch
+  carry_key, drop_key, route_key = jax.random.split(key, 3)
+  bound = model.bind({'params': params}, rngs={'dropout': drop_key})
+  length = batch['tokens'].shape[1]
+  deterministic = model.cfg.dropout == 0
+  travel = Travel(layers.positions(length), route_key)
+
+  state = bound.start(
+    batch['tokens'], travel.position_BxT, carry_key, deterministic
   )
-  empty = jax.tree.map(jnp.zeros_like, carry)
-  return Progress(
-    empty, jnp.zeros(shape, bool), jnp.zeros_like(x_BxTxD), jnp.ones(shape)
+  layer = bound.windows(length, deterministic)
+  walked = walk(
+    bound, model.grid.prelude, state, None, layer=layer, travel=travel
   )
+  return walked.state
 
 
 def segment_loss(
-  params: Any,
+  params: Params,
   progress: Progress,
-  number: jax.Array,
-  weight_R: jax.Array,
-  key: jax.Array,
-  *,
-  model: Any,
-  spec: LossSpec,
-  batch: Any,
+  part: Part,
+  setting: Setting,
+  started: State | None = None,
 ) -> tuple[jax.Array, tuple[Progress, SegmentLosses]]:
-  """Loss of one segment, nats; `grid_loss`, which see, is their sum.
+  """Loss of one segment, nats; `grid_loss` is the sum over all segments.
 
   Args:
     params: the model's parameters.
     progress: what the segment before left behind.
-    number: of the segment, from 0.
-    weight_R: weight of each of its readouts.
-    key: for dropout, first states, choice of tokens and exploration.
-    model, spec, batch: see `grid_loss`.
+    part: the segment.
+    setting: what all segments share.
+    started: the streams before the first segment where a gradient may reach
+      them from here; None = make them anew, so that each segment has a
+      gradient of its own.
   """
-  drop_key, choice_key, carry_key, halt_key = jax.random.split(key, 4)
+  model, spec, batch, _ = setting
+  drop_key, start_key, choice_key, gate_key, route_key = jax.random.split(
+    part.key, 5
+  )
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
-  deterministic, length = model.cfg.dropout == 0, batch['tokens'].shape[1]
-  x_BxTxD = bound.embed_tokens(batch['tokens'])
-  x_BxTxD = bound.drop(x_BxTxD, deterministic=deterministic)
-  first = bound.init_carry(x_BxTxD, layers.positions(length), carry_key)
-  carry = jax.tree.map(
-    lambda a, b: jnp.where(number == 0, a, b), first, progress.carry
+  length = batch['tokens'].shape[1]
+  travel = Travel(layers.positions(length), route_key)
+  layer = bound.windows(length, model.cfg.dropout == 0)
+
+  if started is None:
+    started = begin(params, setting, start_key)
+    carried = {
+      name: jnp.where(part.number == 0, started[name], stream)
+      for name, stream in progress.state.items()
+    }
+  else:
+    carried = progress.state
+
+  walked = walk(
+    bound,
+    model.grid.segment,
+    started | carried,
+    before_exits(progress.done_BxT) if spec.exit_threshold else None,
+    layer=layer,
+    travel=travel,
+    read=_reader(bound, spec, batch),
   )
-  plain, stops = (
-    bound.through(length, deterministic),
-    _stops(bound, spec, batch),
-  )
-  done_BxT, frozen_BxTxD, state_R = *progress[1:3], []
-
-  def through(i, block, h_BxTxD):
-    if stops is not None:
-      h_BxTxD = jnp.where(done_BxT[..., None], frozen_BxTxD, h_BxTxD)
-    return plain(i, block, h_BxTxD)
-
-  def read(r, h_BxTxD):
-    nonlocal done_BxT, frozen_BxTxD
-    answer_BxTxD = h_BxTxD
-    if stops is not None:
-      answer_BxTxD = jnp.where(done_BxT[..., None], frozen_BxTxD, h_BxTxD)
-      done_BxT, frozen_BxTxD = done_BxT | stops(r, answer_BxTxD), answer_BxTxD
-    state_R.append(answer_BxTxD)
-    return h_BxTxD
-
-  carry = bound.segment(x_BxTxD, carry, through, read)
-  alive_BxT = progress.alive_BxT
   loss_R = _readout_losses(
-    bound, spec, state_R, weight_R, batch, alive_BxT, choice_key
+    bound,
+    setting,
+    walked.reads,
+    part.weight_R,
+    progress,
+    choice_key,
+    layer,
+    travel,
   )
-  total, halt = weight_R @ loss_R, jnp.float32(0)
-  if spec.halt_weight:
-    halt, halts_BxT = _halting(
-      bound,
-      spec,
-      batch,
-      x_BxTxD,
-      carry,
-      state_R[-1],
-      alive_BxT,
-      number,
-      halt_key,
-    )
-    total += spec.halt_scale * halt
-    alive_BxT = jnp.where(halts_BxT, 0.0, alive_BxT)
-  progress = Progress(carry, done_BxT, frozen_BxTxD, alive_BxT)
-  return total, (progress, SegmentLosses(loss_R, halt))
+  learned, alive_BxT = _learn_gates(
+    bound, setting, walked.state, walked.reads, part, progress, gate_key
+  )
+  routers = walked.router_loss / jnp.maximum(batch['mask'].sum(), 1.0)
+
+  total = part.weight_R @ loss_R + routers
+  total += spec.gate_scale * sum(learned.values(), jnp.float32(0))
+  progress = Progress(
+    {name: walked.state[name] for name in carried},
+    progress.done_BxT if walked.exits is None else walked.exits.done_BxT,
+    alive_BxT,
+  )
+  losses = SegmentLosses(loss_R, learned, jnp.float32(routers))
+  return total, (progress, losses)
+
+
+def _reader(bound: Body, spec: LossSpec, batch: Batch):
+  """Keeps the state of every readout; tokens may stop there while training.
+
+  Training on the exits that inference will take (Elbayad et al. 1910.10073,
+  eq. 5, with confident tokens in place of sampled ones) teaches deeper layers
+  to read frozen states; the other rows keep full depth as good as it was.
+  """
+  rows = len(batch['tokens'])
+  exits_Bx1 = (jnp.arange(rows) < round(spec.exit_rows * rows))[:, None]
+
+  def read(
+    r: int, state: State, exits: Exits | None
+  ) -> tuple[Exits | None, State]:
+    if exits is None:
+      return None, state
+
+    h_BxTxD = jax.lax.stop_gradient(state[RUNNING])
+    obs = bound.observe(bound.read(r, h_BxTxD), None, batch['targets'])
+    stops_BxT = reaches(obs.max_prob, jnp.float32(spec.exit_threshold))
+    exits = settled(exits, r, stops_BxT & exits_Bx1, None)
+    return exits, state
+
+  return read
 
 
 def _readout_losses(
-  bound, spec, state_R, weight_R, batch, alive_BxT, key
+  bound: Body,
+  setting: Setting,
+  state_R: tuple[State, ...],
+  weight_R: jax.Array,
+  progress: Progress,
+  key: jax.Array,
+  layer: Layer,
+  travel: Travel,
 ) -> jax.Array:
-  """Mean cross-entropy at each readout of a segment, [R].
+  """Mean loss at each readout of a segment over unmasked tokens, [R] nats.
 
-  Readouts of weight 0 cost nothing: never weighted ones are not in the
-  program, and ones that are off now are skipped when it runs.
+  Tokens that have halted count 0. Readouts of weight 0 cost nothing: never
+  weighted ones are not in the program, and ones that are off now are skipped
+  when it runs.
   """
-  loss_R, last = [], len(state_R) - 1
+  spec, batch = setting.spec, setting.batch
   w_VxD = bound.unembedding()
-  for r, h_BxTxD in enumerate(state_R):
-    weight_S = spec.weight_K[r :: len(state_R)]
+  last = len(state_R) - 1
+  loss_R = []
+
+  for r, state in enumerate(state_R):
+    weight_S = [row[r] for row in spec.weight_SxR]
     if not any(weight_S):
       loss_R.append(jnp.float32(0))
       continue
-    n_NxD = bound.normed(r, h_BxTxD).reshape(-1, h_BxTxD.shape[-1])
-    args = (
-      n_NxD,
-      *(x.reshape(-1) for x in (batch['targets'], batch['mask'], alive_BxT)),
-    )
+
+    h_BxTxD = bound.through_coda(state, layer, travel)
+    normed_BxTxD = bound.normed(r, h_BxTxD)
+    tokens = (normed_BxTxD, setting.prepared, batch['mask'], progress.alive_BxT)
+    tokens = jax.tree.map(_flat, tokens)
     if r < last and spec.token_fraction < 1:
       key, use_key = jax.random.split(key)
-      args = _some_tokens(use_key, spec.token_fraction, *args)
-    run = lambda n_NxD, *rest_N: readout_loss(n_NxD, w_VxD, *rest_N)
+      tokens = some_tokens(use_key, spec.token_fraction, tokens)
+
+    run = functools.partial(_readout_loss, spec, w_VxD)
     is_final = spec.segments == 1 and r == last  # which no schedule turns off
     if all(weight_S) and (is_final or spec.schedule == 'constant'):
-      loss_R.append(run(*args))
+      loss_R.append(run(*tokens))
     else:
-      loss_R.append(
-        jax.lax.cond(weight_R[r] > 0, run, lambda *_: jnp.float32(0), *args)
-      )
+      loss_R.append(jax.lax.cond(weight_R[r] > 0, run, _nothing, *tokens))
+
   return jnp.stack(loss_R)
 
 
-def _halting(
-  bound, spec, batch, x_BxTxD, carry, h_BxTxD, alive_BxT, number, key
-) -> tuple[jax.Array, jax.Array]:
-  """Loss of the Q-learning, and which tokens halt after this segment.
+def _flat(x_BxTx: jax.Array) -> jax.Array:
+  return x_BxTx.reshape(-1, *x_BxTx.shape[2:])
 
-  The values of the next segment come from a second forward pass with the same
-  parameters, as in the official code.
+
+def _nothing(*tokens: Tree) -> jax.Array:
+  del tokens
+  return jnp.float32(0)
+
+
+def _readout_loss(
+  spec: LossSpec,
+  w_VxD: jax.Array,
+  normed_NxD: jax.Array,
+  prepared_N: Prepared,
+  mask_N: jax.Array,
+  alive_N: jax.Array,
+) -> jax.Array:
+  weight_N = mask_N * alive_N / jnp.maximum(mask_N.sum(), 1.0)
+  target = TARGETS[spec.target]
+  return target.loss(normed_NxD, w_VxD, prepared_N, weight_N)
+
+
+def some_tokens(key: jax.Array, fraction: float, tokens_N: Tree) -> Tree:
+  """A random share of the tokens, the same ones from every array.
+
+  Args:
+    key: of the choice.
+    fraction: the share, rounded up to whole tokens.
+    tokens_N: tree of arrays [N, ...].
   """
-  obs = observe(
-    (h_BxTxD, bound.normed(0, h_BxTxD)),
+  num = len(jax.tree.leaves(tokens_N)[0])
+  order_N = jax.random.permutation(key, num)
+  keep = order_N[: math.ceil(fraction * num)]
+
+  def taken(x_N: jax.Array) -> jax.Array:
+    return x_N[keep]
+
+  return jax.tree.map(taken, tokens_N)
+
+
+def _learn_gates(
+  bound: Body,
+  setting: Setting,
+  state: State,
+  state_R: tuple[State, ...],
+  part: Part,
+  progress: Progress,
+  key: jax.Array,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+  """Mean loss of each gate, and the tokens that are still trained on."""
+  spec, batch = setting.spec, setting.batch
+  alive_BxT = progress.alive_BxT
+  learned: dict[str, jax.Array] = {}
+
+  def observe(r: int) -> Observation:
+    read = bound.read(r, state_R[r][RUNNING])
+    return bound.observe(read, None, batch['targets'])
+
+  for name in spec.learned:
+    gate = SIGNALS[name].gate
+    assert gate is not None
+    key, use_key = jax.random.split(key)
+    lesson = Lesson(
+      output_R=tuple(bound.gate(name, s[RUNNING]) for s in state_R),
+      observe=observe,
+      target_BxT=batch['targets'],
+      next_R=_one_segment_later(bound, name, state) if gate.ahead else (),
+      number=part.number + 1,
+      segments=spec.segments,
+      exploration=spec.gate_exploration,
+      key=use_key,
+    )
+    result = gate.loss(lesson)
+    loss_BxT = progress.alive_BxT * batch['mask'] * result.loss_BxT
+    learned[name] = loss_BxT.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
+    if result.halts_BxT is not None:
+      alive_BxT = jnp.where(result.halts_BxT, 0.0, alive_BxT)
+
+  return learned, alive_BxT
+
+
+def _one_segment_later(
+  bound: Body, name: str, state: State
+) -> tuple[jax.Array, ...]:
+  """Outputs of a gate in the next segment, from a second forward pass.
+
+  The parameters are the same, as in HRM's official code.
+  """
+  length = state[RUNNING].shape[1]
+
+  def read(
+    r: int, state: State, exits: Exits | None
+  ) -> tuple[Exits | None, jax.Array]:
+    del r
+    return exits, bound.gate(name, state[RUNNING])
+
+  walked = walk(
+    bound,
+    bound.grid.segment,
+    state,
     None,
-    batch['targets'],
-    bound.unembedding(),
+    layer=bound.windows(length),
+    travel=Travel(layers.positions(length)),
+    read=read,
   )
-  next_q = []
-
-  def read(r, h_BxTxD):
-    next_q.append(bound.halt_logits(h_BxTxD))
-    return h_BxTxD
-
-  bound.segment(x_BxTxD, carry, bound.through(x_BxTxD.shape[1]), read)
-  q = bound.halt_logits(h_BxTxD)
-  target = halting.targets(
-    obs.argmax == batch['targets'], next_q[-1], number + 1 >= spec.segments
-  )
-  loss_BxT = alive_BxT * batch['mask'] * halting.loss(q, target)
-  loss = loss_BxT.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
-  halts_BxT = halting.halts(
-    q, number + 1, key, spec.halt_exploration, spec.segments
-  )
-  return loss, halts_BxT
+  return walked.reads
 
 
-def segments(
-  spec: LossSpec, step: jax.Array, key: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Number, readout weights and key of each segment of an update."""
-  number_S = jnp.arange(spec.segments)
-  weight_SxR = spec.weights_at(step).reshape(spec.segments, -1)
-  key_S = jax.vmap(functools.partial(jax.random.fold_in, key))(number_S)
-  return number_S, weight_SxR, key_S
-
-
-def metrics(
-  spec: LossSpec, losses: SegmentLosses, step: jax.Array
-) -> dict[str, jax.Array]:
-  """Scalars of an update from what its segments report, stacked [S, ...].
+def metrics(spec: LossSpec, losses: SegmentLosses, step: jax.Array) -> Metrics:
+  """Scalars of an update from the losses of its segments, stacked [S, ...].
 
   loss, loss_final, weight_sum, loss of each supervised readout (`loss_k`,
-  1-based), loss_halt where halting is learned.
+  1-based) and of each learned signal (`loss_NAME`).
   """
-  loss_K, weight_K = losses.readout_R.reshape(-1), spec.weights_at(step)
-  halt = spec.halt_scale * losses.halt.sum()
+  loss_K = losses.readout_R.reshape(-1)
+  weight_K = spec.weights_at(step)
   named = {f'loss_{k + 1}': loss_K[k] for k, w in enumerate(spec.weight_K) if w}
-  if spec.halt_weight:
-    named['loss_halt'] = losses.halt.mean()
+  total = weight_K @ loss_K + losses.routers.sum()
+
+  for name, loss_S in losses.gates.items():
+    named[f'loss_{name}'] = loss_S.mean()
+    total += spec.gate_scale * loss_S.sum()
+
   return named | {
-    'loss': weight_K @ loss_K + halt,
+    'loss': total,
     'loss_final': loss_K[-1],
     'weight_sum': weight_K.sum(),
   }
 
 
+def over_segments(
+  one: Callable[[Carry, Part], tuple[Carry, Tree]], carry: Carry, parts: Part
+) -> tuple[Carry, Tree]:
+  """The scan over the segments of an update; a plain program if there is one.
+
+  Args:
+    one: (carry, segment) -> (carry, what is kept of it).
+    carry: before the first segment.
+    parts: the segments, stacked.
+
+  Returns:
+    The last carry, and what was kept, stacked.
+  """
+  if len(parts.number) > 1:
+    return jax.lax.scan(one, carry, parts)
+
+  carry, kept = one(carry, jax.tree.map(lambda x: x[0], parts))
+  return carry, jax.tree.map(lambda x: x[None], kept)
+
+
 def grid_loss(
-  params: Any,
-  model: Any,
+  params: Params,
+  model: Body,
   spec: LossSpec,
-  batch: Any,
+  batch: Batch,
   step: jax.Array,
   key: jax.Array,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """J = sum_k W_k(step) * mean cross-entropy at readout k, in nats.
+) -> tuple[jax.Array, Metrics]:
+  """J = sum_k W_k(step) * mean loss at readout k, in nats.
 
   With all weight on the last readout this is a standard language model.
   Where tokens stop early (`exit_threshold`), a deeper readout's loss is that of
@@ -269,55 +420,114 @@ def grid_loss(
     spec: the loss.
     batch: tokens, targets int32 and mask float32, each [B, T].
     step: the update's number, from 0.
-    key: see `segment_loss`.
+    key: of everything random in the update.
   """
-  part = functools.partial(segment_loss, model=model, spec=spec, batch=batch)
+  setting = prepared(params, model, spec, batch)
+  started = begin(params, setting, jax.random.fold_in(key, spec.segments))
+  progress = first_progress(model, batch)
+  carried = {name: started[name] for name in progress.state}
 
-  def one(progress, x):
-    joined = x[0] > spec.segments - model.cfg.carry_backprop
-    progress = jax.tree.map(
-      lambda z: jnp.where(joined, z, jax.lax.stop_gradient(z)), progress
+  def one(
+    progress: Progress, part: Part
+  ) -> tuple[Progress, tuple[jax.Array, SegmentLosses]]:
+    if spec.segments > 1:
+      progress = _cut(progress, part.number, spec)
+    loss, (progress, losses) = segment_loss(
+      params, progress, part, setting, started
     )
-    loss, (progress, losses) = part(params, progress, *x)
     return progress, (loss, losses)
 
-  first, xs = first_progress(params, model, batch), segments(spec, step, key)
-  if spec.segments == 1:  # a plain program
-    out = one(first, jax.tree.map(lambda x: x[0], xs))[1]
-    loss_S, losses = jax.tree.map(lambda x: x[None], out)
-  else:
+  if spec.segments > 1:
     one = jax.checkpoint(one, prevent_cse=False)
-    loss_S, losses = jax.lax.scan(one, first, xs)[1]
+  _, (loss_S, losses) = over_segments(
+    one, progress._replace(state=carried), parts(spec, step, key)
+  )
   return loss_S.sum(), metrics(spec, losses, step)
 
 
-def grid_gradient(
-  params: Any,
-  model: Any,
+def _cut(progress: Progress, number: jax.Array, spec: LossSpec) -> Progress:
+  """The same values, a constant where no gradient joins two segments."""
+  is_first = number == 0
+  is_joined = number > spec.segments - spec.carry_backprop
+  passes = is_first | is_joined
+
+  def cut(z: jax.Array) -> jax.Array:
+    return jnp.where(passes, z, jax.lax.stop_gradient(z))
+
+  return jax.tree.map(cut, progress)
+
+
+def by_segment(
+  carry: Carry,
+  model: Body,
   spec: LossSpec,
-  batch: Any,
+  batch: Batch,
   step: jax.Array,
   key: jax.Array,
-) -> tuple[Any, dict[str, jax.Array]]:
+  *,
+  params_of: Callable[[Carry], Params],
+  take: Callable[[Carry, Params], Carry],
+) -> tuple[Carry, Metrics, jax.Array]:
+  """Differentiates the segments one by one inside the scan.
+
+  Memory does not grow with them, and nothing is computed twice.
+
+  Args:
+    carry: before the first segment.
+    model, spec, batch, step, key: as in `grid_loss`.
+    params_of: the parameters of a segment.
+    take: (carry, gradient) -> the carry after a segment.
+
+  Returns:
+    The carry after the last one, the metrics, and the norm of each segment's
+    gradient, [S].
+  """
+  setting = prepared(params_of(carry), model, spec, batch)
+  gradient = jax.grad(segment_loss, has_aux=True)
+
+  def one(
+    state: tuple[Carry, Progress], part: Part
+  ) -> tuple[tuple[Carry, Progress], tuple[SegmentLosses, jax.Array]]:
+    carry, progress = state
+    params = params_of(carry)
+    grads, (progress, losses) = gradient(params, progress, part, setting)
+    return (take(carry, grads), progress), (losses, optax.tree.norm(grads))
+
+  start = carry, first_progress(model, batch)
+  (carry, _), (losses, norm_S) = over_segments(
+    one, start, parts(spec, step, key)
+  )
+  return carry, metrics(spec, losses, step), norm_S
+
+
+def grid_gradient(
+  params: Params,
+  model: Body,
+  spec: LossSpec,
+  batch: Batch,
+  step: jax.Array,
+  key: jax.Array,
+) -> tuple[Params, Metrics]:
   """Gradient of `grid_loss`, and its metrics.
 
-  Segments that no gradient joins are differentiated one by one inside the
-  scan: memory does not grow with them, and nothing is computed twice.
+  Segments that no gradient joins are differentiated one by one.
   """
-  if spec.segments == 1 or model.cfg.carry_backprop > 1:
-    grad = jax.grad(grid_loss, has_aux=True)
-    return grad(params, model, spec, batch, step, key)
-  grad = jax.grad(
-    functools.partial(segment_loss, model=model, spec=spec, batch=batch),
-    has_aux=True,
-  )
+  if spec.segments == 1 or spec.carry_backprop > 1:
+    gradient = jax.grad(grid_loss, has_aux=True)
+    return gradient(params, model, spec, batch, step, key)
 
-  def one(carry, x):
-    progress, total = carry
-    grads, (progress, losses) = grad(params, progress, *x)
-    return (progress, jax.tree.map(jnp.add, total, grads)), losses
+  def added(total: Params, grads: Params) -> Params:
+    return jax.tree.map(jnp.add, total, grads)
 
   zeros = jax.tree.map(jnp.zeros_like, params)
-  start = first_progress(params, model, batch), zeros
-  (_, grads), losses = jax.lax.scan(one, start, segments(spec, step, key))
-  return grads, metrics(spec, losses, step)
+  grads, named, _ = by_segment(
+    zeros,
+    model,
+    spec,
+    batch,
+    step,
+    key,
+    params_of=lambda total: params,
+    take=added,
+  )
+  return grads, named

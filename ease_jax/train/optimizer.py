@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ease_jax.config import model_config
+
 
 
 @dataclasses.dataclass(frozen=True)

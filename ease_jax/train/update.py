@@ -8,22 +8,26 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax.core.weights import LossSpec
-from ease_jax.train import loss as losses
-from ease_jax.train import optimizer
+from ease_jax.model import Body, Params
+from ease_jax.train import loss, optimizer
+from ease_jax.train.loss import Metrics
 from ease_jax.train.optimizer import OptimizerSpec
+from ease_jax.train.targets import Batch
+
+OptState = Any  # of an optax transformation
 
 
 class TrainState(NamedTuple):
   """All that an update changes."""
 
   step: jax.Array  # [] int32: updates done
-  params: Any
-  opt_state: Any
+  params: Params
+  opt_state: OptState
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'opt_spec'))
 def init_state(
-  key: jax.Array, *, model: Any, opt_spec: OptimizerSpec
+  key: jax.Array, *, model: Body, opt_spec: OptimizerSpec
 ) -> TrainState:
   """The state before the first update."""
   params = model.init(key, jnp.zeros((1, 2), jnp.int32))['params']
@@ -31,48 +35,61 @@ def init_state(
   return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
 
-def abstract_state(model: Any, opt_spec: OptimizerSpec) -> TrainState:
+def abstract_state(model: Body, opt_spec: OptimizerSpec) -> TrainState:
   """Shapes and types of the state, nothing computed."""
   init = functools.partial(init_state, model=model, opt_spec=opt_spec)
   return jax.eval_shape(init, jax.random.key(0))
 
 
 def mean_gradient(
-  params: Any,
-  batch: Any,
+  params: Params,
+  batch: Batch,
   step: jax.Array,
   key: jax.Array,
   *,
-  model: Any,
+  model: Body,
   loss_spec: LossSpec,
   accumulate: int,
-) -> tuple[Any, dict[str, jax.Array]]:
+) -> tuple[Params, Metrics]:
   """Gradient and metrics of a batch, micro-batch by micro-batch.
 
   Each micro-batch counts by its unmasked tokens, so that the result is the
   whole batch's, up to rounding.
+
+  Args:
+    params: the model's parameters.
+    batch: tokens, targets and mask, each [B, T].
+    step: the update's number, from 0.
+    key: of everything random in the update.
+    model: a body.
+    loss_spec: the loss.
+    accumulate: micro-batches, divides B.
   """
-  grad_fn = losses.grid_gradient
   if accumulate == 1:
-    return grad_fn(params, model, loss_spec, batch, step, key)
-  micro = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    return loss.grid_gradient(params, model, loss_spec, batch, step, key)
+
+  def split(x: jax.Array) -> jax.Array:
+    return x.reshape(accumulate, -1, *x.shape[1:])
+
+  micro = jax.tree.map(split, dict(batch))
   weight_A = micro['mask'].sum((1, 2))
   weight_A /= jnp.maximum(weight_A.sum(), 1.0)
 
-  def one(number_and_part):
-    number, part, weight = number_and_part
-    out = grad_fn(
-      params, model, loss_spec, part, step, jax.random.fold_in(key, number)
-    )
-    return jax.tree.map(lambda x: weight * x, out)
+  def weighted(numbered):
+    number, part, weight = numbered
+    part_key = jax.random.fold_in(key, number)
+    result = loss.grid_gradient(params, model, loss_spec, part, step, part_key)
+    return jax.tree.map(functools.partial(jnp.multiply, weight), result)
 
-  def add(total, x):
-    return jax.tree.map(jnp.add, total, one(x)), None
+  def add(total, numbered):
+    return jax.tree.map(jnp.add, total, weighted(numbered)), None
 
-  xs = jnp.arange(accumulate), micro, weight_A
-  shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], xs))
+  numbered = jnp.arange(accumulate), micro, weight_A
+  first = jax.tree.map(lambda x: x[0], numbered)
+  shapes = jax.eval_shape(weighted, first)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  return jax.lax.scan(add, zeros, xs)[0]
+  total, _ = jax.lax.scan(add, zeros, numbered)
+  return total
 
 
 @functools.partial(
@@ -82,14 +99,14 @@ def mean_gradient(
 )
 def train_step(
   state: TrainState,
-  batch: Any,
+  batch: Batch,
   key: jax.Array,
   *,
-  model: Any,
+  model: Body,
   loss_spec: LossSpec,
   opt_spec: OptimizerSpec,
   accumulate: int,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, Metrics]:
   """The update of one batch, or one for each of its segments.
 
   Args:
@@ -107,6 +124,7 @@ def train_step(
     learning_rate.
   """
   step_key = jax.random.fold_in(key, state.step)
+
   if loss_spec.per_segment:
     params, opt_state, metrics = _update_per_segment(
       state, batch, step_key, model, loss_spec, opt_spec
@@ -123,47 +141,55 @@ def train_step(
     )
     params, opt_state = _apply(grads, state.opt_state, state.params, opt_spec)
     metrics['grad_norm'] = optax.tree.norm(grads)
-  metrics |= {
-    'param_norm': optax.tree.norm(params),
-    'learning_rate': optimizer.learning_rate(
-      opt_spec, state.step * opt_spec.updates_per_step
-    ),
-  }
+
+  updates_done = state.step * opt_spec.updates_per_step
+  metrics['param_norm'] = optax.tree.norm(params)
+  metrics['learning_rate'] = optimizer.learning_rate(opt_spec, updates_done)
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def _apply(grads, opt_state, params, opt_spec) -> tuple[Any, Any]:
-  updates, opt_state = optimizer.build(opt_spec).update(
-    grads, opt_state, params
-  )
+def _apply(
+  grads: Params,
+  opt_state: OptState,
+  params: Params,
+  opt_spec: OptimizerSpec,
+) -> tuple[Params, OptState]:
+  rule = optimizer.build(opt_spec)
+  updates, opt_state = rule.update(grads, opt_state, params)
   return optax.apply_updates(params, updates), opt_state
 
 
 def _update_per_segment(
-  state, batch, key, model, loss_spec, opt_spec
-) -> tuple[Any, Any, dict[str, jax.Array]]:
+  state: TrainState,
+  batch: Batch,
+  key: jax.Array,
+  model: Body,
+  loss_spec: LossSpec,
+  opt_spec: OptimizerSpec,
+) -> tuple[Params, OptState, Metrics]:
   """As IRT and HRM train: each segment's loss moves the parameters at once.
 
   The next segment starts from the state that the old parameters made.
   """
-  grad = jax.grad(
-    functools.partial(
-      losses.segment_loss, model=model, spec=loss_spec, batch=batch
-    ),
-    has_aux=True,
-  )
 
-  def one(carry, x):
-    params, opt_state, progress = carry
-    grads, (progress, part) = grad(params, progress, *x)
-    params, opt_state = _apply(grads, opt_state, params, opt_spec)
-    return (params, opt_state, progress), (part, optax.tree.norm(grads))
+  def params_of(trained: tuple[Params, OptState]) -> Params:
+    return trained[0]
 
-  start = losses.first_progress(state.params, model, batch)
-  (params, opt_state, _), (parts, norm_S) = jax.lax.scan(
-    one,
-    (state.params, state.opt_state, start),
-    losses.segments(loss_spec, state.step, key),
+  def take(
+    trained: tuple[Params, OptState], grads: Params
+  ) -> tuple[Params, OptState]:
+    params, opt_state = trained
+    return _apply(grads, opt_state, params, opt_spec)
+
+  (params, opt_state), metrics, norm_S = loss.by_segment(
+    (state.params, state.opt_state),
+    model,
+    loss_spec,
+    batch,
+    state.step,
+    key,
+    params_of=params_of,
+    take=take,
   )
-  metrics = losses.metrics(loss_spec, parts, state.step)
-  return params, opt_state, metrics | {'grad_norm': norm_S.max()}
+  metrics['grad_norm'] = norm_S.max()
+  return params, opt_state, metrics

@@ -1,12 +1,40 @@
-"""Q-learning of when to stop, as HRM does it (2506.21734, sec. 2.4).
+"""q_halt: Q-learning of when to stop, as HRM does it (2506.21734, sec. 2.4).
 
 Two values for every token and segment: of stopping here and of going on.
 Stopping is worth whether the prediction is right; going on is worth the best
 of the next segment. All functions are elementwise.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+
+from ease_jax.core import signals
+from ease_jax.core.signals import Gate, Learned, Lesson, Observation, Signal
+
+FIRST_VALUE = -5.0  # logit of both values: at first nothing is worth stopping
+NAME = 'q_halt'
+
+Parameters = dict[str, jax.Array]
+
+
+def init(key: jax.Array, dim: int) -> Parameters:
+  """Parameters of the gate, a linear map from D to two values."""
+  del key
+  return {'kernel': jnp.zeros((dim, 2)), 'bias': jnp.full(2, FIRST_VALUE)}
+
+
+def values(params: Parameters, h: jax.Array) -> jax.Array:
+  """Logits of the values of stopping and of going on, [..., 2] float32."""
+  flat_NxD = h.reshape(-1, h.shape[-1]).astype(jnp.float32)
+  q_Nx2 = flat_NxD @ params['kernel'] + params['bias'][None]
+  return q_Nx2.reshape(*h.shape[:-1], 2)
+
+
+def flops(dim: int) -> float:
+  """FLOPs of both values of one token."""
+  return 2.0 * dim * 2
 
 
 def targets(
@@ -20,15 +48,17 @@ def targets(
     is_last: whether this is the last segment allowed, so that one would have
       to stop after the next.
   """
-  stop, on = next_q[..., 0], next_q[..., 1]
-  best_next = jnp.where(is_last, stop, jnp.maximum(stop, on))
+  stop = next_q[..., 0]
+  go_on = next_q[..., 1]
+  best_next = jnp.where(is_last, stop, jnp.maximum(stop, go_on))
   both = jnp.stack([correct.astype(jnp.float32), jax.nn.sigmoid(best_next)], -1)
   return jax.lax.stop_gradient(both)
 
 
 def loss(q: jax.Array, target: jax.Array) -> jax.Array:
   """Binary cross-entropy of both values, summed over them; [...] nats."""
-  log_p, log_not_p = jax.nn.log_sigmoid(q), jax.nn.log_sigmoid(-q)
+  log_p = jax.nn.log_sigmoid(q)
+  log_not_p = jax.nn.log_sigmoid(-q)
   return -(target * log_p + (1 - target) * log_not_p).sum(-1)
 
 
@@ -62,3 +92,36 @@ def halts(
   explores = jax.random.uniform(chance_key, shape) < exploration
   least = jax.random.randint(least_key, shape, 2, max(segments, 2) + 1)
   return (score(q) > 0) & (number >= jnp.where(explores, least, 1))
+
+
+def _learn(lesson: Lesson) -> Learned:
+  q_BxTx2 = lesson.output_R[-1]
+  last = len(lesson.output_R) - 1
+  obs = lesson.observe(last)
+
+  target_BxTx2 = targets(
+    obs.argmax == lesson.target_BxT,
+    lesson.next_R[-1],
+    lesson.number >= lesson.segments,
+  )
+  halts_BxT = halts(
+    q_BxTx2, lesson.number, lesson.key, lesson.exploration, lesson.segments
+  )
+  return Learned(loss(q_BxTx2, target_BxTx2), halts_BxT)
+
+
+def _step(memory, obs: Observation):
+  return memory, score(obs.gate[NAME])
+
+
+signals.register(
+  Signal(
+    NAME,
+    _step,
+    frozenset({signals.STATE, signals.GATE}),
+    low=-math.inf,
+    high=math.inf,
+    sweep=(-2.0, -1.0, 0.0, 1.0, 2.0),
+    gate=Gate(init, values, _learn, flops, ahead=True, ends_only=True),
+  )
+)

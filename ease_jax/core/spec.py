@@ -1,0 +1,181 @@
+"""What a model is, as data: frozen specs of the config's section `model`."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ease_jax.checks import at_least_one, need, one_of
+
+CAUSAL = 'causal'
+ATTENTION_KINDS = (CAUSAL, 'full')
+NORMS = ('pre', 'post')
+MLPS = ('gelu', 'swiglu')
+READOUT_NORMS = ('shared', 'per_readout')
+DTYPES = ('float32', 'bfloat16')
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+  """Section `model.block.attention`.
+
+  Attributes:
+    num_heads: H, divides the model's width.
+    num_kv_heads: G, divides H (grouped-query attention).
+    rope_base: wavelength base of rotary positions.
+  """
+
+  num_heads: int
+  num_kv_heads: int
+  rope_base: float
+
+  def __post_init__(self):
+    at_least_one('model.block.attention', self, 'num_heads', 'num_kv_heads')
+    need(
+      self.num_heads % self.num_kv_heads == 0,
+      f'model.block.attention.num_heads={self.num_heads} is not divisible by '
+      f'num_kv_heads={self.num_kv_heads}; change one of them',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPSpec:
+  """Section `model.block.mlp`.
+
+  Attributes:
+    kind: gelu or swiglu.
+    dim: F.
+  """
+
+  kind: str
+  dim: int
+
+  def __post_init__(self):
+    one_of('model.block.mlp.kind', self.kind, MLPS)
+    at_least_one('model.block.mlp', self, 'dim')
+
+  @property
+  def matrices(self) -> int:
+    """Matrices of D x F that it multiplies with."""
+    return 3 if self.kind == 'swiglu' else 2
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+  """Section `model.block`.
+
+  Attributes:
+    norm: pre, before each branch; or post, after its sum.
+    attention: its attention.
+    mlp: its feed-forward network.
+  """
+
+  norm: str
+  attention: AttentionSpec
+  mlp: MLPSpec
+
+  def __post_init__(self):
+    one_of('model.block.norm', self.norm, NORMS)
+
+  @classmethod
+  def from_config(cls, section: Mapping[str, Any]) -> 'BlockSpec':
+    return cls(
+      section['norm'],
+      AttentionSpec(**section['attention']),
+      MLPSpec(**section['mlp']),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Shape and numerics of a body on the grid (hashable, for Linen).
+
+  Attributes:
+    body: name of the body; its schedule makes the grid.
+    segments: S, runs of the body's segment.
+    num_layers: blocks in a segment; in hrm in each of its two modules.
+    dim: D.
+    block: what all blocks look like.
+    readouts: layers of a segment that can be read; () = as the body says.
+    readout_norm: shared, or per_readout: an own RMSNorm for each.
+    tie_embeddings: whether the unembedding is the embedding transposed.
+    dropout: on embeddings and on both branches of a block.
+    dtype: compute type; parameters are float32.
+    remat: recompute a block's activations in the backward pass.
+    carry_backprop: last segments that losses reach through; 1 = their own.
+    vocab_size: V.
+    attention: causal, or full where every token sees all of its row.
+    gates: learned signals that it has.
+    options: the body's own spec (section `model.<body>`), or None.
+  """
+
+  body: str
+  segments: int
+  num_layers: int
+  dim: int
+  block: BlockSpec
+  readouts: tuple[int, ...]
+  readout_norm: str
+  tie_embeddings: bool
+  dropout: float
+  dtype: str
+  remat: bool
+  carry_backprop: int
+  vocab_size: int
+  attention: str = CAUSAL
+  gates: tuple[str, ...] = ()
+  options: Any = None
+
+  def __post_init__(self):
+    at_least_one(
+      'model', self, 'segments', 'num_layers', 'dim', 'carry_backprop'
+    )
+    heads = self.block.attention.num_heads
+    need(
+      self.dim % heads == 0,
+      f'model.dim={self.dim} is not divisible by '
+      f'model.block.attention.num_heads={heads}; change one of them',
+    )
+    need(
+      self.head_dim % 2 == 0,
+      f'model.dim={self.dim} / model.block.attention.num_heads={heads} is '
+      'odd; rotary positions need an even head width',
+    )
+    one_of('model.readout_norm', self.readout_norm, READOUT_NORMS)
+    one_of('model.dtype', self.dtype, DTYPES)
+    one_of('attention', self.attention, ATTENTION_KINDS)
+    need(
+      0 <= self.dropout < 1, f'model.dropout={self.dropout} is not in [0, 1)'
+    )
+    self._check_readouts()
+    need(
+      self.carry_backprop <= self.segments,
+      f'model.carry_backprop={self.carry_backprop} is more than '
+      f'model.segments={self.segments}; lower it',
+    )
+
+  def _check_readouts(self):
+    named = self.readouts
+    in_range = all(
+      isinstance(layer, int) and 1 <= layer <= self.num_layers
+      for layer in named
+    )
+    need(
+      in_range and named == tuple(sorted(set(named))),
+      f'model.readouts={named} must be increasing layers from 1 to '
+      f'model.num_layers={self.num_layers}',
+    )
+    need(
+      not named or named[-1] == self.num_layers,
+      f'model.readouts={named} must end with model.num_layers='
+      f'{self.num_layers}: the last layer always answers',
+    )
+
+  @property
+  def head_dim(self) -> int:
+    """Width of an attention head."""
+    return self.dim // self.block.attention.num_heads
+
+  @property
+  def num_kv_heads(self) -> int:
+    """G, heads of keys and values."""
+    return self.block.attention.num_kv_heads

@@ -1,0 +1,100 @@
+"""How cells run with a cache to look back at."""
+
+import jax
+import jax.numpy as jnp
+
+from ease_jax.decode import cache as caches
+from ease_jax.decode.cache import Cache, New
+from ease_jax.model import Body, layers
+from ease_jax.model.layers import KV
+from ease_jax.model.walk import Call, Layer, Ran, Walked, shown, visible
+
+
+def cached(
+  bound: Body,
+  cache: Cache | None,
+  position_BxT: jax.Array,
+  mask_BxTxT: jax.Array,
+  *,
+  skip: bool,
+) -> Layer:
+  """Runs blocks on a few tokens that also see a cache.
+
+  Args:
+    bound: a bound body.
+    cache: of the tokens before; None = there are none.
+    position_BxT: positions of the tokens; B may be 1.
+    mask_BxTxT: whom of each other they see, if everybody may be seen.
+    skip: do not run a cell that no token needs, except for its keys and
+      values. The branch also lets XLA write caches in place in a loop: a
+      straight program keeps a copy of each for its readers.
+  """
+  rotation = layers.rotation(bound.cfg, position_BxT)
+
+  def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
+    block = bound.block(call.cell)
+
+    def run() -> Ran:
+      kv = shown(call, block.kv(h_BxTxD, rotation))
+      mask = visible(mask_BxTxT, call.seen_BxT)
+      live_B = None if call.goes_BxT is None else call.goes_BxT.any(1)
+
+      def look(query_BxTxHxD: jax.Array) -> jax.Array:
+        if cache is None:
+          return layers.attention(query_BxTxHxD, kv, mask)
+        number = call.cell.number
+        return caches.attend(cache, number, query_BxTxHxD, kv, mask, live_B)
+
+      h = block.attend(h_BxTxD, rotation, look)
+      return Ran(h, kv, jnp.int32(1), jnp.int32(0))
+
+    def project() -> tuple[KV, jax.Array]:
+      return block.kv(h_BxTxD, rotation), jnp.int32(1)
+
+    def fill() -> Ran:
+      """Nobody needs the cell, at most its keys and values."""
+      kv, fills = _filled(call, project)
+      return Ran(h_BxTxD, kv, jnp.int32(0), fills)
+
+    if not skip or call.goes_BxT is None:
+      return run()
+    return jax.lax.cond(call.goes_BxT.any(), run, fill)
+
+  return layer
+
+
+def _filled(call: Call, project) -> tuple[KV, jax.Array]:
+  """Keys and values of a cell that nobody runs, and cells that were filled."""
+  if call.reused is not None:
+    return call.reused, jnp.int32(0)
+  if call.seen_BxT is None:
+    return project()
+
+  def nothing() -> tuple[KV, jax.Array]:
+    shapes, _ = jax.eval_shape(project)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return zeros, jnp.int32(0)
+
+  return jax.lax.cond(call.seen_BxT.any(), project, nothing)
+
+
+def addition(walks: list[Walked], absent_BxT: jax.Array) -> New:
+  """What walks through all cells add to a cache.
+
+  Args:
+    walks: of all cells in their order.
+    absent_BxT: tokens that nobody may ever see.
+  """
+  kv: dict[int, KV] = {}
+  seen = []
+
+  for walked in walks:
+    for call, own in zip(walked.calls, walked.kv, strict=True):
+      assert own is not None
+      kv[call.cell.number] = own
+      here_BxT = ~absent_BxT
+      if call.seen_BxT is not None:
+        here_BxT &= call.seen_BxT
+      seen.append(here_BxT)
+
+  return New(kv, jnp.stack(seen))

@@ -1,0 +1,330 @@
+"""The walk: the only loop over cells.
+
+Training, evaluation, decoding, drafts, deferred tokens and prompts all walk
+cells of the grid. They differ in `layer`, how a block is run (in parallel, with
+a cache, for a few tokens), and in `read`, what happens at a readout (a loss, an
+exit, a token), and never in the loop. Who takes part in a cell is `~done`, and
+whom a router lets through: an exit is the monotone case of a router.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from ease_jax.core.grid import Cell
+from ease_jax.core.policies import KVPolicy
+from ease_jax.core.routers import Route
+from ease_jax.model.layers import KV
+from ease_jax.model.readout import Read
+
+RUNNING = 'h'  # the stream that every cell moves
+State = dict[str, jax.Array]  # streams by name, each [B, T, D]
+Mask = jax.Array | None  # [B, T] bool; None = all tokens
+Tree = Any  # any tree of arrays
+
+
+class Walkable(Protocol):
+  """What a walk asks of a body."""
+
+  def combine(self, cell: Cell, state: State) -> jax.Array:
+    """The input of a cell that reads streams, [B, T, D]."""
+    ...
+
+  def route(self, cell: Cell, h_BxTxD: jax.Array, travel: 'Travel') -> Route:
+    """Whom the router of a cell lets through."""
+    ...
+
+
+class Travel(NamedTuple):
+  """Where the tokens of a walk stand, for routers."""
+
+  position_BxT: jax.Array  # B may be 1
+  key: jax.Array | None = None  # in training only
+
+
+class Counts(NamedTuple):
+  """What a program did, counted where it is done; int32 scalars."""
+
+  cells: jax.Array
+  heads: jax.Array
+  fills: jax.Array  # cells of which only keys and values were made
+
+
+def no_counts() -> Counts:
+  """Nothing was done yet."""
+  zero = jnp.int32(0)
+  return Counts(zero, zero, zero)
+
+
+class Exits(NamedTuple):
+  """What a walk knows of the exits of its tokens.
+
+  Attributes:
+    done_BxT: tokens that ask for nothing more, or never did.
+    exit_BxT: the readout that answered, int32; for tokens that are not done
+      the deepest one so far.
+    memory: of the signal.
+    previous: the readout before; None at the first.
+    answer: what the answering readouts said, a tree of [B, T, ...]; None
+      before the first readout.
+    counts: what was done so far.
+  """
+
+  done_BxT: jax.Array
+  exit_BxT: jax.Array
+  memory: Tree
+  previous: Read | None
+  answer: Tree
+  counts: Counts
+
+
+def before_exits(done_BxT: jax.Array, memory: Tree = ()) -> Exits:
+  """The exits before the first cell.
+
+  Args:
+    done_BxT: tokens that want nothing from the start.
+    memory: of the signal.
+  """
+  exit_BxT = jnp.zeros(done_BxT.shape, jnp.int32)
+  return Exits(done_BxT, exit_BxT, memory, None, None, no_counts())
+
+
+def settled(exits: Exits, k: int, stops_BxT: jax.Array, answer: Tree) -> Exits:
+  """The exits after a readout; whoever was done before keeps its answer.
+
+  Args:
+    exits: before it.
+    k: the readout.
+    stops_BxT: tokens that stop there.
+    answer: what it says, a tree of [B, T, ...].
+  """
+  done_BxT = exits.done_BxT
+  if exits.answer is not None:
+    answer = where(done_BxT, exits.answer, answer)
+  return exits._replace(
+    done_BxT=done_BxT | stops_BxT,
+    exit_BxT=jnp.where(done_BxT, exits.exit_BxT, k),
+    answer=answer,
+  )
+
+
+class Call(NamedTuple):
+  """A cell about to run.
+
+  Attributes:
+    cell: which.
+    goes_BxT: tokens that run it.
+    seen_BxT: tokens that others may see in it.
+    reused: keys and values that tokens show which do not run it; None where
+      they are made from their states.
+  """
+
+  cell: Cell
+  goes_BxT: Mask
+  seen_BxT: Mask
+  reused: KV | None
+
+
+class Ran(NamedTuple):
+  """What came of a cell; states of tokens that do not run it do not matter."""
+
+  h_BxTxD: jax.Array
+  kv: KV | None = None
+  cells: jax.Array | int = 1  # 0 where a program skipped it
+  fills: jax.Array | int = 0
+
+
+Layer = Callable[[Call, jax.Array], Ran]
+# (readout, state, exits) -> exits, and what the walk shall keep of it.
+Reader = Callable[[int, State, Exits | None], tuple[Exits | None, Tree]]
+
+
+class Walked(NamedTuple):
+  """What a walk comes to.
+
+  Attributes:
+    state: all streams, of each token where it stopped.
+    exits: who stopped where; None in a walk without exits.
+    reads: what was kept of each readout.
+    calls: of each cell, who ran it and who may be seen in it.
+    kv: keys and values of each cell, None where the layer keeps none.
+    router_loss: of all routers together, summed over tokens, nats.
+  """
+
+  state: State
+  exits: Exits | None
+  reads: tuple[Tree, ...]
+  calls: tuple[Call, ...]
+  kv: tuple[KV | None, ...]
+  router_loss: jax.Array | float
+
+
+def keep_nothing(
+  k: int, state: State, exits: Exits | None
+) -> tuple[Exits | None, Tree]:
+  """A reader that does not read."""
+  del k, state
+  return exits, None
+
+
+def walk(
+  body: Walkable,
+  cells: Sequence[Cell],
+  state: State,
+  exits: Exits | None,
+  *,
+  layer: Layer,
+  travel: Travel,
+  read: Reader = keep_nothing,
+  policy: KVPolicy | None = None,
+) -> Walked:
+  """Runs cells one after another; tokens that are done keep their state.
+
+  Args:
+    body: a bound body.
+    cells: consecutive cells of its grid.
+    state: the streams before the first of them.
+    exits: who is done; None = nobody is, and nobody will be.
+    layer: runs a block.
+    travel: where the tokens stand.
+    read: reads a prediction.
+    policy: what others see of tokens that are done; None = the keys and values
+      of their frozen states.
+  """
+  calls: list[Call] = []
+  kv: list[KV | None] = []
+  reads: list[Tree] = []
+  router_loss = 0.0
+
+  for i, cell in enumerate(cells):
+    held_BxT = _held(exits, policy)
+    h_BxTxD = state[RUNNING]
+    if cell.reads:
+      h_BxTxD = _keep(held_BxT, h_BxTxD, body.combine(cell, state))
+
+    route = None
+    if cell.router is not None:
+      route = body.route(cell, h_BxTxD, travel)
+      if route.loss_BxT is not None:
+        router_loss += route.loss_BxT.sum()
+
+    call = Call(
+      cell,
+      _goes(held_BxT, route),
+      _seen(exits, policy, route),
+      _reused(cells, i, exits, policy, kv),
+    )
+    ran = layer(call, h_BxTxD)
+    h_BxTxD = _moved(call.goes_BxT, route, h_BxTxD, ran.h_BxTxD)
+    if not cell.grad:
+      h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
+
+    state = state | {RUNNING: h_BxTxD}
+    if cell.writes is not None:
+      state[cell.writes] = _keep(held_BxT, state[cell.writes], h_BxTxD)
+
+    calls.append(call)
+    kv.append(ran.kv)
+    if exits is not None:
+      exits = exits._replace(counts=_counted(exits.counts, ran))
+    if cell.readout is not None:
+      exits, kept = read(cell.readout, state, exits)
+      reads.append(kept)
+
+  return Walked(
+    state, exits, tuple(reads), tuple(calls), tuple(kv), router_loss
+  )
+
+
+def where(mask_BxT: jax.Array, new: Tree, old: Tree) -> Tree:
+  """Picks whole tokens of two trees of [B, T, ...]."""
+
+  def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+    mask = mask_BxT.reshape(mask_BxT.shape + (1,) * (a.ndim - 2))
+    return jnp.where(mask, a, b)
+
+  return jax.tree.map(pick, new, old)
+
+
+def visible(mask_BxTxT: jax.Array, seen_BxT: Mask) -> jax.Array:
+  """A mask of who sees whom, without those who may not be seen, [B, T, T].
+
+  A token always sees itself: the softmax of one that nobody sees, whose result
+  is thrown away, would otherwise have nothing to look at.
+  """
+  if seen_BxT is None:
+    return mask_BxTxT
+  itself_1xTxT = jnp.eye(seen_BxT.shape[1], dtype=bool)[None]
+  return mask_BxTxT & (seen_BxT[:, None, :] | itself_1xTxT)
+
+
+def shown(call: Call, own: KV) -> KV:
+  """The keys and values that others see: a cell's own, or those reused.
+
+  Args:
+    call: the cell.
+    own: keys and values that the cell made of all tokens.
+  """
+  if call.reused is None or call.goes_BxT is None:
+    return own
+  return where(call.goes_BxT, own, call.reused)
+
+
+def _held(exits: Exits | None, policy: KVPolicy | None) -> Mask:
+  """Tokens whose state is frozen."""
+  if exits is None or (policy is not None and policy.runs_on):
+    return None
+  return exits.done_BxT
+
+
+def _keep(held_BxT: Mask, old: jax.Array, new: jax.Array) -> jax.Array:
+  return new if held_BxT is None else where(held_BxT, old, new)
+
+
+def _goes(held_BxT: Mask, route: Route | None) -> Mask:
+  if route is None:
+    return None if held_BxT is None else ~held_BxT
+  if held_BxT is None:
+    return route.runs_BxT
+  return route.runs_BxT & ~held_BxT
+
+
+def _seen(
+  exits: Exits | None, policy: KVPolicy | None, route: Route | None
+) -> Mask:
+  seen_BxT = None if route is None else route.runs_BxT
+  if exits is None or policy is None or not policy.hides:
+    return seen_BxT
+  if seen_BxT is None:
+    return ~exits.done_BxT
+  return seen_BxT & ~exits.done_BxT
+
+
+def _reused(
+  cells: Sequence[Cell],
+  i: int,
+  exits: Exits | None,
+  policy: KVPolicy | None,
+  kv: Sequence[KV | None],
+) -> KV | None:
+  if exits is None or policy is None:
+    return None
+  source = policy.source(cells, i)
+  return None if source is None else kv[source]
+
+
+def _moved(
+  goes_BxT: Mask, route: Route | None, old: jax.Array, new: jax.Array
+) -> jax.Array:
+  if route is not None and route.weight_BxT is not None:
+    weight_BxTx1 = route.weight_BxT[..., None].astype(old.dtype)
+    new = old + weight_BxTx1 * (new - old)
+  return new if goes_BxT is None else where(goes_BxT, new, old)
+
+
+def _counted(counts: Counts, ran: Ran) -> Counts:
+  return counts._replace(
+    cells=counts.cells + ran.cells, fills=counts.fills + ran.fills
+  )
