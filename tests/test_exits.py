@@ -11,7 +11,7 @@ import tiny
 from ease_jax import config, decode
 from ease_jax import model as model_lib
 from ease_jax.core import costs
-from ease_jax.core.weights import LossSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.evaluate import passes, sweep
 from ease_jax.model import exits
 from ease_jax.model.exits import ExitSpec

@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from ease_jax import config
-from ease_jax.core.weights import LossSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.model import exits
 from ease_jax.train import loss as losses
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import tiny
-from ease_jax.core.weights import LossSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.train import loss as losses
 
 FINAL = dict(num_layers=3, readouts=(1, 2, 3))

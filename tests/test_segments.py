@@ -12,7 +12,7 @@ import tiny
 from ease_jax import config, decode
 from ease_jax import model as model_lib
 from ease_jax.core import signals
-from ease_jax.core.weights import LossSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.evaluate import passes, results
 from ease_jax.model import exits, halting
 from ease_jax.model.exits import ExitSpec

@@ -21,7 +21,7 @@ import tiny
 from ease_jax import config, validation
 from ease_jax import model as model_lib
 from ease_jax.config import ConfigError
-from ease_jax.core.weights import LossSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.train import checkpoint, optimizer, update, writers
 from ease_jax.train import loop as train_loop
 from ease_jax.train.optimizer import OptimizerSpec

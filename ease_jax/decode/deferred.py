@@ -116,7 +116,9 @@ def answer(
       ran.append(goes_BxN)
     seen.extend(group_seen)
     exits = _counted(exits, count)
-    exits, _ = read(k, jax.tree.map(_newest, state), exits)
+    read_exits, _ = read(k, jax.tree.map(_newest, state), exits)
+    assert read_exits is not None
+    exits = read_exits
 
   tail = _through_coda(bound, cache, exits, position_B, done_B)
   walked = Walked(state, exits, (), (), (), 0.0)

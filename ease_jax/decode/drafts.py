@@ -3,11 +3,14 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from ease_jax.checks import need
 from ease_jax.core.signals import SIGNALS
 from ease_jax.model import Body
+
+Number = int | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +94,11 @@ class Tally(NamedTuple):
     heads_run: heads; a check runs its head once.
   """
 
-  rounds: int
-  drafted: int
-  accepted: int
-  layers_run: int
-  heads_run: int
+  rounds: Number
+  drafted: Number
+  accepted: Number
+  layers_run: Number
+  heads_run: Number
 
   def plus(self, other: 'Tally') -> 'Tally':
     """Both together."""

@@ -171,12 +171,13 @@ def silent(
     here = bound.read(k, state[RUNNING])
     signal = rule.signal
     memory = exits.memory.signal
+    previous = exits.previous
 
     def score() -> tuple[Memory, jax.Array]:
       if signal.needs_head:
-        obs = bound.observe(here, exits.previous, token_BxT, signal.name)
+        obs = bound.observe(here, previous, token_BxT, signal.name)
       else:
-        obs = readout.observe_states(here, exits.previous)
+        obs = readout.observe_states(here, previous)
         obs = bound.gated(obs, here, signal.name)
       return signal.step(memory, obs)
 

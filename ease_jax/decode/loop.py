@@ -74,7 +74,7 @@ def generate(
     live_N = history.live_B[:, b]
     new = history.token_B[live_N, b]
     tokens = np.concatenate([np.asarray(prompt, np.int32), new])
-    texts.append(Generated(tokens, history.exit_B[live_N, b]))
+    texts.append(Generated(tokens, np.asarray(history.exit_B[live_N, b])))
 
   counts = Counts(
     len(history.live_B),

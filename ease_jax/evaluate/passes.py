@@ -3,21 +3,20 @@
 `grid_dump` reads every readout of every token once; under a policy that runs
 exited tokens on (`recompute`), any threshold is then a reduction of it. The
 other K/V policies change what later tokens see, so they take one masked pass
-per threshold. A `Trace` is the result of either: where every token stopped and
-what it lost there.
+per threshold (`traces`).
 """
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ease_jax.core import signals
-from ease_jax.core.grid import first_exit, reaches
-from ease_jax.core.policies import UNITS, ExitRule, OperatingPoint, thresholds
+from ease_jax.core.grid import reaches
+from ease_jax.core.policies import UNITS, ExitRule, OperatingPoint
 from ease_jax.core.signals import SIGNALS, Observation
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.readout import linear_cross_entropy, observe_states
@@ -89,7 +88,7 @@ def masked_pass(
 
   Args:
     params: the model's parameters.
-    batch: tokens and targets, [B, T].
+    batch: tokens, targets and mask, [B, T].
     threshold_K: one per readout; the last is ignored.
     model: a body (static).
     rule: signal, policy and unit of the exits (static).
@@ -97,7 +96,8 @@ def masked_pass(
   model.check(rule)
   bound = model.bind({'params': params})
   token_BxT = jnp.asarray(batch['tokens'])
-  mask_BxT = batch.get('mask', np.ones(token_BxT.shape, np.float32))
+  target_BxT = jnp.asarray(batch['targets'])
+  mask_BxT = jnp.asarray(batch['mask'])
   travel = Travel(layers.positions(token_BxT.shape[1]))
   has_coda = bool(model.grid.coda)
 
@@ -111,9 +111,7 @@ def masked_pass(
       obs = bound.gated(obs, here, rule.signal.name)
       answer: Tree = state
     else:
-      obs = bound.observe(
-        here, exits.previous, batch['targets'], rule.signal.name
-      )
+      obs = bound.observe(here, exits.previous, target_BxT, rule.signal.name)
       answer = here.normed_BxTxD, obs
 
     memory, score_BxT = rule.signal.step(exits.memory, obs)
@@ -189,15 +187,6 @@ class Dump(NamedTuple):
   run_LxRxT: np.ndarray | None = None  # who ran each cell; None = everybody
 
 
-class Trace(NamedTuple):
-  """Where each token stopped, and its loss there."""
-
-  exit_RxT: np.ndarray
-  nll_RxT: np.ndarray
-  correct_RxT: np.ndarray
-  run_LxRxT: np.ndarray | None = None  # who ran each cell before its exit
-
-
 @functools.partial(jax.jit, static_argnames=('model', 'names'))
 def _dump_batch(
   params: Params, batch: Batch, *, model: Body, names: tuple[str, ...]
@@ -269,87 +258,14 @@ def grid_dump(
     },
     mask_RxT=np.concatenate([d.mask_RxT for d in dumps]),
     target_RxT=np.concatenate([d.target_RxT for d in dumps]),
-    run_LxRxT=_joined([d.run_LxRxT for d in dumps]),
+    run_LxRxT=joined_runs([d.run_LxRxT for d in dumps]),
   )
 
 
-def _joined(run: Sequence[np.ndarray | None]) -> np.ndarray | None:
+def joined_runs(run: Sequence[np.ndarray | None]) -> np.ndarray | None:
   """Masks [L, R, T] of several batches, along their rows."""
   masks = [mask for mask in run if mask is not None]
   return np.concatenate(masks, 1) if masks else None
-
-
-def trace_from_dump(dump: Dump, exit_RxT: np.ndarray) -> Trace:
-  """The trace of given exits when deeper keys and values are the true ones."""
-
-  def chosen(x_KxRxT: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(x_KxRxT, exit_RxT[None], 0)[0]
-
-  return Trace(
-    exit_RxT,
-    chosen(dump.nll_KxRxT),
-    chosen(dump.correct_KxRxT),
-    dump.run_LxRxT,
-  )
-
-
-def trace(
-  model: Body,
-  params: Params,
-  batches: Batches,
-  dump: Dump,
-  point: OperatingPoint | None,
-) -> Trace:
-  """Where tokens stop at an operating point; None = exits off.
-
-  Where nobody can exit the policy is irrelevant, and where exited tokens run
-  on the trace is a reduction of the dump.
-  """
-  num = len(dump.nll_KxRxT)
-  threshold_K = thresholds(point, num)
-  if point is None or np.all(threshold_K[:-1] == np.inf):
-    last = num - 1
-    return trace_from_dump(dump, np.full(dump.mask_RxT.shape, last))
-
-  rule = point.rule
-  model.check(rule)
-  if rule.policy.runs_on:
-    score_KxRxT = _unit_scores(rule, dump)
-    exit_RxT = np.array(_first_exit(score_KxRxT, threshold_K))
-    return trace_from_dump(dump, exit_RxT)
-
-  traces = []
-  for batch in batches():
-    masked = jax.device_get(
-      masked_pass(
-        params, batch, jnp.asarray(threshold_K), model=model, rule=rule
-      )
-    )
-    obs = masked.observation
-    correct_BxT = obs.argmax == batch['targets']
-    traces.append(
-      Trace(masked.exit_BxT, obs.nll, correct_BxT, masked.run_LxBxT)
-    )
-
-  return Trace(
-    exit_RxT=np.concatenate([t.exit_RxT for t in traces]),
-    nll_RxT=np.concatenate([t.nll_RxT for t in traces]),
-    correct_RxT=np.concatenate([t.correct_RxT for t in traces]),
-    run_LxRxT=_joined([t.run_LxRxT for t in traces]),
-  )
-
-
-def _unit_scores(rule: ExitRule, dump: Dump) -> np.ndarray:
-  score_KxRxT = dump.score_KxRxT[rule.signal.name]
-  if rule.unit == UNITS[0]:
-    return score_KxRxT
-  lowest = np.where(dump.mask_RxT > 0, score_KxRxT, np.inf).min(
-    2, keepdims=True
-  )
-  return np.broadcast_to(lowest, score_KxRxT.shape)
-
-
-_first_exit = jax.jit(first_exit)
 
 
 def last_nll(model: Body, params: Params, batches: Iterable[Batch]) -> float:
@@ -366,7 +282,7 @@ def last_nll(model: Body, params: Params, batches: Iterable[Batch]) -> float:
 @functools.partial(jax.jit, static_argnames=('model',))
 def _last_nll(params: Params, batch: Batch, *, model: Body):
   bound = model.bind({'params': params})
-  h_BxTxD = bound.states(batch['tokens'])[-1]
+  h_BxTxD = bound.states(jnp.asarray(batch['tokens']))[-1]
   normed_BxTxD = bound.normed(model.grid.num_readouts - 1, h_BxTxD)
   mask_N = batch['mask'].reshape(-1)
   total = linear_cross_entropy(
@@ -376,96 +292,3 @@ def _last_nll(params: Params, batch: Batch, *, model: Body):
     mask_N,
   )
   return total, mask_N.sum()
-
-
-def compute(
-  model: Body,
-  point: OperatingPoint | None,
-  trace: Trace,
-  mask_RxT: np.ndarray,
-) -> dict[str, Any]:
-  """What the exits of a trace cost, relative to this model's full pass.
-
-  Args:
-    model: a body.
-    point: where tokens exited; None = nowhere.
-    trace: where they did.
-    mask_RxT: 0 for padding.
-
-  Returns:
-    compute (FLOPs per token over those of a full pass: the least that any
-    decoder must do under the policy), layer_fraction, mean_readout (1-based),
-    exit_fraction [K]; where exited tokens must make up cells for later ones
-    (`recompute`) also compute_uncharged, which leaves those out: what most
-    papers report.
-  """
-  grid = model.grid
-  prices = model.costs_of_windows(mask_RxT.shape[1])
-  mask = mask_RxT > 0
-  exit_N = trace.exit_RxT[mask]
-  num = len(exit_N)
-  count_K = np.bincount(exit_N, minlength=grid.num_readouts)
-
-  if point is None:
-    cost_K = prices.static_K
-  else:
-    active_K = thresholds(point, grid.num_readouts) < np.inf
-    cost_K = prices.exit_K(point.rule, active_K)
-  flops = float(count_K @ cost_K)
-  if trace.run_LxRxT is not None:
-    flops -= prices.skipped(trace.run_LxRxT[:, mask], exit_N)
-
-  fraction_K = count_K / num
-  layer_fraction = float(fraction_K @ np.asarray(grid.depth_K)) / grid.depth
-  row = {
-    'compute': prices.relative(flops / num),
-    'layer_fraction': layer_fraction,
-    'mean_readout': float(fraction_K @ np.arange(1, len(count_K) + 1)),
-    'exit_fraction': fraction_K.tolist(),
-  }
-  if point is not None and point.rule.policy.runs_on:
-    row['compute_uncharged'] = row['compute']
-    deepest_RxT = _deepest_later(np.where(mask, trace.exit_RxT, 0))
-    made_up = prices.deferred_KxK[trace.exit_RxT, deepest_RxT][mask].sum()
-    row['compute'] = prices.relative((flops + float(made_up)) / num)
-  return row
-
-
-def _deepest_later(exit_RxT: np.ndarray) -> np.ndarray:
-  """Deepest readout among the later tokens of the row, 0 for the last."""
-  running = np.maximum.accumulate(exit_RxT[:, ::-1], axis=1)[:, ::-1]
-  return np.pad(running[:, 1:], ((0, 0), (0, 1)))
-
-
-def oracle_exit(dump: Dump) -> np.ndarray:
-  """First readout whose loss is no worse than the last one's, [R, T]."""
-  as_good = dump.nll_KxRxT <= dump.nll_KxRxT[-1]
-  return as_good.argmax(0).astype(np.int32)
-
-
-def calibration(dump: Dump, k: int, num_bins: int = 15) -> dict[str, Any]:
-  """Reliability of readout k: does max-prob equal accuracy? (1706.04599)
-
-  Returns:
-    ece (expected calibration error) and bins of confidence, accuracy, count.
-  """
-  mask = dump.mask_RxT > 0
-  confidence_N = dump.max_prob_KxRxT[k][mask].astype(np.float64)
-  correct_N = dump.correct_KxRxT[k][mask]
-  bin_N = np.minimum((confidence_N * num_bins).astype(int), num_bins - 1)
-
-  bins = []
-  gap = 0.0
-  for b in range(num_bins):
-    inside = bin_N == b
-    if not inside.any():
-      continue
-    confidence = float(confidence_N[inside].mean())
-    accuracy = float(correct_N[inside].mean())
-    count = int(inside.sum())
-    gap += abs(confidence - accuracy) * count
-    bins.append(
-      {'confidence': confidence, 'accuracy': accuracy, 'count': count}
-    )
-
-  return {'ece': gap / len(confidence_N), 'bins': bins}

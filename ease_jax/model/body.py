@@ -20,7 +20,7 @@ from ease_jax.core.costs import CostModel
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.policies import ExitRule
 from ease_jax.core.routers import ROUTERS, Route
-from ease_jax.core.signals import SIGNALS, Observation
+from ease_jax.core.signals import SIGNALS, Gate, Observation
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import layers, readout
 from ease_jax.model.readout import Read
@@ -119,7 +119,7 @@ class Body(nn.Module):
     self.streams = self.kind.streams(c)
 
     self.gates = {
-      name: self.param(f'gate_{name}', SIGNALS[name].gate.init, c.dim)
+      name: self.param(f'gate_{name}', _gate(name).init, c.dim)
       for name in c.gates
     }
     routed = {cell.block: cell for cell in self.grid.cells if cell.router}
@@ -193,9 +193,7 @@ class Body(nn.Module):
 
   def gate(self, name: str, h_BxTxD: jax.Array) -> jax.Array:
     """Outputs of a learned signal, [B, T, O] float32."""
-    gate = SIGNALS[name].gate
-    assert gate is not None
-    return gate.apply(self.gates[name], h_BxTxD)
+    return _gate(name).apply(self.gates[name], h_BxTxD)
 
   def gated(self, obs: Observation, read: Read, *names: str) -> Observation:
     """An observation with what the learned ones of the named signals say."""
@@ -300,6 +298,12 @@ class Body(nn.Module):
       extra[cell] = flops
 
     return extra
+
+
+def _gate(name: str) -> Gate:
+  gate = SIGNALS[name].gate
+  assert gate is not None
+  return gate
 
 
 def evaluation_key() -> jax.Array:

@@ -17,7 +17,7 @@ import numpy as np
 from ease_jax import data
 from ease_jax.config import ModelConfig
 from ease_jax.core import costs
-from ease_jax.core.weights import LossSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.evaluate import passes
 from ease_jax.train.checkpoint import Checkpoints, Host
 from ease_jax.train.optimizer import OptimizerSpec

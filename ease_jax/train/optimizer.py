@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import optax
 
 
-
-
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
   """What `build` needs; hashable, so that it can be a static argument.

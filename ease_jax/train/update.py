@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ease_jax.core.weights import LossSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
 from ease_jax.train import loss, optimizer
 from ease_jax.train.loss import Metrics

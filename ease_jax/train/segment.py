@@ -1,0 +1,344 @@
+"""The loss of one segment: readouts, gates and routers."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ease_jax.core.grid import reaches
+from ease_jax.core.objective import LossSpec
+from ease_jax.core.signals import SIGNALS, Lesson, Observation
+from ease_jax.model import Body, Params, layers
+from ease_jax.model.walk import (
+  RUNNING,
+  Exits,
+  Layer,
+  State,
+  Travel,
+  Tree,
+  before_exits,
+  settled,
+  walk,
+)
+from ease_jax.train.targets import TARGETS, Batch, Prepared
+
+
+class Progress(NamedTuple):
+  """What one segment of a batch hands to the next."""
+
+  state: State  # the carried streams
+  done_BxT: jax.Array  # exited (`exit_threshold`): frozen from here on
+  alive_BxT: jax.Array  # not halted: still trained on, float32
+
+
+class Part(NamedTuple):
+  """One segment of an update; S of them are stacked."""
+
+  number: jax.Array  # from 0
+  weight_R: jax.Array  # of each of its readouts
+  key: jax.Array  # for dropout, first states, choice of tokens, exploration
+
+
+class SegmentLosses(NamedTuple):
+  """Losses of one segment, nats."""
+
+  readout_R: jax.Array  # 0 where a readout is not supervised
+  gates: dict[str, jax.Array]  # of each learned signal
+  routers: jax.Array
+
+
+class Setting(NamedTuple):
+  """What is the same for all segments of a batch."""
+
+  model: Body
+  spec: LossSpec
+  batch: Batch
+  prepared: Prepared  # of the target
+
+
+def prepared(
+  params: Params, model: Body, spec: LossSpec, batch: Batch
+) -> Setting:
+  """The setting of a batch; its target is made here, without a gradient."""
+  bound = model.bind({'params': params})
+  target = TARGETS[spec.target].prepare(bound, batch)
+  return Setting(model, spec, batch, jax.lax.stop_gradient(target))
+
+
+def first_progress(model: Body, batch: Batch) -> Progress:
+  """Before the first segment, which makes its own first state."""
+  shape = batch['tokens'].shape
+  names = RUNNING, *model.grid.carried
+  dtype = jnp.dtype(model.cfg.dtype)
+  empty = {name: jnp.zeros((*shape, model.cfg.dim), dtype) for name in names}
+  return Progress(empty, jnp.zeros(shape, bool), jnp.ones(shape))
+
+
+def begin(params: Params, setting: Setting, key: jax.Array) -> State:
+  """All streams before the first segment, the prelude included."""
+  model, batch = setting.model, setting.batch
+  carry_key, drop_key, route_key = jax.random.split(key, 3)
+  bound = model.bind({'params': params}, rngs={'dropout': drop_key})
+  length = batch['tokens'].shape[1]
+  deterministic = model.cfg.dropout == 0
+  travel = Travel(layers.positions(length), route_key)
+
+  state = bound.start(
+    batch['tokens'], travel.position_BxT, carry_key, deterministic
+  )
+  layer = bound.windows(length, deterministic)
+  walked = walk(
+    bound, model.grid.prelude, state, None, layer=layer, travel=travel
+  )
+  return walked.state
+
+
+def segment_loss(
+  params: Params,
+  progress: Progress,
+  part: Part,
+  setting: Setting,
+  started: State | None = None,
+) -> tuple[jax.Array, tuple[Progress, SegmentLosses]]:
+  """Loss of one segment, nats; `grid_loss` is the sum over all segments.
+
+  Args:
+    params: the model's parameters.
+    progress: what the segment before left behind.
+    part: the segment.
+    setting: what all segments share.
+    started: the streams before the first segment where a gradient may reach
+      them from here; None = make them anew, so that each segment has a
+      gradient of its own.
+  """
+  model, spec, batch, _ = setting
+  drop_key, start_key, choice_key, gate_key, route_key = jax.random.split(
+    part.key, 5
+  )
+  bound = model.bind({'params': params}, rngs={'dropout': drop_key})
+  length = batch['tokens'].shape[1]
+  travel = Travel(layers.positions(length), route_key)
+  layer = bound.windows(length, model.cfg.dropout == 0)
+
+  if started is None:
+    started = begin(params, setting, start_key)
+    carried = {
+      name: jnp.where(part.number == 0, started[name], stream)
+      for name, stream in progress.state.items()
+    }
+  else:
+    carried = progress.state
+
+  walked = walk(
+    bound,
+    model.grid.segment,
+    started | carried,
+    before_exits(progress.done_BxT) if spec.exit_threshold else None,
+    layer=layer,
+    travel=travel,
+    read=_reader(bound, spec, batch),
+  )
+  loss_R = _readout_losses(
+    bound,
+    setting,
+    walked.reads,
+    part.weight_R,
+    progress,
+    choice_key,
+    layer,
+    travel,
+  )
+  learned, alive_BxT = _learn_gates(
+    bound, setting, walked.state, walked.reads, part, progress, gate_key
+  )
+  routers = walked.router_loss / jnp.maximum(batch['mask'].sum(), 1.0)
+
+  total = part.weight_R @ loss_R + routers
+  total += spec.gate_scale * sum(learned.values(), jnp.float32(0))
+  progress = Progress(
+    {name: walked.state[name] for name in carried},
+    progress.done_BxT if walked.exits is None else walked.exits.done_BxT,
+    alive_BxT,
+  )
+  losses = SegmentLosses(loss_R, learned, jnp.float32(routers))
+  return total, (progress, losses)
+
+
+def _reader(bound: Body, spec: LossSpec, batch: Batch):
+  """Keeps the state of every readout; tokens may stop there while training.
+
+  Training on the exits that inference will take (Elbayad et al. 1910.10073,
+  eq. 5, with confident tokens in place of sampled ones) teaches deeper layers
+  to read frozen states; the other rows keep full depth as good as it was.
+  """
+  rows = len(batch['tokens'])
+  exits_Bx1 = (jnp.arange(rows) < round(spec.exit_rows * rows))[:, None]
+
+  def read(
+    r: int, state: State, exits: Exits | None
+  ) -> tuple[Exits | None, State]:
+    if exits is None:
+      return None, state
+
+    h_BxTxD = jax.lax.stop_gradient(state[RUNNING])
+    obs = bound.observe(bound.read(r, h_BxTxD), None, batch['targets'])
+    stops_BxT = reaches(obs.max_prob, jnp.float32(spec.exit_threshold))
+    exits = settled(exits, r, stops_BxT & exits_Bx1, None)
+    return exits, state
+
+  return read
+
+
+def _readout_losses(
+  bound: Body,
+  setting: Setting,
+  state_R: tuple[State, ...],
+  weight_R: jax.Array,
+  progress: Progress,
+  key: jax.Array,
+  layer: Layer,
+  travel: Travel,
+) -> jax.Array:
+  """Mean loss at each readout of a segment over unmasked tokens, [R] nats.
+
+  Tokens that have halted count 0. Readouts of weight 0 cost nothing: never
+  weighted ones are not in the program, and ones that are off now are skipped
+  when it runs.
+  """
+  spec, batch = setting.spec, setting.batch
+  w_VxD = bound.unembedding()
+  last = len(state_R) - 1
+  loss_R = []
+
+  for r, state in enumerate(state_R):
+    weight_S = [row[r] for row in spec.weight_SxR]
+    if not any(weight_S):
+      loss_R.append(jnp.float32(0))
+      continue
+
+    h_BxTxD = bound.through_coda(state, layer, travel)
+    normed_BxTxD = bound.normed(r, h_BxTxD)
+    tokens = (normed_BxTxD, setting.prepared, batch['mask'], progress.alive_BxT)
+    tokens = jax.tree.map(_flat, tokens)
+    if r < last and spec.token_fraction < 1:
+      key, use_key = jax.random.split(key)
+      tokens = some_tokens(use_key, spec.token_fraction, tokens)
+
+    run = functools.partial(_readout_loss, spec, w_VxD)
+    is_final = spec.segments == 1 and r == last  # which no schedule turns off
+    if all(weight_S) and (is_final or spec.schedule == 'constant'):
+      loss_R.append(run(*tokens))
+    else:
+      loss_R.append(jax.lax.cond(weight_R[r] > 0, run, _nothing, *tokens))
+
+  return jnp.stack(loss_R)
+
+
+def _flat(x_BxTx: jax.Array) -> jax.Array:
+  return x_BxTx.reshape(-1, *x_BxTx.shape[2:])
+
+
+def _nothing(*tokens: Tree) -> jax.Array:
+  del tokens
+  return jnp.float32(0)
+
+
+def _readout_loss(
+  spec: LossSpec,
+  w_VxD: jax.Array,
+  normed_NxD: jax.Array,
+  prepared_N: Prepared,
+  mask_N: jax.Array,
+  alive_N: jax.Array,
+) -> jax.Array:
+  weight_N = mask_N * alive_N / jnp.maximum(mask_N.sum(), 1.0)
+  target = TARGETS[spec.target]
+  return target.loss(normed_NxD, w_VxD, prepared_N, weight_N)
+
+
+def some_tokens(key: jax.Array, fraction: float, tokens_N: Tree) -> Tree:
+  """A random share of the tokens, the same ones from every array.
+
+  Args:
+    key: of the choice.
+    fraction: the share, rounded up to whole tokens.
+    tokens_N: tree of arrays [N, ...].
+  """
+  num = len(jax.tree.leaves(tokens_N)[0])
+  order_N = jax.random.permutation(key, num)
+  keep = order_N[: math.ceil(fraction * num)]
+
+  def taken(x_N: jax.Array) -> jax.Array:
+    return x_N[keep]
+
+  return jax.tree.map(taken, tokens_N)
+
+
+def _learn_gates(
+  bound: Body,
+  setting: Setting,
+  state: State,
+  state_R: tuple[State, ...],
+  part: Part,
+  progress: Progress,
+  key: jax.Array,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+  """Mean loss of each gate, and the tokens that are still trained on."""
+  spec, batch = setting.spec, setting.batch
+  alive_BxT = progress.alive_BxT
+  learned: dict[str, jax.Array] = {}
+
+  def observe(r: int) -> Observation:
+    read = bound.read(r, state_R[r][RUNNING])
+    return bound.observe(read, None, batch['targets'])
+
+  for name in spec.learned:
+    gate = SIGNALS[name].gate
+    assert gate is not None
+    key, use_key = jax.random.split(key)
+    lesson = Lesson(
+      output_R=tuple(bound.gate(name, s[RUNNING]) for s in state_R),
+      observe=observe,
+      target_BxT=batch['targets'],
+      next_R=_one_segment_later(bound, name, state) if gate.ahead else (),
+      number=part.number + 1,
+      segments=spec.segments,
+      exploration=spec.gate_exploration,
+      key=use_key,
+    )
+    result = gate.loss(lesson)
+    loss_BxT = progress.alive_BxT * batch['mask'] * result.loss_BxT
+    learned[name] = loss_BxT.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
+    if result.halts_BxT is not None:
+      alive_BxT = jnp.where(result.halts_BxT, 0.0, alive_BxT)
+
+  return learned, alive_BxT
+
+
+def _one_segment_later(
+  bound: Body, name: str, state: State
+) -> tuple[jax.Array, ...]:
+  """Outputs of a gate in the next segment, from a second forward pass.
+
+  The parameters are the same, as in HRM's official code.
+  """
+  length = state[RUNNING].shape[1]
+
+  def read(
+    r: int, state: State, exits: Exits | None
+  ) -> tuple[Exits | None, jax.Array]:
+    del r
+    return exits, bound.gate(name, state[RUNNING])
+
+  walked = walk(
+    bound,
+    bound.grid.segment,
+    state,
+    None,
+    layer=bound.windows(length),
+    travel=Travel(layers.positions(length)),
+    read=read,
+  )
+  return walked.reads
