@@ -12,7 +12,7 @@ from ease_jax import config, presets
 
 def get_config(argument: str = ''):
   c = presets.small()
-  c.model.body, c.model.segments, c.model.num_layers = 'refine', 2, 4
+  c = presets.refinement(c, segments=2, num_layers=4)
   c.model.readouts = (2, 4)
   c.loss.weights = 'linear'
   c.exit.policies = ('recompute', 'copy_state', 'latest')

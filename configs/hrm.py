@@ -12,10 +12,7 @@ from ease_jax import config, presets
 
 def get_config(argument: str = ''):
   c = presets.small()
-  c.model.body, c.model.segments, c.model.num_layers = 'hrm', 3, 1
-  c.model.readouts, c.model.block_norm = (), 'post'
-  c.model.carry_init = 'fixed'
-  c.loss.weights = 'segment_ends'
+  c = presets.hrm(c, segments=3, num_layers=1)
   c.train.updates = 'per_segment'
   c.exit.signals = ('q_halt', 'max_prob')
   # Its low module never sees the high state alone, as copy_state has it.

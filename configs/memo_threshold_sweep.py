@@ -22,30 +22,30 @@ def get_config(argument: str = ''):
   c.data.path = ('data/wikitext2/train.txt',)
   c.data.select_path = ('data/wikitext2/valid.txt',)
   c.data.test_path = ('data/wikitext2/test.txt',)
-  c.data.train_chars, c.data.select_chars = 500_000, 50_000
+  c.data.train_chars = 500_000
+  c.data.select_chars = 50_000
   c.data.tokenizer = 'char'
   c.data.seq_len = 128
-  c.model.num_layers, c.model.dim, c.model.mlp_dim = 4, 32, 128
-  c.model.num_heads, c.model.num_kv_heads = 2, 2
+
+  c.model.num_layers = 4
+  c.model.dim = 32
+  c.model.block.mlp.dim = 128
+  c.model.block.attention.num_heads = 2
+  c.model.block.attention.num_kv_heads = 2
   c.model.readouts = (2, 4)
   c.loss.weights = 'chosen'
   c.loss.chosen = ((2, 0.7), (4, 0.3))
+
   c.optimizer.name = 'muon'
-  c.optimizer.learning_rate, c.optimizer.muon_learning_rate = 0.03, 0.03
+  c.optimizer.learning_rate = 0.03
+  c.optimizer.muon_learning_rate = 0.03
   c.optimizer.weight_decay = 0.01
   c.train.steps = 30 * STEPS_PER_EPOCH
   c.train.batch_size = 32
-  c.train.eval_every = c.train.checkpoint_every = STEPS_PER_EPOCH
-  c.exit.thresholds.max_prob = (
-    0.0,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-  )  # the memo's
+  c.train.eval_every = STEPS_PER_EPOCH
+  c.train.checkpoint_every = STEPS_PER_EPOCH
+
+  memo = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+  c.exit.thresholds.max_prob = memo
   c.exit.max_compute = 0.687  # what the memo's point costs
   return config.with_argument(c, argument)

@@ -17,12 +17,6 @@ from ease_jax.core.signals import SIGNALS
 
 ConfigDict = ml_collections.ConfigDict
 
-SOURCES = ('stdlib', 'text', 'tfds')
-TOKENIZERS = ('byte', 'char', 'bpe')
-UPDATES = ('joint', 'per_segment')
-METHODS = ('exits', 'full', 'speculative')  # of generation
-SPLITS = ('train', 'select', 'test')
-
 
 def base() -> ConfigDict:
   """The locked default config; every field a run may change."""
@@ -40,7 +34,7 @@ def base() -> ConfigDict:
 def _add_data(c: ConfigDict) -> None:
   c.data = ConfigDict()
   c.data.task = 'language'  # what is learned, one of data.task.TASKS
-  c.data.source = 'stdlib'  # one of SOURCES
+  c.data.source = 'stdlib'  # or text, tfds
   c.data.path = ()  # text: files, folders or globs; tfds: name or directory
   c.data.select_path = ()  # text: own files for select; () = split documents
   c.data.test_path = ()  # text: own files for test; () = split documents
@@ -49,7 +43,7 @@ def _add_data(c: ConfigDict) -> None:
   c.data.train_chars = 0  # use only the first so many characters; 0 = all
   c.data.select_chars = 0  # the same for select
   c.data.test_chars = 0  # the same for test
-  c.data.tokenizer = 'byte'  # one of TOKENIZERS
+  c.data.tokenizer = 'byte'  # or char, bpe
   c.data.vocab_size = 8192  # bpe only; byte and char know their own
   c.data.seq_len = 128  # T: tokens per training and evaluation window
 

@@ -1,5 +1,7 @@
 """Settings that several configs share."""
 
+import copy
+
 from ease_jax import config
 from ease_jax.config import ConfigDict
 
@@ -67,7 +69,8 @@ def wikitext2(folder: str) -> ConfigDict:
 
 
 def refinement(c: ConfigDict, segments: int, num_layers: int) -> ConfigDict:
-  """Changes a config to the same layers run several times (IRT)."""
+  """A copy with the same layers run several times (IRT)."""
+  c = copy.deepcopy(c)
   c.model.body = 'refine'
   c.model.segments = segments
   c.model.num_layers = num_layers
@@ -75,11 +78,12 @@ def refinement(c: ConfigDict, segments: int, num_layers: int) -> ConfigDict:
 
 
 def hrm(c: ConfigDict, segments: int, num_layers: int) -> ConfigDict:
-  """Changes a config to HRM with halting by Q-learning.
+  """A copy that is HRM with halting by Q-learning.
 
   Its states are normed after each sum and start as one fixed vector each, as
   in the official code (2506.21734).
   """
+  c = copy.deepcopy(c)
   c.model.body = 'hrm'
   c.model.segments = segments
   c.model.num_layers = num_layers

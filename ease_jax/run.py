@@ -1,326 +1,275 @@
-"""One experiment from config to report: `run(config, workdir)`."""
+"""One run from config to report: `run(config, workdir)`."""
 
 import dataclasses
-import datetime
-import importlib.metadata
-import json
-import math
 import os
 import pathlib
-import platform
-import shlex
-import subprocess
 import sys
-from typing import Any
+from collections.abc import Iterator
 
-import jax
-
-import ease_jax
-from ease_jax import data, decode, report
+from ease_jax import decode, report, specs
 from ease_jax import model as model_lib
-from ease_jax.config import ConfigError, model_config
-from ease_jax.evaluate import clock, results
-from ease_jax.train import checkpoint, update
-from ease_jax.train import loop as train_loop
-from ease_jax.train.optimizer import OptimizerSpec
+from ease_jax import workdir as folders
+from ease_jax.checks import ConfigError, need
+from ease_jax.config import ConfigDict
+from ease_jax.core.policies import OperatingPoint
+from ease_jax.data import load_tokenizer
+from ease_jax.data.task import Task
+from ease_jax.data.task import load as load_task
+from ease_jax.decode import text
+from ease_jax.decode.text import Trained
+from ease_jax.evaluate import clock, evaluation
+from ease_jax.evaluate import passage as passage_lib
+from ease_jax.evaluate import results as results_lib
+from ease_jax.evaluate.results import Results
+from ease_jax.model import Body
+from ease_jax.provenance import provenance
+from ease_jax.specs import Specs
+from ease_jax.train import checkpoint, loop
+from ease_jax.train.checkpoint import Best
+from ease_jax.train.update import abstract_state
 from ease_jax.train.writers import write_atomic
-from ease_jax.validation import validate
 
 MODES = ('all', 'train', 'evaluate', 'report', 'generate', 'export')
 EXPORTED = 'decoder.jax'
-# What a later command in the same workdir may change: it has no influence on
-# the parameters.
-FREE_FIELDS = (
-  'evaluate.batch_size',
-  'evaluate.select_split',
-  'evaluate.report_split',
-  'evaluate.segments',
-  'evaluate.speed_tokens',
-  'exit.',
-  'generate.',
-  'train.log_every',
-  'train.tensorboard',
-  'train.profile',
-)
-PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+TOKENIZER = 'tokenizer.json'
+
+Path = str | os.PathLike[str]
 
 
 def run(
-  config: Any,
-  workdir: str | os.PathLike[str],
+  config: ConfigDict,
+  workdir: Path,
   mode: str = 'all',
   prompt: str | None = None,
 ) -> None:
-  """Runs an experiment, or one part of it, in a working directory.
+  """Makes a run, or one part of it, in a working directory.
 
   Args:
-    config: a run's config.
+    config: of the run.
     workdir: receives the files of the run; created when missing.
     mode: one of MODES; all = train, evaluate, report.
     prompt: text to continue, for mode generate.
 
   Raises:
     ConfigError: something the caller must change; one line with the fix.
-    TrainingDiverged, Preempted: see `train.train`.
+    TrainingDiverged, Preempted: as `train.loop.train` does.
   """
-  if mode not in MODES:
-    raise ConfigError(f'--mode={mode} is unknown; use one of {MODES}')
-  if mode == 'generate' and prompt is None:
-    raise ConfigError('--mode=generate needs --prompt=TEXT')
-  if not os.fspath(workdir):
-    raise ConfigError('--workdir is empty; give a directory')
-  validate(config)
-  workdir = pathlib.Path(workdir)
-  check_config(config, workdir)
+  need(mode in MODES, f'--mode={mode} is unknown; use one of {MODES}')
+  need(
+    mode != 'generate' or prompt is not None,
+    '--mode=generate needs --prompt=TEXT',
+  )
+  need(bool(os.fspath(workdir)), '--workdir is empty; give a directory')
+  checked = specs.from_config(config)
+  folder = pathlib.Path(workdir)
+  folders.check_config(config, folder)
+
   if mode == 'report':
-    return _report(workdir)
-  if mode == 'generate':
-    return _generate(config, workdir, prompt or '')
-  if mode == 'export':
-    return _export(config, workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  corpus = data.load(config, workdir)
-  model = model_lib.build(model_config(config, corpus.tokenizer.vocab_size))
-  # After the data was found: a wrong path must not bind the workdir.
-  write_atomic(workdir / 'config.json', _dumps(as_json(config)))
-  if mode in ('all', 'train'):
-    train_loop.train(config, str(workdir), model, corpus)
-  if mode in ('all', 'evaluate'):
-    _evaluate(config, workdir, model, corpus)
-  if mode == 'all':
-    _report(workdir)
+    _report(folder)
+  elif mode == 'generate':
+    _generate(config, folder, prompt or '')
+  elif mode == 'export':
+    _export(config, folder)
+  else:
+    folder.mkdir(parents=True, exist_ok=True)
+    task = load_task(checked.data, folder)
+    checked = specs.from_config(config, task.vocab_size, task.attention)
+    # After the data was found: a wrong path must not bind the directory.
+    folders.write_config(config, folder)
+    if mode in ('all', 'train'):
+      _train(checked, folder, task)
+    if mode in ('all', 'evaluate'):
+      _evaluate(checked, folder, task)
+    if mode == 'all':
+      _report(folder)
 
 
-def as_json(config: Any) -> Any:
-  """A config as plain JSON; infinite thresholds become strings."""
+def _train(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
+  loop.train(
+    run_specs.train,
+    folder,
+    run_specs.body,
+    task,
+    loss_spec=run_specs.loss,
+    opt_spec=run_specs.optimizer,
+    seed=run_specs.seed,
+    eval_batch_size=run_specs.sweep.batch_size,
+    eval_max_tokens=run_specs.sweep.max_tokens,
+  )
 
-  def plain(value):
-    if isinstance(value, dict):
-      return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-      return [plain(v) for v in value]
-    finite = not isinstance(value, float) or math.isfinite(value)
-    return value if finite else str(value)
 
-  return plain(config.to_dict())
+def _restore_best(run_specs: Specs, folder: pathlib.Path, model: Body) -> Best:
+  abstract = abstract_state(model, run_specs.optimizer)
+  return checkpoint.restore_best(folder, abstract)
 
 
-def check_config(config: Any, workdir: pathlib.Path) -> None:
-  """Refuses a workdir that another config made; writes nothing.
-
-  Raises:
-    ConfigError: names every field that differs.
-  """
-  path = workdir / 'config.json'
-  if workdir.exists() and not workdir.is_dir():
-    raise ConfigError(f'--workdir={workdir} is a file; choose a directory')
-  if not path.exists():
-    if (workdir / checkpoint.FOLDER).is_dir():
-      raise ConfigError(
-        f'{workdir} has checkpoints but no config.json, so that nobody can '
-        'tell whose they are; choose another --workdir'
-      )
-    return
-  try:
-    there = _flat(json.loads(path.read_text(encoding='utf-8')))
-  except ValueError:
-    raise ConfigError(
-      f'{path} is not JSON; restore it or choose another --workdir'
-    ) from None
-  here = _flat(as_json(config))
-  missing = 'missing'
-  differing = [
-    f'{name}={there.get(name, missing)} there, {here.get(name, missing)} here'
-    for name in sorted(there.keys() | here.keys())
-    if there.get(name, missing) != here.get(name, missing)
-    and not name.startswith(FREE_FIELDS)
-  ]
-  if differing:
-    raise ConfigError(
-      f'{workdir} was made by another config: {"; ".join(differing)}; '
-      'choose another --workdir or the same config'
+def _evaluate(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
+  """Writes results.json and passage.json from the best checkpoint."""
+  model = run_specs.body
+  best = _restore_best(run_specs, folder, model)
+  params = best.state.params
+  found = evaluation.evaluate(run_specs.sweep, model, params, task)
+  speed = None
+  if model.cfg.attention == 'causal':
+    speed = clock.measure(
+      run_specs.sweep, model, params, task, found.chosen, found.sweep
     )
 
-
-def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """{'a': {'b': 1}} -> {'a.b': 1}."""
-  result = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      result |= _flat(value, f'{prefix}{name}.')
-    else:
-      result[prefix + name] = value
-  return result
-
-
-def _dumps(tree: Any) -> str:
-  return json.dumps(tree, indent=2, allow_nan=False) + '\n'
-
-
-def _restore_best(config: Any, workdir: pathlib.Path, model: Any) -> Any:
-  abstract = update.abstract_state(model, OptimizerSpec.from_config(config))
-  return checkpoint.restore_best(workdir, abstract)
-
-
-def _evaluate(
-  config: Any, workdir: pathlib.Path, model: Any, corpus: Any
-) -> None:
-  """Writes results.json and passage.json from the best checkpoint."""
-  best = _restore_best(config, workdir, model)
-  params = best.state.params
-  found, passage = results.evaluate_run(config, model, params, corpus)
-  found['speed'] = clock.measure(config, model, params, corpus, found)
-  cfg = model.cfg
-  tokens = {f'{k}_tokens': len(v) for k, v in corpus.splits.items()}
-  found = {
-    'seed': config.seed,
-    'model': {
-      'params': sum(x.size for x in jax.tree.leaves(params)),
-      'body': cfg.body,
-      'segments': cfg.segments,
-      'layers': cfg.num_layers,
-      'vocab_size': cfg.vocab_size,
-    },
-    'data': {
-      'source': corpus.source,
-      'tokenizer': corpus.tokenizer.name,
-      'sha256': corpus.sha256,
-      **tokens,
-    },
-    'train': train_loop.summary(config, model, best.newest_step, best.host),
-    **found,
-    'provenance': provenance(),
-  }
-  write_atomic(workdir / 'passage.json', _dumps(passage))
-  write_atomic(workdir / 'results.json', _dumps(found))
+  train = loop.summary(
+    best.newest_step,
+    best.host,
+    updates_per_step=run_specs.optimizer.updates_per_step,
+    flops_per_token=run_specs.train_flops,
+  )
+  results = Results(
+    seed=run_specs.seed,
+    model=evaluation.model_facts(model, params),
+    data=results_lib.DataFacts(**task.to_json()),
+    train=results_lib.TrainFacts(**train),
+    readouts=found.readouts,
+    sweep=found.sweep,
+    chosen=found.chosen,
+    oracle=found.oracle,
+    calibration=found.calibration,
+    segments=found.segments,
+    speed=speed,
+    provenance=provenance(),
+  )
+  passage = folders.dumps(found.passage.to_json())
+  write_atomic(folder / passage_lib.FILE, passage)
+  write_atomic(folder / results_lib.FILE, folders.dumps(results.to_json()))
 
 
-def provenance() -> dict[str, Any]:
-  """What it takes to make these numbers again."""
-  command = ['python', '-m', 'ease_jax.main', *sys.argv[1:]]
-  return {
-    'command': shlex.join(command),
-    'versions': {
-      'python': platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in PACKAGES},
-      'ease_jax': ease_jax.__version__,
-    },
-    'commit': _commit(),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'platform': f'{platform.platform()}, {jax.devices()[0].device_kind}',
-  }
-
-
-def _commit() -> str:
-  """Git commit of this source, `-dirty` when changed; '' outside of git."""
-  here = pathlib.Path(__file__)
-
-  def git(*args):
-    return subprocess.run(
-      ['git', '-C', str(here.parent), *args],
-      capture_output=True,
-      check=True,
-      text=True,
-    ).stdout.strip()
-
-  try:
-    # An installed copy may lie below somebody else's repository.
-    git('ls-files', '--error-unmatch', here.name)
-    return git('describe', '--always', '--dirty', '--abbrev=12', '--exclude=*')
-  except (OSError, subprocess.CalledProcessError):
-    return ''
-
-
-def _report(workdir: pathlib.Path) -> None:
-  try:
-    page = report.write_report(workdir)
-  except (FileNotFoundError, ValueError) as error:
-    raise ConfigError(str(error)) from error
+def _report(folder: pathlib.Path) -> None:
+  page = report.write_report(folder)
   print(f'Report: {page.resolve()}')
 
 
-def _generate(config: Any, workdir: pathlib.Path, prompt: str) -> None:
-  model, _, tokenizer = loaded = load_model(config, workdir)
-  draft = None
-  if config.generate.method == 'speculative':
-    decode.check_prompts(  # before drafts are timed for nothing
-      model,
-      [tokenizer.encode(prompt)],
-      decode.options_from(config, tokenizer.eos_id),
-    )
-    draft = _draft(config, workdir, *loaded)
-  if draft is not None:
-    return decode.speculative_text(config, *loaded, prompt, draft)
+def load_model(config: ConfigDict, workdir: Path) -> Trained:
+  """Model, parameters and tokenizer of the best checkpoint of a run.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  folder = pathlib.Path(workdir)
+  path = folder / TOKENIZER
+  need(path.exists(), f'{path} is missing; run --mode=train first')
+  tokenizer = load_tokenizer(path)
+  run_specs = specs.from_config(config, tokenizer.vocab_size)
+  model = run_specs.body
+  best = _restore_best(run_specs, folder, model)
+  return Trained(model, best.state.params, tokenizer)
+
+
+def chosen_point(workdir: Path) -> OperatingPoint | None:
+  """The operating point of a run; None where it chose no exits.
+
+  Raises:
+    ConfigError: the run was not evaluated.
+  """
+  path = pathlib.Path(workdir) / results_lib.FILE
+  need(
+    path.exists(),
+    f'{path} is missing: it holds the exit thresholds; run --mode=evaluate '
+    'first',
+  )
+  return results_lib.load(path).chosen.point
+
+
+def _generate(config: ConfigDict, folder: pathlib.Path, prompt: str) -> None:
+  trained = load_model(config, folder)
+  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
+  options = _options(run_specs, trained)
+
+  if run_specs.generate.method == 'speculative':
+    # Before drafts are timed for nothing.
+    tokens = trained.tokenizer.encode(prompt).tolist()
+    decode.check_prompts(trained.model, [tokens], options)
+    draft = _draft(run_specs, folder, trained, options)
+    if draft is not None:
+      _print(text.speculative_text(trained, prompt, draft, options))
+      return
+
   point = None
-  if config.generate.method == 'exits':
-    point = decode.chosen_point(workdir)
-  decode.exit_text(config, *loaded, prompt, point)
+  if run_specs.generate.method == 'exits':
+    point = chosen_point(folder)
+  color = sys.stdout.isatty()
+  _print(text.exit_text(trained, prompt, point, options, color=color))
+
+
+def _options(run_specs: Specs, trained: Trained) -> decode.Options:
+  return run_specs.generate.options(
+    context=run_specs.data.seq_len, eos_id=trained.tokenizer.eos_id
+  )
+
+
+def _print(pieces: Iterator[str]) -> None:
+  for piece in pieces:
+    print(piece, end='', flush=True)
 
 
 def _draft(
-  config: Any, workdir: pathlib.Path, model: Any, params: Any, tokenizer: Any
+  run_specs: Specs,
+  folder: pathlib.Path,
+  trained: Trained,
+  options: decode.Options,
 ) -> decode.Draft | None:
   """The given one, or what the clock prefers; None = plain decoding."""
-  if config.generate.draft:
-    return decode.Draft(*config.generate.draft)
-  drafts = decode.candidates(model.cfg)
-  prompts = clock.calibration_prompts(config, data.load(config, workdir))
-  options = decode.options_from(config, tokenizer.eos_id)
+  if run_specs.generate.draft is not None:
+    return run_specs.generate.draft
+
+  drafts = decode.candidates(trained.model)
+  task = load_task(run_specs.data, folder)
+  prompts = clock.calibration_prompts(run_specs.sweep, task)
   # One program's worth of tokens, so that each draft compiles one program.
-  options = dataclasses.replace(
+  short = dataclasses.replace(
     options, max_new_tokens=min(options.max_new_tokens, options.chunk)
   )
   print(f'[timing {len(drafts)} ways to draft]', flush=True)
   best, seconds = clock.fastest_draft(
-    model, {'params': params}, prompts, drafts, options=options
+    trained.model,
+    {'params': trained.params},
+    prompts,
+    drafts,
+    options=short,
   )
   draft = min(drafts, key=lambda d: seconds[d])
-  readout, length, threshold = draft.readout, draft.length, draft.threshold
+  way = draft.readout, draft.length, draft.threshold
+  used = 'plain decoding is used' if best is None else 'used'
   print(
-    f'[generate.draft={(readout, length, threshold)} is the fastest of '
-    f'{len(drafts)}: {seconds[None] / seconds[draft]:.2f} times as fast as '
-    f'plain decoding on {len(prompts)} prompts of '
-    f'{config.evaluate.select_split}; '
-    f'{"used" if best else "plain decoding is used"}]'
+    f'[generate.draft={way} is the fastest of {len(drafts)}: '
+    f'{seconds[None] / seconds[draft]:.2f} times as fast as plain decoding on '
+    f'{len(prompts)} prompts of {run_specs.sweep.select_split}; {used}]'
   )
   return best
 
 
-def _export(config: Any, workdir: pathlib.Path) -> None:
+def _export(config: ConfigDict, folder: pathlib.Path) -> None:
   """Writes the decoder at the run's operating point, for one row."""
   method = config.generate.method
   if method == 'speculative':
     raise ConfigError(
       f'generate.method={method!r} can not be exported; use exits or full'
     )
-  point = decode.chosen_point(workdir) if method == 'exits' else None
-  model, params, tokenizer = load_model(config, workdir)
-  path = workdir / EXPORTED
-  write_atomic(
-    path,
-    decode.exported(
-      model,
-      params,
-      point,
-      options=decode.options_from(config, tokenizer.eos_id),
-    ),
+  point = chosen_point(folder) if method == 'exits' else None
+  trained = load_model(config, folder)
+  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
+  path = folder / EXPORTED
+  content = decode.exported(
+    trained.model,
+    trained.params,
+    point,
+    options=_options(run_specs, trained),
   )
+  write_atomic(path, content)
   print(f'Decoder: {path.resolve()}')
 
 
-def load_model(
-  config: Any, workdir: str | os.PathLike[str]
-) -> tuple[Any, Any, Any]:
-  """(model, parameters, tokenizer) of the best checkpoint of a run.
+def body_of(config: ConfigDict, vocab_size: int) -> Body:
+  """The model of a config, its parameters not yet made.
 
-  Raises:
-    ConfigError: there is none.
+  Args:
+    config: of a run.
+    vocab_size: V.
   """
-  workdir = pathlib.Path(workdir)
-  path = workdir / 'tokenizer.json'
-  if not path.exists():
-    raise ConfigError(f'{path} is missing; run --mode=train first')
-  tokenizer = data.load_tokenizer(path)
-  model = model_lib.build(model_config(config, tokenizer.vocab_size))
-  best = _restore_best(config, workdir, model)
-  return model, best.state.params, tokenizer
+  return model_lib.build(specs.from_config(config, vocab_size).model)

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ease_jax.checks import need
+from ease_jax.checks import need, one_of
+from ease_jax.decode.drafts import Draft
 from ease_jax.decode.sampling import Sampling
 
 PREFILLS = ('exits', 'full')
+METHODS = ('exits', 'full', 'speculative')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +48,68 @@ class Options:
     )
     need(self.chunk >= 1, f'chunk={self.chunk} must be at least 1')
 
+
+@dataclasses.dataclass(frozen=True)
+class GenerateSpec:
+  """What the section `generate` says besides `Options`.
+
+  Attributes:
+    method: exits, full (none), or speculative (none, with drafts).
+    draft: how drafts are made; None = the fastest way.
+    max_new_tokens: most tokens of a continuation.
+    sampling: how tokens are drawn.
+    seed: of what is drawn.
+    prefill: what prompt tokens do.
+  """
+
+  method: str
+  draft: Draft | None
+  max_new_tokens: int
+  sampling: Sampling
+  seed: int
+  prefill: str
+
+  def __post_init__(self):
+    one_of('generate.method', self.method, METHODS)
+    _ = self.options(context=1, eos_id=None)  # checks the rest
+
   @classmethod
-  def from_config(
-    cls, section: Mapping[str, Any], *, context: int, eos_id: int | None
-  ) -> 'Options':
-    """What the section `generate` of a config says.
+  def from_config(cls, section: Mapping[str, Any]) -> 'GenerateSpec':
+    """The spec of a config's section `generate`.
+
+    Raises:
+      ConfigError: a field has a value that cannot be used.
+    """
+    draft = tuple(section['draft'])
+    need(
+      len(draft) in (0, 3),
+      f'generate.draft={draft} has {len(draft)} values; give readout, length '
+      'and threshold, or () for the fastest',
+    )
+    sampling = Sampling(
+      section['temperature'], section['top_k'], section['top_p']
+    )
+    return cls(
+      method=section['method'],
+      draft=Draft(*draft) if draft else None,
+      max_new_tokens=section['max_new_tokens'],
+      sampling=sampling,
+      seed=section['seed'],
+      prefill=section['prefill'],
+    )
+
+  def options(self, *, context: int, eos_id: int | None) -> Options:
+    """How to generate.
 
     Args:
-      section: the section.
       context: positions that the model was trained on.
       eos_id: of the tokenizer.
     """
-    return cls(
-      max_new_tokens=section['max_new_tokens'],
+    return Options(
+      max_new_tokens=self.max_new_tokens,
       context=context,
-      sampling=Sampling(
-        section['temperature'], section['top_k'], section['top_p']
-      ),
+      sampling=self.sampling,
       eos_id=eos_id,
-      seed=section['seed'],
-      prefill=section['prefill'],
+      seed=self.seed,
+      prefill=self.prefill,
     )

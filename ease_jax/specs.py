@@ -1,0 +1,149 @@
+"""All specs of a config, built at once: what makes a config invalid.
+
+Each spec reads its own section and checks itself; what crosses sections is
+checked here. Nobody below `run` sees a config.
+"""
+
+import dataclasses
+
+from ease_jax import config as config_lib
+from ease_jax import model as model_lib
+from ease_jax.checks import need, one_of
+from ease_jax.config import ConfigDict
+from ease_jax.core.grid import Grid
+from ease_jax.core.objective import LossSpec
+from ease_jax.core.policies import POLICIES
+from ease_jax.core.signals import SIGNALS
+from ease_jax.core.spec import CAUSAL, ModelConfig
+from ease_jax.data.spec import DataSpec
+from ease_jax.decode.options import GenerateSpec
+from ease_jax.evaluate.sweep import SweepSpec
+from ease_jax.model import BODIES, Body
+from ease_jax.train.optimizer import OptimizerSpec
+from ease_jax.train.spec import TrainSpec
+from ease_jax.train.targets import TARGETS
+
+
+@dataclasses.dataclass(frozen=True)
+class Specs:
+  """What a config says, checked.
+
+  Attributes:
+    seed: of initialisation, dropout and data order.
+    data: section `data`.
+    model: section `model`.
+    loss: section `loss`.
+    optimizer: section `optimizer`.
+    train: section `train`.
+    sweep: sections `exit` and `evaluate`.
+    generate: section `generate`.
+  """
+
+  seed: int
+  data: DataSpec
+  model: ModelConfig
+  loss: LossSpec
+  optimizer: OptimizerSpec
+  train: TrainSpec
+  sweep: SweepSpec
+  generate: GenerateSpec
+
+  @property
+  def body(self) -> Body:
+    """The model."""
+    return model_lib.build(self.model)
+
+  @property
+  def train_flops(self) -> float:
+    """Training FLOPs of one token."""
+    prices = self.body.costs_of_windows(self.data.seq_len)
+    return prices.train_per_token(
+      self.loss.trained_K, self.loss.asked_K, ahead=self.loss.ahead
+    )
+
+
+def from_config(
+  config: ConfigDict, vocab_size: int = 1, attention: str = CAUSAL
+) -> Specs:
+  """The specs of a config.
+
+  Args:
+    config: of a run.
+    vocab_size: V, once the data are known; what a config says can be checked
+      without it.
+    attention: whom tokens see, which the task knows.
+
+  Raises:
+    ConfigError: it cannot run; one line with the field and the fix.
+  """
+  data = DataSpec.from_config(config.data)
+  model = model_lib.model_config(
+    config.model,
+    vocab_size,
+    gates=tuple(config.loss.gates),
+    attention=attention,
+  )
+  grid = model_lib.build(model).grid
+  train = TrainSpec.from_config(config.train)
+  loss = LossSpec.from_config(
+    config.loss,
+    grid,
+    per_segment=train.per_segment,
+    carry_backprop=model.carry_backprop,
+  )
+  optimizer = OptimizerSpec.from_config(
+    config.optimizer,
+    num_blocks=grid.num_blocks,
+    steps=train.steps,
+    updates_per_step=train.updates_per_step(grid.segments),
+  )
+  specs = Specs(
+    seed=config.seed,
+    data=data,
+    model=model,
+    loss=loss,
+    optimizer=optimizer,
+    train=train,
+    sweep=SweepSpec.from_config(config),
+    generate=GenerateSpec.from_config(config.generate),
+  )
+  _check_together(specs, grid)
+  _check_unread(config)
+  return specs
+
+
+def _check_together(specs: Specs, grid: Grid) -> None:
+  """What no section can know alone."""
+  one_of('loss.target', specs.loss.target, TARGETS)
+
+  for name in specs.sweep.signals:
+    need(
+      SIGNALS[name].gate is None or name in specs.loss.learned,
+      f'exit.signals names {name}, which loss.gates={specs.loss.gates} with '
+      f'loss.gate_weight={specs.loss.gate_weight} does not learn; add it '
+      'there, or use another signal',
+    )
+  for name in specs.sweep.policies:
+    POLICIES[name].check(grid)
+
+  need(
+    specs.sweep.segments == 0 or grid.segments > 1,
+    f'evaluate.segments={specs.sweep.segments} does not fit model.segments='
+    f'{grid.segments}, which has nothing to run again; use 0',
+  )
+
+
+def _check_unread(config: ConfigDict) -> None:
+  """Refuses changes in the section of a body that is not used."""
+  default = config_lib.base().model
+
+  for name in BODIES:
+    if name == config.model.body or name not in default:
+      continue
+    for field, value in config.model[name].items():
+      usual = default[name][field]
+      need(
+        value == usual,
+        f'model.{name}.{field}={value} means something for model.body={name} '
+        f'only, not {config.model.body}; leave it at {usual}',
+      )
