@@ -43,7 +43,7 @@ class Passage(Record):
   tokens: tuple[PassageToken, ...]
 
 
-def load_passage(path: pathlib.Path) -> Passage:
+def load(path: pathlib.Path) -> Passage:
   """The passage of a run.
 
   Raises:

@@ -142,6 +142,7 @@ class Chosen(Record):
 
   Attributes:
     rule: how it was chosen, for people.
+    policy: the K/V policy among whose settings it was chosen.
     point: the setting; None = exits off.
     select_split: name of the split of the data that chooses.
     report_split: name of the split of the data that reports.
@@ -150,6 +151,7 @@ class Chosen(Record):
   """
 
   rule: str
+  policy: str
   point: Point
   select_split: str
   report_split: str
