@@ -1,0 +1,56 @@
+"""Copies of a config that are equal to another one in something, by design."""
+
+import copy
+
+from ease_jax import config
+from ease_jax.study.study import Config
+from ease_jax.train import loop as train_loop
+from ease_jax.train.optimizer import OptimizerSpec
+
+
+def train_flops(c: Config, vocab_size: int) -> float:
+  """Training FLOPs of a config that is not stopped early."""
+  tokens = c.train.steps * c.train.batch_size * c.data.seq_len
+  cfg = config.model_config(c, vocab_size)
+  return train_loop.flops_per_token(c, cfg) * tokens
+
+
+def with_equal_training(c: Config, like: Config, vocab_size: int) -> Config:
+  """A copy trained for as many steps as cost the training FLOPs of `like`."""
+  ratio = train_flops(like, vocab_size) / train_flops(c, vocab_size)
+  return stretched(c, ratio)
+
+
+def with_equal_updates(c: Config, like: Config) -> Config:
+  """A copy trained for as many steps as make the updates of `like`."""
+  return stretched(c, _updates(like) / _updates(c))
+
+
+def _updates(c: Config) -> int:
+  return c.train.steps * OptimizerSpec.from_config(c).updates_per_step
+
+
+def with_equal_depth(c: Config, like: Config) -> Config:
+  """A copy with as many layers as `like` runs a token through."""
+  c = copy.deepcopy(c)
+  last_only = config.readouts(c.model) == (c.model.num_layers,)
+  c.model.num_layers = config.model_config(like, 1).depth
+  c.model.readouts = (c.model.num_layers,) if last_only else ()
+  return c
+
+
+def stretched(c: Config, ratio: float) -> Config:
+  """A copy of `ratio` times the steps, with all schedules in proportion.
+
+  What is 0, and so off, stays off.
+  """
+
+  def scaled(steps: int) -> int:
+    return max(1, round(steps * ratio)) if steps else 0
+
+  c = copy.deepcopy(c)
+  c.optimizer.warmup_steps = scaled(c.optimizer.warmup_steps)
+  c.loss.schedule_steps = scaled(c.loss.schedule_steps)
+  for name in ('steps', 'eval_every', 'checkpoint_every'):
+    c.train[name] = scaled(c.train[name])
+  return c
