@@ -8,11 +8,12 @@ import sweeps
 
 import tiny
 from ease_jax.evaluate import evaluation
-from ease_jax.evaluate.results import REPORT, SELECT
+from ease_jax.evaluate.results import REPORT, SELECT, exits_early
 from ease_jax.evaluate.sweep import Evaluator
 
 RATIO = 1.3
-SPEC = sweeps.spec(max_ppl_ratio=RATIO)
+THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+SPEC = sweeps.spec(max_ppl_ratio=RATIO, thresholds={'max_prob': THRESHOLDS})
 SHAPES = {
   'stack': dict(num_layers=4),
   'refine': dict(body='refine', segments=2, num_layers=2),
@@ -66,7 +67,15 @@ def test_the_sweep_is_the_same_on_both_splits(evaluated):
   assert select == report
   assert len(select) == len(set(select))
   assert select.count(None) == 1
-  assert any(isinstance(p.threshold, tuple) for p in select if p)
+
+
+def test_searched_points_exit_somewhere(evaluated):
+  model, done = evaluated
+  points = {row.point for row in done.sweep if row.point}
+  searched = [p for p in points if isinstance(p.threshold, tuple)]
+  assert all(exits_early(p) for p in searched)
+  # The other model's early readouts are never worth their price.
+  assert bool(searched) == (model.cfg.body == 'refine')
 
 
 def test_the_point_is_chosen_on_select(evaluated):

@@ -72,8 +72,9 @@ def evaluate(
   selected = [select.measure(point) for point in points]
   full_ppl = selected[points.index(None)].quality.ppl
   for visited in searched_points(spec, select, full_ppl):
-    points.append(visited.point)
-    selected.append(visited.row)
+    if visited.point not in points:
+      points.append(visited.point)
+      selected.append(visited.row)
   reported = [report.measure(point) for point in points]
   best = spec.choice.best(selected, spec.policy)
 
