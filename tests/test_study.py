@@ -33,9 +33,9 @@ def make_config(path, layers=1, **train):
     select_fraction=0.2,
     test_fraction=0.2,
   )
-  c.model.update(
-    num_layers=layers, dim=8, num_heads=1, num_kv_heads=1, mlp_dim=8
-  )
+  c.model.update(num_layers=layers, dim=8)
+  c.model.block.attention.update(num_heads=1, num_kv_heads=1)
+  c.model.block.mlp.dim = 8
   c.train.update(
     steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1
   )

@@ -5,8 +5,7 @@ import pathlib
 import pytest
 from test_study import make_config
 
-from ease_jax import config
-from ease_jax.core import costs
+from ease_jax import model as model_lib
 from ease_jax.study import equal, main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -22,7 +21,8 @@ def refined(c, segments=2, **train):
 
 
 def full_flops(c):
-  return costs.full_flops(config.model_config(c, VOCAB), 4.5)
+  cfg = model_lib.model_config(c.model, VOCAB, gates=c.loss.gates)
+  return model_lib.build(cfg).costs(4.5).full
 
 
 @pytest.mark.parametrize(

@@ -41,21 +41,16 @@ def supervised(c: Config) -> Config:
 def refined(c: Config) -> Config:
   """IRT: the same layers twice, a loss at the end of each segment."""
   c = c.copy_and_resolve_references()
-  c.model.body = 'refine'
-  c.model.segments = 2
+  c = presets.refinement(c, segments=2, num_layers=c.model.num_layers)
   c.loss.weights = 'segment_ends'
   return c
 
 
 def hierarchical(c: Config) -> Config:
   """HRM, 8 layers deep in a segment, 4 of them its own."""
-  c = refined(c)
-  c.model.body = 'hrm'
-  c.model.num_layers = 2
-  c.model.readouts = ()
-  c.model.cycle_steps = 1
-  c.model.carry_init = 'fixed'
-  c.model.block_norm = 'post'
+  c = c.copy_and_resolve_references()
+  c = presets.hrm(c, segments=2, num_layers=2)
+  c.model.hrm.cycle_steps = 1
   return c
 
 

@@ -48,9 +48,7 @@ def trained_on_exits(c: Config) -> Config:
 def refined(c: Config) -> Config:
   """IRT: half of the layers, twice."""
   c = c.copy_and_resolve_references()
-  c.model.body = 'refine'
-  c.model.segments = 2
-  c.model.num_layers = 4
+  c = presets.refinement(c, segments=2, num_layers=4)
   c.model.readouts = (4,)
   c.loss.weights = 'segment_ends'
   return c
@@ -58,13 +56,9 @@ def refined(c: Config) -> Config:
 
 def hierarchical(c: Config) -> Config:
   """HRM, 4 layers deep in a segment, halting by its own values."""
-  c = refined(c)
-  c.model.body = 'hrm'
-  c.model.num_layers = 1
-  c.model.readouts = ()
-  c.model.cycle_steps = 1
-  c.model.carry_init = 'fixed'
-  c.model.block_norm = 'post'
+  c = c.copy_and_resolve_references()
+  c = presets.hrm(c, segments=2, num_layers=1)
+  c.model.hrm.cycle_steps = 1
   c.train.updates = 'per_segment'
   c.exit.signals = ('q_halt', 'max_prob')
   c.exit.policies = ('latest',)

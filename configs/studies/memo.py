@@ -35,10 +35,8 @@ def get_study(data: str) -> Study:
     return c
 
   def irt(layers: int) -> Config:
-    c = standard(layers)
-    c.model.body = 'refine'
-    c.model.segments = 2
-    c.model.carry_init = 'learned'
+    c = presets.refinement(standard(layers), segments=2, num_layers=layers)
+    c.model.refine.carry_init = 'learned'
     c.loss.weights = 'segment_ends'
     c.train.updates = 'per_segment'
     return c
@@ -50,11 +48,8 @@ def get_study(data: str) -> Study:
     return c
 
   def hrm(layers: int) -> Config:
-    c = irt(layers)
-    c.model.body = 'hrm'
-    c.model.carry_init = 'fixed'
-    c.model.readouts = ()
-    c.model.block_norm = 'post'
+    c = presets.hrm(standard(layers), segments=2, num_layers=layers)
+    c.train.updates = 'per_segment'
     return c
 
   variants = {

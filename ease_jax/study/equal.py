@@ -2,17 +2,31 @@
 
 import copy
 
-from ease_jax import config
+from ease_jax import model as model_lib
+from ease_jax.core.weights import LossSpec
+from ease_jax.model import Body
 from ease_jax.study.study import Config
-from ease_jax.train import loop as train_loop
-from ease_jax.train.optimizer import OptimizerSpec
 
 
 def train_flops(c: Config, vocab_size: int) -> float:
   """Training FLOPs of a config that is not stopped early."""
-  tokens = c.train.steps * c.train.batch_size * c.data.seq_len
-  cfg = config.model_config(c, vocab_size)
-  return train_loop.flops_per_token(c, cfg) * tokens
+  body = _body(c, vocab_size)
+  loss = LossSpec.from_config(
+    c.loss,
+    body.grid,
+    per_segment=c.train.updates == 'per_segment',
+    carry_backprop=c.model.carry_backprop,
+  )
+  prices = body.costs_of_windows(c.data.seq_len)
+  per_token = prices.train_per_token(
+    loss.trained_K, loss.asked_K, ahead=loss.ahead
+  )
+  return per_token * c.train.steps * c.train.batch_size * c.data.seq_len
+
+
+def _body(c: Config, vocab_size: int) -> Body:
+  cfg = model_lib.model_config(c.model, vocab_size, gates=c.loss.gates)
+  return model_lib.build(cfg)
 
 
 def with_equal_training(c: Config, like: Config, vocab_size: int) -> Config:
@@ -27,14 +41,22 @@ def with_equal_updates(c: Config, like: Config) -> Config:
 
 
 def _updates(c: Config) -> int:
-  return c.train.steps * OptimizerSpec.from_config(c).updates_per_step
+  """Updates of the parameters in a whole run."""
+  if c.train.updates == 'per_segment':
+    return c.train.steps * c.model.segments
+  return c.train.steps
 
 
 def with_equal_depth(c: Config, like: Config) -> Config:
-  """A copy with as many layers as `like` runs a token through."""
+  """A copy with as many layers as `like` runs a token through.
+
+  Args:
+    c: of a plain stack.
+    like: of any body.
+  """
   c = copy.deepcopy(c)
-  last_only = config.readouts(c.model) == (c.model.num_layers,)
-  c.model.num_layers = config.model_config(like, 1).depth
+  last_only = tuple(c.model.readouts) == (c.model.num_layers,)
+  c.model.num_layers = _body(like, vocab_size=1).grid.depth
   c.model.readouts = (c.model.num_layers,) if last_only else ()
   return c
 
