@@ -10,7 +10,8 @@ import numpy as np
 from ease_jax import model as model_lib
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.task import Task
-from ease_jax.evaluate import passes
+from ease_jax.evaluate import traces
+from ease_jax.evaluate.compute import calibration, oracle_exit
 from ease_jax.evaluate.facts import ModelFacts
 from ease_jax.evaluate.passage import Passage, PassageToken
 from ease_jax.evaluate.results import (
@@ -150,8 +151,8 @@ def _oracle_row(split: Evaluator) -> OracleRow:
   """Answers where the loss is first as good as the last readout's."""
   grid = split.model.grid
   mask = split.dump.mask_RxT > 0
-  exit_RxT = passes.oracle_exit(split.dump)
-  trace = passes.trace_from_dump(split.dump, exit_RxT)
+  exit_RxT = oracle_exit(split.dump)
+  trace = traces.trace_from_dump(split.dump, exit_RxT)
 
   count_K = np.bincount(exit_RxT[mask], minlength=grid.num_readouts)
   fraction_K = count_K / mask.sum()
@@ -174,7 +175,7 @@ def _oracle_row(split: Evaluator) -> OracleRow:
 def _calibration(report: Evaluator) -> tuple[Calibration, ...]:
   rows = []
   for k, (segment, layer) in enumerate(report.model.grid.names_K):
-    values = passes.calibration(report.dump, k)
+    values = calibration(report.dump, k)
     bins = tuple(Bin(**b) for b in values['bins'])
     rows.append(Calibration(segment, layer, values['ece'], bins))
   return tuple(rows)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.core.signals import SIGNALS
-from ease_jax.evaluate import passes
+from ease_jax.evaluate import traces
 from ease_jax.evaluate.results import SweepRow, exits_early
 from ease_jax.evaluate.sweep import Evaluator, SweepSpec
 from ease_jax.evaluate.thresholds import search_thresholds
@@ -107,7 +107,7 @@ def at_price(
     return prices.exit_K(point.rule, active_K) / prices.full
 
   threshold_K = search_thresholds(
-    passes.unit_scores(point.rule, select.dump)[:, mask],
+    traces.unit_scores(point.rule, select.dump)[:, mask],
     select.dump.nll_KxRxT[:, mask],
     cost_fn,
     price,

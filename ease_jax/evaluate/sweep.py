@@ -18,9 +18,11 @@ from ease_jax.core.signals import SIGNALS
 from ease_jax.data import SPLITS
 from ease_jax.data.pipeline import Batch
 from ease_jax.data.task import Task
-from ease_jax.evaluate import passes
-from ease_jax.evaluate.passes import Dump, Trace
+from ease_jax.evaluate import passes, traces
+from ease_jax.evaluate.compute import compute
+from ease_jax.evaluate.passes import Dump
 from ease_jax.evaluate.results import Cost, Quality, SweepRow
+from ease_jax.evaluate.traces import Trace
 from ease_jax.model import Body, Params
 
 
@@ -230,7 +232,7 @@ class Evaluator:
 
   def trace(self, point: OperatingPoint | None) -> Trace:
     """Where the tokens of the split stop; None = exits off."""
-    return passes.trace(self.model, self.params, self.batches, self.dump, point)
+    return traces.trace(self.model, self.params, self.batches, self.dump, point)
 
   def measure(self, point: OperatingPoint | None) -> SweepRow:
     """A row of the sweep; None = exits off."""
@@ -252,7 +254,7 @@ class Evaluator:
 
   def cost(self, point: OperatingPoint | None, trace: Trace) -> Cost:
     """What a trace of the split costs."""
-    values = passes.compute(self.model, point, trace, self.dump.mask_RxT)
+    values = compute(self.model, point, trace, self.dump.mask_RxT)
     values['exit_fraction'] = tuple(values['exit_fraction'])
     return Cost(**values)
 

@@ -3,7 +3,7 @@
 import copy
 
 from ease_jax import model as model_lib
-from ease_jax.core.weights import LossSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body
 from ease_jax.study.study import Config
 
