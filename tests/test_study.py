@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 import scipy.stats
+from small_run import TEXT, make_config
 
-from ease_jax import config
 from ease_jax.checks import ConfigError
 from ease_jax.evaluate import results as results_lib
 from ease_jax.study import compare as compare_lib
@@ -21,29 +21,6 @@ from ease_jax.study.compare import compare
 from ease_jax.study.study import Study
 
 ROOT = pathlib.Path(__file__).parent.parent
-TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
-
-
-def make_config(path, layers=1, **train):
-  c = config.base()
-  c.data.update(
-    source='text',
-    path=(str(path),),
-    seq_len=8,
-    select_fraction=0.2,
-    test_fraction=0.2,
-  )
-  c.model.update(num_layers=layers, dim=8)
-  c.model.block.attention.update(num_heads=1, num_kv_heads=1)
-  c.model.block.mlp.dim = 8
-  c.train.update(
-    steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1
-  )
-  c.train.update(train)
-  c.evaluate.max_tokens = 64
-  c.exit.update(signals=('max_prob',), policies=('copy_state',))
-  c.exit.search_points = 1
-  return c
 
 
 @pytest.fixture(scope='module')
@@ -166,7 +143,8 @@ def wait_until(condition, seconds, pause):
 def test_a_killed_comparison_leaves_no_run_behind(tmp_path):
   (tmp_path / 'text.txt').write_text(TEXT)
   (tmp_path / 'script.py').write_text(f"""
-from test_study import Study, compare, make_config
+from small_run import make_config
+from test_study import Study, compare
 
 if __name__ == '__main__':
   c = make_config({str(tmp_path / 'text.txt')!r}, steps=1_000_000)

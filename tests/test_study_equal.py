@@ -3,7 +3,7 @@
 import pathlib
 
 import pytest
-from test_study import make_config
+from small_run import make_config
 
 from ease_jax import model as model_lib
 from ease_jax.study import equal, main
