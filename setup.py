@@ -52,6 +52,7 @@ setuptools.setup(
     'numpy>=2.0',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
+    'scipy>=1.11',
     'tensorflow-datasets>=4.9.10',
     'tokenizers>=0.23',
   ],

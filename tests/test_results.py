@@ -1,89 +1,138 @@
-"""What a run says about its exits: chosen on select, reported on test."""
+"""results.json and passage.json: their form, and files of another one."""
 
 import json
-import types
 
-import numpy as np
+import fake_run
 import pytest
 
-import tiny
-from ease_jax import config
-from ease_jax.data import Corpus
-from ease_jax.evaluate import results, sweep
+from ease_jax.checks import ConfigError
+from ease_jax.core.policies import OperatingPoint
+from ease_jax.evaluate import passage, results
+from ease_jax.evaluate.results import REPORT, SELECT, Results, exits_early
 
-RATIO = 1.3
+NEVER = fake_run.NEVER
 
 
-@pytest.fixture(scope='module', params=['stack', 'refine'])
-def evaluated(request):
-  segments = 2 if request.param == 'refine' else 1
-  model = tiny.body(
-    body=request.param, segments=segments, num_layers=4 // segments
+def as_file(path, data):
+  path.write_text(json.dumps(data, allow_nan=False))
+  return path
+
+
+def test_results_are_a_file_and_back(tmp_path):
+  before = fake_run.results(speed=fake_run.speed())
+  path = as_file(tmp_path / 'results.json', before.to_json())
+  assert results.load(path) == before
+
+
+def test_the_passage_is_a_file_and_back(tmp_path):
+  before = fake_run.passage()
+  path = as_file(tmp_path / 'passage.json', before.to_json())
+  assert passage.load(path) == before
+
+
+def test_the_sections_of_the_file():
+  assert list(fake_run.results().to_json()) == [
+    'seed',
+    'model',
+    'data',
+    'train',
+    'readouts',
+    'sweep',
+    'chosen',
+    'oracle',
+    'calibration',
+    'segments',
+    'speed',
+    'provenance',
+  ]
+
+
+def test_a_row_of_the_sweep_is_flat():
+  point = OperatingPoint('max_prob', 'recompute', 0.5)
+  row = fake_run.row(SELECT, point, 0.7, 1.0).to_json()
+  assert list(row) == [
+    'split',
+    'signal',
+    'kv_policy',
+    'threshold',
+    'nll',
+    'ppl',
+    'bits_per_byte',
+    'accuracy',
+    'compute',
+    'layer_fraction',
+    'mean_readout',
+    'exit_fraction',
+    'compute_uncharged',
+  ]
+  assert row['threshold'] == 0.5
+  assert row['split'] == 'select'
+
+
+def test_exits_off_are_one_row_per_split_and_three_nulls():
+  rows = fake_run.results().to_json()['sweep']
+  off = [row for row in rows if row['threshold'] is None]
+  assert [row['split'] for row in off] == ['select', 'report']
+  for row in off:
+    assert row['signal'] is None
+    assert row['kv_policy'] is None
+
+
+def test_the_row_with_exits_off_of_each_split():
+  made_up = fake_run.results()
+  for split in (SELECT, REPORT):
+    row = made_up.off(split)
+    assert row.point is None
+    assert row.split == split
+
+
+def test_a_threshold_that_is_never_reached_is_null():
+  point = OperatingPoint('max_prob', 'copy_state', (0.5, NEVER, NEVER))
+  row = fake_run.row(SELECT, point, 0.7, 1.0)
+  assert row.to_json()['threshold'] == [0.5, None, None]
+  assert type(row).from_json(row.to_json()) == row
+
+
+@pytest.mark.parametrize(
+  'threshold, exits',
+  [
+    (0.5, True),
+    (NEVER, False),
+    ((0.5, NEVER), True),
+    ((NEVER, NEVER, 0.5), False),  # the last one is ignored
+  ],
+)
+def test_who_may_exit_early(threshold, exits):
+  point = OperatingPoint('max_prob', 'copy_state', threshold)
+  assert exits_early(point) == exits
+  assert not exits_early(None)
+
+
+def test_a_file_of_an_older_version_is_one_clear_line(tmp_path):
+  data = fake_run.results().to_json()
+  data['chosen']['test'] = data['chosen'].pop('report')
+  path = as_file(tmp_path / 'results.json', data)
+  with pytest.raises(ConfigError) as error:
+    results.load(path)
+  assert str(error.value) == (
+    f'{path} is of an older version, in which the split that reports was '
+    'always called "test"; run --mode=evaluate again'
   )
-  c = config.base()
-  c.model.segments = segments
-  c.data.seq_len = 8
-  c.evaluate.batch_size = 4
-  c.exit.signals, c.exit.search_points = ('max_prob',), 2
-  c.exit.max_ppl_ratio = RATIO
-  rng = np.random.default_rng(0)
-  make = lambda n: rng.integers(0, tiny.VOCAB, n).astype(np.int32)
-  corpus = Corpus(
-    splits={'select': make(200), 'test': make(160)},
-    source='random',
-    sha256='',
-    tokenizer=types.SimpleNamespace(
-      token_bytes=np.ones(tiny.VOCAB), token_text=chr
-    ),
+
+
+@pytest.mark.parametrize('key', ['speed', 'sweep', 'provenance'])
+def test_a_file_that_lacks_a_section_is_one_clear_line(tmp_path, key):
+  data = fake_run.results().to_json()
+  del data[key]
+  path = as_file(tmp_path / 'results.json', data)
+  with pytest.raises(ConfigError) as error:
+    results.load(path)
+  assert str(error.value) == (
+    f"{path} is of another version: it lacks '{key}'; run --mode=evaluate again"
   )
-  measure = sweep.Split.measure
-
-  def reversed_on_test(self, point):
-    # So that a choice made on test would be another one.
-    row = measure(self, point)
-    if self.name == 'test':
-      row['compute'] = 2 - row['compute']
-    return row
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sweep.Split, 'measure', reversed_on_test)
-    found, passage = results.evaluate_run(c, model, tiny.params(model), corpus)
-  return c, model, found, passage
 
 
-def test_the_point_is_chosen_on_select_and_reported_on_test(evaluated):
-  c, _, found, _ = evaluated
-  json.dumps(found, allow_nan=False)
-  half = len(found['sweep']) // 2
-  select, test = found['sweep'][:half], found['sweep'][half:]
-  key = lambda row: (row['signal'], row['kv_policy'], str(row['threshold']))
-  assert {r['split'] for r in select} == {'select'}
-  assert {r['split'] for r in test} == {'test'}
-  assert list(map(key, select)) == list(map(key, test))
-  own = [i for i, r in enumerate(select) if r['kv_policy'] == 'copy_state']
-  full = next(select[i] for i in own if select[i]['threshold'] is None)
-  allowed = [i for i in own if select[i]['ppl'] <= RATIO * full['ppl']]
-  best = min(allowed, key=lambda i: select[i]['compute'])
-  chosen = found['chosen']
-  assert chosen['threshold'] == select[best]['threshold']
-  for side, row in (('select', select[best]), ('test', test[best])):
-    for name in ('ppl', 'compute', 'exit_fraction'):
-      assert chosen[side][name] == row[name]
-  # The other split would have chosen something else.
-  other = next(test[i] for i in own if test[i]['threshold'] is None)
-  there = [i for i in own if test[i]['ppl'] <= RATIO * other['ppl']]
-  assert best != min(there, key=lambda i: test[i]['compute'])
-
-
-def test_rows_name_their_cells(evaluated):
-  _, model, found, passage = evaluated
-  cells = [(r['segment'], r['layer']) for r in found['readouts']]
-  assert cells == list(model.cfg.cells)
-  assert [(r['segment'], r['layer']) for r in found['calibration']] == cells
-  fractions = [r['layer_fraction'] for r in found['readouts']]
-  assert fractions == [0.25, 0.5, 0.75, 1.0]
-  segments = [row['segments'] for row in found['segments']]
-  assert segments == ([] if model.cfg.segments == 1 else [1, 2, 3, 4])
-  for token in passage['tokens']:
-    assert cells[token['exit']] == (token['segment'], token['layer'])
-  assert sweep.operating_point(found['chosen']).spec.policy == 'copy_state'
+def test_unknown_keys_of_a_newer_version_are_left_alone():
+  data = fake_run.results().to_json()
+  data['sweep'][0]['news'] = 1
+  assert Results.from_json(data) == fake_run.results()

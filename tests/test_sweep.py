@@ -1,119 +1,184 @@
+"""The sweep: what it tries, and which point is chosen."""
+
+import math
+
 import pytest
+import sweeps
+from sweeps import NEVER, point, row, spec
 
-from ease_jax import config, validation
-from ease_jax.evaluate import sweep
-from ease_jax.model.exits import ExitSpec
+from ease_jax import config
+from ease_jax.checks import ConfigError
+from ease_jax.evaluate import search, sweep
+from ease_jax.evaluate.sweep import Choice, SweepSpec
 
-FULL, INF = 10.0, float('inf')
-
-
-def row(ppl, compute, policy='copy_state', threshold=0.5):
-  return {
-    'ppl': ppl,
-    'compute': compute,
-    'kv_policy': policy,
-    'threshold': threshold,
-  }
-
-
+FULL = 10.0
 ROWS = [
-  row(9.0, 0.2, policy='recompute'),  # another policy's numbers
-  row(FULL, 1.0, threshold=None),
-  row(10.05, 0.9),
-  row(10.099, 0.7),
-  row(10.2, 0.6),
-  row(10.3, 0.5),
+  row(point(0.5, 'recompute'), 9.0, 0.2),  # another policy's numbers
+  row(None, FULL, 1.0),
+  row(point(0.9), 10.05, 0.9),
+  row(point(0.8), 10.099, 0.7),
+  row(point(0.7), 10.2, 0.6),
+  row(point(0.6), 10.3, 0.5),
 ]
 
 
-def with_rule(**fields):
-  c = config.base()
-  c.exit.update(fields)
-  validation.validate(c)
-  return c
-
-
 @pytest.mark.parametrize(
-  'fields, best, rule',
+  'choice, best, text',
   [
-    (
-      {'max_ppl_ratio': 1.01},
-      3,
-      'lowest compute with select ppl <= 1.01 x full',
-    ),
-    ({'max_ppl_ratio': 1.0}, 1, 'lowest compute with select ppl <= 1 x full'),
-    ({'max_compute': 0.65}, 4, 'lowest select ppl at compute <= 0.65'),
+    (Choice(1.01, 0.0), 3, 'lowest compute with select ppl <= 1.01 x full'),
+    (Choice(1.0, 0.0), 1, 'lowest compute with select ppl <= 1 x full'),
+    (Choice(1.01, 0.65), 4, 'lowest select ppl at compute <= 0.65'),
   ],
 )
-def test_the_rule_chooses_among_rows_of_its_policy(fields, best, rule):
-  c = with_rule(**fields)
-  assert sweep.choose(ROWS, c) == best
-  assert str(sweep.Rule.from_config(c)) == rule
+def test_the_choice_is_among_rows_of_its_policy(choice, best, text):
+  assert choice.best(ROWS, 'copy_state') == best
+  assert str(choice) == text
+
+
+def test_exits_off_can_be_chosen_under_every_policy():
+  assert Choice(1.0, 0.0).best(ROWS, 'drop') == 1
 
 
 def test_a_compute_nobody_reaches_is_an_error():
-  with pytest.raises(config.ConfigError, match=r'0\.4 .* 0\.500; raise it'):
-    sweep.choose(ROWS, with_rule(max_compute=0.4))
+  with pytest.raises(ConfigError, match=r'0\.4 .* 0\.500; raise it'):
+    Choice(1.01, 0.4).best(ROWS, 'copy_state')
+
+
+def curve(price):
+  """On it a higher price means less compute and a higher perplexity."""
+  return row(point(0.5), FULL * (1 + 0.1 * price**2), 1 - 0.6 * price)
 
 
 @pytest.mark.parametrize(
-  'fields', [{'max_ppl_ratio': 1.01}, {'max_compute': 0.65}]
+  'choice', [Choice(1.01, 0.0), Choice(1.01, 0.65)], ids=['ppl', 'compute']
 )
-def test_bisecting_on_more_exits_ends_at_the_rules_choice(fields):
-  rule = sweep.Rule.from_config(with_rule(**fields))
-  low, high = 0.0, 1.0
-  for _ in range(30):  # a curve on which a higher price means less compute
+def test_bisecting_on_more_exits_ends_at_the_limit(choice):
+  low = 0.0
+  high = 1.0
+  for _ in range(30):
     price = (low + high) / 2
-    there = row(FULL * (1 + 0.1 * price**2), 1 - 0.6 * price)
-    if rule.wants_more_exits(there, FULL):
+    if choice.wants_more_exits(curve(price), FULL):
       low = price
     else:
       high = price
-  found = row(FULL * (1 + 0.1 * low**2), 1 - 0.6 * low)
-  limit = fields.get('max_compute')
-  value, expected = (
-    (found['compute'], limit) if limit else (found['ppl'] / FULL, 1.01)
-  )
-  assert value == pytest.approx(expected)
+
+  end = curve(low)
+  if choice.max_compute:
+    assert end.cost.compute == pytest.approx(choice.max_compute)
+  else:
+    assert end.quality.ppl / FULL == pytest.approx(choice.max_ppl_ratio)
 
 
 @pytest.mark.parametrize(
   'signal, share, expected',
   [
-    ('max_prob', 1.0, (0.2, INF, 0.6, INF)),
-    ('max_prob', 0.5, (0.6, INF, 0.8, INF)),
-    ('kl', 0.5, (0.1, INF, 0.3, INF)),
-    ('patience', 0.5, (0.2, INF, 0.6, INF)),
+    ('max_prob', 1.0, (0.2, NEVER, 0.6, NEVER)),
+    ('max_prob', 0.5, (0.6, NEVER, 0.8, NEVER)),
+    ('kl', 0.5, (0.1, NEVER, 0.3, NEVER)),
+    ('patience', 0.5, (0.2, NEVER, 0.6, NEVER)),
   ],
 )
 def test_tightened_thresholds_are_nearer_to_the_highest_score(
   signal, share, expected
 ):
-  point = sweep.Point(ExitSpec(signal, 'copy_state'), (0.2, INF, 0.6, INF))
-  assert sweep.tightened(point, share).threshold == pytest.approx(expected)
-
-
-class Curve:
-  """Stands for a split: exits gain compute and lose quality smoothly."""
-
-  def measure(self, point):
-    exits = 1 - point.threshold[0]
-    return row(FULL * (1 + 0.1 * exits**2), 1 - 0.6 * exits)
+  before = point((0.2, NEVER, 0.6, NEVER), signal=signal)
+  after = search.tightened(before, share)
+  assert after.threshold == pytest.approx(expected)
 
 
 def test_a_jump_across_the_limit_is_drawn_back_to_it():
-  rule = sweep.Rule.from_config(with_rule(max_ppl_ratio=1.01))
-  spec = ExitSpec('max_prob', 'copy_state')
-  beyond = sweep.Point(spec, (0.68, INF))  # 0.32 of exits, 0.316 are allowed
+  choice = Choice(1.01, 0.0)
+  beyond = point((0.68, NEVER))  # 0.32 of exits, 0.316 are allowed
+
+  def measure(at):
+    return curve(1 - at.threshold[0])
+
+  def wants_more(row):
+    return choice.wants_more_exits(row, FULL)
+
+  def drawn_back(share):
+    return search.tightened(beyond, share)
+
   visited = list(
-    sweep._bisect(
-      lambda share: sweep.tightened(beyond, share),
-      0.75,
-      1.0,
-      Curve(),
-      lambda r: rule.wants_more_exits(r, FULL),
-      12,
-    )
+    search.bisect(drawn_back, 0.75, 1.0, measure, wants_more, num=12)
   )
   assert len(visited) == 12
-  assert visited[-1][1]['ppl'] == pytest.approx(1.01 * FULL, rel=1e-4)
+  last = visited[-1].row
+  assert last.quality.ppl == pytest.approx(1.01 * FULL, rel=1e-4)
+
+
+def test_every_policy_signal_and_threshold_is_tried_once():
+  tried = spec(signals=('max_prob', 'kl'), thresholds={'max_prob': (0.5,)})
+  points = list(sweep.scalar_points(tried, 'token'))
+  assert points.count(None) == 1
+  assert len(points) == len(set(points))
+
+  own = [at for at in points if at and at.policy == 'copy_state']
+  assert [at.signal for at in own] == ['max_prob', *['kl'] * 6]
+  assert [at.threshold for at in own] == [
+    0.5,
+    -1.0,
+    -0.3,
+    -0.1,
+    -0.03,
+    -0.01,
+    -0.003,
+  ]
+
+
+def test_a_sequence_exits_as_one_where_the_task_says_so():
+  points = sweep.scalar_points(spec(), 'sequence')
+  assert {at.unit for at in points if at} == {'sequence'}
+
+
+def test_the_spec_of_the_default_config():
+  made = SweepSpec.from_config(config.base())
+  assert made.signals == ('max_prob', 'margin', 'entropy')
+  assert made.policy == 'copy_state'
+  assert made.tried('max_prob')[:2] == (0.0, 0.3)
+  assert made.choice == Choice(1.01, 0.0)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'signals': ('nobody',)}, "exit.signals='nobody' is unknown; use one of"),
+    (
+      {'thresholds': {'max_prob': (0.5, 1.5)}},
+      'exit.thresholds.max_prob contains 1.5, outside the range [0.0, 1.0]',
+    ),
+    ({'policies': ()}, 'exit.policies=() names no K/V policy'),
+    ({'policies': ('copy',)}, "exit.policies='copy' is unknown; use one of"),
+    (
+      {'policy': 'drop'},
+      "exit.policy='drop' is not in exit.policies=('recompute', 'copy_state')",
+    ),
+    ({'max_ppl_ratio': 0.9}, 'exit.max_ppl_ratio=0.9 must be at least 1'),
+    ({'max_compute': -1.0}, 'exit.max_compute=-1.0 must be 0 (off)'),
+    ({'batch_size': 0}, 'evaluate.batch_size=0 must be at least 1'),
+    ({'segments': -1}, 'evaluate.segments=-1 must be 0 or positive'),
+    ({'select_split': 'dev'}, "evaluate.select_split='dev' is unknown"),
+    ({'report_split': 'select'}, 'use two splits'),
+  ],
+)
+def test_mistakes_are_one_line(changes, message):
+  with pytest.raises(ConfigError) as error:
+    spec(**changes)
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_never_and_at_once_are_thresholds_of_every_signal():
+  spec(thresholds={'max_prob': (-math.inf, math.inf)})  # or it raises
+
+
+def test_thresholds_are_not_reported_where_they_were_chosen():
+  for split in ('train', 'select', 'test'):
+    with pytest.raises(ConfigError, match='use two splits'):
+      spec(select_split=split, report_split=split)
+
+
+def test_rows_are_json_and_back():
+  for at in (None, point(0.5), point((0.2, NEVER, NEVER))):
+    before = sweeps.row(at, 3.0, 0.7)
+    assert type(before).from_json(before.to_json()) == before

@@ -9,64 +9,92 @@ all spend the same. `1 layer` and what is held against it the same way.
 """
 
 from ease_jax import presets
-from ease_jax.study.study import (
-  Study,
-  with_equal_depth,
-  with_equal_training,
-)
+from ease_jax.study.equal import with_equal_depth, with_equal_training
+from ease_jax.study.study import Config, Study
 
 VOCAB = 172  # of this text; the table says what the runs really cost
 STEPS = 1000
 
 
+def standard(data: str) -> Config:
+  c = presets.wikitext2(data)
+  c.data.train_chars = 500_000
+  c.model.num_layers = 4
+  c.model.readouts = (4,)
+  c.optimizer.learning_rate = 3e-3
+  c.train.steps = STEPS
+  c.train.eval_every = 250
+  c.train.checkpoint_every = 250
+  c.exit.thresholds.max_prob = (0.5, 0.7, 0.9)
+  c.exit.search_points = 0
+  return c
+
+
+def supervised(c: Config) -> Config:
+  """Deep supervision: every layer is read and trained to answer."""
+  c = c.copy_and_resolve_references()
+  c.model.readouts = ()
+  c.loss.weights = 'uniform'
+  return c
+
+
+def refined(c: Config) -> Config:
+  """IRT: the same layers twice, a loss at the end of each segment."""
+  c = c.copy_and_resolve_references()
+  c = presets.refinement(c, segments=2, num_layers=c.model.num_layers)
+  c.loss.weights = 'segment_ends'
+  return c
+
+
+def hierarchical(c: Config) -> Config:
+  """HRM, 8 layers deep in a segment, 4 of them its own."""
+  c = c.copy_and_resolve_references()
+  c = presets.hrm(c, segments=2, num_layers=2)
+  c.model.hrm.cycle_steps = 1
+  return c
+
+
+def per_segment(c: Config) -> Config:
+  c = c.copy_and_resolve_references()
+  c.train.updates = 'per_segment'
+  return c
+
+
+def one_layer(c: Config) -> Config:
+  c = c.copy_and_resolve_references()
+  c.model.num_layers = 1
+  c.model.readouts = (1,)
+  return c
+
+
 def get_study(data: str) -> Study:
-  base = presets.wikitext2(data)
-  base.data.train_chars = 500_000
-  base.model.num_layers, base.model.readouts = 4, (4,)
-  base.optimizer.learning_rate = 3e-3
-  base.train.steps = STEPS
-  base.train.eval_every = base.train.checkpoint_every = 250
-  base.exit.thresholds.max_prob = (0.5, 0.7, 0.9)
-  base.exit.search_points = 0
+  base = standard(data)
+  irt = refined(base)
+  both = supervised(irt)
+  hrm = per_segment(hierarchical(base))
 
-  supervised = base.copy_and_resolve_references()
-  supervised.model.readouts, supervised.loss.weights = (), 'uniform'
-  irt = base.copy_and_resolve_references()
-  irt.model.body, irt.model.segments = 'refine', 2
-  irt.loss.weights = 'segment_ends'
-  both = irt.copy_and_resolve_references()
-  both.model.readouts, both.loss.weights = (), 'uniform'
-  hrm = irt.copy_and_resolve_references()
-  hrm.model.body, hrm.model.num_layers, hrm.model.readouts = 'hrm', 2, ()
-  hrm.model.cycle_steps = 1  # 8 layers deep in a segment, 4 of them its own
-  hrm.model.carry_init, hrm.model.block_norm = 'fixed', 'post'
-
-  def per_segment(c):
-    c = c.copy_and_resolve_references()
-    c.train.updates = 'per_segment'
-    return c
-
-  def one_layer(c):
-    c = c.copy_and_resolve_references()
-    c.model.num_layers, c.model.readouts = 1, (1,)
-    return c
-
-  equal = lambda c: with_equal_training(c, base, VOCAB)
   single = one_layer(base)
-  equal_1 = lambda c: with_equal_training(c, single, VOCAB)
+  single_irt = one_layer(irt)
+
+  def equal(c: Config) -> Config:
+    return with_equal_training(c, base, VOCAB)
+
+  def equal_1(c: Config) -> Config:
+    return with_equal_training(c, single, VOCAB)
+
   variants = {
     'standard': base,
-    'ds': equal(supervised),
+    'ds': equal(supervised(base)),
     'irt': equal(irt),
     'irt, update per segment': equal(per_segment(irt)),
     'ds + irt': equal(both),
     'ds + irt, update per segment': equal(per_segment(both)),
-    'hrm': equal(per_segment(hrm)),
+    'hrm': equal(hrm),
     'standard, 8 layers': equal(with_equal_depth(base, irt)),
     'standard, 1 layer': single,
-    'irt, 1 layer': equal_1(one_layer(irt)),
-    'irt, 1 layer, update per segment': equal_1(per_segment(one_layer(irt))),
-    'standard, 2 layers': equal_1(with_equal_depth(single, one_layer(irt))),
+    'irt, 1 layer': equal_1(single_irt),
+    'irt, 1 layer, update per segment': equal_1(per_segment(single_irt)),
+    'standard, 2 layers': equal_1(with_equal_depth(single, single_irt)),
   }
   return Study(
     'Refinement at equal training compute',

@@ -9,48 +9,78 @@ and 8 layers.
 """
 
 from ease_jax import presets
-from ease_jax.study.study import Study, with_equal_updates
+from ease_jax.study.equal import with_equal_updates
+from ease_jax.study.study import Config, Study
 
 STEPS = 800
 
 
+def standard(data: str, layers: int) -> Config:
+  c = presets.wikitext2(data)
+  c.data.train_chars = 500_000
+  c.model.num_layers = layers
+  c.model.readouts = (layers,)
+  c.optimizer.learning_rate = 3e-3
+  c.train.steps = STEPS
+  c.train.eval_every = 200
+  c.train.checkpoint_every = 200
+  c.evaluate.max_tokens = 16_384
+  c.exit.thresholds.max_prob = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+  c.exit.policies = ('copy_state',)
+  c.exit.search_points = 4
+  return c
+
+
+def supervised(c: Config, readouts: tuple[int, ...]) -> Config:
+  """Deep supervision: deeper readouts weigh more."""
+  c = c.copy_and_resolve_references()
+  c.model.readouts = readouts
+  c.loss.weights = 'linear'
+  return c
+
+
+def trained_on_exits(c: Config) -> Config:
+  c = c.copy_and_resolve_references()
+  c.loss.exit_threshold = 0.6
+  return c
+
+
+def refined(c: Config) -> Config:
+  """IRT: half of the layers, twice."""
+  c = c.copy_and_resolve_references()
+  c = presets.refinement(c, segments=2, num_layers=4)
+  c.model.readouts = (4,)
+  c.loss.weights = 'segment_ends'
+  return c
+
+
+def hierarchical(c: Config) -> Config:
+  """HRM, 4 layers deep in a segment, halting by its own values."""
+  c = c.copy_and_resolve_references()
+  c = presets.hrm(c, segments=2, num_layers=1)
+  c.model.hrm.cycle_steps = 1
+  c.train.updates = 'per_segment'
+  c.exit.signals = ('q_halt', 'max_prob')
+  c.exit.policies = ('latest',)
+  c.exit.policy = 'latest'
+  return c
+
+
 def get_study(data: str) -> Study:
-  base = presets.wikitext2(data)
-  base.data.train_chars = 500_000
-  base.model.num_layers, base.model.readouts = 8, (8,)
-  base.optimizer.learning_rate = 3e-3
-  base.train.steps, base.evaluate.max_tokens = STEPS, 16_384
-  base.train.eval_every = base.train.checkpoint_every = 200
-  base.exit.thresholds.max_prob = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-  base.exit.policies, base.exit.search_points = ('copy_state',), 4
+  frontier = {
+    f'standard, {layers} layers': standard(data, layers)
+    for layers in (2, 4, 6, 8)
+  }
+  base = frontier['standard, 8 layers']
+  ds = supervised(base, (2, 4, 6, 8))
+  irt = refined(base)
 
-  def standard(layers):
-    c = base.copy_and_resolve_references()
-    c.model.num_layers, c.model.readouts = layers, (layers,)
-    return c
-
-  supervised = base.copy_and_resolve_references()
-  supervised.model.readouts, supervised.loss.weights = (2, 4, 6, 8), 'linear'
-  on_exits = supervised.copy_and_resolve_references()
-  on_exits.loss.exit_threshold = 0.6
-  irt = base.copy_and_resolve_references()
-  irt.model.body, irt.model.segments, irt.model.num_layers = 'refine', 2, 4
-  irt.model.readouts, irt.loss.weights = (4,), 'segment_ends'
-  both = irt.copy_and_resolve_references()
-  both.model.readouts, both.loss.weights = (2, 4), 'linear'
-  hrm = irt.copy_and_resolve_references()
-  hrm.model.body, hrm.model.num_layers, hrm.model.readouts = 'hrm', 1, ()
-  hrm.model.cycle_steps = 1  # 4 layers deep in a segment
-  hrm.model.carry_init, hrm.model.block_norm = 'fixed', 'post'
-  hrm.train.updates, hrm.exit.signals = 'per_segment', ('q_halt', 'max_prob')
-  hrm.exit.policies, hrm.exit.policy = ('latest',), 'latest'
-  frontier = {f'standard, {l} layers': standard(l) for l in (2, 4, 6, 8)}
   variants = frontier | {
-    'ds': supervised,
-    'ds, trained on exits': on_exits,
+    'ds': ds,
+    'ds, trained on exits': trained_on_exits(ds),
     'irt': irt,
-    'ds + irt': both,
-    'hrm': with_equal_updates(hrm, base),
+    'ds + irt': supervised(irt, (2, 4)),
+    'hrm': with_equal_updates(hierarchical(base), base),
   }
   full = 'standard, 8 layers'
   return Study(

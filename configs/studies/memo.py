@@ -9,48 +9,47 @@ and four layers; `standard, 2 layers` runs as many as IRT does.
 """
 
 from ease_jax import presets
-from ease_jax.study.study import Study
+from ease_jax.study.study import Config, Study
 
-STEPS_PER_EPOCH = 20_000 // (16 * 64)
+CHARS = 20_000
+STEPS_PER_EPOCH = CHARS // (16 * 64)
 EPOCHS = 60  # more than any run takes
 
 
 def get_study(data: str) -> Study:
-  base = presets.wikitext2(data)
-  base.data.train_chars, base.data.select_chars = 20_000, 5_000
-  base.train.steps = EPOCHS * STEPS_PER_EPOCH
-  base.train.eval_every = base.train.checkpoint_every = STEPS_PER_EPOCH
-  base.train.patience = 5
-  # The memo's rate is constant.
-  base.optimizer.warmup_steps, base.optimizer.final_fraction = 1, 1.0
-  base.exit.thresholds.max_prob = (0.5, 0.7, 0.9)
-  base.exit.search_points = 0
-
-  def standard(layers):
-    c = base.copy_and_resolve_references()
-    c.model.num_layers, c.model.readouts = layers, (layers,)
+  def standard(layers: int) -> Config:
+    c = presets.wikitext2(data)
+    c.data.train_chars = CHARS
+    c.data.select_chars = 5_000
+    c.model.num_layers = layers
+    c.model.readouts = (layers,)
+    # The memo's rate is constant.
+    c.optimizer.warmup_steps = 1
+    c.optimizer.final_fraction = 1.0
+    c.train.steps = EPOCHS * STEPS_PER_EPOCH
+    c.train.eval_every = STEPS_PER_EPOCH
+    c.train.checkpoint_every = STEPS_PER_EPOCH
+    c.train.patience = 5
+    c.exit.thresholds.max_prob = (0.5, 0.7, 0.9)
+    c.exit.search_points = 0
     return c
 
-  def supervised(layers):
-    c = standard(layers)
-    c.model.readouts, c.loss.weights = (), 'uniform'
+  def irt(layers: int) -> Config:
+    c = presets.refinement(standard(layers), segments=2, num_layers=layers)
+    c.model.refine.carry_init = 'learned'
+    c.loss.weights = 'segment_ends'
+    c.train.updates = 'per_segment'
     return c
 
-  def irt(layers):
-    c = standard(layers)
-    c.model.body, c.model.segments, c.model.carry_init = 'refine', 2, 'learned'
-    c.loss.weights, c.train.updates = 'segment_ends', 'per_segment'
+  def supervised(c: Config) -> Config:
+    c = c.copy_and_resolve_references()
+    c.model.readouts = ()
+    c.loss.weights = 'uniform'
     return c
 
-  def both(layers):
-    c = irt(layers)
-    c.model.readouts, c.loss.weights = (), 'uniform'
-    return c
-
-  def hrm(layers):
-    c = irt(layers)
-    c.model.body, c.model.carry_init, c.model.readouts = 'hrm', 'fixed', ()
-    c.model.block_norm = 'post'
+  def hrm(layers: int) -> Config:
+    c = presets.hrm(standard(layers), segments=2, num_layers=layers)
+    c.train.updates = 'per_segment'
     return c
 
   variants = {
@@ -60,8 +59,8 @@ def get_study(data: str) -> Study:
     'hrm': hrm(1),
     'standard, 4 layers': standard(4),
     'irt, 4 layers': irt(4),
-    'ds, 4 layers': supervised(4),
-    'ds + irt, 4 layers': both(4),
+    'ds, 4 layers': supervised(standard(4)),
+    'ds + irt, 4 layers': supervised(irt(4)),
     'hrm, 2 + 2 layers': hrm(2),
   }
   return Study(

@@ -8,85 +8,159 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ease_jax import decode
-from ease_jax.config import ConfigError
-from ease_jax.core import costs
-from ease_jax.data import Corpus, eval_batches
+from ease_jax.checks import ConfigError
+from ease_jax.core.policies import OperatingPoint, thresholds
+from ease_jax.data.task import Task
 from ease_jax.decode import loop
 from ease_jax.decode import step as steps
-from ease_jax.evaluate import passes
-from ease_jax.evaluate.sweep import Point, operating_point
+from ease_jax.evaluate.results import (
+  REPORT,
+  BreakEven,
+  Chosen,
+  Speed,
+  SpeedPoint,
+  SweepRow,
+)
+from ease_jax.evaluate.sweep import SweepSpec
+from ease_jax.model import Body, Params
 
 ROUNDS = 5
 CALIBRATION = 4  # prompts
-POINTS = 5  # of the sweep, besides exits off
+POINTS = 5  # with exits, the chosen one among them
+
+
+class Timed(NamedTuple):
+  """What a run took and returned.
+
+  Attributes:
+    seconds: of each round.
+    value: of the warm-up.
+  """
+
+  seconds: list[float]
+  value: Any
+
+
+def timed(runs: Sequence[Callable[[], Any]]) -> list[Timed]:
+  """Runs everything once to warm up, then in rounds in which all take turns."""
+  values = [run() for run in runs]
+  seconds: list[list[float]] = [[] for _ in runs]
+
+  for _ in range(ROUNDS):
+    for run, its_seconds in zip(runs, seconds, strict=True):
+      start = time.perf_counter()
+      run()
+      end = time.perf_counter()
+      its_seconds.append(end - start)
+
+  return [Timed(s, value) for s, value in zip(seconds, values, strict=True)]
 
 
 def measure(
-  config: Any, model: Any, params: Any, corpus: Corpus, found: Any
-) -> dict[str, Any] | None:
+  spec: SweepSpec,
+  model: Body,
+  params: Params,
+  task: Task,
+  chosen: Chosen,
+  sweep: Sequence[SweepRow],
+) -> Speed | None:
   """Tokens per second of some points of the sweep; None if not asked for.
 
   The decoder reads windows of the report split one by one, so that every token
   stops where the evaluation has it stop; all points take turns.
 
   Args:
-    config: of the run.
-    model, params: the evaluated ones.
-    corpus: its report split is decoded.
-    found: `sweep` and `chosen` of the results.
+    spec: which split, and how many tokens of it.
+    model: the evaluated body.
+    params: its parameters.
+    task: the evaluated one.
+    chosen: the operating point.
+    sweep: all points, on both splits.
 
   Raises:
     ConfigError: the split is too short.
   """
-  if not config.evaluate.speed_tokens:
+  if not spec.speed_tokens:
     return None
-  name, cfg = config.evaluate.report_split, model.cfg
-  windows = [
-    batch['tokens']
-    for batch in eval_batches(
-      corpus.splits[name], config.data.seq_len, 1, config.evaluate.speed_tokens
-    )
-    if batch['mask'].all()
-  ]
-  if not windows:
-    raise ConfigError(
-      f'the {name} split has {len(corpus.splits[name])} tokens, less than a '
-      f'window of data.seq_len={config.data.seq_len} to time; set '
-      'evaluate.speed_tokens=0'
-    )
-  rows = [found['chosen'] | {'chosen': True}, *_others(found)]
-  points = [None, *map(operating_point, rows)]
-  seconds, exits = _timed(
-    [_decoding(model, params, windows, point) for point in points]
+
+  windows = _windows(spec, task)
+  off = next(r for r in sweep if r.split == REPORT and r.point is None)
+  rows = [off, *_others(spec, chosen, sweep)]
+  points = [row.point for row in rows]
+  ppls = [row.quality.ppl for row in rows]
+  if chosen.point is not None:
+    points.insert(1, chosen.point)
+    ppls.insert(1, chosen.report.quality.ppl)
+
+  runs = timed([decoding(model, params, windows, point) for point in points])
+  full_seconds = statistics.median(runs[0].seconds)
+  prices = model.costs_of_windows(task.seq_len)
+  return Speed(
+    tokens=runs[0].value.size,
+    rounds=ROUNDS,
+    batch_size=1,
+    device=jax.devices()[0].device_kind,
+    head_layers=prices.head / float(prices.cell_L.mean()),
+    points=tuple(
+      _speed_point(
+        model, point, run, ppl, ppls[0], full_seconds, point == chosen.point
+      )
+      for point, run, ppl in zip(points, runs, ppls, strict=True)
+    ),
+    break_even=break_even(model, chosen, task.seq_len),
   )
-  tokens = exits[0].size
-  full = statistics.median(seconds[0])
-  test = found['chosen']['test']
-  off_ppl = test['ppl'] / test['ppl_vs_full']
-  return {
-    'tokens': tokens,
-    'rounds': ROUNDS,
-    'batch_size': 1,
-    'device': jax.devices()[0].device_kind,
-    'split': name,
-    'head_layers': costs.head_flops(cfg)
-    / costs.cell_flops(cfg, costs.mean_context(config.data.seq_len)),
-    'points': [
-      _point(cfg, *x, tokens, full, off_ppl)
-      for x in zip([None, *rows], points, seconds, exits, strict=True)
-    ],
-    'break_even': _break_even(config, cfg, found['chosen']),
-  }
+
+
+def break_even(
+  model: Body, chosen: Chosen, seq_len: int
+) -> tuple[BreakEven, ...]:
+  """When asking has paid for itself, at every readout but the last.
+
+  Args:
+    model: a body.
+    chosen: its operating point.
+    seq_len: T, tokens of a window.
+
+  Returns:
+    Nothing with exits off, or where all cells are run all the same, later.
+  """
+  point = chosen.point
+  if point is None or point.rule.policy.runs_on:
+    return ()
+
+  grid = model.grid
+  rule = point.rule
+  prices = model.costs_of_windows(seq_len)
+  fill_K = rule.policy.fills(grid) * prices.fill
+  # Who stops needs no last head, but now one here if asking took none.
+  head = prices.head if rule.signal.needs_head else 0.0
+  saved_K = prices.static_K[-1] - prices.static_K - fill_K + head
+
+  fraction_K = np.asarray(chosen.report.cost.exit_fraction)
+  arriving_K = np.cumsum(fraction_K[::-1])[::-1]
+  stopped_K = fraction_K / np.maximum(arriving_K, 1e-12)
+  active_K = point.threshold_K(grid.num_readouts) < np.inf
+
+  return tuple(
+    BreakEven(
+      segment=segment,
+      layer=layer,
+      needed=float(prices.asking(rule) / saved_K[k]),
+      stopped=float(stopped_K[k]),
+      active=bool(active_K[k]),
+    )
+    for k, (segment, layer) in enumerate(grid.names_K[:-1])
+  )
 
 
 def fastest_draft(
-  model: Any,
+  model: Body,
   variables: Any,
   prompts: Sequence[Sequence[int]],
   drafts: Sequence[decode.Draft],
@@ -96,73 +170,67 @@ def fastest_draft(
   """The drafting that is fastest on calibration prompts; None is without.
 
   Args:
-    model, variables, prompts, options: see `decode.generate`; the prompts are
-      continued one by one.
+    model: a body.
+    variables: with its `params`.
+    prompts: token ids; they are continued one by one.
     drafts: what to try.
+    options: of the continuation.
 
   Returns:
     The fastest, and the median seconds of each.
   """
 
-  def plain():
-    return [
-      decode.generate(model, variables, [p], options=options)[0][0].exits
-      for p in prompts
-    ]
+  def without_drafts():
+    for prompt in prompts:
+      decode.generate(model, variables, [prompt], options=options)
+
+  def with_drafts(draft: decode.Draft):
+    decode.speculate(model, variables, prompts, draft, options=options)
 
   ways: list[decode.Draft | None] = [None, *drafts]
-  seconds, _ = _timed(
-    [
-      plain
-      if draft is None
-      else functools.partial(
-        decode.speculate, model, variables, prompts, draft, options=options
-      )
-      for draft in ways
-    ]
-  )
-  median = dict(zip(ways, map(statistics.median, seconds), strict=True))
-  return min(ways, key=lambda way: median[way]), median
+  runs = [without_drafts]
+  runs += [functools.partial(with_drafts, draft) for draft in drafts]
+
+  medians: dict[decode.Draft | None, float] = {}
+  for way, run in zip(ways, timed(runs), strict=True):
+    medians[way] = statistics.median(run.seconds)
+  return min(ways, key=lambda way: medians[way]), medians
 
 
-def calibration_prompts(config: Any, corpus: Corpus) -> list[list[int]]:
+def calibration_prompts(spec: SweepSpec, task: Task) -> list[list[int]]:
   """The first quarters of some windows of the select split."""
-  length = config.data.seq_len
-  windows = eval_batches(
-    corpus.splits[config.evaluate.select_split], length, 1, CALIBRATION * length
-  )
-  return [w['tokens'][0, : max(1, length // 4)].tolist() for w in windows]
+  length = max(1, task.seq_len // 4)
+  windows = task.eval_batches(spec.select_split, 1, CALIBRATION * task.seq_len)
+  return [window['tokens'][0, :length].tolist() for window in windows]
 
 
-def _others(found: Any) -> list[dict[str, Any]]:
-  """Points with exits like the chosen one's, spread over its sweep."""
-  chosen, rows = found['chosen'], found['sweep']
-  rows = [
-    row | {'test': row, 'chosen': False}
-    for row in rows
-    if row['split'] == chosen['report_split']
-    and row['signal'] == chosen['signal']
-    and row['kv_policy'] == chosen['kv_policy']
-    and row['threshold'] not in (None, chosen['threshold'])
-  ]
-  rows.sort(key=lambda row: row['compute'])
-  at = np.linspace(0, len(rows) - 1, min(POINTS - 1, len(rows)))
-  return [rows[i] for i in sorted(set(at.round().astype(int).tolist()))]
-
-
-def _decoding(
-  model: Any, params: Any, windows: Sequence[np.ndarray], exit: Point | None
+def decoding(
+  model: Body,
+  params: Params,
+  windows: Sequence[np.ndarray],
+  point: OperatingPoint | None,
 ) -> Callable[[], np.ndarray]:
-  """Decodes given windows [1, T] from an empty cache; exits [R, T]."""
-  cfg, length = model.cfg, windows[0].shape[1]
-  slot = loop.least_slot(model, exit)
-  threshold_K = loop.thresholds(model, exit)
-  zero_B, end_B = np.zeros(1, np.int32), np.full(1, length + 1, np.int32)
+  """A run that decodes given windows from an empty cache, one by one.
 
-  def one(token_1xT):
-    cache = decode.init_cache(cfg, 1, slot + length)
-    rows = loop.start(model, exit, token_1xT[:, 0], zero_B, end_B, 0)
-    out, _, _ = steps.many_steps(
+  Args:
+    model: a body.
+    params: its parameters.
+    windows: tokens [1, T] of each.
+    point: where tokens exit; None = nowhere.
+
+  Returns:
+    A function that returns the readout of every token, [R, T].
+  """
+  length = windows[0].shape[1]
+  threshold_K = thresholds(point, model.grid.num_readouts)
+  slot = loop.least_slot(point)
+  first_B = np.zeros(1, np.int32)
+  end_B = np.full(1, length + 1, np.int32)
+
+  def exits(token_1xT: np.ndarray) -> np.ndarray:
+    cache = decode.init_cache(model, 1, slot + length)
+    rows = loop.start(model, point, token_1xT[:, 0], first_B, end_B, 0)
+    stepped, _, _ = steps.many_steps(
       params,
       cache,
       rows,
@@ -172,80 +240,74 @@ def _decoding(
       np.roll(token_1xT, -1, 1).T,
       num=length,
       model=model,
-      spec=exit.spec if exit else None,
+      rule=loop.rule_of(point),
       sampling=decode.Sampling(),
     )
-    return out.exit_B[:, 0]
+    return np.asarray(stepped.exit_B[:, 0])
 
-  return lambda: np.stack([np.asarray(one(w)) for w in windows])
+  def run() -> np.ndarray:
+    return np.stack([exits(window) for window in windows])
 
-
-def _timed(
-  runs: Sequence[Callable[[], Any]],
-) -> tuple[list[list[float]], list[Any]]:
-  """Seconds of each run in each round, and what it returned."""
-  found = [run() for run in runs]  # warm-up
-  seconds: list[list[float]] = [[] for _ in runs]
-  for _ in range(ROUNDS):
-    for run, times in zip(runs, seconds, strict=True):
-      start = time.perf_counter()
-      run()
-      times.append(time.perf_counter() - start)
-  return seconds, found
+  return run
 
 
-def _point(
-  cfg, row, point, seconds, exits, tokens, full, off_ppl
-) -> dict[str, Any]:
-  low, middle, high = statistics.quantiles(seconds, n=4)
-  compute = (
-    1.0
-    if point is None
-    else passes.compute_of_exits(
-      cfg, point.spec, point.threshold_K(len(cfg.cells)), exits
+def _windows(spec: SweepSpec, task: Task) -> list[np.ndarray]:
+  """Whole windows of the report split, [1, T] each."""
+  name = spec.report_split
+  batches = task.eval_batches(name, 1, spec.speed_tokens)
+  windows = [batch['tokens'] for batch in batches if batch['mask'].all()]
+  if not windows:
+    raise ConfigError(
+      f'the {name} split has {task.splits[name]} tokens, less than a window '
+      f'of data.seq_len={task.seq_len} to time; set evaluate.speed_tokens=0'
     )
+  return windows
+
+
+def _others(
+  spec: SweepSpec, chosen: Chosen, sweep: Sequence[SweepRow]
+) -> list[SweepRow]:
+  """Points with exits like the chosen one's, spread over their compute."""
+  signal = chosen.point.signal if chosen.point else spec.signals[0]
+  rows = [
+    row
+    for row in sweep
+    if row.split == REPORT
+    and row.point is not None
+    and row.point.signal == signal
+    and row.point.policy == spec.policy
+    and row.point != chosen.point
+  ]
+  rows.sort(key=lambda row: row.cost.compute)
+
+  num = min(POINTS - 1, len(rows))
+  places = np.linspace(0, len(rows) - 1, num).round().astype(int)
+  return [rows[i] for i in sorted(set(places.tolist()))]
+
+
+def _speed_point(
+  model: Body,
+  point: OperatingPoint | None,
+  run: Timed,
+  ppl: float,
+  full_ppl: float,
+  full_seconds: float,
+  chosen: bool,
+) -> SpeedPoint:
+  tokens = run.value.size
+  low, middle, high = statistics.quantiles(run.seconds, n=4)
+  compute = 1.0
+  if point is not None:
+    compute = decode.compute_decoder(model, point, run.value)
+  return SpeedPoint(
+    point=point,
+    ppl=ppl,
+    ppl_vs_full=ppl / full_ppl,
+    tokens_per_second=tokens / middle,
+    tokens_per_second_low=tokens / high,
+    tokens_per_second_high=tokens / low,
+    speedup=full_seconds / middle,
+    expected_speedup=1 / compute,
+    compute=compute,
+    chosen=chosen,
   )
-  ppl = off_ppl if row is None else row['test']['ppl']
-  return {
-    'threshold': row and row['threshold'],
-    'signal': row and row['signal'],
-    'kv_policy': row and row['kv_policy'],
-    'ppl': ppl,
-    'ppl_vs_full': ppl / off_ppl,
-    'tokens_per_second': tokens / middle,
-    'tokens_per_second_low': tokens / high,
-    'tokens_per_second_high': tokens / low,
-    'speedup': full / middle,
-    'expected_speedup': 1 / compute,
-    'compute': compute,
-    'chosen': bool(row and row['chosen']),
-  }
-
-
-def _break_even(config, cfg, chosen) -> list[dict[str, Any]]:
-  """At which share of stops a head has paid for itself, and the share."""
-  signal, policy = chosen['signal'], chosen['kv_policy']
-  if policy == 'recompute':  # the layers are run all the same, later
-    return []
-  context = costs.mean_context(config.data.seq_len)
-  asking = costs.asking_flops(cfg, signal)
-  # Who stops needs no last head, but now one here if asking took none.
-  head = 0.0 if signal in costs.HEADLESS_SIGNALS else costs.head_flops(cfg)
-  static_K = costs.static_costs(cfg, context)
-  filled_K = costs.filled_layers(cfg, policy) * costs.kv_flops(cfg)
-  fraction_K = np.asarray(chosen['test']['exit_fraction'])
-  reached_K = np.cumsum(fraction_K[::-1])[::-1]
-  active_K = operating_point(chosen).threshold_K(len(cfg.cells)) < np.inf
-  rows = []
-  for k, (segment, layer) in enumerate(cfg.cells[:-1]):
-    saved = static_K[-1] - static_K[k] - filled_K[k] + head
-    rows.append(
-      {
-        'segment': segment,
-        'layer': layer,
-        'needed': float(asking / saved),
-        'stopped': float(fraction_K[k] / max(reached_K[k], 1e-12)),
-        'active': bool(active_K[k]),
-      }
-    )
-  return rows

@@ -1,187 +1,350 @@
-"""What `results.json` and the report say about a trained model's exits."""
+"""What `results.json` holds.
+
+The two splits of an evaluation are called by their roles: thresholds are
+chosen on `select` and reported on `report`. `Chosen` says which split of the
+data has which role.
+"""
 
 import dataclasses
-import math
-from typing import Any
+import pathlib
+from typing import Annotated
 
 import numpy as np
 
-from ease_jax import model as model_lib
-from ease_jax.config import ConfigError
-from ease_jax.core import costs
-from ease_jax.data import Corpus
-from ease_jax.evaluate import passes
-from ease_jax.evaluate.sweep import (
-  Point,
-  Rule,
-  Split,
-  choose,
-  scalar_points,
-  searched_points,
+from ease_jax.checks import ConfigError
+from ease_jax.core.policies import OFF_JSON, OperatingPoint
+from ease_jax.evaluate.facts import (
+  DataFacts,
+  ModelFacts,
+  Provenance,
+  TrainFacts,
 )
+from ease_jax.evaluate.records import Inline, Record, parse, read_json
 
-PASSAGE_TOKENS = 900
+Point = Annotated[OperatingPoint | None, Inline(OFF_JSON)]
+
+FILE = 'results.json'
+SELECT = 'select'
+REPORT = 'report'
+ROLES = (SELECT, REPORT)
+MODE = 'evaluate'  # of ease_jax.main, which writes it
 
 
-def evaluate_run(
-  config: Any, model: Any, params: Any, corpus: Corpus
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Everything `results.json` says about exits, and the report's passage.
+def exits_early(point: OperatingPoint | None) -> bool:
+  """Whether a token may stop before the last readout."""
+  if point is None:
+    return False
+  early = point.threshold
+  if isinstance(early, tuple):
+    *early, _ = early
+  return bool(np.any(np.asarray(early) < np.inf))
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality(Record):
+  """How good the answers of one setting are.
+
+  Attributes:
+    nll: mean negative log-likelihood of a token, nats.
+    ppl: perplexity, exp(nll).
+    bits_per_byte: bits that a byte of the text takes.
+    accuracy: share of the tokens that were the most likely ones.
+  """
+
+  nll: float
+  ppl: float
+  bits_per_byte: float
+  accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost(Record):
+  """What the answers of one setting cost.
+
+  Attributes:
+    compute: FLOPs per token, divided by those of the full pass.
+    layer_fraction: share of the layers that a token runs on average.
+    mean_readout: mean number of the readout that answers, from 1.
+    exit_fraction: share of the tokens that each readout answers.
+    compute_uncharged: `compute` without the layers that exited tokens make up
+      for later ones; None where a policy makes up none.
+  """
+
+  compute: float
+  layer_fraction: float
+  mean_readout: float
+  exit_fraction: tuple[float, ...]
+  compute_uncharged: float | None = None
+
+
+InlineQuality = Annotated[Quality, Inline()]
+InlineCost = Annotated[Cost, Inline()]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRow(Record):
+  """One setting of the exits on one split.
+
+  Attributes:
+    split: its role.
+    point: the setting; None = exits off, one row for each split.
+    quality: of the answers.
+    cost: of the answers.
+  """
+
+  split: str
+  point: Point
+  quality: InlineQuality
+  cost: InlineCost
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadoutRow(Record):
+  """One readout, if it answered every token.
+
+  Attributes:
+    segment: which run of the body, from 1.
+    layer: which layer of the segment, from 1.
+    cost_flops: FLOPs per token of a model that is cut off here.
+    cost: the same, divided by the FLOPs of the full pass.
+    layer_fraction: share of the layers that are run.
+    select: its quality on the split that chooses.
+    report: its quality on the split that reports.
+  """
+
+  segment: int
+  layer: int
+  cost_flops: float
+  cost: float
+  layer_fraction: float
+  select: Quality
+  report: Quality
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenSide(Record):
+  """The chosen operating point on one split.
+
+  Attributes:
+    quality: of the answers.
+    cost: of the answers.
+    ppl_vs_full: perplexity divided by that with exits off.
+  """
+
+  quality: InlineQuality
+  cost: InlineCost
+  ppl_vs_full: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen(Record):
+  """The operating point that was chosen on `select`.
+
+  Attributes:
+    rule: how it was chosen, for people.
+    policy: the K/V policy among whose settings it was chosen.
+    point: the setting; None = exits off.
+    select_split: name of the split of the data that chooses.
+    report_split: name of the split of the data that reports.
+    select: what the point does on the one.
+    report: what it does on the other.
+  """
+
+  rule: str
+  policy: str
+  point: Point
+  select_split: str
+  report_split: str
+  select: ChosenSide
+  report: ChosenSide
+
+  @property
+  def exits(self) -> bool:
+    """Whether a token may stop before the last readout."""
+    return exits_early(self.point)
+
+
+@dataclasses.dataclass(frozen=True)
+class OracleRow(Record):
+  """The bound: a free signal that knows the answer, free keys and values.
+
+  Attributes:
+    split: its role.
+    kv_policy: what deeper layers see of exited tokens: `recompute`.
+    quality: of the answers.
+    cost: of the answers, heads that were only looked at left out.
+  """
+
+  split: str
+  kv_policy: str
+  quality: InlineQuality
+  cost: InlineCost
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin(Record):
+  """Predictions of about the same confidence.
+
+  Attributes:
+    confidence: mean probability of the most likely token.
+    accuracy: share of them that were right.
+    count: number of them.
+  """
+
+  confidence: float
+  accuracy: float
+  count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration(Record):
+  """Whether the confidence of a readout is its accuracy (1706.04599).
+
+  Attributes:
+    segment: of the readout, from 1.
+    layer: of the readout, from 1.
+    ece: expected calibration error on the report split; 0 is perfect.
+    bins: by confidence; empty ones are left out.
+  """
+
+  segment: int
+  layer: int
+  ece: float
+  bins: tuple[Bin, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentRow(Record):
+  """Quality at the end of a segment, all tokens having run so many.
+
+  Attributes:
+    segments: how many; may be more than the model was trained with.
+    select: quality on the split that chooses.
+    report: quality on the split that reports.
+  """
+
+  segments: int
+  select: Quality
+  report: Quality
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedPoint(Record):
+  """What the decoder does at one setting of the exits.
+
+  Attributes:
+    point: the setting; None = without exits.
+    ppl: perplexity of the report split.
+    ppl_vs_full: the same, divided by that with exits off.
+    tokens_per_second: median of the rounds.
+    tokens_per_second_low: lower quartile of the rounds.
+    tokens_per_second_high: upper quartile of the rounds.
+    speedup: tokens per second, divided by those without exits.
+    expected_speedup: what the FLOPs promise, 1 / compute.
+    compute: FLOPs per token of this decoder, divided by the full pass's.
+    chosen: whether this is the operating point of the run.
+  """
+
+  point: Point
+  ppl: float
+  ppl_vs_full: float
+  tokens_per_second: float
+  tokens_per_second_low: float
+  tokens_per_second_high: float
+  speedup: float
+  expected_speedup: float
+  compute: float
+  chosen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class BreakEven(Record):
+  """When asking at a readout whether to stop has paid for itself.
+
+  Attributes:
+    segment: of the readout, from 1.
+    layer: of the readout, from 1.
+    needed: share of the tokens arriving there that must stop.
+    stopped: share that does, at the chosen point.
+    active: whether the chosen point asks there at all.
+  """
+
+  segment: int
+  layer: int
+  needed: float
+  stopped: float
+  active: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed(Record):
+  """The decoder on the clock, over the report split.
+
+  Attributes:
+    tokens: decoded at each point in each round.
+    rounds: in each of them, all points take turns.
+    batch_size: rows decoded together.
+    device: kind of the machine's.
+    head_layers: FLOPs of a head, divided by those of a layer.
+    points: without exits first, then the chosen one, then others.
+    break_even: of all readouts but the last; empty where no stop saves FLOPs.
+  """
+
+  tokens: int
+  rounds: int
+  batch_size: int
+  device: str
+  head_layers: float
+  points: tuple[SpeedPoint, ...]
+  break_even: tuple[BreakEven, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results(Record):
+  """All of `results.json`.
+
+  Attributes:
+    seed: of the run.
+    model, data, train, provenance: facts about it.
+    readouts: in order of cost, the last of which always answers.
+    sweep: every setting on `select`, then every setting on `report`.
+    chosen: the operating point.
+    oracle: the bound, on both splits.
+    calibration: of every readout.
+    segments: after 1, 2, ... of them; empty for models of one.
+    speed: None where it was not measured.
+  """
+
+  seed: int
+  model: ModelFacts
+  data: DataFacts
+  train: TrainFacts
+  readouts: tuple[ReadoutRow, ...]
+  sweep: tuple[SweepRow, ...]
+  chosen: Chosen
+  oracle: tuple[OracleRow, ...]
+  calibration: tuple[Calibration, ...]
+  segments: tuple[SegmentRow, ...]
+  speed: Speed | None
+  provenance: Provenance
+
+  def off(self, split: str) -> SweepRow:
+    """The row with exits off, on the split of that role."""
+    return next(
+      row for row in self.sweep if row.split == split and row.point is None
+    )
+
+
+def load(path: pathlib.Path) -> Results:
+  """The results of a run.
 
   Raises:
-    ConfigError: thresholds would be reported on the split they were chosen
-      on.
+    ConfigError: the file is missing, damaged or of an older version.
   """
-  names = config.evaluate.select_split, config.evaluate.report_split
-  if names[0] == names[1]:
+  data = read_json(path, MODE)
+  if 'test' in data.get('chosen', {}):
     raise ConfigError(
-      f'evaluate.select_split={names[0]!r} equals evaluate.report_split='
-      f'{names[1]!r}; use two splits'
+      f'{path} is of an older version, in which the split that reports was '
+      f'always called "test"; run --mode={MODE} again'
     )
-  select, report = (
-    Split(name, config, model, params, corpus, config.evaluate.max_tokens)
-    for name in names
-  )
-  points = list(scalar_points(config))
-  chosen_on = [select.measure(point) for point in points]
-  full = chosen_on[points.index(next(p for p in points if p.threshold is None))]
-  for point, row in searched_points(config, select, full['ppl']):
-    points.append(point)
-    chosen_on.append(row)
-  reported = [report.measure(point) for point in points]
-  best = choose(chosen_on, config)
-  results = {
-    'readouts': _readout_rows(config, model.cfg, select, report),
-    'sweep': chosen_on + reported,
-    'chosen': _chosen(config, points[best], chosen_on, reported, best),
-    'oracle': [_oracle_row(split) for split in (select, report)],
-    'calibration': [
-      {'segment': segment, 'layer': layer, **passes.calibration(report.dump, k)}
-      for k, (segment, layer) in enumerate(model.cfg.cells)
-    ],
-    'segments': _segment_rows(config, params, model.cfg, (select, report)),
-  }
-  # Consecutive text, where the evaluation's windows may be far apart.
-  name = config.evaluate.report_split
-  start = dataclasses.replace(
-    corpus, splits={name: corpus.splits[name][: PASSAGE_TOKENS + 1]}
-  )
-  passage = Split(name, config, model, params, start, 0)
-  return results, _passage(passage, points[best], corpus.tokenizer)
-
-
-def _readout_rows(config, cfg, select, report) -> list[dict[str, Any]]:
-  context = costs.mean_context(config.data.seq_len)
-  cost_K = costs.static_costs(cfg, context)
-  full = costs.full_flops(cfg, context)
-  return [
-    {
-      'segment': segment,
-      'layer': layer,
-      'cost_flops': float(cost_K[k]),
-      'cost': float(cost_K[k] / full),
-      'layer_fraction': cfg.depth_K[k] / cfg.depth,
-      'select': select.readout(k),
-      'test': report.readout(k),
-    }
-    for k, (segment, layer) in enumerate(cfg.cells)
-  ]
-
-
-def _segment_rows(config, params, cfg, splits) -> list[dict[str, Any]]:
-  """Quality at the end of 1 to 2 S segments: does refinement go on?
-
-  Empty for bodies of one segment.
-  """
-  if cfg.segments == 1:
-    return []
-  num, per_segment = (
-    config.evaluate.segments or 2 * cfg.segments,
-    len(cfg.readouts),
-  )
-  model = model_lib.build(dataclasses.replace(cfg, segments=num))
-  dumps = [
-    passes.grid_dump(model, params, split.batches, ()) for split in splits
-  ]
-  return [
-    {'segments': s}
-    | {
-      name: split.dump_quality(dump, s * per_segment - 1)
-      for name, split, dump in zip(('select', 'test'), splits, dumps)
-    }
-    for s in range(1, num + 1)
-  ]
-
-
-def _chosen(config, point, chosen_on, reported, best) -> dict[str, Any]:
-  def side(rows):
-    row = rows[best]
-    off = next(
-      r
-      for r in rows
-      if r['threshold'] is None and r['kv_policy'] == row['kv_policy']
-    )
-    keys = (
-      'nll',
-      'ppl',
-      'bits_per_byte',
-      'accuracy',
-      'compute',
-      'layer_fraction',
-      'mean_readout',
-      'exit_fraction',
-    )
-    return {k: row[k] for k in keys} | {'ppl_vs_full': row['ppl'] / off['ppl']}
-
-  return {
-    'rule': str(Rule.from_config(config)),
-    'signal': point.spec.signal,
-    'threshold': point.as_json(),
-    'kv_policy': point.spec.policy,
-    'select_split': config.evaluate.select_split,
-    'report_split': config.evaluate.report_split,
-    'select': side(chosen_on),
-    'test': side(reported),
-  }
-
-
-def _oracle_row(split: Split) -> dict[str, Any]:
-  """The bound: a free signal that knows the answer, free keys and values."""
-  cfg, mask = split.model.cfg, split.dump.mask_RxT > 0
-  exit_RxT = passes.oracle_exit(split.dump)
-  trace = passes.trace_from_dump(split.dump, exit_RxT)
-  fraction_K = (
-    np.bincount(exit_RxT[mask], minlength=len(cfg.cells)) / mask.sum()
-  )
-  context = costs.mean_context(mask.shape[1])
-  cost_K = costs.static_costs(cfg, context) / costs.full_flops(cfg, context)
-  return {
-    'split': split.name,
-    'kv_policy': 'recompute',
-    **split.quality(trace),
-    'compute': float(fraction_K @ cost_K),
-    'layer_fraction': float(fraction_K @ np.asarray(cfg.depth_K) / cfg.depth),
-    'exit_fraction': fraction_K.tolist(),
-  }
-
-
-def _passage(split: Split, point: Point, tokenizer: Any) -> dict[str, Any]:
-  """The first tokens of the split, each with its exit and loss."""
-  trace, mask = split.trace(point), split.dump.mask_RxT > 0
-  cells = split.model.cfg.cells
-  fields = (split.dump.target_RxT, trace.exit_RxT, trace.nll_RxT)
-  tokens = zip(*(field[mask] for field in fields), strict=True)
-  return {
-    'split': split.name,
-    'tokens': [
-      {
-        'text': tokenizer.token_text(int(target)),
-        'prob': float(math.exp(-nll)),
-        'exit': int(exit),
-        'segment': cells[int(exit)][0],
-        'layer': cells[int(exit)][1],
-        'nll': float(nll),
-      }
-      for target, exit, nll in tokens
-    ],
-  }
+  return parse(Results, data, path, MODE)

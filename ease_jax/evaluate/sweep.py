@@ -1,55 +1,126 @@
-"""The sweep: every signal, threshold and policy, and the chosen point.
+"""The sweep: every signal, threshold and policy, and which of them is chosen.
 
-Thresholds come from the config (one scalar for all readouts) and from a
-search on the select split (one per readout). The operating point is chosen
-on the select split by the config's rule and reported on the other one.
+Thresholds come from the config (one for all readouts) and from a search (one
+per readout, see `search`). The operating point is chosen on the select split
+and reported on another one.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from ease_jax.config import SIGNAL_RANGES, ConfigError
-from ease_jax.core import costs
-from ease_jax.data import Corpus, eval_batches
-from ease_jax.evaluate import passes
-from ease_jax.evaluate.thresholds import search_thresholds
-from ease_jax.model.exits import ExitSpec
-
-
-class Point(NamedTuple):
-  """One setting of the exits; a scalar stands for all readouts."""
-
-  spec: ExitSpec
-  threshold: float | tuple[float, ...] | None  # None = exits off
-
-  def threshold_K(self, num: int) -> np.ndarray:
-    """One for each of so many readouts.
-
-    Raises:
-      ConfigError: there are fewer or more.
-    """
-    value = np.inf if self.threshold is None else self.threshold
-    if np.shape(value) not in ((), (num,)):
-      raise ConfigError(
-        f'exit thresholds {value} are {np.size(value)}; the model has {num} '
-        'readouts; give one for each, or one number'
-      )
-    return np.broadcast_to(np.asarray(value, np.float32), (num,))
-
-  def as_json(self) -> Any:
-    """Finite numbers only: "never" is null."""
-    if not isinstance(self.threshold, tuple):
-      return self.threshold
-    *early, _ = self.threshold
-    return [None if math.isinf(t) else t for t in early] + [None]
+from ease_jax.checks import ConfigError, at_least_one, need, one_of
+from ease_jax.core import policies
+from ease_jax.core.policies import OperatingPoint
+from ease_jax.core.signals import SIGNALS
+from ease_jax.data import SPLITS
+from ease_jax.data.pipeline import Batch
+from ease_jax.data.task import Task
+from ease_jax.evaluate import passes, traces
+from ease_jax.evaluate.compute import compute
+from ease_jax.evaluate.passes import Dump
+from ease_jax.evaluate.results import Cost, Quality, SweepRow
+from ease_jax.evaluate.traces import Trace
+from ease_jax.model import Body, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class SweepSpec:
+  """Sections `exit` and `evaluate`: what is evaluated, and on what.
+
+  Attributes:
+    signals: names of exit signals.
+    policies: names of K/V policies.
+    thresholds: signal -> what is tried for all readouts; where a signal is
+      missing, its own ones are.
+    search_points: bisections of the per-readout search; 0 = no search.
+    policy: K/V policy of the chosen operating point.
+    max_ppl_ratio: see `Choice`.
+    max_compute: see `Choice`.
+    batch_size: windows per evaluation batch.
+    select_split: name of the split on which thresholds are chosen.
+    report_split: name of the split on which they are reported.
+    max_tokens: scored per split, spread evenly; 0 = all.
+    segments: perplexity is read after 1 to so many; 0 = twice the model's.
+    speed_tokens: decoded on the clock at each point; 0 = none.
+  """
+
+  signals: tuple[str, ...]
+  policies: tuple[str, ...]
+  thresholds: Mapping[str, tuple[float, ...]]
+  search_points: int
+  policy: str
+  max_ppl_ratio: float
+  max_compute: float
+  batch_size: int
+  select_split: str
+  report_split: str
+  max_tokens: int
+  segments: int
+  speed_tokens: int
+
+  def __post_init__(self):
+    for signal in self.signals:
+      one_of('exit.signals', signal, SIGNALS)
+      for threshold in self.tried(signal):
+        SIGNALS[signal].check_threshold(threshold)
+
+    need(len(self.policies) > 0, 'exit.policies=() names no K/V policy')
+    for policy in self.policies:
+      one_of('exit.policies', policy, policies.choices())
+    need(
+      self.policy in self.policies,
+      f'exit.policy={self.policy!r} is not in exit.policies={self.policies}; '
+      'add it there',
+    )
+    need(
+      self.max_ppl_ratio >= 1,
+      f'exit.max_ppl_ratio={self.max_ppl_ratio} must be at least 1',
+    )
+    need(
+      self.max_compute >= 0,
+      f'exit.max_compute={self.max_compute} must be 0 (off) or positive',
+    )
+
+    at_least_one('evaluate', self, 'batch_size')
+    need(
+      self.segments >= 0,
+      f'evaluate.segments={self.segments} must be 0 or positive',
+    )
+    one_of('evaluate.select_split', self.select_split, SPLITS)
+    one_of('evaluate.report_split', self.report_split, SPLITS)
+    need(
+      self.select_split != self.report_split,
+      f'evaluate.select_split={self.select_split!r} equals '
+      f'evaluate.report_split={self.report_split!r}: thresholds may not be '
+      'reported on the split they were chosen on; use two splits',
+    )
+
+  @classmethod
+  def from_config(cls, config: Any) -> 'SweepSpec':
+    """The spec of a whole config."""
+    fields = {**config.exit, **config.evaluate}
+    fields['signals'] = tuple(config.exit.signals)
+    fields['policies'] = tuple(config.exit.policies)
+    fields['thresholds'] = {
+      signal: tuple(map(float, values))
+      for signal, values in config.exit.thresholds.items()
+    }
+    return cls(**fields)
+
+  def tried(self, signal: str) -> tuple[float, ...]:
+    """Thresholds of a signal that are tried for all readouts."""
+    return self.thresholds.get(signal, SIGNALS[signal].sweep)
+
+  @property
+  def choice(self) -> 'Choice':
+    return Choice(self.max_ppl_ratio, self.max_compute)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
   """What makes one row of the select split the operating point.
 
   Attributes:
@@ -60,208 +131,155 @@ class Rule:
   max_ppl_ratio: float
   max_compute: float
 
-  @classmethod
-  def from_config(cls, config: Any) -> 'Rule':
-    return cls(config.exit.max_ppl_ratio, config.exit.max_compute)
-
   def __str__(self) -> str:
     if self.max_compute:
       return f'lowest select ppl at compute <= {self.max_compute:g}'
     return f'lowest compute with select ppl <= {self.max_ppl_ratio:g} x full'
 
-  def allows(self, row: dict[str, Any], full_ppl: float) -> bool:
-    if self.max_compute:
-      return row['compute'] <= self.max_compute
-    return row['ppl'] <= self.max_ppl_ratio * full_ppl
+  def allows(self, row: SweepRow, full_ppl: float) -> bool:
+    """Whether a row may be chosen.
 
-  def wants_more_exits(self, row: dict[str, Any], full_ppl: float) -> bool:
+    Args:
+      row: of the select split.
+      full_ppl: that split's perplexity with exits off.
+    """
+    if self.max_compute:
+      return row.cost.compute <= self.max_compute
+    return row.quality.ppl <= self.max_ppl_ratio * full_ppl
+
+  def wants_more_exits(self, row: SweepRow, full_ppl: float) -> bool:
     """Whether the best point has a higher price of compute than this one."""
     return self.allows(row, full_ppl) != bool(self.max_compute)
 
-  def choose(self, rows: list[dict[str, Any]], full_ppl: float) -> int:
-    """Index of the best row.
+  def best(self, rows: Sequence[SweepRow], policy: str) -> int:
+    """Index of the chosen row, of those with exits off or with a policy.
+
+    Args:
+      rows: of the select split, the one with exits off among them.
+      policy: name of the K/V policy that is deployed.
 
     Raises:
       ConfigError: no row is within `max_compute`.
     """
-    allowed = [i for i, row in enumerate(rows) if self.allows(row, full_ppl)]
+    full_ppl = next(row.quality.ppl for row in rows if row.point is None)
+    own = [
+      i
+      for i, row in enumerate(rows)
+      if row.point is None or row.point.policy == policy
+    ]
+    allowed = [i for i in own if self.allows(rows[i], full_ppl)]
+
     if not allowed:
+      cheapest = min(rows[i].cost.compute for i in own)
       raise ConfigError(
         f'exit.max_compute={self.max_compute:g} is below the cheapest point '
-        f'of the sweep, {min(row["compute"] for row in rows):.3f}; raise it '
-        'or add lower exit.thresholds'
+        f'of the sweep, {cheapest:.3f}; raise it or add lower exit.thresholds'
       )
-    best = 'ppl' if self.max_compute else 'compute'
-    return min(allowed, key=lambda i: rows[i][best])
+    if self.max_compute:
+      return min(allowed, key=lambda i: rows[i].quality.ppl)
+    return min(allowed, key=lambda i: rows[i].cost.compute)
 
 
-class Split:
-  """A split of the corpus with its dump; evaluates points on it."""
+class Evaluator:
+  """One split of a task with its dump; measures points on it.
+
+  Attributes:
+    role: of the split: `select` or `report`.
+    split: its name.
+    model: a body.
+    params: its parameters.
+    task: what is evaluated.
+    dump: every readout of every token of the split.
+  """
 
   def __init__(
     self,
-    name: str,
-    config: Any,
-    model: Any,
-    params: Any,
-    corpus: Corpus,
-    max_tokens: int,
+    role: str,
+    spec: SweepSpec,
+    model: Body,
+    params: Params,
+    task: Task,
+    max_tokens: int | None = None,
   ):
-    self.name, self.model, self.params = name, model, params
-    self.token_bytes = corpus.tokenizer.token_bytes
-    self.batches = lambda: eval_batches(
-      corpus.splits[name],
-      config.data.seq_len,
-      config.evaluate.batch_size,
-      max_tokens,
-    )
-    self.dump = passes.grid_dump(
-      model, params, self.batches, tuple(config.exit.signals)
+    """Reads all readouts of the split once.
+
+    Args:
+      role: of the split.
+      spec: its name, the signals and the batches.
+      model: a body.
+      params: its parameters.
+      task: whose split it is.
+      max_tokens: instead of the spec's; None = the spec's.
+    """
+    self.role = role
+    self.split = getattr(spec, f'{role}_split')
+    self.model = model
+    self.params = params
+    self.task = task
+    self._batch_size = spec.batch_size
+    self._max_tokens = spec.max_tokens if max_tokens is None else max_tokens
+    self.dump = self.dump_of(model, spec.signals)
+
+  def batches(self) -> Iterator[Batch]:
+    """The split, always the same."""
+    return self.task.eval_batches(
+      self.split, self._batch_size, self._max_tokens
     )
 
-  def trace(self, point: Point) -> passes.Trace:
-    threshold_K = point.threshold_K(len(self.model.cfg.cells))
-    return passes.trace(
-      self.model, self.params, self.batches, self.dump, point.spec, threshold_K
-    )
+  def dump_of(self, model: Body, signals: Sequence[str] = ()) -> Dump:
+    """A dump of this split by another model with the same parameters."""
+    return passes.grid_dump(model, self.params, self.batches, signals)
 
-  def measure(self, point: Point) -> dict[str, Any]:
-    """A row of `results.json`'s sweep."""
+  def trace(self, point: OperatingPoint | None) -> Trace:
+    """Where the tokens of the split stop; None = exits off."""
+    return traces.trace(self.model, self.params, self.batches, self.dump, point)
+
+  def measure(self, point: OperatingPoint | None) -> SweepRow:
+    """A row of the sweep; None = exits off."""
     trace = self.trace(point)
-    threshold_K = point.threshold_K(len(self.model.cfg.cells))
-    return {
-      'split': self.name,
-      'signal': point.spec.signal,
-      'kv_policy': point.spec.policy,
-      'threshold': point.as_json(),
-      **self.quality(trace),
-      **passes.compute(
-        self.model.cfg, point.spec, threshold_K, trace, self.dump.mask_RxT
-      ),
-    }
-
-  def quality(self, trace: passes.Trace) -> dict[str, float]:
-    return passes.quality(
-      trace.nll_RxT, trace.correct_RxT, self.dump, self.token_bytes
+    return SweepRow(
+      split=self.role,
+      point=point,
+      quality=self.quality(trace.nll_RxT, trace.correct_RxT),
+      cost=self.cost(point, trace),
     )
 
-  def readout(self, k: int) -> dict[str, float]:
-    """Quality of always answering at readout k, deeper states the true ones."""
-    return self.dump_quality(self.dump, k)
-
-  def dump_quality(self, dump: passes.Dump, k: int) -> dict[str, float]:
-    """The same of another model's dump of this split."""
-    return passes.quality(
-      dump.nll_KxRxT[k], dump.correct_KxRxT[k], dump, self.token_bytes
+  def quality(self, nll_RxT: np.ndarray, correct_RxT: np.ndarray) -> Quality:
+    """How good predictions for the split's tokens are."""
+    dump = self.dump
+    values = self.task.quality(
+      nll_RxT, correct_RxT, dump.mask_RxT, dump.target_RxT
     )
+    return Quality(**values)
+
+  def cost(self, point: OperatingPoint | None, trace: Trace) -> Cost:
+    """What a trace of the split costs."""
+    values = compute(self.model, point, trace, self.dump.mask_RxT)
+    values['exit_fraction'] = tuple(values['exit_fraction'])
+    return Cost(**values)
+
+  def readout(self, k: int, dump: Dump | None = None) -> Quality:
+    """Quality of always answering at readout k, deeper states the true ones.
+
+    Args:
+      k: the readout, from 0.
+      dump: of this split by another model; None = by this one.
+    """
+    dump = dump or self.dump
+    return self.quality(dump.nll_KxRxT[k], dump.correct_KxRxT[k])
 
 
-def scalar_points(config: Any) -> Iterable[Point]:
-  """Exits off once per policy, then signals x thresholds x policies."""
-  for policy in config.exit.policies:
-    yield Point(ExitSpec(config.exit.signals[0], policy), None)
-    for signal in config.exit.signals:
-      for threshold in config.exit.thresholds[signal]:
-        yield Point(ExitSpec(signal, policy), float(threshold))
+def scalar_points(
+  spec: SweepSpec, unit: str
+) -> Iterator[OperatingPoint | None]:
+  """Exits off, then policies x signals x thresholds.
 
-
-Measured = tuple[Point, dict[str, Any]]
-
-
-def searched_points(
-  config: Any, select: Split, full_ppl: float
-) -> Iterable[Measured]:
-  """Per-readout thresholds near the rule's limit, for each signal.
-
-  Bisects the price of compute until the point, under the deployed policy,
-  sits at the limit. Readouts come and go as the price changes, so that it may
-  jump across: the last point beyond the limit is then drawn back to it.
-  Every point visited is on the select split only.
+  Args:
+    spec: what is tried.
+    unit: what exits as one, 'token' or 'sequence'.
   """
-  rule, num = Rule.from_config(config), config.exit.search_points
-  cfg, dump = select.model.cfg, select.dump
-  context = costs.mean_context(config.data.seq_len)
-  mask = dump.mask_RxT > 0
-  more = lambda row: rule.wants_more_exits(row, full_ppl)
-  for signal in config.exit.signals:
-    spec = ExitSpec(signal, config.exit.policy)
-
-    def cost_fn(active_K, spec=spec):
-      cost_K = costs.readout_costs(
-        cfg, context, spec.policy, signal=spec.signal, active=active_K
-      )
-      return cost_K / costs.full_flops(cfg, context)
-
-    def priced(price, spec=spec, cost_fn=cost_fn):
-      threshold_K = search_thresholds(
-        dump.score_KxRxT[spec.signal][:, mask],
-        dump.nll_KxRxT[:, mask],
-        cost_fn,
-        price,
-      )
-      return Point(spec, tuple(map(float, threshold_K)))
-
-    # Nats per full pass: 0.003 is too cheap, 1 too dear.
-    visited = list(_bisect(priced, 0.003, 1.0, select, more, num, log=True))
-    yield from visited
-    beyond = [point for point, row in visited if not more(row)]
-    # Without a highest score there is nothing to draw back.
-    if beyond and tightened(beyond[-1], 0.75) != beyond[-1]:
-      yield from _bisect(
-        lambda share, point=beyond[-1]: tightened(point, share),
-        0.75,
-        1.0,
-        select,
-        more,
-        num,
-      )
-
-
-def _bisect(
-  make: Callable[[float], Point],
-  low: float,
-  high: float,
-  select: Split,
-  wants_more: Callable[[dict[str, Any]], bool],
-  num: int,
-  log: bool = False,
-) -> Iterable[Measured]:
-  """Visits `num` points between `low`, with too few exits, and `high`."""
-  for _ in range(num):
-    middle = math.sqrt(low * high) if log else (low + high) / 2
-    point = make(middle)
-    row = select.measure(point)
-    yield point, row
-    low, high = (middle, high) if wants_more(row) else (low, middle)
-
-
-def tightened(point: Point, share: float) -> Point:
-  """Finite thresholds at `share` of their distance to the highest score.
-
-  A signal without a highest score keeps its thresholds.
-  """
-  top = SIGNAL_RANGES[point.spec.signal][1]
-  assert isinstance(point.threshold, tuple)
-  if math.isinf(top):
-    return point
-  return point._replace(
-    threshold=tuple(
-      t if math.isinf(t) else top - share * (top - t) for t in point.threshold
-    )
-  )
-
-
-def choose(rows: list[dict[str, Any]], config: Any) -> int:
-  """Index of the rule's choice among the rows of the deployed policy."""
-  own = [i for i, r in enumerate(rows) if r['kv_policy'] == config.exit.policy]
-  full = next(rows[i] for i in own if rows[i]['threshold'] is None)
-  rule = Rule.from_config(config)
-  return own[rule.choose([rows[i] for i in own], full['ppl'])]
-
-
-def operating_point(chosen: dict[str, Any]) -> Point:
-  """The point that a `results.json` chose, for generation."""
-  threshold = chosen['threshold']
-  if isinstance(threshold, list):
-    threshold = tuple(math.inf if t is None else t for t in threshold)
-  return Point(ExitSpec(chosen['signal'], chosen['kv_policy']), threshold)
+  yield None
+  for policy in spec.policies:
+    for signal in spec.signals:
+      for threshold in spec.tried(signal):
+        yield OperatingPoint(signal, policy, threshold, unit)

@@ -56,7 +56,7 @@ def trace(
   rule = point.rule
   model.check(rule)
   if rule.policy.runs_on:
-    score_KxRxT = _unit_scores(rule, dump)
+    score_KxRxT = unit_scores(rule, dump)
     exit_RxT = np.array(_first_exit(score_KxRxT, threshold_K))
     return trace_from_dump(dump, exit_RxT)
 
@@ -81,7 +81,8 @@ def trace(
   )
 
 
-def _unit_scores(rule: ExitRule, dump: Dump) -> np.ndarray:
+def unit_scores(rule: ExitRule, dump: Dump) -> np.ndarray:
+  """Scores as they decide, [K, R, T]: a whole row's is its lowest."""
   score_KxRxT = dump.score_KxRxT[rule.signal.name]
   if rule.unit == UNITS[0]:
     return score_KxRxT

@@ -288,7 +288,7 @@ class Body(nn.Module):
     return self.costs(costs.mean_context(seq_len, self.cfg.attention))
 
   def _extra(self) -> dict[Cell, float]:
-    streams = self.kind.streams(self.cfg)
+    streams = self.kind.streams(self.cfg, parent=None)  # a bare one
     extra: dict[Cell, float] = {}
 
     for cell in (*self.grid.cells, *self.grid.tail):

@@ -1,14 +1,22 @@
-"""Table, figures and page of a comparison, from its `comparison.json`."""
+"""Table, figures and page of a study, from its comparison."""
 
 import csv
 import io
 import pathlib
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ease_jax.report import figures, page, svg, tables
+from ease_jax.report import drawing, html, svg, tables
+from ease_jax.report.comparison import (
+  Comparison,
+  Frontier,
+  Pair,
+  Spread,
+  Variant,
+)
 
 COLUMNS = (
   'variant',
@@ -37,126 +45,125 @@ PAIR_COLUMNS = (
 )
 
 
-def write_page(workdir: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path:
+def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
   """Writes comparison.csv, comparison.md, figures/*.svg and report.html.
 
   Returns:
     the path of `report.html`.
   """
-  rows = [_row(v) for v in summary['variants']]
-  pairs = [_pair_row(p) for p in summary['pairs']]
-  todo = {'perplexities': perplexities}
-  if summary['frontier']:
-    todo['frontier'] = frontier
-  drawings = {name: page.draw(figure, summary) for name, figure in todo.items()}
-  page.write_figures(workdir, drawings)
-  page.write(
-    workdir / 'comparison.md',
-    _markdown(COLUMNS, rows) + '\n' + _markdown(PAIR_COLUMNS, pairs),
+  rows = [_cells(variant) for variant in comparison.variants]
+  pair_rows = [_pair_cells(pair) for pair in comparison.pairs]
+
+  drawings = {'perplexities': html.draw(perplexities, comparison)}
+  if comparison.frontier:
+    drawings['frontier'] = html.draw(frontier, comparison.frontier)
+  html.write_figures(workdir, drawings)
+
+  variants_table = _markdown(COLUMNS, rows)
+  pairs_table = _markdown(PAIR_COLUMNS, pair_rows)
+  html.write(workdir / 'comparison.md', f'{variants_table}\n{pairs_table}')
+  html.write(workdir / 'comparison.csv', _csv(comparison))
+
+  page = html.fill(
+    'comparison.html',
+    title=comparison.title,
+    comparison=comparison,
+    columns=COLUMNS,
+    rows=rows,
+    pair_columns=PAIR_COLUMNS,
+    pair_rows=pair_rows,
+    figures=html.inline(drawings),
   )
-  page.write(workdir / 'comparison.csv', _csv(summary))
   path = workdir / 'report.html'
-  page.write(
-    path,
-    page.fill(
-      'comparison.html',
-      columns=COLUMNS,
-      rows=rows,
-      pair_rows=pairs,
-      pair_columns=PAIR_COLUMNS,
-      figures=page.inline(drawings),
-      **summary,
-    ),
-  )
+  html.write(path, page)
   return path
 
 
-def spread(value: dict[str, Any], digits: int = 3, scale: float = 1) -> str:
+def spread(value: Spread, digits: int = 3, scale: float = 1) -> str:
   """Mean ± standard deviation; one value has none."""
-  text = f'{scale * value["mean"]:.{digits}f}'
-  if value['sd'] is None:
+  text = f'{scale * value.mean:.{digits}f}'
+  if value.sd is None:
     return text
-  return f'{text} ± {scale * value["sd"]:.{digits}f}'
+  return f'{text} ± {scale * value.sd:.{digits}f}'
 
 
-def _row(v: dict[str, Any]) -> list[str]:
+def _cells(variant: Variant) -> list[str]:
+  """A row under COLUMNS."""
+  sizes = variant.sizes
   return [
-    v['name'],
-    str(len(v['runs'])),
-    spread(v['test_ppl']),
-    spread(v['select_ppl']),
-    page.number(round(v['params'])),
-    page.number(round(v['updates'])),
-    f'{v["tokens"]:.3g}',
-    f'{v["flops"]:.3g}',
-    f'{v["inference_flops"]:.3g}',
-    spread(v['chosen_ppl']),
-    spread(v['chosen_compute'], 1, 100) + ' %',
+    variant.name,
+    str(len(variant.runs)),
+    spread(variant.report_ppl),
+    spread(variant.select_ppl),
+    html.number(round(sizes.params)),
+    html.number(round(sizes.updates)),
+    f'{sizes.tokens:.3g}',
+    f'{sizes.flops:.3g}',
+    f'{sizes.inference_flops:.3g}',
+    spread(variant.chosen_ppl),
+    spread(variant.chosen_compute, 1, 100) + ' %',
   ]
 
 
-def _pair_row(p: dict[str, Any]) -> list[str]:
-  ratio = lambda key: f'× {p["ratios"][key]:.2f}'
-  small = lambda value: '–' if value is None else f'{value:.2g}'
-  change = p['change']
-  sd = '' if change['sd'] is None else f' ± {100 * change["sd"]:.2f}'
+def _pair_cells(pair: Pair) -> list[str]:
+  """A row under PAIR_COLUMNS."""
+  change = f'{100 * pair.change.mean:+.2f}'
+  if pair.change.sd is not None:
+    change += f' ± {100 * pair.change.sd:.2f}'
+
   return [
-    p['variant'],
-    p['baseline'],
-    str(len(p['seeds'])),
-    f'{100 * change["mean"]:+.2f}{sd} %',
-    small(p['p']),
-    small(p['p_holm']),
-    ', '.join(p['equal']) or 'nothing',
-    ratio('updates'),
-    ratio('flops'),
-    ratio('inference_flops'),
+    pair.variant,
+    pair.baseline,
+    str(len(pair.seeds)),
+    f'{change} %',
+    _small(pair.p),
+    _small(pair.p_holm),
+    ', '.join(pair.equal) or 'nothing',
+    f'× {pair.ratios.updates:.2f}',
+    f'× {pair.ratios.flops:.2f}',
+    f'× {pair.ratios.inference_flops:.2f}',
   ]
 
 
-def _markdown(columns: Any, rows: list[list[str]]) -> str:
+def _small(p: float | None) -> str:
+  return '–' if p is None else f'{p:.2g}'
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   rule = ['---'] + ['---:'] * (len(columns) - 1)
   return tables.markdown(columns, rule, rows)
 
 
-def _csv(summary: dict[str, Any]) -> str:
+def _csv(comparison: Comparison) -> str:
   """One row per run, full precision."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
-  columns = list(summary['variants'][0]['runs'][0])
+  columns = list(comparison.variants[0].runs[0].to_json())
+
   writer.writerow(['variant', *columns])
-  for v in summary['variants']:
-    writer.writerows([v['name'], *row.values()] for row in v['runs'])
+  for variant in comparison.variants:
+    for run in variant.runs:
+      writer.writerow([variant.name, *run.to_json().values()])
   return buffer.getvalue()
 
 
 @svg.themed
-def perplexities(summary: dict[str, Any], width: float) -> Figure:
+def perplexities(comparison: Comparison, width: float) -> Figure:
   """A dot for every run, a bar at the mean, one line per variant."""
-  variants = summary['variants']
+  variants = comparison.variants
   figure = Figure(figsize=(width, 0.75 + 0.36 * len(variants)))
   ax = figure.subplots()
-  for y, v in enumerate(variants):
-    values = v['test_ppl']['values']
-    ax.plot(
-      values,
-      [y] * len(values),
-      ls='',
-      marker='o',
-      ms=5.5,
-      mfc=(svg.SERIES[0], 0.35),
-      mec=svg.SERIES[0],
-    )
-    ax.plot(
-      [v['test_ppl']['mean']],
-      [y],
-      ls='',
-      marker='|',
-      ms=17,
-      mew=2.2,
-      color=svg.DEPTH,
-    )
-  ax.set_yticks(range(len(variants)), [v['name'] for v in variants])
+
+  dot: drawing.Style = dict(
+    ls='', marker='o', ms=5.5, mfc=(svg.SERIES[0], 0.35), mec=svg.SERIES[0]
+  )
+  bar: drawing.Style = dict(ls='', marker='|', ms=17, mew=2.2, color=svg.DEPTH)
+  for y, variant in enumerate(variants):
+    values = variant.report_ppl.values
+    ax.plot(values, [y] * len(values), **dot)
+    ax.plot([variant.report_ppl.mean], [y], **bar)
+
+  ax.set_yticks(range(len(variants)), [variant.name for variant in variants])
   ax.set_ylim(len(variants) - 0.4, -0.6)
   ax.spines['left'].set_visible(False)
   ax.set_title('test perplexity; each dot is a seed')
@@ -165,27 +172,20 @@ def perplexities(summary: dict[str, Any], width: float) -> Figure:
 
 
 @svg.themed
-def frontier(summary: dict[str, Any], width: float) -> Figure:
+def frontier(data: Frontier, width: float) -> Figure:
   """Perplexity against inference FLOPs per token, both on log axes."""
-  data = summary['frontier']
   figure = Figure(figsize=(width, 4.9))
   ax = figure.subplots()
-  for number, (name, curve) in enumerate(data['curves'].items()):
-    ax.plot(
-      [p['flops'] for p in curve],
-      [p['ppl'] for p in curve],
-      lw=1.8,
-      marker=figures.MARKERS[number % len(figures.MARKERS)],
-      ms=4.5,
-      color=svg.SERIES[number % len(svg.SERIES)],
-      mec=svg.PAPER,
-      mew=0.5,
-      label=name,
-    )
-  points = data['points']
+
+  for number, curve in enumerate(data.curves):
+    flops = [point.flops for point in curve.points]
+    ppls = [point.ppl for point in curve.points]
+    style: drawing.Style = drawing.series(number) | dict(mew=0.5)
+    ax.plot(flops, ppls, lw=1.8, ms=4.5, label=curve.variant, **style)
+
   ax.plot(
-    [p['flops'] for p in points],
-    [p['ppl'] for p in points],
+    [point.flops for point in data.points],
+    [point.ppl for point in data.points],
     lw=1.4,
     marker='s',
     ms=6,
@@ -194,23 +194,32 @@ def frontier(summary: dict[str, Any], width: float) -> Figure:
     zorder=5,
     label='models without exits',
   )
-  worst = max(p['ppl'] for p in points)
-  best = min(
-    [p['ppl'] for p in points]
-    + [p['ppl'] for c in data['curves'].values() for p in c]
-  )
+
+  _set_log_axes(ax, data)
+  ax.set_xlabel('inference FLOPs per token, everything counted')
+  ax.set_title('test perplexity')
+  columns = 3 if width > drawing.BROAD else 1
+  figure.legend(ncols=columns, **drawing.LEGEND)
+  return figure
+
+
+def _set_log_axes(ax: Axes, data: Frontier) -> None:
+  """Log axes with plain numbers, cut above the worst model without exits."""
+  worst = max(point.ppl for point in data.points)
+  best = min(point.ppl for point in data.points)
+  for curve in data.curves:
+    best = min(best, *(point.ppl for point in curve.points))
+
   ax.set_xscale('log')
   ax.set_yscale('log')
   ax.set_ylim(best * 0.985, worst * 1.06)
-  plain = ticker.FuncFormatter(lambda v, _: f'{v:.3g}')
   for axis in (ax.yaxis, ax.xaxis):
-    axis.set_major_formatter(plain)
+    axis.set_major_formatter(ticker.FuncFormatter(_plain))
     axis.set_minor_formatter(ticker.NullFormatter())
   ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 7)))
   ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
-  ax.set_xlabel('inference FLOPs per token, everything counted')
-  ax.set_title('test perplexity')
-  figure.legend(
-    loc='outside lower left', ncols=3 if width > 5 else 1, fontsize=8.2
-  )
-  return figure
+
+
+def _plain(value: float, position: int | None) -> str:
+  del position
+  return f'{value:.3g}'

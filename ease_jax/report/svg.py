@@ -85,8 +85,14 @@ def themed(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def shade(readout: int, num: int) -> float:
-  """Opacity of the depth colour; a token's ink stays readable on the last."""
-  return 0.06 + 0.5 * (readout / (num - 1) if num > 1 else 1.0)
+  """Opacity of the depth colour; a token's ink stays readable on the last.
+
+  Args:
+    readout: its number, from 0.
+    num: of readouts.
+  """
+  depth = readout / (num - 1) if num > 1 else 1.0
+  return 0.06 + 0.5 * depth
 
 
 def to_svg(figure: Figure) -> str:
@@ -133,6 +139,7 @@ def to_inline(svg: str, kind: str, name: str, title: str) -> str:
 
 def css_variables(dark: bool) -> str:
   """The palette as CSS declarations."""
-  return ''.join(
-    f'--{name}:{colours[dark]};' for name, colours in PALETTE.items()
-  )
+  lines = []
+  for name, (on_white, on_black) in PALETTE.items():
+    lines.append(f'--{name}:{on_black if dark else on_white};')
+  return ''.join(lines)

@@ -1,12 +1,14 @@
 """The tables: rows of plain values, written as CSV or as Markdown."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
-Row = dict[str, Any]
+from ease_jax.evaluate.records import Json
+from ease_jax.evaluate.results import Results, SweepRow
 
 COLUMNS = (
   'split',
@@ -28,72 +30,96 @@ _CSV_ONLY = ('nll', 'exit_fraction')
 _NUMERIC = frozenset(COLUMNS[4:])
 
 
-def sweep_columns(rows: Sequence[Row]) -> list[str]:
-  """The columns that at least one row fills, in a fixed order."""
-  return [c for c in COLUMNS if any(c in row for row in rows)]
-
-
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(sweep: Sequence[SweepRow]) -> str:
   """Full precision; lists as JSON; exits off as an empty threshold."""
-  columns = sweep_columns(rows)
+  rows = [row.to_json() for row in sweep]
+  columns = _columns(rows)
+
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
   writer.writerow(columns)
   for row in rows:
-    writer.writerow([_exact(row.get(c)) for c in columns])
+    writer.writerow([_exact(row.get(column)) for column in columns])
   return buffer.getvalue()
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
+def to_markdown(sweep: Sequence[SweepRow]) -> str:
   """Four digits, for reading."""
-  columns = [c for c in sweep_columns(rows) if c not in _CSV_ONLY]
-  return markdown(
-    [c.replace('_', ' ') for c in columns],
-    ['---:' if c in _NUMERIC else '---' for c in columns],
-    [[_rounded(c, row.get(c)) for c in columns] for row in rows],
-  )
+  rows = [row.to_json() for row in sweep]
+  columns = [name for name in _columns(rows) if name not in _CSV_ONLY]
+
+  head = [name.replace('_', ' ') for name in columns]
+  rule = ['---:' if name in _NUMERIC else '---' for name in columns]
+  cells = [[_rounded(name, row.get(name)) for name in columns] for row in rows]
+  return markdown(head, rule, cells)
 
 
 def markdown(
   head: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> str:
   """A table of finished cells; `rule` says how columns are aligned."""
-  return ''.join(f'| {" | ".join(line)} |\n' for line in (head, rule, *rows))
+  lines = [f'| {" | ".join(cells)} |\n' for cells in (head, rule, *rows)]
+  return ''.join(lines)
 
 
 def threshold_text(threshold: Any) -> str:
-  """A threshold for people: `off`, `0.8` or `0.31, never, last`."""
+  """A threshold for people: `off`, `0.8` or `0.31, never, last`.
+
+  Args:
+    threshold: as `results.json` has it.
+  """
   if threshold is None:
     return 'off'
   if not isinstance(threshold, list):
     return f'{threshold:.4g}'
   *early, _ = threshold
-  parts = ['never' if t is None else f'{t:.4g}' for t in early]
-  return ', '.join([*parts, 'last'])
+  texts = ['never' if t is None else f'{t:.4g}' for t in early]
+  return ', '.join([*texts, 'last'])
 
 
-def readout_rows(results: Row) -> list[Row]:
-  """One row per readout: its cost, its quality, and how often it answers."""
-  ece = {
-    (item['segment'], item['layer']): item['ece']
-    for item in results.get('calibration', [])
-  }
-  fractions = results['chosen']['test'].get('exit_fraction')
+@dataclasses.dataclass(frozen=True)
+class ReadoutCells:
+  """A row of the page's table of readouts.
+
+  Attributes:
+    k: which readout, from 0.
+    cost: compute, divided by that of full depth.
+    select_ppl: perplexity on the split that chooses.
+    ppl: perplexity on the split that reports, as all that follows.
+    bits_per_byte: of the text.
+    accuracy: share of the tokens that were the most likely ones.
+    ece: expected calibration error; None where it was not measured.
+  """
+
+  k: int
+  cost: float
+  select_ppl: float
+  ppl: float
+  bits_per_byte: float
+  accuracy: float
+  ece: float | None
+
+
+def readout_rows(results: Results) -> list[ReadoutCells]:
+  """One row per readout."""
+  ece = {(c.segment, c.layer): c.ece for c in results.calibration}
   return [
-    {
-      'k': k,
-      'segment': r['segment'],
-      'layer': r['layer'],
-      'cost': r['cost'],
-      'select_ppl': r['select']['ppl'],
-      'ppl': r['test']['ppl'],
-      'bits_per_byte': r['test']['bits_per_byte'],
-      'accuracy': r['test']['accuracy'],
-      'ece': ece.get((r['segment'], r['layer'])),
-      'share': fractions[k] if fractions else None,
-    }
-    for k, r in enumerate(results['readouts'])
+    ReadoutCells(
+      k=k,
+      cost=row.cost,
+      select_ppl=row.select.ppl,
+      ppl=row.report.ppl,
+      bits_per_byte=row.report.bits_per_byte,
+      accuracy=row.report.accuracy,
+      ece=ece.get((row.segment, row.layer)),
+    )
+    for k, row in enumerate(results.readouts)
   ]
+
+
+def _columns(rows: Sequence[Json]) -> list[str]:
+  """The columns that at least one row fills, in a fixed order."""
+  return [name for name in COLUMNS if any(name in row for row in rows)]
 
 
 def _exact(value: Any) -> Any:

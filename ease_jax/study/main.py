@@ -1,4 +1,4 @@
-"""Flags only; `ease_jax.comparison.compare` does the work.
+"""Flags only; `ease_jax.study.compare.compare` does the work.
 
   python -m ease_jax.study.main --study=configs/studies/FILE.py \
       --workdir=DIR --data=FOLDER
@@ -6,16 +6,22 @@
 Exit codes: 0 done, 1 an error or a failed run (a line each on stderr).
 """
 
+from __future__ import annotations
+
+import dataclasses
 import importlib.util
 import inspect
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from ease_jax import machine
+
+if TYPE_CHECKING:
+  from ease_jax.study.study import Study
 
 _STUDY = flags.DEFINE_string(
   'study', None, 'Python file with get_study; :smoke shrinks it.'
@@ -28,48 +34,55 @@ _JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time.')
 _SEEDS = flags.DEFINE_list('seeds', None, 'Other seeds than the file has.')
 
 
-def load(flag: str, data: str) -> Any:
+def load(flag: str, data: str) -> Study:
   """The study of `FILE.py` or `FILE.py:argument`.
+
+  Args:
+    flag: the file, and what to apply to each of its configs.
+    data: folder of the texts.
 
   Raises:
     ConfigError: there is no such file, or it defines none.
   """
-  from ease_jax.config import ConfigError, with_argument
+  # Only now, so that a mistyped flag does not wait for JAX.
+  from ease_jax.checks import ConfigError
+  from ease_jax.config import with_argument
 
   name, _, argument = flag.partition(':')
   path = pathlib.Path(name)
   if not path.is_file():
     raise ConfigError(f'--study={name} is no file; give a Python file')
+
   spec = importlib.util.spec_from_file_location('study_file', path)
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not inspect.isfunction(getattr(module, 'get_study', None)):
     raise ConfigError(f'--study={name} has no function get_study(data)')
+
   study = module.get_study(data)
-  for variant in study.variants.values():
-    with_argument(variant, argument)
-  return study
+  variants = {
+    name: with_argument(config, argument)
+    for name, config in study.variants.items()
+  }
+  return dataclasses.replace(study, variants=variants)
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  import dataclasses
-
-  from ease_jax.config import ConfigError
-  from ease_jax.study.study import compare
+  from ease_jax.study.compare import compare
 
   try:
     study = load(str(_STUDY.value), _DATA.value)
     if _SEEDS.value is not None:
-      study = dataclasses.replace(
-        study, seeds=tuple(int(s) for s in _SEEDS.value)
-      )
+      seeds = tuple(int(seed) for seed in _SEEDS.value)
+      study = dataclasses.replace(study, seeds=seeds)
     failed = compare(study, str(_WORKDIR.value), _JOBS.value)
-  except (ConfigError, ValueError, OSError) as error:
+  except (ValueError, OSError) as error:
     failed = [' '.join(str(error).split())]
   except KeyboardInterrupt:
     failed = ['interrupted; the same command goes on from here']
+
   for line in failed:
     print('ease_jax:', line, file=sys.stderr)
   sys.exit(1 if failed else 0)

@@ -13,6 +13,8 @@ from absl import logging
 
 from ease_jax import machine
 
+Task = tuple[Any, ...]  # the arguments of a worker's function
+
 _CONTEXT = multiprocessing.get_context('spawn')  # JAX does not survive a fork
 PATIENCE = 20.0  # seconds in which a stopped run may save its state
 
@@ -22,22 +24,31 @@ class Worker:
 
   Attributes:
     task: what it is working on, or None.
+    pipe: gets what went wrong with the task, when it is done.
   """
 
   def __init__(self, function: Callable[..., str], cores: Sequence[int]):
-    self._function, self._cores = function, list(cores)
-    self.task: Any = None
+    """Starts the process.
+
+    Args:
+      function: does a task; returns what went wrong, or nothing. Its module
+        is imported by the process.
+      cores: numbers of those that the process may use.
+    """
+    self._function = function
+    self._cores = list(cores)
+    self.task: Task | None = None
     self._start()
 
   def _start(self) -> None:
     self.pipe, theirs = _CONTEXT.Pipe()
-    self._process = _CONTEXT.Process(
-      target=_work, args=(theirs, self._function, self._cores, os.getpid())
-    )
+    arguments = (theirs, self._function, self._cores, os.getpid())
+    self._process = _CONTEXT.Process(target=_work, args=arguments)
     self._process.start()
     theirs.close()  # so that its death closes the pipe
 
-  def give(self, task: Any) -> None:
+  def give(self, task: Task) -> None:
+    """Has the process do a task; it must have none."""
     self.task = task
     self.pipe.send(task)
 
@@ -64,12 +75,18 @@ class Worker:
 
 def ready(workers: Sequence[Worker]) -> list[Worker]:
   """Waits until at least one has finished its task, or died."""
-  busy = [w for w in workers if w.task is not None]
-  done = connection.wait([w.pipe for w in busy])
-  return [w for w in busy if w.pipe in done]
+  busy = [worker for worker in workers if worker.task is not None]
+  done = connection.wait([worker.pipe for worker in busy])
+  return [worker for worker in busy if worker.pipe in done]
 
 
-def _work(pipe: Any, function: Any, cores: list[int], parent: int) -> None:
+def _work(
+  pipe: connection.Connection,
+  function: Callable[..., str],
+  cores: Sequence[int],
+  parent: int,
+) -> None:
+  """What the process does until the pipe is closed."""
   # Ctrl-C reaches the whole group; the parent decides what it means.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -1,0 +1,70 @@
+"""What `results.json` says about a run besides its exits."""
+
+import dataclasses
+
+from ease_jax.evaluate.records import Record
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts(Record):
+  """The model: number of parameters, body, and sizes."""
+
+  params: int
+  body: str
+  segments: int
+  layers: int
+  vocab_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts(Record):
+  """The data: where from, hash, and the tokens of each split."""
+
+  source: str
+  tokenizer: str
+  sha256: str
+  train_tokens: int
+  select_tokens: int
+  test_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFacts(Record):
+  """What training took.
+
+  Attributes:
+    steps: batches.
+    updates: of the parameters.
+    best_step: whose parameters are evaluated; None where none was best.
+    tokens: supervised.
+    flops: forward and backward, counted and not measured.
+    wall_s: seconds, compilation and evaluations included.
+    tokens_per_s: tokens over these seconds.
+  """
+
+  steps: int
+  updates: int
+  best_step: int | None
+  tokens: int
+  flops: float
+  wall_s: float
+  tokens_per_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance(Record):
+  """What it takes to make the numbers again.
+
+  Attributes:
+    command: line of the shell.
+    versions: name of a package -> its version.
+    commit: of the source; '' outside of git.
+    date: of the evaluation, ISO 8601.
+    platform: system and device.
+  """
+
+  command: str
+  versions: dict[str, str]
+  commit: str
+  date: str
+  platform: str

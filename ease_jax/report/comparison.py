@@ -1,0 +1,199 @@
+"""What `comparison.json` holds: the summary of a study's runs."""
+
+import dataclasses
+from typing import Annotated
+
+from ease_jax.evaluate.records import Inline, Record
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread(Record):
+  """One quantity over the seeds.
+
+  Attributes:
+    mean: of the values.
+    sd: sample standard deviation; None for a single value.
+    values: one for each seed, in their order.
+  """
+
+  mean: float
+  sd: float | None
+  values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes(Record):
+  """What a model and its training take.
+
+  Attributes:
+    params: numbers in the model.
+    steps: batches of the training.
+    updates: of the parameters.
+    tokens: of the training.
+    flops: of the training.
+    inference_flops: per token, exits off.
+  """
+
+  params: float
+  steps: float
+  updates: float
+  tokens: float
+  flops: float
+  inference_flops: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRow(Record):
+  """The numbers of one run that a comparison is about.
+
+  Attributes:
+    seed: of the run.
+    select_ppl: perplexity of the last readout on the split that chooses.
+    report_ppl: the same on the split that reports.
+    chosen_ppl: that of the operating point, on the split that reports.
+    chosen_compute: its compute, divided by that of full depth.
+    sizes: of the run.
+  """
+
+  seed: int
+  select_ppl: float
+  report_ppl: float
+  chosen_ppl: float
+  chosen_compute: float
+  sizes: Annotated[Sizes, Inline()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant(Record):
+  """All runs of one variant; quantities as in `RunRow`, sizes as means."""
+
+  name: str
+  runs: tuple[RunRow, ...]
+  select_ppl: Spread
+  report_ppl: Spread
+  chosen_ppl: Spread
+  chosen_compute: Spread
+  sizes: Annotated[Sizes, Inline()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair(Record):
+  """One variant held against another, seed by seed.
+
+  Attributes:
+    variant: name of the one.
+    baseline: name of the other.
+    seeds: in which both have run.
+    change: of the report split's perplexity; 0.01 = 1 % higher.
+    p: of a paired t-test on the losses; None for a single seed.
+    p_holm: the same, allowing for the number of pairs (Holm 1979).
+    equal: names of the sizes that are the same for both.
+    ratios: sizes of the variant, divided by those of the baseline.
+  """
+
+  variant: str
+  baseline: str
+  seeds: tuple[int, ...]
+  change: Spread
+  p: float | None
+  p_holm: float | None
+  equal: tuple[str, ...]
+  ratios: Sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontierPoint(Record):
+  """A model without exits: FLOPs per token, and perplexity."""
+
+  variant: str
+  flops: float
+  ppl: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoint(Record):
+  """What exits reach: FLOPs per token, and perplexity."""
+
+  flops: float
+  ppl: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve(Record):
+  """What the exits of a variant reach, from few FLOPs to many."""
+
+  variant: str
+  points: tuple[CurvePoint, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch(Record):
+  """Budgets in which a curve is below the frontier in every seed.
+
+  Attributes:
+    low: first of them, FLOPs per token.
+    high: last of them.
+    gain: largest mean gain of the loss, nats.
+  """
+
+  low: float
+  high: float
+  gain: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Below(Record):
+  """Where a curve lies below the frontier.
+
+  Attributes:
+    variant: whose curve.
+    seeds: number of seeds.
+    stretches: of budgets where it does.
+    closest: largest mean gain at any budget, nats; negative = above; None
+      where no budget of the curve is one of the frontier's.
+  """
+
+  variant: str
+  seeds: int
+  stretches: tuple[Stretch, ...]
+  closest: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier(Record):
+  """Quality against compute.
+
+  Attributes:
+    points: models without exits, from few FLOPs to many.
+    curves: of all other variants.
+    below: where these beat the points.
+  """
+
+  points: tuple[FrontierPoint, ...]
+  curves: tuple[Curve, ...]
+  below: tuple[Below, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Record):
+  """All of `comparison.json`.
+
+  Attributes:
+    title: of the page.
+    question: what the study settles.
+    seeds: one run for each, of every variant.
+    same: sizes within this share of each other count as equal.
+    variants: those of which a run has succeeded.
+    pairs: those of which a seed has succeeded.
+    frontier: None where the study asks for none.
+    failed: one line for each run that failed.
+  """
+
+  title: str
+  question: str
+  seeds: tuple[int, ...]
+  same: float
+  variants: tuple[Variant, ...]
+  pairs: tuple[Pair, ...]
+  frontier: Frontier | None
+  failed: tuple[str, ...]

@@ -1,0 +1,181 @@
+"""Several variants, several seeds, one table: which difference is real?
+
+Every run of a study is an ordinary run in its own directory, so that a killed
+comparison goes on where it was, and a failed run loses no other. Numbers come
+from the runs' `results.json`, sizes and FLOPs included.
+"""
+
+import copy
+import json
+import os
+import pathlib
+import time
+import traceback
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ease_jax import machine
+from ease_jax import run as run_lib
+from ease_jax.checks import ConfigError, need
+from ease_jax.evaluate import results as results_lib
+from ease_jax.evaluate.results import Results
+from ease_jax.report.study import write_page
+from ease_jax.study import statistics
+from ease_jax.study.study import Config, Study, folder_of
+from ease_jax.study.workers import Worker, ready
+from ease_jax.train.writers import write_atomic
+from ease_jax.validation import validate
+
+
+class Run(NamedTuple):
+  """One run of a study: what a worker is given."""
+
+  variant: str
+  seed: int
+  config: Config
+  folder: str
+
+  @property
+  def name(self) -> str:
+    return f'{self.variant}, seed {self.seed}'
+
+
+def compare(
+  study: Study, workdir: str | os.PathLike[str], jobs: int = 1
+) -> list[str]:
+  """Runs what is not finished yet, then writes table, figures and page.
+
+  Args:
+    study: what to run.
+    workdir: gets `runs/VARIANT/SEED/`, `comparison.json`, `comparison.csv`,
+      `comparison.md`, `figures/` and `report.html`.
+    jobs: runs at a time, each on its share of the cores.
+
+  Returns:
+    One line for each run that failed.
+
+  Raises:
+    ConfigError: a variant cannot run, or no run at all has succeeded.
+  """
+  need(jobs >= 1, f'--jobs={jobs} must be at least 1')
+  check_configs(study)
+  workdir = pathlib.Path(workdir)
+
+  runs = _runs(study, workdir)
+  for run in runs:
+    run_lib.check_config(run.config, pathlib.Path(run.folder))
+  todo = [run for run in runs if not _is_finished(run)]
+  failed = _run_all(todo, len(runs), jobs)
+
+  runs_of: dict[str, dict[int, Results]] = {name: {} for name in study.variants}
+  for run in runs:
+    path = pathlib.Path(run.folder) / results_lib.FILE
+    if path.exists():
+      runs_of[run.variant][run.seed] = results_lib.load(path)
+  if not any(runs_of.values()):
+    raise ConfigError(f'no run of {workdir} has succeeded: {"; ".join(failed)}')
+
+  comparison = statistics.summarize(study, runs_of, failed)
+  text = json.dumps(comparison.to_json(), indent=2)
+  write_atomic(workdir / 'comparison.json', text)
+  page = write_page(workdir, comparison)
+  print(f'Report: {page.resolve()}')
+  return failed
+
+
+def check_configs(study: Study) -> None:
+  """Raises ConfigError if a variant cannot run; names it."""
+  for name, config in study.variants.items():
+    try:
+      validate(config)
+    except ConfigError as error:
+      raise ConfigError(f'variant {name!r}: {error}') from None
+
+
+def _runs(study: Study, workdir: pathlib.Path) -> list[Run]:
+  """All runs of a study, whether finished or not."""
+  runs = []
+  for variant, config in study.variants.items():
+    for seed in study.seeds:
+      config = copy.deepcopy(config)
+      config.seed = seed
+      config.evaluate.speed_tokens = 0  # runs beside each other share the clock
+      folder = workdir / 'runs' / folder_of(variant) / str(seed)
+      runs.append(Run(variant, seed, config, str(folder)))
+  return runs
+
+
+def _is_finished(run: Run) -> bool:
+  """Whether its results are of this config, evaluation included."""
+  folder = pathlib.Path(run.folder)
+  if not (folder / results_lib.FILE).exists():
+    return False
+
+  there = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+  here = json.loads(json.dumps(run_lib.as_json(run.config)))
+  return there == here
+
+
+def _run_all(todo: Sequence[Run], total: int, jobs: int) -> list[str]:
+  """Runs in processes; prints a line for each; returns those of failures.
+
+  Args:
+    todo: what to run.
+    total: runs of the whole study.
+    jobs: processes.
+  """
+  cores = machine.cores()
+  workers = [
+    Worker(_run_one, cores[job::jobs] or cores)
+    for job in range(min(jobs, len(todo)))
+  ]
+  waiting = list(todo)
+  failed = []
+  start = time.monotonic()
+  done = 0
+
+  try:
+    while waiting or any(worker.task for worker in workers):
+      for worker in workers:
+        if worker.task is None and waiting:
+          worker.give(waiting.pop(0))
+
+      for worker in ready(workers):
+        assert worker.task is not None
+        run = Run(*worker.task)
+        error = worker.take()
+        done += 1
+        if error:
+          failed.append(f'{run.name}: {error}')
+
+        left = (time.monotonic() - start) / done * (len(todo) - done)
+        number = total - len(todo) + done
+        outcome = f'FAILED: {error}' if error else 'done'
+        print(
+          f'[{number}/{total}] {run.name}: {outcome}; about '
+          f'{left / 60:.0f} min left',
+          flush=True,
+        )
+  finally:
+    for worker in workers:
+      worker.stop()
+
+  return failed
+
+
+def _run_one(variant: str, seed: int, config: Config, folder: str) -> str:
+  """Returns what went wrong, or nothing; the run's output is in `log.txt`."""
+  del variant, seed
+  place = pathlib.Path(folder)
+  place.mkdir(parents=True, exist_ok=True)
+  with open(place / 'log.txt', 'a', encoding='utf-8') as log:
+    for stream in (1, 2):  # whatever writes there, in whichever language
+      os.dup2(log.fileno(), stream)
+
+  (place / results_lib.FILE).unlink(missing_ok=True)  # of another evaluation
+  try:
+    run_lib.run(config, folder)
+  except Exception as error:  # one run must not lose the others
+    traceback.print_exc()
+    return ' '.join(str(error).split()) or type(error).__name__
+  return ''

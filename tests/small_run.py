@@ -1,0 +1,27 @@
+"""The config of a run of a second, on text of one's own."""
+
+from ease_jax import config
+
+TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
+
+
+def make_config(path, layers=1, **train):
+  c = config.base()
+  c.data.update(
+    source='text',
+    path=(str(path),),
+    seq_len=8,
+    select_fraction=0.2,
+    test_fraction=0.2,
+  )
+  c.model.update(num_layers=layers, dim=8)
+  c.model.block.attention.update(num_heads=1, num_kv_heads=1)
+  c.model.block.mlp.dim = 8
+  c.train.update(
+    steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1
+  )
+  c.train.update(train)
+  c.evaluate.max_tokens = 64
+  c.exit.update(signals=('max_prob',), policies=('copy_state',))
+  c.exit.search_points = 1
+  return c

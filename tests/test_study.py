@@ -1,0 +1,272 @@
+"""Studies: runs that resume and fail alone, and the page that they make."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import scipy.stats
+from small_run import TEXT, make_config
+
+from ease_jax.checks import ConfigError
+from ease_jax.evaluate import results as results_lib
+from ease_jax.study import compare as compare_lib
+from ease_jax.study import main
+from ease_jax.study.compare import compare
+from ease_jax.study.study import Study
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='module')
+def compared(tmp_path_factory):
+  """Two variants, two seeds, and one whose data is missing."""
+  folder = tmp_path_factory.mktemp('compared')
+  (folder / 'text.txt').write_text(TEXT)
+  study = Study(
+    'Title',
+    'Question?',
+    {
+      'one layer': make_config(folder / 'text.txt'),
+      'two': make_config(folder / 'text.txt', 2),
+      'gone': make_config(folder / 'none.txt'),
+    },
+    seeds=(0, 1),
+    pairs=(('two', 'one layer'),),
+    frontier=('one layer',),
+  )
+  failed = compare(study, folder / 'out', jobs=1)
+  return folder / 'out', study, failed
+
+
+def summary_of(folder):
+  return json.loads((folder / 'comparison.json').read_text())
+
+
+def results_of(folder, variant, seed):
+  return results_lib.load(
+    folder / 'runs' / variant / str(seed) / 'results.json'
+  )
+
+
+def test_a_failed_run_loses_no_other(compared):
+  out, _, failed = compared
+  assert len(failed) == 2
+  for seed, line in enumerate(failed):
+    assert line.startswith(f'gone, seed {seed}: ')
+    assert 'none.txt' in line
+
+  summary = summary_of(out)
+  assert [v['name'] for v in summary['variants']] == ['one layer', 'two']
+  assert summary['failed'] == failed
+  assert (out / 'runs' / 'two' / '1' / 'log.txt').exists()
+
+
+def test_every_file_of_a_study_is_written(compared):
+  out, _, _ = compared
+  for name in (
+    'comparison.md',
+    'comparison.csv',
+    'report.html',
+    'figures/perplexities.svg',
+    'figures/frontier.svg',
+  ):
+    assert (out / name).stat().st_size > 100, name
+
+  page = (out / 'report.html').read_text()
+  assert 'gone, seed 0' in page
+  assert 'http' not in page.replace('http://www.w3.org', '')
+
+
+def test_numbers_are_those_of_the_runs(compared):
+  out, study, _ = compared
+  one, two = summary_of(out)['variants']
+  runs = [results_of(out, 'two', seed) for seed in study.seeds]
+  ppl = [run.readouts[-1].report.ppl for run in runs]
+
+  assert ppl[0] != ppl[1]
+  assert two['report_ppl']['values'] == ppl
+  assert two['report_ppl']['mean'] == pytest.approx(np.mean(ppl))
+  assert two['report_ppl']['sd'] == pytest.approx(np.std(ppl, ddof=1))
+  assert two['params'] == runs[0].model.params
+  assert two['params'] > one['params']
+
+
+def test_a_pair_is_tested_over_the_seeds(compared):
+  out, _, _ = compared
+  summary = summary_of(out)
+  one, two = summary['variants']
+  (pair,) = summary['pairs']
+
+  ppl = np.asarray(two['report_ppl']['values'])
+  baseline = np.asarray(one['report_ppl']['values'])
+  change = ppl / baseline - 1
+  np.testing.assert_allclose(pair['change']['values'], change)
+
+  test = scipy.stats.ttest_rel(np.log(ppl), np.log(baseline))
+  assert pair['p'] == pair['p_holm'] == pytest.approx(test.pvalue)
+  assert pair['equal'] == ['updates']
+  assert pair['ratios']['flops'] > 1.1
+
+
+def test_the_same_command_runs_only_what_is_missing(compared, capsys):
+  out, study, failed = compared
+
+  def stamps():
+    paths = out.glob('runs/*/*/results.json')
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+  before = stamps()
+  missing = out / 'runs' / 'two' / '1' / 'results.json'
+  missing.unlink()
+  assert compare(study, out) == failed
+
+  after = stamps()
+  assert [path for path in before if before[path] != after[path]] == [missing]
+  *lines, last = capsys.readouterr().out.splitlines()
+  assert last == f'Report: {out.resolve() / "report.html"}'
+  assert [line.split(']')[0] for line in lines] == ['[4/6', '[5/6', '[6/6']
+
+
+def wait_until(condition, seconds, pause):
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(pause)
+
+
+def test_a_killed_comparison_leaves_no_run_behind(tmp_path):
+  (tmp_path / 'text.txt').write_text(TEXT)
+  (tmp_path / 'script.py').write_text(f"""
+from small_run import make_config
+from test_study import Study, compare
+
+if __name__ == '__main__':
+  c = make_config({str(tmp_path / 'text.txt')!r}, steps=1_000_000)
+  study = Study('', '', {{'long': c}}, (0,), ())
+  compare(study, {str(tmp_path / 'out')!r})
+""")
+  path = f'{ROOT}{os.pathsep}{ROOT / "tests"}'
+  process = subprocess.Popen(
+    [sys.executable, tmp_path / 'script.py'],
+    env=os.environ | {'PYTHONPATH': path},
+  )
+  metrics = tmp_path / 'out' / 'runs' / 'long' / '0' / 'metrics.jsonl'
+
+  def is_training():
+    assert process.poll() is None
+    return metrics.exists() and metrics.stat().st_size
+
+  sizes = [-1]
+
+  def stands_still():
+    sizes.append(metrics.stat().st_size)
+    return sizes[-1] == sizes[-2]
+
+  wait_until(is_training, 60, 0.1)
+  process.kill()
+  process.wait()
+  wait_until(stands_still, 30, 1.5)
+
+
+def test_another_evaluation_is_made_again(compared):
+  """What does not train may change, but not for some of the runs."""
+  out, study, _ = compared
+  metrics = out / 'runs' / 'two' / '0' / 'metrics.jsonl'
+  before = metrics.read_bytes()
+
+  variants = {}
+  for name in ('one layer', 'two'):
+    c = study.variants[name].copy_and_resolve_references()
+    c.exit.thresholds.max_prob = (0.25,)
+    variants[name] = c
+  changed = dataclasses.replace(study, variants=variants)
+  assert compare(changed, out) == []
+
+  for seed in study.seeds:
+    rows = results_of(out, 'two', seed).sweep
+    assert 0.25 in [row.point.threshold for row in rows if row.point]
+  assert metrics.read_bytes() == before
+  compare(study, out)
+
+
+def test_another_config_in_the_same_place_is_refused(compared):
+  out, study, _ = compared
+  c = study.variants['two'].copy_and_resolve_references()
+  c.train.steps = 5
+  changed = dataclasses.replace(study, variants=study.variants | {'two': c})
+  with pytest.raises(ConfigError, match='train.steps=4 there, 5 here'):
+    compare(changed, out)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'seeds': ()}, 'seeds=() must be different ones, at least one'),
+    ({'seeds': (1, 1)}, 'seeds=(1, 1) must be different ones, at least one'),
+    (
+      {'pairs': (('a', 'c'),)},
+      "the study names 'c', which is none of its variants: a, b",
+    ),
+    (
+      {'frontier': ('d',)},
+      "the study names 'd', which is none of its variants: a, b",
+    ),
+    (
+      {'variants': {'a + b': None, 'a, b': None}},
+      "variants 'a + b', 'a, b' would run in the folder 'a_b'; rename one",
+    ),
+    (
+      {'variants': {'+': None, 'b': None}},
+      "variants '+' would run in the folder ''; rename one",
+    ),
+  ],
+)
+def test_mistakes_in_a_study(changes, message):
+  fields = {'variants': {'a': None, 'b': None}, 'seeds': (0,), 'pairs': ()}
+  with pytest.raises(ConfigError) as error:
+    Study('', '', **(fields | changes))
+  assert str(error.value) == message
+
+
+def test_a_mistake_in_a_config_names_its_variant(tmp_path):
+  study = Study('', '', {'a': make_config('x', layers=0)}, (0,), ())
+  with pytest.raises(ConfigError) as error:
+    compare(study, tmp_path)
+  assert str(error.value) == (
+    "variant 'a': model.num_layers=0 must be at least 1"
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_study_needs_a_job(tmp_path):
+  study = Study('', '', {'a': make_config('x')}, (0,), ())
+  with pytest.raises(ConfigError) as error:
+    compare(study, tmp_path, jobs=0)
+  assert str(error.value) == '--jobs=0 must be at least 1'
+
+
+def test_study_files_that_are_none(tmp_path):
+  with pytest.raises(ConfigError, match='is no file'):
+    main.load('nowhere.py', 'data')
+  (tmp_path / 'empty.py').write_text('')
+  with pytest.raises(ConfigError, match='no function get_study'):
+    main.load(str(tmp_path / 'empty.py'), 'data')
+
+
+STUDIES = sorted((ROOT / 'configs' / 'studies').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', STUDIES, ids=lambda p: p.stem)
+@pytest.mark.parametrize('argument', ['', ':smoke'])
+def test_every_study_is_valid(path, argument):
+  study = main.load(f'{path}{argument}', 'folder')
+  compare_lib.check_configs(study)  # or it raises
+  for c in study.variants.values():
+    assert (c.train.steps <= 20) == bool(argument)
+  assert len(study.seeds) >= 3  # a ranking of fewer is none
