@@ -11,8 +11,7 @@ import pytest
 
 import tiny
 from ease_jax import config, decode
-from ease_jax.evaluate.sweep import Point
-from ease_jax.model.exits import ExitSpec
+from ease_jax.core.policies import OperatingPoint
 
 LENGTH = 24
 PROMPTS = [[3, 1, 4], [5, 9, 2, 6, 5, 3, 5, 8]]
@@ -37,7 +36,7 @@ np.savez(folder + '/found.npz', tokens=tokens, exits=exits, live=live)
 def test_the_file_decodes_without_the_source(policy, tmp_path):
   model = tiny.stack(readouts=(1, 2, 4))
   params = tiny.params(model)
-  exit = Point(ExitSpec('max_prob', policy), (0.55, 0.6, np.inf))
+  point = OperatingPoint('max_prob', policy, (0.55, 0.6, np.inf))
   options = decode.Options(
     max_new_tokens=12,
     context=LENGTH,
@@ -46,7 +45,7 @@ def test_the_file_decodes_without_the_source(policy, tmp_path):
     sampling=decode.Sampling(1.5),
   )
   (tmp_path / 'decoder.jax').write_bytes(
-    decode.exported(model, params, exit, options=options, batch_size=2)
+    decode.exported(model, params, point, options=options, batch_size=2)
   )
   prompt_BxC = np.zeros((2, LENGTH), np.int32)
   for row, prompt in zip(prompt_BxC, PROMPTS):
@@ -61,7 +60,7 @@ def test_the_file_decodes_without_the_source(policy, tmp_path):
   )
   found = np.load(tmp_path / 'found.npz')
   texts, _ = decode.generate(
-    model, {'params': params}, PROMPTS, exit, options=options
+    model, {'params': params}, PROMPTS, point, options=options
   )
   for b, text in enumerate(texts):
     live = found['live'][b]
@@ -74,16 +73,16 @@ def test_the_file_decodes_without_the_source(policy, tmp_path):
 def test_a_window_longer_than_the_context_fits():
   model = tiny.stack(readouts=(1, 2, 4))
   params = tiny.params(model)
-  exit = Point(ExitSpec('max_prob', 'recompute'), (0.4, 0.5, np.inf))
+  point = OperatingPoint('max_prob', 'recompute', (0.4, 0.5, np.inf))
   options = decode.Options(max_new_tokens=70, context=8)
   run = jax.export.deserialize(
-    bytearray(decode.exported(model, params, exit, options=options))
+    bytearray(decode.exported(model, params, point, options=options))
   ).call
   _, exits, _ = run(
     np.asarray([[0] * 7 + [3]], np.int32), np.ones(1, np.int32), np.uint32(0)
   )
   (text,), _ = decode.generate(
-    model, {'params': params}, [[3]], exit, options=options
+    model, {'params': params}, [[3]], point, options=options
   )
   np.testing.assert_array_equal(exits[0], text.exits)  # no more than may come
 
@@ -93,7 +92,7 @@ def test_what_cannot_be_decoded_is_not_exported():
     decode.exported(
       tiny.stack(),
       {},
-      Point(ExitSpec('max_prob', 'copy_kv'), 0.5),
+      OperatingPoint('max_prob', 'copy_kv', 0.5),
       options=decode.Options(1, LENGTH),
     )
 

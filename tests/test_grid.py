@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ease_jax.checks import ConfigError
 from ease_jax.core import grid
 
 INF = np.inf
@@ -23,13 +24,79 @@ def full(value, num=4):
   return np.full(num, value, np.float32)
 
 
-def test_a_grid_needs_one_weight_and_one_cost_per_cell_in_order():
-  cells = ((1, 1), (1, 2))
-  assert grid.ExitGrid(cells, (0.0, 1.0), (1.0, 2.0)).num_readouts == 2
-  with pytest.raises(ValueError, match='2 cells, 1 weights and 2 costs'):
-    grid.ExitGrid(cells, (1.0,), (1.0, 2.0))
-  with pytest.raises(ValueError, match='in order of cost'):
-    grid.ExitGrid(cells, (0.0, 1.0), (2.0, 1.0))
+def cell(block, **fields):
+  return grid.Cell(block, **fields)
+
+
+# A prelude, two runs of a segment with two readouts, a coda.
+LONG = grid.Grid(
+  segment=(cell(1, readout=0), cell(2), cell(1, readout=1, writes='z')),
+  segments=2,
+  prelude=(cell(0, writes='x'),),
+  coda=(cell(3),),
+)
+
+
+def test_a_grid_unrolls_its_segments_between_prelude_and_coda():
+  assert [c.block for c in LONG.cells] == [0, 1, 2, 1, 1, 2, 1]
+  assert [c.readout for c in LONG.cells] == [None, 0, None, 1, 2, None, 3]
+  assert [c.number for c in (*LONG.cells, *LONG.tail)] == list(range(8))
+  assert [c.block for c in LONG.head] == [0]
+  assert (LONG.num_readouts, LONG.per_segment, LONG.num_blocks) == (4, 2, 4)
+
+
+def test_a_readout_is_reached_after_its_cells_and_costs_the_coda_too():
+  assert LONG.reach_K == (2, 4, 5, 7)
+  assert LONG.depth_K == (3, 5, 6, 8)
+  assert LONG.depth == 8
+  assert LONG.names_K == ((1, 1), (1, 3), (2, 1), (2, 3))
+
+
+def test_the_cells_between_two_readouts_are_those_a_token_still_needs():
+  assert [c.number for c in LONG.between(None, 0)] == [0, 1]
+  assert [c.number for c in LONG.between(0, 1)] == [2, 3]
+  assert [c.number for c in LONG.between(1, 3)] == [4, 5, 6]
+  every = (*LONG.between(None, 1), *LONG.between(1, 3))
+  assert every == LONG.cells
+
+
+def test_streams_written_in_a_segment_are_carried_to_the_next():
+  assert LONG.carried == ('z',)
+  assert grid.Grid((cell(0, readout=0),)).carried == ()
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(segment=()), 'a grid needs at least one cell in a segment'),
+    (
+      dict(segment=(cell(0, readout=0),), segments=0),
+      'a grid has 0 segments; use 1 up',
+    ),
+    (
+      dict(segment=(cell(0, readout=0),), coda=(cell(1, readout=0),)),
+      'a readout stands in a prelude or coda; only a segment can be read out',
+    ),
+    (
+      dict(segment=(cell(0, readout=0), cell(1))),
+      'the readouts of a segment are numbered [0]; number them from 0 and let '
+      'one stand behind the last cell, which always answers',
+    ),
+    (
+      dict(segment=(cell(0, readout=1),)),
+      'the readouts of a segment are numbered [1]; number them from 0 and let '
+      'one stand behind the last cell, which always answers',
+    ),
+    (
+      dict(segment=(cell(0), cell(2, readout=0))),
+      'the cells use the blocks [0, 2]; number them from 0 without a gap',
+    ),
+  ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(fields, message):
+  with pytest.raises(ConfigError) as error:
+    grid.Grid(**fields)
+  assert str(error.value) == message
 
 
 def test_plus_inf_is_never_even_on_a_probability_of_one(first_exit):
@@ -95,74 +162,3 @@ def test_depth_grows_with_the_threshold_and_counts_add_up(
   assert depth == sorted(depth) and depth[0] == 0
   assert depth[-1] == 3 * mask.sum()
   assert compute == sorted(compute) and (compute[0], compute[-1]) == (1, 8)
-
-
-CELLS = tuple((1, layer) for layer in (1, 2, 3, 4))
-
-
-@pytest.mark.parametrize(
-  'kind, cells, options, expected',
-  [
-    ('final', CELLS, {}, (0, 0, 0, 1)),
-    ('uniform', CELLS, {}, (1, 1, 1, 1)),
-    ('linear', CELLS, {}, (0.25, 0.5, 0.75, 1)),
-    # e(l) = s * (0 + 1 + .. + l), l from 0, and L - 1 more at the end.
-    ('layerskip', CELLS, dict(e_scale=0.5), (0, 0.5, 1.5, 3 + 1.5)),
-    ('layerskip', ((1, 2), (1, 4)), dict(e_scale=1.0), (1, 6)),
-    ('chosen', CELLS, dict(chosen=((2, 0.3), (4, 0.7))), (0, 0.3, 0, 0.7)),
-    (
-      'matrix',
-      ((1, 2), (1, 3), (2, 1), (2, 3)),
-      dict(matrix=((1, 2, 3), (4, 5, 6))),
-      (2, 3, 4, 6),
-    ),
-  ],
-)
-def test_base_weights(kind, cells, options, expected):
-  assert grid.base_weights(kind, cells, **options) == pytest.approx(expected)
-
-
-def test_unknown_weights_and_schedules_are_errors():
-  with pytest.raises(ValueError, match="unknown loss weights 'wrong'"):
-    grid.base_weights('wrong', CELLS)
-  with pytest.raises(ValueError, match="unknown loss schedule 'wrong'"):
-    grid.schedule_factors('wrong', 0, 4, 10)
-
-
-@pytest.mark.parametrize(
-  'kind, step, expected',
-  [
-    ('constant', 0, (1, 1, 1, 1)),
-    ('linear_warmup', 0, (0, 0, 0, 1)),
-    ('linear_warmup', 2, (0.25, 0.25, 0.25, 1)),
-    ('linear_warmup', 8, (1, 1, 1, 1)),
-    ('linear_warmup', 99, (1, 1, 1, 1)),
-    ('cosine_warmup', 0, (0, 0, 0, 1)),
-    ('cosine_warmup', 4, (0.5, 0.5, 0.5, 1)),
-    ('cosine_warmup', 2, (0.14644661,) * 3 + (1,)),
-    ('cosine_warmup', 8, (1, 1, 1, 1)),
-    # Every second readout, shifted by one each step.
-    ('rotate', 0, (1, 0, 1, 1)),
-    ('rotate', 1, (0, 1, 0, 1)),
-    ('rotate', 2, (1, 0, 1, 1)),
-    # One more from the top every steps / K updates.
-    ('gradual', 0, (0, 0, 0, 1)),
-    ('gradual', 2, (0, 0, 1, 1)),
-    ('gradual', 3, (0, 0, 1, 1)),
-    ('gradual', 4, (0, 1, 1, 1)),
-    ('gradual', 8, (1, 1, 1, 1)),
-    # Readout k of K stops at k/K of the steps; the last never does.
-    ('switch_off', 0, (1, 1, 1, 1)),
-    ('switch_off', 1, (1, 1, 1, 1)),
-    ('switch_off', 2, (0, 1, 1, 1)),
-    ('switch_off', 5, (0, 0, 1, 1)),
-    ('switch_off', 6, (0, 0, 0, 1)),
-    ('switch_off', 50, (0, 0, 0, 1)),
-  ],
-)
-@pytest.mark.parametrize('jit', [False, True])
-def test_schedule_factors(kind, step, expected, jit):
-  run = lambda step: grid.schedule_factors(kind, step, 4, 8, 2)
-  factor_K = (jax.jit(run) if jit else run)(jnp.int32(step))
-  chex.assert_shape(factor_K, (4,))
-  np.testing.assert_allclose(factor_K, expected, rtol=1e-6, atol=1e-7)

@@ -17,7 +17,10 @@ FINAL = dict(num_layers=3, readouts=(1, 2, 3))
 def grid_step(params, batch, seed=0, *, model, spec):
   """Loss, gradients and parameters after one update."""
   key = jax.random.key(seed)
-  loss = lambda p: losses.grid_loss(p, model, spec, batch, 0, key)[0]
+
+  def loss(p):
+    return losses.grid_loss(p, model, spec, batch, 0, key)[0]
+
   value, grads = jax.value_and_grad(loss)(params)
   optimizer = optax.adamw(1e-2)
   updates, _ = optimizer.update(grads, optimizer.init(params), params)

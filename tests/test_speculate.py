@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from ease_jax import config, decode
-from ease_jax.decode import loop, sampling, speculation
+from ease_jax.decode import loop, rounds, sampling
 from ease_jax.decode.sampling import Sampling
 
 LENGTH = 40
@@ -64,13 +64,13 @@ def test_greedy_tokens_are_the_full_models(draft, params):
   # Every token is a draft that was right, or what a check put in its place.
   assert tally.accepted <= new <= tally.accepted + tally.rounds
   # R22: by the programs' own counts.
-  shallow = MODEL.cfg.depth_K[draft.readout]
-  deep = MODEL.cfg.depth - shallow
+  shallow = MODEL.grid.depth_K[draft.readout]
+  deep = MODEL.grid.depth - shallow
   assert tally.layers_run == tally.drafted * shallow + tally.rounds * deep
   assert tally.heads_run == tally.drafted + tally.rounds
   if params == 'agreeing' and draft.length == 3:
     assert tally.accepted > 0.6 * tally.drafted
-    assert tally.layers_run < 0.8 * new * MODEL.cfg.depth
+    assert tally.layers_run < 0.8 * new * MODEL.grid.depth
 
 
 def test_a_low_score_ends_the_drafting():
@@ -92,6 +92,17 @@ def test_segments_draft_for_each_other():
     )
     for got, wanted in pairs:
       tiny.assert_trees_equal(got, wanted)
+
+
+def test_hrm_drafts_like_any_other():
+  """All its streams are kept, so that a check goes on from them."""
+  model = tiny.hrm(segments=3)
+  pairs, tally = both(
+    tiny.params(model), decode.Draft(1, 3), model=model, max_new_tokens=12
+  )
+  for got, wanted in pairs:
+    tiny.assert_trees_equal(got, wanted)
+  assert 0 < tally.accepted <= tally.drafted
 
 
 @pytest.mark.parametrize('place', range(1, 7))
@@ -136,7 +147,7 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
   @jax.jit
   @functools.partial(jax.vmap)
   def draw(key):
-    s = speculation.rounds(
+    s = rounds.rounds(
       PARAMS,
       cache,
       jnp.int32(prompt[-1]),
@@ -150,7 +161,7 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
       draft=draft,
       sampling=settings,
     )
-    return s.found_N[:2], s.tally
+    return s.new_N[:2], s.tally
 
   token_Nx2, tally = jax.device_get(
     draw(jax.random.split(jax.random.key(5), num))
@@ -200,24 +211,9 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
       'is one; train with more readouts',
     ),
     (
-      lambda: decode.candidates(tiny.model_config(readouts=(4,))),
+      lambda: decode.candidates(tiny.stack(readouts=(4,))),
       'speculation drafts with a readout before the last; model.readouts=(4,) '
       'is one; train with more readouts',
-    ),
-    (
-      lambda: both(
-        {},
-        decode.Draft(0),
-        model=tiny.body(
-          body='hrm',
-          num_layers=1,
-          segments=2,
-          block_norm='post',
-          carry_init='fixed',
-        ),
-      ),
-      'speculation goes on from the state of a readout; model.body=hrm has a '
-      'second one; use another policy or body',
     ),
   ],
 )
