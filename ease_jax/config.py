@@ -136,6 +136,7 @@ def base() -> Any:
   c.seed = 0  # drives initialisation, dropout and data order
 
   c.data = ml_collections.ConfigDict()
+  c.data.task = 'language'  # what is learned, one of data.TASKS
   c.data.source = 'stdlib'  # one of SOURCES
   c.data.path = ()  # text: files, folders or globs; tfds: name or directory
   c.data.select_path = ()  # text: own files for select; () = split documents
