@@ -16,7 +16,11 @@ def keep_mapped() -> None:
   """
   if platform.libc_ver()[0] != 'glibc':
     return
-  m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # as in malloc.h
+  # As in malloc.h.
+  m_trim_threshold = -1
+  m_mmap_max = -4
+  m_arena_max = -8
+
   libc = ctypes.CDLL(None)
   libc.mallopt(m_mmap_max, 0)
   libc.mallopt(m_trim_threshold, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""Text, splits and what `data.load` makes of them."""
+"""Text, splits, tokens: what a `DataSpec` becomes."""
 
 import itertools
 import pathlib
@@ -6,10 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from ease_jax import config as config_lib
-from ease_jax import data
-from ease_jax.config import ConfigError
-from ease_jax.data import prepare, text, tokenizers
+from ease_jax import config, data
+from ease_jax.checks import ConfigError
+from ease_jax.data import corpus, text, tokenizers
 
 
 def write(path, content):
@@ -18,13 +17,13 @@ def write(path, content):
   return str(path)
 
 
-def make_config(*paths, **fields):
-  config = config_lib.base()
-  config.data.source = 'text'
-  config.data.path = tuple(map(str, paths))
-  config.data.seq_len = 8
-  config.data.update(fields)
-  return config
+def make_spec(*paths, **fields):
+  section = config.base().data
+  section.source = 'text'
+  section.path = tuple(map(str, paths))
+  section.seq_len = 8
+  section.update(fields)
+  return data.DataSpec.from_config(section)
 
 
 def write_documents(folder, count=40):
@@ -34,9 +33,9 @@ def write_documents(folder, count=40):
   return folder
 
 
-def message(config, workdir):
+def message(spec, workdir):
   with pytest.raises(ConfigError) as caught:
-    data.load(config, workdir)
+    corpus.load(spec, workdir)
   return str(caught.value)
 
 
@@ -44,17 +43,47 @@ def documents(count, size=50):
   return [text.Document(f'{i}', f'{i:03}'.ljust(size)) for i in range(count)]
 
 
+# The spec.
+
+
+@pytest.mark.parametrize(
+  'fields, problem',
+  [
+    (
+      {'source': 'web'},
+      "data.source='web' is unknown; use one of: stdlib, text, tfds",
+    ),
+    (
+      {'tokenizer': 'word'},
+      "data.tokenizer='word' is unknown; use one of: byte, char, bpe",
+    ),
+    ({'select_fraction': 0.0}, 'data.select_fraction=0.0 is not in (0, 0.5)'),
+    ({'test_fraction': 0.5}, 'data.test_fraction=0.5 is not in (0, 0.5)'),
+    ({'seq_len': 0}, 'data.seq_len=0 must be at least 1'),
+  ],
+)
+def test_a_spec_refuses_what_it_cannot_do(fields, problem):
+  with pytest.raises(ConfigError) as caught:
+    make_spec(**fields)
+  assert str(caught.value) == problem
+
+
+def test_every_source_has_a_reader():
+  for source in corpus.READERS:
+    assert make_spec(source=source).source == source
+
+
 # The fitted tokenizer.
 
 
-def test_char_vocabulary_is_of_the_training_split(tmp_path):
-  config = make_config(
+def test_the_vocabulary_of_characters_is_of_the_training_split(tmp_path):
+  spec = make_spec(
     write(tmp_path / 'train.txt', 'abcabcabcabc'),
     tokenizer='char',
     select_path=(write(tmp_path / 'select.txt', 'aXbY'),),
     test_path=(write(tmp_path / 'test.txt', 'ccZ'),),
   )
-  loaded = data.load(config, tmp_path)
+  loaded = corpus.load(spec, tmp_path)
   assert loaded.tokenizer.vocab_size == 5
   tokens = [loaded.tokenizer.token_text(i) for i in range(5)]
   assert tokens == ['<unk>', '<eos>', 'a', 'b', 'c']
@@ -64,27 +93,28 @@ def test_char_vocabulary_is_of_the_training_split(tmp_path):
 
 
 def test_bpe_is_fitted_once_and_on_the_training_split(tmp_path, monkeypatch):
-  config = make_config(
+  spec = make_spec(
     write_documents(tmp_path / 'text'), tokenizer='bpe', vocab_size=300
   )
-  fitted = []
+  fitted_on = []
   fit = tokenizers.Bpe.fit
-  monkeypatch.setattr(
-    tokenizers.Bpe, 'fit', lambda *args: fitted.append(args) or fit(*args)
-  )
-  first = data.load(config, tmp_path / 'run')
-  again = data.load(config, tmp_path / 'run')
-  assert len(fitted) == 1
-  assert fitted[0] == (text.read(config.data)['train'], 300)
+
+  def noted_fit(*args):
+    fitted_on.append(args)
+    return fit(*args)
+
+  monkeypatch.setattr(tokenizers.Bpe, 'fit', noted_fit)
+  first = corpus.load(spec, tmp_path / 'run')
+  again = corpus.load(spec, tmp_path / 'run')
+  assert fitted_on == [(text.read_files(spec)['train'], 300)]
   assert first.sha256 == again.sha256
   assert again.tokenizer.vocab_size == 300
 
 
 def test_another_tokenizer_needs_another_workdir(tmp_path):
-  config = make_config(write_documents(tmp_path / 'text'))
-  data.load(config, tmp_path)
-  config.data.tokenizer = 'char'
-  assert message(config, tmp_path) == (
+  folder = write_documents(tmp_path / 'text')
+  corpus.load(make_spec(folder), tmp_path)
+  assert message(make_spec(folder, tokenizer='char'), tmp_path) == (
     f"data.tokenizer='char', but {tmp_path}/tokenizer.json is of kind "
     "'byte'; use another workdir"
   )
@@ -96,91 +126,85 @@ def test_another_tokenizer_needs_another_workdir(tmp_path):
 @pytest.mark.parametrize('count', [20, 50, 400])
 def test_many_documents_split_whole(count):
   docs = documents(count)
-  parts = text.split(docs, 0.1, 0.2)
-  assert sorted(sum(parts.values(), [])) == [d.text for d in docs]
-  assert len(parts['select']) == count // 10
-  assert len(parts['test']) == count // 5
-  assert parts == text.split(docs, 0.1, 0.2)
+  splits = text.split(docs, 0.1, 0.2)
+  assert sorted(sum(splits.values(), [])) == [d.text for d in docs]
+  assert len(splits['select']) == count // 10
+  assert len(splits['test']) == count // 5
+  assert splits == text.split(docs, 0.1, 0.2)
 
 
-def test_split_depends_on_names_not_on_order():
+def test_a_split_depends_on_names_not_on_order():
   docs = documents(50)
-  parts, mirrored = text.split(docs, 0.1, 0.1), text.split(docs[::-1], 0.1, 0.1)
-  assert {k: set(v) for k, v in parts.items()} == {
-    k: set(v) for k, v in mirrored.items()
-  }
+  splits = text.split(docs, 0.1, 0.1)
+  mirrored = text.split(docs[::-1], 0.1, 0.1)
+  for name in splits:
+    assert set(splits[name]) == set(mirrored[name])
 
 
 def test_no_held_out_split_is_empty_or_swallows_the_text():
   docs = documents(20)
   docs[7] = text.Document('long', 'x' * 100_000)
-  parts = text.split(docs, 0.0001, 0.0001)
-  assert len(parts['select']) == len(parts['test']) == 1
-  assert docs[7].text in parts['train']
+  splits = text.split(docs, 0.0001, 0.0001)
+  assert len(splits['select']) == len(splits['test']) == 1
+  assert docs[7].text in splits['train']
 
 
 @pytest.mark.parametrize('count', [1, 3, 19])
 def test_few_documents_split_contiguously(count):
   docs = documents(count, size=100)
-  parts = text.split(docs, 0.1, 0.2)
+  splits = text.split(docs, 0.1, 0.2)
   whole = ''.join(d.text for d in docs)
-  joined = {name: ''.join(texts) for name, texts in parts.items()}
+  joined = {name: ''.join(texts) for name, texts in splits.items()}
   assert joined['train'] + joined['select'] + joined['test'] == whole
   assert len(joined['select']) == 10 * count
   assert len(joined['test']) == 20 * count
 
 
-def test_cut_keeps_documents():
+def test_a_cut_keeps_documents():
   assert text.cut(['abc', 'def'], 4) == (['abc', 'd'], ['ef'])
   assert text.cut(['abc', 'def'], 3) == (['abc'], ['def'])
   assert text.cut(['abc'], 9) == (['abc'], [])
 
 
 def test_loaded_splits_hold_whole_documents_once(tmp_path):
-  config = make_config(write_documents(tmp_path / 'text'))
-  loaded = data.load(config, tmp_path)
-  seen = []
+  spec = make_spec(write_documents(tmp_path / 'text'))
+  loaded = corpus.load(spec, tmp_path)
+  titles = []
   for tokens in loaded.splits.values():
     pieces = tokens.astype(np.uint8).tobytes().split(b'\0')
-    assert all(p.endswith(b'lorem ipsum ') for p in pieces)
-    seen += [piece[:11] for piece in pieces]
-  assert sorted(seen) == [f'document {i:02}'.encode() for i in range(40)]
-  assert [len(t) for t in loaded.splits.values()] == [
-    36 * 73 - 1,
-    2 * 73 - 1,
-    2 * 73 - 1,
-  ]
+    assert all(piece.endswith(b'lorem ipsum ') for piece in pieces)
+    titles += [piece[:11].decode() for piece in pieces]
+  assert sorted(titles) == [f'document {i:02}' for i in range(40)]
+  sizes = [len(tokens) for tokens in loaded.splits.values()]
+  assert sizes == [36 * 73 - 1, 2 * 73 - 1, 2 * 73 - 1]
 
 
 def test_location_changes_nothing_and_content_changes_the_hash(tmp_path):
-  one = make_config(write_documents(tmp_path / 'one'))
-  two = make_config(write_documents(tmp_path / 'elsewhere' / 'two'))
-  sha256 = data.load(one, tmp_path).sha256
-  assert data.load(two, tmp_path).sha256 == sha256
+  here = make_spec(write_documents(tmp_path / 'one'))
+  elsewhere = make_spec(write_documents(tmp_path / 'elsewhere' / 'two'))
+  sha256 = corpus.load(here, tmp_path).sha256
+  assert corpus.load(elsewhere, tmp_path).sha256 == sha256
   write(tmp_path / 'one' / '00.txt', 'changed ' * 9)
-  assert data.load(one, tmp_path).sha256 != sha256
+  assert corpus.load(here, tmp_path).sha256 != sha256
 
 
 def test_own_files_form_a_split_and_limits_truncate(tmp_path):
-  config = make_config(
-    write(tmp_path / 'a.txt', 'a' * 100),
-    str(tmp_path / 'b*.md'),
-    select_path=(write(tmp_path / 's.txt', 's' * 30),),
-    train_chars=85,
-    select_chars=7,
-  )
   write(tmp_path / 'b.md', 'b' * 100)
-  splits = {
-    name: bytes(tokens.tolist())
-    for name, tokens in data.load(config, tmp_path).splits.items()
-  }
-  assert splits == {'train': b'a' * 85, 'select': b's' * 7, 'test': b'b' * 10}
+  paths = [write(tmp_path / 'a.txt', 'a' * 100), str(tmp_path / 'b*.md')]
+  select_path = (write(tmp_path / 's.txt', 's' * 30),)
+  limited = make_spec(
+    *paths, select_path=select_path, train_chars=85, select_chars=7
+  )
+  splits = corpus.load(limited, tmp_path).splits
+  assert bytes(splits['train'].tolist()) == b'a' * 85
+  assert bytes(splits['select'].tolist()) == b's' * 7
+  assert bytes(splits['test'].tolist()) == b'b' * 10
   # Nothing is held out of `path` for a split that has its own files.
-  config.data.train_chars = 0
-  assert text.read(config.data)['train'] == ['a' * 100, 'b' * 90]
+  whole = make_spec(*paths, select_path=select_path)
+  assert text.read_files(whole)['train'] == ['a' * 100, 'b' * 90]
 
 
-def test_stdlib_is_deterministic_and_has_no_tests(monkeypatch):
+def test_the_library_is_read_in_one_order_and_without_its_tests(monkeypatch):
   first = text.stdlib()
   walk = text.os.walk
 
@@ -193,14 +217,15 @@ def test_stdlib_is_deterministic_and_has_no_tests(monkeypatch):
   names = [document.name for document in first]
   assert names == sorted(set(names))
   assert {'abc.py', 'json/decoder.py'} <= set(names)
-  parts = set(itertools.chain(*(pathlib.Path(n).parts for n in names)))
-  assert not parts & {'test', 'tests', 'site-packages', '__pycache__'}
+  folders = itertools.chain(*(pathlib.Path(name).parts for name in names))
+  assert not set(folders) & {'test', 'tests', 'site-packages', '__pycache__'}
 
 
-def test_config_defaults_load(tmp_path):
-  config = config_lib.base()
-  config.data.train_chars = config.data.select_chars = 1000
-  loaded = data.load(config, tmp_path)
+def test_the_default_config_loads(tmp_path):
+  section = config.base().data
+  section.train_chars = 1000
+  section.select_chars = 1000
+  loaded = corpus.load(data.DataSpec.from_config(section), tmp_path)
   assert loaded.source == 'stdlib'
   assert len(loaded.splits['train']) >= 1000
   assert len(loaded.splits['test']) > 100_000
@@ -209,174 +234,70 @@ def test_config_defaults_load(tmp_path):
 # Errors.
 
 
-def test_no_path(tmp_path):
-  assert message(make_config(), tmp_path) == (
+def test_no_path_is_named(tmp_path):
+  assert message(make_spec(), tmp_path) == (
     'data.path=() names no file; give files, folders or globs'
   )
 
 
-def test_missing_path(tmp_path):
+def test_a_missing_path_is_named(tmp_path):
   path = str(tmp_path / 'absent.txt')
-  assert message(make_config(path), tmp_path) == (
+  assert message(make_spec(path), tmp_path) == (
     f'data.path: {path!r} does not exist; correct the path'
   )
 
 
-def test_missing_select_path(tmp_path):
-  config = make_config(
-    write(tmp_path / 'a.txt', 'a' * 99), select_path=('no/where*',)
-  )
-  assert message(config, tmp_path) == (
+def test_a_missing_select_path_is_named(tmp_path):
+  path = write(tmp_path / 'a.txt', 'a' * 99)
+  spec = make_spec(path, select_path=('no/where*',))
+  assert message(spec, tmp_path) == (
     "data.select_path: 'no/where*' does not exist; correct the path"
   )
 
 
-def test_folder_without_text(tmp_path):
-  assert message(make_config(tmp_path), tmp_path) == (
+def test_a_folder_without_text_is_named(tmp_path):
+  assert message(make_spec(tmp_path), tmp_path) == (
     f"data.path: '{tmp_path}' holds no *.txt file; correct the path"
   )
 
 
-def test_empty_file(tmp_path):
+def test_an_empty_file_is_named(tmp_path):
   path = write(tmp_path / 'empty.txt', '')
-  assert message(make_config(path), tmp_path) == (
+  assert message(make_spec(path), tmp_path) == (
     f'data.path: {path!r} is empty; give a file that has text'
   )
 
 
-def test_not_utf8(tmp_path):
+def test_a_file_of_another_encoding_is_named(tmp_path):
   path = write(tmp_path / 'latin.txt', b'caf\xe9 au lait')
-  assert message(make_config(path), tmp_path) == (
+  assert message(make_spec(path), tmp_path) == (
     f'data.path: {path!r} is not UTF-8 at byte 3; convert it to UTF-8'
   )
 
 
-def test_file_in_two_splits(tmp_path):
+def test_a_file_in_two_splits_is_named(tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 99)
-  config = make_config(tmp_path, test_path=(path,))
-  assert message(config, tmp_path) == (
+  spec = make_spec(tmp_path, test_path=(path,))
+  assert message(spec, tmp_path) == (
     f'data: {path!r} is in both train and test; name it in one of path, '
     'select_path and test_path'
   )
 
 
-def test_train_too_short(tmp_path):
+def test_a_training_split_shorter_than_a_window_is_an_error(tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 100)
-  assert message(make_config(path, train_chars=8), tmp_path) == (
+  assert message(make_spec(path, train_chars=8), tmp_path) == (
     'data: the train split has 8 tokens, fewer than data.seq_len + 1 = 9; '
     'give more text or lower data.seq_len'
   )
-  data.load(make_config(path, train_chars=9), tmp_path)
+  corpus.load(make_spec(path, train_chars=9), tmp_path)
 
 
 @pytest.mark.parametrize('split', ['select', 'test'])
-def test_held_out_too_short(split, tmp_path):
+def test_a_held_out_split_without_a_target_is_an_error(split, tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 100)
-  config = make_config(path, **{f'{split}_chars': 1})
-  assert message(config, tmp_path) == (
+  spec = make_spec(path, **{f'{split}_chars': 1})
+  assert message(spec, tmp_path) == (
     f'data: the {split} split has 1 tokens, fewer than 2; give more text or '
     f'raise data.{split}_fraction'
-  )
-
-
-# TFDS.
-
-
-def test_tfds_round_trip(tmp_path):
-  folder = prepare.prepare(
-    [write_documents(tmp_path / 'text')], tmp_path / 'tfds'
-  )
-  from_text = text.read(make_config(tmp_path / 'text').data)
-  config = make_config(folder, source='tfds')
-  loaded = data.load(config, tmp_path)
-  assert loaded.source == 'tfds'
-  for name, tokens in loaded.splits.items():
-    found = tokens.astype(np.uint8).tobytes().decode().split('\0')
-    assert sorted(found) == sorted(from_text[name])
-  assert data.load(config, tmp_path).sha256 == loaded.sha256
-  with pytest.raises(ConfigError, match='already exists'):
-    prepare.prepare([tmp_path / 'text'], tmp_path / 'tfds')
-
-
-def write_tfds(
-  data_dir,
-  features=('text',),
-  splits=('train', 'validation'),
-  file_format='array_record',
-):
-  import tensorflow_datasets as tfds  # slow, and only these tests need it
-
-  class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    VERSION = tfds.core.Version('1.0.0')
-
-    def _info(self):
-      return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(
-          {f: tfds.features.Text() for f in features}
-        ),
-      )
-
-    def _split_generators(self, dl_manager):
-      return {split: self._generate_examples() for split in splits}
-
-    def _generate_examples(self):
-      for i in range(3):
-        yield i, {f: 'some text' for f in features}
-
-  builder = Foreign(data_dir=data_dir, file_format=file_format)
-  builder.download_and_prepare()
-  return str(builder.data_path)
-
-
-def test_tfds_errors(tmp_path):
-  def failure(*paths):
-    return message(make_config(*paths, source='tfds'), tmp_path)
-
-  assert failure() == ('data.path=() must be one TFDS folder or builder name')
-  empty = str(tmp_path)
-  assert failure(empty) == (
-    f'data.path: {empty!r} is no prepared TFDS folder; prepare one with '
-    'python -m ease_jax.data.prepare'
-  )
-  assert failure('no_such_dataset') == (
-    "data.path: 'no_such_dataset' is no prepared TFDS folder or builder; "
-    'prepare one with python -m ease_jax.data.prepare'
-  )
-  untexted = write_tfds(tmp_path / 'untexted', features=('title',))
-  assert failure(untexted) == (
-    f"data.path: {untexted!r} has no feature 'text', only title; choose a "
-    'text dataset'
-  )
-  untested = write_tfds(tmp_path / 'untested')
-  assert failure(untested) == (
-    f'data.path: {untested!r} has no split test, only train, validation; '
-    'prepare it with that split'
-  )
-
-
-def test_tfds_validation_stands_for_select(tmp_path):
-  splits = ('train', 'validation', 'test')
-  folder = write_tfds(tmp_path / 'tfds', splits=splits)
-  loaded = data.load(make_config(folder, source='tfds'), tmp_path)
-  assert len(loaded.splits['select']) == 3 * len('some text\0') - 1
-
-
-def test_tfds_file_format(tmp_path):
-  folder = write_tfds(tmp_path / 'tfds')
-  info = pathlib.Path(folder) / 'dataset_info.json'
-  write(info, info.read_text().replace('array_record', 'tfrecord'))
-  config = make_config(folder, source='tfds')
-  assert message(config, tmp_path) == (
-    f"data.path: {folder!r} has file format 'tfrecord'; prepare it with "
-    "file_format='array_record'"
-  )
-
-
-def test_prepare_reports_an_error_in_one_line(tmp_path):
-  path = str(tmp_path / 'absent.txt')
-  with pytest.raises(SystemExit) as caught:
-    prepare.main([f'--out={tmp_path}', path])
-  assert str(caught.value) == (
-    f'error: path: {path!r} does not exist; correct the path'
   )

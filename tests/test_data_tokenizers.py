@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ease_jax import data
-from ease_jax.config import ConfigError
+from ease_jax.checks import ConfigError
 from ease_jax.data import tokenizers
 
 UNICODE = 'def f(x): return "naïve €5 — 日本語 🤖"\r\n\t'
@@ -13,27 +13,29 @@ UNICODE = 'def f(x): return "naïve €5 — 日本語 🤖"\r\n\t'
 @pytest.mark.parametrize('kind', ['byte', 'char', 'bpe'])
 def test_round_trip_survives_saving(kind, tmp_path):
   path = tmp_path / 'tokenizer.json'
-  made = tokenizers.fit(kind, [UNICODE, 'some more text'], 400)
-  tokenizers.save(made, path)
+  fitted = tokenizers.fit(kind, [UNICODE, 'some more text'], 400)
+  tokenizers.save(fitted, path)
   assert list(tmp_path.iterdir()) == [path]
   loaded = data.load_tokenizer(path)
-  for tokenizer in made, loaded:
+  assert loaded.name == kind
+  for tokenizer in fitted, loaded:
     ids = tokenizer.encode(UNICODE)
-    assert ids.dtype == np.int32 and ids.ndim == 1
+    assert ids.dtype == np.int32
+    assert ids.ndim == 1
     assert ids.max() < tokenizer.vocab_size
     assert tokenizer.eos_id not in ids
     assert tokenizer.decode(ids) == UNICODE
     assert tokenizer.token_bytes[ids].sum() == len(UNICODE.encode())
     assert tokenizer.token_bytes.shape == (tokenizer.vocab_size,)
     assert tokenizer.token_bytes[tokenizer.eos_id] == 1
-  assert loaded.name == kind
-  np.testing.assert_array_equal(made.encode(UNICODE), loaded.encode(UNICODE))
+  np.testing.assert_array_equal(fitted.encode(UNICODE), loaded.encode(UNICODE))
 
 
 @pytest.mark.parametrize('kind', ['byte', 'char', 'bpe'])
 def test_eos_is_no_text(kind):
   tokenizer = tokenizers.fit(kind, ['ab<eos>'], 300)
-  a, b = tokenizer.encode('a')[0], tokenizer.encode('b')[0]
+  a = tokenizer.encode('a')[0]
+  b = tokenizer.encode('b')[0]
   assert tokenizer.decode(np.array([a, tokenizer.eos_id, b])) == 'ab'
   assert tokenizer.token_text(tokenizer.eos_id) == '<eos>'
   assert tokenizer.token_text(int(a)) == 'a'
@@ -43,7 +45,7 @@ def test_eos_is_no_text(kind):
   assert tokenizer.decode(ids) == '<eos>'
 
 
-def test_byte_replaces_broken_utf8():
+def test_bytes_that_are_no_text_are_replaced():
   assert tokenizers.Byte().decode([0xC3, 0x41]) == '\ufffdA'
   assert tokenizers.Byte().token_text(0xC3) == '\\xc3'
 
@@ -60,7 +62,7 @@ def test_byte_replaces_broken_utf8():
     b'\xff',
   ],
 )
-def test_damaged_tokenizer_is_named(content, tmp_path):
+def test_a_damaged_tokenizer_is_named(content, tmp_path):
   path = tmp_path / 'tokenizer.json'
   path.write_bytes(content)
   with pytest.raises(ConfigError) as caught:
@@ -70,7 +72,7 @@ def test_damaged_tokenizer_is_named(content, tmp_path):
   )
 
 
-def test_missing_tokenizer_is_named(tmp_path):
+def test_a_missing_tokenizer_is_named(tmp_path):
   with pytest.raises(ConfigError) as caught:
     data.load_tokenizer(tmp_path / 'tokenizer.json')
   assert str(caught.value) == (

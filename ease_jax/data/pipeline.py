@@ -5,12 +5,29 @@ float32: one where a target counts. Target t is the token that follows token t.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import grain
 import jax
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+
+
+class BatchIterator(Protocol):
+  """Endless batches whose position can be saved and set."""
+
+  def __iter__(self) -> Iterator[Batch]: ...
+
+  def __next__(self) -> Batch: ...
+
+  def get_state(self) -> dict[str, Any]:
+    """The position, as plain JSON."""
+    ...
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes on from a position that `get_state` returned."""
+    ...
 
 
 class _Windows:
@@ -25,13 +42,14 @@ class _Windows:
 
   def __getitem__(self, index: int) -> np.ndarray:
     start = index * self._seq_len
-    return self._tokens[start : start + self._seq_len + 1]
+    end = start + self._seq_len + 1
+    return self._tokens[start:end]
 
 
 def train_iterator(
   tokens: np.ndarray, seq_len: int, batch_size: int, seed: int
-) -> grain.DatasetIterator:
-  """Endless batches in a new order each epoch; has get_state, set_state.
+) -> BatchIterator:
+  """Endless batches in a new order each epoch.
 
   Args:
     tokens: the training split, [N] int32 with N > seq_len.
@@ -39,27 +57,24 @@ def train_iterator(
     batch_size: B, of this process; processes read disjoint windows.
     seed: fixes the order of every epoch.
   """
+  windows = grain.MapDataset.source(_Windows(tokens, seq_len))
+  windows = windows.seed(seed).shuffle().repeat()
+
   # Sharding comes after shuffling, so that every process sees all the text.
   shard = slice(jax.process_index(), None, jax.process_count())
-  windows = (
-    grain.MapDataset.source(_Windows(tokens, seq_len))
-    .seed(seed)
-    .shuffle()
-    .repeat()[shard]
-  )
-  batches = windows.batch(batch_size, batch_fn=_stack)
+  batches = windows[shard].batch(batch_size, batch_fn=_stack)
+
   # A window is a slice of memory: reading threads cost more than they save.
-  return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0)))
+  options = grain.ReadOptions(num_threads=0)
+  return iter(batches.to_iter_dataset(options))
 
 
 def _stack(windows: Sequence[np.ndarray]) -> Batch:
   window_BxT1 = np.stack(windows)
   tokens_BxT = np.ascontiguousarray(window_BxT1[:, :-1])
-  return {
-    'tokens': tokens_BxT,
-    'targets': np.ascontiguousarray(window_BxT1[:, 1:]),
-    'mask': np.ones(tokens_BxT.shape, np.float32),
-  }
+  targets_BxT = np.ascontiguousarray(window_BxT1[:, 1:])
+  mask_BxT = np.ones(tokens_BxT.shape, np.float32)
+  return {'tokens': tokens_BxT, 'targets': targets_BxT, 'mask': mask_BxT}
 
 
 def eval_batches(
@@ -75,20 +90,28 @@ def eval_batches(
       over the split, since its first ones may all be of one document; 0 = all.
   """
   num_targets = len(tokens) - 1
-  start_W = np.arange(0, num_targets, seq_len)
-  num_windows = -(-max_tokens // seq_len)
-  if 0 < num_windows < len(start_W):
-    spread_W = np.linspace(0, len(start_W) - 1, num_windows)
-    start_W = start_W[spread_W.astype(int)]
+  start_W = _starts(num_targets, seq_len, max_tokens)
   offset_T = np.arange(seq_len)
   for first in range(0, len(start_W), batch_size):
     start_B = start_W[first : first + batch_size]
-    missing = ((0, batch_size - len(start_B)), (0, 0))
     index_BxT = start_B[:, None] + offset_T
-    mask_BxT = index_BxT < num_targets
-    index_BxT = np.where(mask_BxT, index_BxT, 0)
+    real_BxT = index_BxT < num_targets
+    index_BxT = np.where(real_BxT, index_BxT, 0)
+
+    missing_rows = batch_size - len(start_B)
+    padding = ((0, missing_rows), (0, 0))
     yield {
-      'tokens': np.pad(tokens[index_BxT] * mask_BxT, missing),
-      'targets': np.pad(tokens[index_BxT + 1] * mask_BxT, missing),
-      'mask': np.pad(mask_BxT.astype(np.float32), missing),
+      'tokens': np.pad(tokens[index_BxT] * real_BxT, padding),
+      'targets': np.pad(tokens[index_BxT + 1] * real_BxT, padding),
+      'mask': np.pad(real_BxT.astype(np.float32), padding),
     }
+
+
+def _starts(num_targets: int, seq_len: int, max_tokens: int) -> np.ndarray:
+  """Where the windows of an evaluation start, [W] int."""
+  start_W = np.arange(0, num_targets, seq_len)
+  num_windows = -(-max_tokens // seq_len)
+  if not 0 < num_windows < len(start_W):
+    return start_W
+  spread_W = np.linspace(0, len(start_W) - 1, num_windows)
+  return start_W[spread_W.astype(int)]

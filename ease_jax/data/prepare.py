@@ -11,7 +11,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from ease_jax.config import ConfigError
+from ease_jax.checks import ConfigError
 
 
 def prepare(
@@ -34,14 +34,13 @@ def prepare(
   """
   from ease_jax.data.text_corpus import text_corpus_dataset_builder as corpus
 
+  files = corpus.TextCorpusConfig(
+    paths=tuple(map(os.fspath, paths)),
+    select_fraction=select_fraction,
+    test_fraction=test_fraction,
+  )
   builder = corpus.Builder(
-    data_dir=os.fspath(data_dir),
-    file_format='array_record',
-    config=corpus.TextCorpusConfig(
-      paths=tuple(map(os.fspath, paths)),
-      select_fraction=select_fraction,
-      test_fraction=test_fraction,
-    ),
+    data_dir=os.fspath(data_dir), file_format='array_record', config=files
   )
   folder = os.fspath(builder.data_path)
   if pathlib.Path(folder).exists():  # TFDS would keep the old text unasked
@@ -51,6 +50,11 @@ def prepare(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+  """The command line.
+
+  Args:
+    argv: arguments without the program's name; None = those of this process.
+  """
   parser = argparse.ArgumentParser(
     prog='python -m ease_jax.data.prepare',
     description='Turns text files into a TFDS folder.',
@@ -61,16 +65,15 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--test_fraction', type=float, default=0.05)
   args = parser.parse_args(argv)
   try:
-    print(
-      prepare(
-        args.paths,
-        args.out,
-        select_fraction=args.select_fraction,
-        test_fraction=args.test_fraction,
-      )
+    folder = prepare(
+      args.paths,
+      args.out,
+      select_fraction=args.select_fraction,
+      test_fraction=args.test_fraction,
     )
   except ConfigError as error:
     sys.exit(f'error: {error}')
+  print(folder)
 
 
 if __name__ == '__main__':

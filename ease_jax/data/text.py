@@ -10,9 +10,10 @@ import os
 import pathlib
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ease_jax.config import SPLITS, ConfigError
+from ease_jax.checks import ConfigError
+from ease_jax.data.spec import SPLITS, DataSpec
 
 # With fewer documents than this, whole ones cannot match the fractions.
 MIN_DOCUMENTS = 20
@@ -37,36 +38,35 @@ class Document(NamedTuple):
   text: str
 
 
-def read(data: Any) -> Splits:
-  """The documents of each split, as `config.data` asks for them.
+def read_stdlib(spec: DataSpec) -> Splits:
+  """The running Python's standard library, split."""
+  return split(stdlib(), spec.select_fraction, spec.test_fraction)
 
-  Args:
-    data: `config.data` with source 'stdlib' or 'text'.
+
+def read_files(spec: DataSpec) -> Splits:
+  """The documents of each split, from the files that a spec names.
 
   Raises:
     ConfigError: a path is missing, empty, not UTF-8, or in two splits.
   """
-  if data.source == 'stdlib':
-    return split(stdlib(), data.select_fraction, data.test_fraction)
-  fields = {'train': 'path', 'select': 'select_path', 'test': 'test_path'}
-  files = {
-    name: find(data[field], f'data.{field}')
-    for name, field in fields.items()
-    if name == 'train' or data[field]
-  }
+  files = {'train': find(spec.path, 'data.path')}
+  if spec.select_path:
+    files['select'] = find(spec.select_path, 'data.select_path')
+  if spec.test_path:
+    files['test'] = find(spec.test_path, 'data.test_path')
   _check_disjoint(files)
-  documents = {
-    name: load(found, f'data.{fields[name]}') for name, found in files.items()
-  }
-  parts = split(
-    documents['train'],
-    0.0 if 'select' in documents else data.select_fraction,
-    0.0 if 'test' in documents else data.test_fraction,
+
+  # A split that has its own files holds nothing out of `path`.
+  splits = split(
+    load(files['train'], 'data.path'),
+    select=0.0 if 'select' in files else spec.select_fraction,
+    test=0.0 if 'test' in files else spec.test_fraction,
   )
   for name in ('select', 'test'):
-    if name in documents:
-      parts[name] = [document.text for document in documents[name]]
-  return parts
+    if name in files:
+      documents = load(files[name], f'data.{name}_path')
+      splits[name] = [document.text for document in documents]
+  return splits
 
 
 def stdlib() -> list[Document]:
@@ -108,22 +108,27 @@ def find(
   """
   if not patterns:
     raise ConfigError(f'{field}=() names no file; give files, folders or globs')
-  found: dict[pathlib.Path, str] = {}
+  files: dict[pathlib.Path, str] = {}
   for pattern in patterns:
     path = pathlib.Path(pattern).expanduser()
-    if path.is_dir():
-      names = {p: p.relative_to(path).as_posix() for p in path.rglob('*.txt')}
-    elif path.exists():
-      names = {path: path.name}
-    else:
-      matches = map(pathlib.Path, glob.glob(str(path), recursive=True))
-      names = {p: p.name for p in matches if p.is_file()}
+    names = _matches(path)
     if not names:
-      kind = 'holds no *.txt file' if path.is_dir() else 'does not exist'
-      raise ConfigError(f'{field}: {pattern!r} {kind}; correct the path')
+      problem = 'holds no *.txt file' if path.is_dir() else 'does not exist'
+      raise ConfigError(f'{field}: {pattern!r} {problem}; correct the path')
     for match in sorted(names, key=pathlib.Path.as_posix):
-      found.setdefault(match.resolve(), names[match])
-  return found
+      files.setdefault(match.resolve(), names[match])
+  return files
+
+
+def _matches(path: pathlib.Path) -> dict[pathlib.Path, str]:
+  """The files of a file, folder or glob, and their document names."""
+  if path.is_dir():
+    files = path.rglob('*.txt')
+    return {file: file.relative_to(path).as_posix() for file in files}
+  if path.exists():
+    return {path: path.name}
+  matches = map(pathlib.Path, glob.glob(str(path), recursive=True))
+  return {match: match.name for match in matches if match.is_file()}
 
 
 def load(files: Mapping[pathlib.Path, str], field: str) -> list[Document]:
@@ -160,8 +165,8 @@ def _read_utf8(path: pathlib.Path, field: str) -> str:
 
 def _check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:
   owner: dict[pathlib.Path, str] = {}
-  for name, found in files.items():
-    for path in found:
+  for name, paths in files.items():
+    for path in paths:
       if path in owner:
         raise ConfigError(
           f'data: {str(path)!r} is in both {owner[path]} and {name}; '
@@ -171,10 +176,15 @@ def _check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:
 
 
 def split(documents: Sequence[Document], select: float, test: float) -> Splits:
-  """Splits documents; `select` and `test` are fractions of the characters.
+  """Splits documents into train, select and test.
 
   Whole documents move where there are enough of them. A few long ones are cut
   instead: train first, then select, then test.
+
+  Args:
+    documents: in any order; which split gets one depends on its name.
+    select: share of the characters that select gets; 0 = none.
+    test: share of the characters that test gets; 0 = none.
   """
   fractions = {'select': select, 'test': test}
   if len(documents) >= MIN_DOCUMENTS:
@@ -186,22 +196,27 @@ def _split_whole(
   documents: Sequence[Document], fractions: Mapping[str, float]
 ) -> Splits:
   """Fills each held-out split with the first documents, by hash, that fit."""
-  total = sum(len(document.text) for document in documents)
-  room = {name: f * total for name, f in fractions.items() if f > 0}
-  owner = ['train'] * len(documents)
+  size_N = [len(document.text) for document in documents]
+  room = {name: f * sum(size_N) for name, f in fractions.items() if f > 0}
+  owner_N = ['train'] * len(documents)
   for i in sorted(range(len(documents)), key=lambda i: _hash(documents[i])):
-    size = len(documents[i].text)
-    owner[i] = next((name for name in room if size <= room[name]), 'train')
-    if owner[i] != 'train':
-      room[owner[i]] -= size
+    for name in room:
+      if size_N[i] <= room[name]:
+        owner_N[i] = name
+        room[name] -= size_N[i]
+        break
+
   for name in room:
-    if name not in owner:  # every document is longer than the split should be
-      train = [i for i, split in enumerate(owner) if split == 'train']
-      owner[min(train, key=lambda i: len(documents[i].text))] = name
-  return {
-    name: [d.text for d, split in zip(documents, owner) if split == name]
-    for name in SPLITS
-  }
+    if name not in owner_N:
+      # Every document is longer than the split should be.
+      train = [i for i, owner in enumerate(owner_N) if owner == 'train']
+      shortest = min(train, key=lambda i: size_N[i])
+      owner_N[shortest] = name
+
+  splits: Splits = {name: [] for name in SPLITS}
+  for document, owner in zip(documents, owner_N, strict=True):
+    splits[owner].append(document.text)
+  return splits
 
 
 def _hash(document: Document) -> bytes:
@@ -220,9 +235,12 @@ def _split_contiguous(
 
 def cut(texts: Sequence[str], size: int) -> tuple[list[str], list[str]]:
   """The first `size` characters and the rest, each still as documents."""
-  head, tail = [], []
+  head: list[str] = []
+  tail: list[str] = []
   for text in texts:
-    head.append(text[:size])
-    tail.append(text[size:])
+    if text[:size]:
+      head.append(text[:size])
+    if text[size:]:
+      tail.append(text[size:])
     size = max(0, size - len(text))
-  return [text for text in head if text], [text for text in tail if text]
+  return head, tail

@@ -3,9 +3,12 @@
 import pathlib
 from typing import Any
 
-from ease_jax.config import ConfigError
+from ease_jax.checks import ConfigError
+from ease_jax.data.spec import DataSpec
 
 FIELD = 'text'
+Builder = Any  # of TFDS, which is imported only where it is used
+
 # TFDS calls the split that thresholds are chosen on 'validation'.
 _NAMES = {
   'train': ('train',),
@@ -14,26 +17,26 @@ _NAMES = {
 }
 
 
-def read(data: Any) -> dict[str, list[str]]:
+def read(spec: DataSpec) -> dict[str, list[str]]:
   """The documents of each split, in the order the dataset stores them.
 
   Args:
-    data: `config.data`; `path` holds one prepared folder or builder name.
+    spec: its `path` holds one prepared folder or builder name.
 
   Raises:
     ConfigError: not a prepared dataset, or one that cannot be read here.
   """
-  if len(data.path) != 1:
+  if len(spec.path) != 1:
     raise ConfigError(
-      f'data.path={tuple(data.path)} must be one TFDS folder or builder name'
+      f'data.path={spec.path} must be one TFDS folder or builder name'
     )
-  path = data.path[0]
+  path = spec.path[0]
   builder = _builder(path)
   _check(builder, path)
   return {name: _split(builder, path, name) for name in _NAMES}
 
 
-def _builder(path: str) -> Any:
+def _builder(path: str) -> Builder:
   import tensorflow_datasets as tfds  # slow to import, and only needed here
 
   folder = pathlib.Path(path).expanduser()
@@ -50,7 +53,7 @@ def _builder(path: str) -> Any:
     ) from error
 
 
-def _check(builder: Any, path: str) -> None:
+def _check(builder: Builder, path: str) -> None:
   if not builder.info.splits:
     raise ConfigError(
       f'data.path: TFDS builder {path!r} is not prepared; prepare it with '
@@ -69,18 +72,18 @@ def _check(builder: Any, path: str) -> None:
     )
 
 
-def _split(builder: Any, path: str, name: str) -> list[str]:
-  stored = next((n for n in _NAMES[name] if n in builder.info.splits), None)
-  if stored is None:
+def _split(builder: Builder, path: str, name: str) -> list[str]:
+  stored = [alias for alias in _NAMES[name] if alias in builder.info.splits]
+  if not stored:
     raise ConfigError(
       f'data.path: {path!r} has no split {" or ".join(_NAMES[name])}, only '
       f'{", ".join(builder.info.splits)}; prepare it with that split'
     )
-  source = builder.as_data_source(split=stored)
+  source = builder.as_data_source(split=stored[0])
   try:
     return [example[FIELD].decode('utf-8') for example in source]
   except UnicodeDecodeError as error:
     raise ConfigError(
-      f'data.path: {path!r} split {stored!r} is not UTF-8 at byte '
+      f'data.path: {path!r} split {stored[0]!r} is not UTF-8 at byte '
       f'{error.start} of a document; convert it to UTF-8'
     ) from error

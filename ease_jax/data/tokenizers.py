@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import tokenizers as hf
 
-from ease_jax.config import ConfigError
+from ease_jax.checks import ConfigError
 
 EOS = '<eos>'
 UNK = '<unk>'
@@ -65,11 +65,13 @@ class Byte:
     return np.ones(self.vocab_size, np.int32)
 
   def encode(self, text: str) -> np.ndarray:
-    return np.frombuffer(text.encode('utf-8'), np.uint8).astype(np.int32)
+    raw = np.frombuffer(text.encode('utf-8'), np.uint8)
+    return raw.astype(np.int32)
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     raw = np.asarray(ids, np.uint8)
-    return raw[raw != self.eos_id].tobytes().decode('utf-8', 'replace')
+    raw = raw[raw != self.eos_id]
+    return raw.tobytes().decode('utf-8', 'replace')
 
   def token_text(self, token: int) -> str:
     if token == self.eos_id:
@@ -95,7 +97,9 @@ class Char:
 
   @classmethod
   def fit(cls, texts: Iterable[str]) -> 'Char':
-    return cls(''.join(sorted(set().union(*texts))))
+    """The characters that occur in texts."""
+    characters = set().union(*texts)
+    return cls(''.join(sorted(characters)))
 
   @property
   def vocab_size(self) -> int:
@@ -103,11 +107,14 @@ class Char:
 
   @property
   def token_bytes(self) -> np.ndarray:
-    sizes = [1, 1, *(len(c.encode('utf-8')) for c in self._tokens[2:])]
-    return np.array(sizes, np.int32)
+    sizes = np.ones(self.vocab_size, np.int32)
+    for i, character in enumerate(self._tokens[2:], 2):
+      sizes[i] = len(character.encode('utf-8'))
+    return sizes
 
   def encode(self, text: str) -> np.ndarray:
-    return self._ids[np.frombuffer(text.encode('utf-32-le'), np.uint32)]
+    codes = np.frombuffer(text.encode('utf-32-le'), np.uint32)
+    return self._ids[codes]
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     tokens = ['\ufffd', '', *self._tokens[2:]]
@@ -117,9 +124,8 @@ class Char:
     return self._tokens[token]
 
   def to_json(self) -> str:
-    return json.dumps(
-      {'name': self.name, 'characters': ''.join(self._tokens[2:])}
-    )
+    characters = ''.join(self._tokens[2:])
+    return json.dumps({'name': self.name, 'characters': characters})
 
 
 class Bpe:
@@ -135,6 +141,7 @@ class Bpe:
 
   @classmethod
   def fit(cls, texts: Iterable[str], vocab_size: int) -> 'Bpe':
+    """Merges learned from texts, up to `vocab_size` tokens."""
     tokenizer = hf.Tokenizer(hf.models.BPE())
     tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(
       add_prefix_space=False
@@ -168,17 +175,29 @@ class Bpe:
     return self._tokenizer.decode([int(i) for i in ids])
 
   def token_text(self, token: int) -> str:
-    return EOS if token == self.eos_id else self.decode([token])
+    if token == self.eos_id:
+      return EOS
+    return self.decode([token])
 
   def to_json(self) -> str:
     return self._tokenizer.to_str()
 
 
 def fit(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
-  """A new tokenizer of a kind; `texts` is the training split alone."""
+  """A new tokenizer.
+
+  Args:
+    name: 'byte', 'char' or 'bpe'.
+    texts: the training split alone.
+    vocab_size: of a 'bpe'; the others have as many tokens as they need.
+  """
   if name == 'byte':
     return Byte()
-  return Char.fit(texts) if name == 'char' else Bpe.fit(texts, vocab_size)
+  if name == 'char':
+    return Char.fit(texts)
+  if name == 'bpe':
+    return Bpe.fit(texts, vocab_size)
+  raise ConfigError(f'there is no tokenizer {name!r}; use byte, char or bpe')
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
@@ -213,4 +232,8 @@ def _from_json(text: str) -> Tokenizer:
   saved: dict[str, Any] = json.loads(text)
   if 'model' in saved:
     return Bpe(hf.Tokenizer.from_str(text))
-  return {'byte': Byte, 'char': Char}[saved.pop('name')](**saved)
+  if saved['name'] == Byte.name:
+    return Byte()
+  if saved['name'] == Char.name:
+    return Char(saved['characters'])
+  raise ValueError(f'{saved["name"]!r} is no tokenizer')

@@ -7,12 +7,11 @@ What happens to it later (a full disk, a bad copy) is found by its checksum.
 
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,10 +19,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ease_jax.config import ConfigError
+from ease_jax.checks import ConfigError
+from ease_jax.train import quiet
 
 FOLDER = 'checkpoints'
 DAMAGED = 'damaged'
+
+Tree = Any  # any tree of arrays
+Json = dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -34,7 +37,6 @@ class Host:
     best_loss: lowest select loss so far in nats, None before the first.
     best_step: updates done when it was measured.
     bad_evals: evaluations since then.
-    evaluated_at: updates done at the last evaluation.
     tokens: training tokens seen.
     wall_s: seconds spent training, restarts left out.
   """
@@ -42,38 +44,51 @@ class Host:
   best_loss: float | None = None
   best_step: int = 0
   bad_evals: int = 0
-  evaluated_at: int = 0
   tokens: int = 0
   wall_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """A checkpoint that was read."""
+  """A checkpoint that was read.
+
+  Attributes:
+    step: batches done when it was saved.
+    state: the arrays, as they were saved.
+    data: position in the training batches.
+    host: the rest of what the run knew.
+  """
 
   step: int
-  state: Any
-  data: Any
+  state: Tree
+  data: Json
   host: Host
 
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-  """The state of the lowest select loss, and how far the run has come."""
+  """The state of the lowest select loss, and how far the run has come.
 
-  state: Any
+  Attributes:
+    state: the arrays of the best checkpoint.
+    newest_step: batches done when the newest checkpoint was saved.
+    host: what the run knew at the newest checkpoint.
+  """
+
+  state: Tree
   newest_step: int
-  host: Host  # of the newest checkpoint
+  host: Host
 
 
 class _NewestAndBest:
   """Orbax policy: keeps the newest few checkpoints and the best one."""
 
   def __init__(self, keep: int):
-    self.keep, self.best_step = keep, 0
+    self.keep = keep
+    self.best_step = 0
 
   def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
+    self, checkpoints: Sequence[Any], *, context: object
   ) -> list[bool]:
     del context
     first_kept = len(checkpoints) - self.keep
@@ -84,7 +99,12 @@ class _NewestAndBest:
 
 
 class Checkpoints:
-  """The checkpoints of one run; a context manager that ends with a flush."""
+  """The checkpoints of one run; a context manager that ends with a flush.
+
+  Args:
+    workdir: of the run; they lie in its folder `checkpoints`.
+    keep: how many of the newest ones stay, beside the best one.
+  """
 
   def __init__(self, workdir: str | os.PathLike[str], keep: int):
     self.folder = _folder(workdir)
@@ -103,26 +123,31 @@ class Checkpoints:
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *error: Any) -> None:
+  def __exit__(self, *error: object) -> None:
     self._manager.close()
 
-  def save(self, step: int, state: Any, data: Any, host: Host) -> None:
-    """Starts to save; `state` may be donated as soon as this returns."""
+  def save(self, step: int, state: Tree, data: Json, host: Host) -> None:
+    """Starts to save; `state` may be donated as soon as this returns.
+
+    Args:
+      step: batches done.
+      state: the arrays.
+      data: position in the training batches.
+      host: the rest of what the run knows.
+    """
     self._policy.best_step = host.best_step
-    notes = {'data': data, 'host': dataclasses.asdict(host)}
+    notes: Json = {'data': data, 'host': dataclasses.asdict(host)}
     notes['checksum'] = _checksum(state, notes)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
-      ),
+    saved = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
     )
+    self._manager.save(step, args=saved)
 
   def wait(self) -> None:
     """Returns when everything saved is on disk."""
     self._manager.wait_until_finished()
 
-  def restore(self, abstract: Any) -> Restored | None:
+  def restore(self, abstract: Tree) -> Restored | None:
     """The newest readable checkpoint, or None in a fresh workdir.
 
     Damaged newer ones are reported, and moved out of the way, since the run
@@ -134,24 +159,26 @@ class Checkpoints:
     Raises:
       ConfigError: there are checkpoints, but none can be read.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
+    steps = _newest_first(self._manager)
     if not steps:
       return None
-    found = _first_readable(
-      self.folder, steps, lambda s: _read(self._manager, s, abstract)
-    )
-    damaged = [step for step in steps if step > found.step]
+    restored = _first_readable(self._manager, self.folder, steps, abstract)
+    damaged = [step for step in steps if step > restored.step]
     for step in damaged:
       _set_aside(self.folder, step)
     if damaged:
       self._manager.reload()
-    return found
+    return restored
 
 
-def restore_best(workdir: str | os.PathLike[str], abstract: Any) -> Best:
+def restore_best(workdir: str | os.PathLike[str], abstract: Tree) -> Best:
   """Reads the state of the lowest select loss.
 
   Changes nothing on disk.
+
+  Args:
+    workdir: of the run.
+    abstract: tree of `jax.ShapeDtypeStruct` like the saved state.
 
   Raises:
     ConfigError: there is no checkpoint, or none can be read.
@@ -161,18 +188,18 @@ def restore_best(workdir: str | os.PathLike[str], abstract: Any) -> Best:
     raise ConfigError(f'{folder} has no checkpoint; run --mode=train first')
   options = ocp.CheckpointManagerOptions(read_only=True)
   with ocp.CheckpointManager(folder, options=options) as manager:
-    steps = sorted(manager.all_steps(), reverse=True)
-    newest = _first_readable(
-      folder, steps, lambda s: _read(manager, s, abstract)
-    )
-    best = newest.host.best_step
-    if best in (0, newest.step):  # 0: stopped before the first evaluation
+    steps = _newest_first(manager)
+    newest = _first_readable(manager, folder, steps, abstract)
+    best_step = newest.host.best_step
+    stopped_before_evaluation = best_step == 0
+    if stopped_before_evaluation or best_step == newest.step:
       return Best(newest.state, newest.step, newest.host)
-    order = [s for s in (best, *steps) if s in steps and s <= newest.step]
-    chosen = _first_readable(
-      folder, order, lambda s: _read(manager, s, abstract)
-    )
-    return Best(chosen.state, newest.step, newest.host)
+
+    older = [step for step in steps if step <= newest.step]
+    if best_step in older:
+      older.insert(0, best_step)
+    best = _first_readable(manager, folder, older, abstract)
+    return Best(best.state, newest.step, newest.host)
 
 
 def _folder(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -184,91 +211,78 @@ def _has_steps(folder: pathlib.Path) -> bool:
   return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
 
 
+def _newest_first(manager: ocp.CheckpointManager) -> list[int]:
+  return sorted(manager.all_steps(), reverse=True)
+
+
 def _first_readable(
+  manager: ocp.CheckpointManager,
   folder: pathlib.Path,
   steps: Sequence[int],
-  read: Callable[[int], Restored],
+  abstract: Tree,
 ) -> Restored:
-  problems = []
+  """The first of some steps that can be read; warns of those before it."""
+  problems: dict[int, str] = {}
   for step in steps:
     try:
-      found = read(step)
+      with quiet.abandoned_reads():
+        restored = _read(manager, step, abstract)
     except Exception as error:  # whatever a damaged file makes orbax raise
-      _silence_abandoned_reads()
-      problems.append((step, _one_line(error)))
+      problems[step] = _one_line(error)
       continue
-    for bad, why in problems:
+    for bad, problem in problems.items():
       print(
         f'ease_jax: warning: checkpoint {folder / str(bad)} is unreadable '
-        f'({why}); using that of step {step}',
+        f'({problem}); using that of step {step}',
         file=sys.stderr,
       )
-    return found
+    return restored
   raise ConfigError(
-    f'no checkpoint in {folder} can be read (step {problems[0][0]}: '
-    f'{problems[0][1]}); restore the folder from a copy, or delete it to '
+    f'no checkpoint in {folder} can be read (step {steps[0]}: '
+    f'{problems[steps[0]]}); restore the folder from a copy, or delete it to '
     'start again'
   )
 
 
-def _read(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Restored:
-  out: Any = manager.restore(
-    step,
-    args=ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), notes=ocp.args.JsonRestore()
-    ),
+def _read(
+  manager: ocp.CheckpointManager, step: int, abstract: Tree
+) -> Restored:
+  wanted = ocp.args.Composite(
+    state=ocp.args.StandardRestore(abstract), notes=ocp.args.JsonRestore()
   )
-  notes = dict(out.notes)
-  if notes.pop('checksum') != _checksum(out.state, notes):
+  saved: Any = manager.restore(step, args=wanted)
+  notes = dict(saved.notes)
+  checksum = notes.pop('checksum')
+  if checksum != _checksum(saved.state, notes):
     raise ValueError('its checksum does not match')
-  return Restored(step, out.state, notes['data'], Host(**notes['host']))
+  # Older runs counted more than is needed.
+  known = {field.name for field in dataclasses.fields(Host)}
+  host = {name: notes['host'][name] for name in known}
+  return Restored(step, saved.state, notes['data'], Host(**host))
 
 
-def _checksum(state: Any, notes: dict[str, Any]) -> int:
+def _checksum(state: Tree, notes: Json) -> int:
   """CRC-32 of everything: orbax does not notice every flipped bit."""
-  total = zlib.crc32(json.dumps(notes, sort_keys=True).encode())
+  text = json.dumps(notes, sort_keys=True)
+  total = zlib.crc32(text.encode())
   for leaf in jax.tree.leaves(state):
-    total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).data, total)
+    flat = np.ascontiguousarray(leaf).reshape(-1)
+    total = zlib.crc32(flat.data, total)
   return total
 
 
 def _set_aside(folder: pathlib.Path, step: int) -> None:
-  """Renames to damaged/STEP, or damaged/STEP.1 where that exists, ..."""
-  (folder.parent / DAMAGED).mkdir(exist_ok=True)
-  target, number = folder.parent / DAMAGED / str(step), 0
+  """Renames to damaged/STEP, or to damaged/STEP.1 where that exists."""
+  damaged = folder.parent / DAMAGED
+  damaged.mkdir(exist_ok=True)
+  target = damaged / str(step)
+  number = 0
   while target.exists():
     number += 1
-    target = target.with_name(f'{step}.{number}')
+    target = damaged / f'{step}.{number}'
   (folder / str(step)).rename(target)
 
 
 def _one_line(error: Exception) -> str:
   text = ' '.join(str(error).split()) or type(error).__name__
   return text if len(text) <= 120 else text[:117] + '...'
-
-
-def _silence_abandoned_reads() -> None:
-  """Drops what the rest of a failed read says, now and later.
-
-  One array that cannot be read makes orbax leave the reads of the others
-  behind; each of them would print a page when it ends or is collected.
-  """
-  if isinstance(sys.unraisablehook, _Unraisable):
-    return
-  sys.unraisablehook = _Unraisable(sys.unraisablehook)
-  logging.getLogger('asyncio').addFilter(
-    lambda record: 'never retrieved' not in record.getMessage()
-  )
-
-
-class _Unraisable:
-  """An unraisablehook that knows abandoned reads."""
-
-  def __init__(self, rest: Callable[[Any], Any]):
-    self._rest = rest
-
-  def __call__(self, event: Any) -> None:
-    text = f'{event.exc_value} {event.object}'
-    if 'Event loop is closed' in text or 'reading array' in text:
-      return
-    self._rest(event)

@@ -6,265 +6,324 @@ of (seed, step), and a checkpoint holds the data position and what the
 patience has counted.
 """
 
+import contextlib
+import dataclasses
+import functools
 import math
 import os
 import time
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from ease_jax import data
-from ease_jax.config import ModelConfig
-from ease_jax.core import costs
 from ease_jax.core.objective import LossSpec
+from ease_jax.data import Batch, BatchIterator, Task
 from ease_jax.evaluate import passes
+from ease_jax.model.body import Body
 from ease_jax.train.checkpoint import Checkpoints, Host
-from ease_jax.train.optimizer import OptimizerSpec
+from ease_jax.train.optimizer import OptimizerSpec, Params
 from ease_jax.train.preemption import Preempted, Sigterm
-from ease_jax.train.update import abstract_state, init_state, train_step
+from ease_jax.train.spec import TrainSpec
+from ease_jax.train.update import (
+  TrainState,
+  abstract_state,
+  init_state,
+  train_step,
+)
 from ease_jax.train.writers import Writers
 
-PROFILE_STEPS = range(10, 15)  # updates, from 0
+PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
+FINITE = ('loss', 'grad_norm', 'param_norm')
+
+Metrics = dict[str, jax.Array]  # scalars
 
 
 class TrainingDiverged(FloatingPointError):
   """The loss, the gradient or the parameters are no longer finite."""
 
 
-class _Run:
-  """The state of a run and its surroundings."""
+@dataclasses.dataclass
+class Run:
+  """What training carries from one step to the next.
 
-  def __init__(
-    self,
-    config: Any,
-    workdir: str,
-    model: Any,
-    corpus: Any,
-    checkpoints: Checkpoints,
-  ):
-    self.config, self.workdir, self.corpus = config, workdir, corpus
-    self.model, self.checkpoints = model, checkpoints
-    self.opt_spec = OptimizerSpec.from_config(config)
-    self.loss_spec = LossSpec.from_config(config)
-    init_key, self.key = jax.random.split(jax.random.key(config.seed))
-    self.batches = data.train_iterator(
-      corpus.splits['train'],
-      config.data.seq_len,
-      config.train.batch_size,
-      config.seed,
-    )
-    self.pending = None  # (step, metrics) of the newest update, on the device
-    found = checkpoints.restore(abstract_state(model, self.opt_spec))
-    if found is None:
-      self.step, self.host = 0, Host()
-      self.state = init_state(init_key, model=model, opt_spec=self.opt_spec)
-    else:
-      self.step, self.state, self.host = found.step, found.state, found.host
-      self.batches.set_state(found.data)
-    self.saved_at = self.step
-    self._start = time.monotonic() - self.host.wall_s
-    self._mark = time.monotonic(), self.host.tokens
+  Attributes:
+    step: batches done.
+    state: parameters and optimizer after them; on the device, where they may
+      still be computed.
+    batches: those to come.
+    host: counts of what has been.
+    saved_step: step of the newest checkpoint, 0 before the first.
+    start_s: when the run would have started without interruption, on the
+      monotonic clock.
+    lap_s: when the speed was last measured, on the same clock.
+    lap_tokens: training tokens seen by then.
+  """
 
-  def loop(self, writers: Writers, sigterm: Sigterm) -> None:
-    """Updates until the end, with evaluations and checkpoints on the way.
+  step: int
+  state: TrainState
+  batches: BatchIterator
+  host: Host
+  saved_step: int
+  start_s: float = dataclasses.field(init=False)
+  lap_s: float = dataclasses.field(init=False)
+  lap_tokens: int = dataclasses.field(init=False)
 
-    Raises:
-      Preempted: SIGTERM came; the state is saved.
-      TrainingDiverged: see `_settle`.
-    """
-    c, profiling = self.config.train, False
-    try:
-      while not (self._is_stop(sigterm) and self._stop(writers, sigterm)):
-        if c.profile and self.step == PROFILE_STEPS.start:
-          jax.profiler.start_trace(os.path.join(self.workdir, 'profile'))
-          profiling = True
-        self._update(writers)
-        if profiling and self.step == PROFILE_STEPS.stop:
-          jax.block_until_ready(self.state)
-          jax.profiler.stop_trace()
-          profiling = False
-    finally:
-      if profiling:
-        jax.profiler.stop_trace()
+  def __post_init__(self):
+    self.start_s = time.monotonic() - self.host.wall_s
+    self.start_lap()
 
-  def _is_stop(self, sigterm: Sigterm) -> bool:
-    """Whether something may have to be done before the next update."""
-    c = self.config.train
-    return (
-      sigterm.received
-      or self.step == c.steps
-      or self.step % math.gcd(c.eval_every, c.checkpoint_every) == 0
-    )
+  @property
+  def wall_s(self) -> float:
+    """Seconds of training so far, interruptions left out."""
+    return time.monotonic() - self.start_s
 
-  def _stop(self, writers: Writers, sigterm: Sigterm) -> bool:
-    """Evaluates and saves what is due; returns whether training is over."""
-    c = self.config.train
-    self._settle(writers)
-    due = self.step % c.eval_every == 0 or self.step == c.steps
-    improved = False
-    if due and self.step > self.host.evaluated_at:
-      improved = self._evaluate(writers)
-    over = self.step == c.steps or 0 < c.patience <= self.host.bad_evals
-    due = self.step % c.checkpoint_every == 0
-    if improved or over or due or sigterm.received:
-      self._save()
-    if sigterm.received:
-      self.checkpoints.wait()
-      raise Preempted(
-        f'stopped by SIGTERM at step {self.step}, which is saved; the same '
-        'command continues'
-      )
-    self._mark = time.monotonic(), self.host.tokens
-    return over
+  @property
+  def tokens_per_s(self) -> float:
+    """Training tokens per second since the lap started."""
+    tokens = self.host.tokens - self.lap_tokens
+    return tokens / (time.monotonic() - self.lap_s)
 
-  def _update(self, writers: Writers) -> None:
-    batch = next(self.batches)
-    with jax.profiler.StepTraceAnnotation('train', step_num=self.step):
-      self.state, metrics = train_step(
-        self.state,
-        batch,
-        self.key,
-        model=self.model,
-        loss_spec=self.loss_spec,
-        opt_spec=self.opt_spec,
-        accumulate=self.config.train.accumulate,
-      )
-    # Only now, with the next update under way, wait for the previous one.
-    self._settle(writers)
-    self.step += 1
-    self.host.tokens += int(np.sum(batch['mask']))
-    self.pending = self.step, metrics
-
-  def _settle(self, writers: Writers) -> None:
-    """Fetches, checks and writes the metrics of the newest fetched update.
-
-    Nothing is saved before this has passed.
-
-    Raises:
-      TrainingDiverged: something is not finite.
-    """
-    if self.pending is None:
-      return
-    step, metrics = self.pending
-    self.pending = None
-    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    if not all(
-      math.isfinite(values[k]) for k in ('loss', 'grad_norm', 'param_norm')
-    ):
-      raise TrainingDiverged(self._diverged(step, values))
-    c = self.config.train
-    if step % c.log_every == 0 or step == c.steps:
-      (then, tokens), now = self._mark, time.monotonic()
-      self._mark = now, self.host.tokens
-      values['tokens_per_s'] = (self.host.tokens - tokens) / (now - then)
-      writers.write(step, now - self._start, 'train', values)
-
-  def _diverged(self, step: int, values: dict[str, float]) -> str:
-    saved = f'that of step {self.saved_at}' if self.saved_at else 'none'
-    return (
-      f'training diverged at step {step}: loss {values["loss"]:g}, learning '
-      f'rate {values["learning_rate"]:g}, gradient norm '
-      f'{values["grad_norm"]:g}; lower optimizer.learning_rate or '
-      f'optimizer.clip_norm (last good checkpoint: {saved})'
-    )
-
-  def _evaluate(self, writers: Writers) -> bool:
-    """Measures the select loss; returns whether it is the lowest so far."""
-    c, host = self.config, self.host
-    loss = passes.last_nll(
-      self.model,
-      self.state.params,
-      data.eval_batches(
-        self.corpus.splits['select'],
-        c.data.seq_len,
-        c.evaluate.batch_size,
-        c.evaluate.max_tokens,
-      ),
-    )
-    if not math.isfinite(loss):
-      raise TrainingDiverged(
-        f'training diverged at step {self.step}: select loss {loss:g}; '
-        'lower optimizer.learning_rate'
-      )
-    best = math.inf if host.best_loss is None else host.best_loss
-    improved = loss < best
-    if improved:
-      host.best_loss, host.best_step = loss, self.step
-    host.bad_evals = 0 if improved else host.bad_evals + 1
-    host.evaluated_at = self.step
-    writers.write(
-      self.step,
-      time.monotonic() - self._start,
-      'select',
-      {'loss': loss, 'best_loss': min(loss, best)},
-    )
-    return improved
-
-  def _save(self) -> None:
-    if self.step == self.saved_at:
-      return
-    self.host.wall_s = time.monotonic() - self._start
-    self.checkpoints.save(
-      self.step, self.state, self.batches.get_state(), self.host
-    )
-    self.saved_at = self.step
+  def start_lap(self) -> None:
+    """Measures the speed from here on."""
+    self.lap_s = time.monotonic()
+    self.lap_tokens = self.host.tokens
 
 
-def train(config: Any, workdir: str, model: Any, corpus: Any) -> dict[str, Any]:
+def train(
+  spec: TrainSpec,
+  workdir: str | os.PathLike[str],
+  model: Body,
+  task: Task,
+  *,
+  loss_spec: LossSpec,
+  opt_spec: OptimizerSpec,
+  seed: int,
+  eval_batch_size: int,
+  eval_max_tokens: int,
+) -> Run:
   """Trains to the end, from wherever the workdir's checkpoints stand.
 
   Args:
-    config: a validated config.
+    spec: how long, and what happens on the way.
     workdir: gets `checkpoints/` and `metrics.jsonl`.
     model: a body.
-    corpus: as `data.load` returns it.
+    task: its split train is learned, its split select evaluated.
+    loss_spec: the loss.
+    opt_spec: the optimizer.
+    seed: of parameters, data order and everything random.
+    eval_batch_size: windows per batch of an evaluation.
+    eval_max_tokens: tokens that an evaluation scores, about; 0 = all.
 
   Returns:
-    what `summary` says.
+    The run at its end; `state.params` are its newest parameters.
 
   Raises:
-    TrainingDiverged: a loss or gradient norm is not finite; the last good
-      checkpoint is untouched.
-    Preempted: SIGTERM came. Update and evaluation in progress are completed
-      and saved first.
+    TrainingDiverged: a loss or a norm is not finite; the last good checkpoint
+      is untouched.
+    Preempted: SIGTERM came. The update and the evaluation in progress are
+      completed and saved first.
     ConfigError: no checkpoint of the workdir can be read.
   """
-  c = config.train
-  with Checkpoints(workdir, c.keep) as checkpoints:
-    run = _Run(config, workdir, model, corpus, checkpoints)
+  init_key, key = jax.random.split(jax.random.key(seed))
+  batches = task.train_batches(spec.batch_size, seed)
+  update = functools.partial(
+    train_step,
+    key=key,
+    model=model,
+    loss_spec=loss_spec,
+    opt_spec=opt_spec,
+    accumulate=spec.accumulate,
+  )
+
+  def select_loss(params: Params) -> float:
+    batches = task.eval_batches('select', eval_batch_size, eval_max_tokens)
+    return passes.last_nll(model, params, batches)
+
+  with Checkpoints(workdir, spec.keep) as checkpoints:
+    run = _begin(checkpoints, batches, model, opt_spec, init_key)
     with (
       Sigterm() as sigterm,
-      Writers(workdir, c.steps, run.step, tensorboard=c.tensorboard) as writers,
+      Writers(
+        workdir, spec.steps, run.step, tensorboard=spec.tensorboard
+      ) as writers,
     ):
-      run.loop(writers, sigterm)
+      trace_folder = os.path.join(workdir, 'profile')
+      _loop(
+        spec,
+        run,
+        update,
+        select_loss,
+        checkpoints,
+        writers,
+        sigterm,
+        trace_folder,
+      )
     checkpoints.wait()
-  return summary(config, model, run.step, run.host)
+  return run
 
 
-def summary(config: Any, model: Any, step: int, host: Host) -> dict[str, Any]:
+def _begin(
+  checkpoints: Checkpoints,
+  batches: BatchIterator,
+  model: Body,
+  opt_spec: OptimizerSpec,
+  init_key: jax.Array,
+) -> Run:
+  """The run as its newest checkpoint left it, or a fresh one."""
+  restored = checkpoints.restore(abstract_state(model, opt_spec))
+  if restored is None:
+    state = init_state(init_key, model=model, opt_spec=opt_spec)
+    return Run(step=0, state=state, batches=batches, host=Host(), saved_step=0)
+  batches.set_state(restored.data)
+  return Run(
+    step=restored.step,
+    state=restored.state,
+    batches=batches,
+    host=restored.host,
+    saved_step=restored.step,
+  )
+
+
+def _loop(
+  spec: TrainSpec,
+  run: Run,
+  update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+  select_loss: Callable[[Params], float],
+  checkpoints: Checkpoints,
+  writers: Writers,
+  sigterm: Sigterm,
+  trace_folder: str,
+) -> None:
+  """Everything that happens until the run is over, in order."""
+  unread: Metrics | None = None  # of the newest step, still on the device
+  with contextlib.ExitStack() as trace:
+    while not _is_over(spec, run):
+      if spec.profile and run.step == PROFILE_STEPS.start:
+        trace.enter_context(jax.profiler.trace(trace_folder))
+
+      batch = next(run.batches)
+      with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
+        run.state, metrics = update(run.state, batch)
+
+      # While the device is busy with this step, wait for the one before.
+      if unread is not None:
+        _write_metrics(spec, run, unread, writers)
+      unread = metrics
+      run.step += 1
+      run.host.tokens += int(np.sum(batch['mask']))
+
+      if spec.profile and run.step == PROFILE_STEPS.stop:
+        jax.block_until_ready(run.state)
+        trace.close()
+
+      evaluation_due = run.step % spec.eval_every == 0 or run.step == spec.steps
+      checkpoint_due = run.step % spec.checkpoint_every == 0
+      if not (evaluation_due or checkpoint_due or sigterm.received):
+        continue
+
+      # Nothing is evaluated or saved before its metrics were found finite.
+      _write_metrics(spec, run, unread, writers)
+      unread = None
+      improved = False
+      if evaluation_due:
+        loss = select_loss(run.state.params)
+        improved = _write_select_loss(run, loss, writers)
+
+      stopped = sigterm.received
+      if improved or checkpoint_due or stopped or _is_over(spec, run):
+        _save(run, checkpoints)
+      if stopped:
+        checkpoints.wait()
+        raise Preempted(
+          f'stopped by SIGTERM at step {run.step}, which is saved; the same '
+          'command continues'
+        )
+      run.start_lap()
+
+
+def _is_over(spec: TrainSpec, run: Run) -> bool:
+  """Whether all steps are done, or patience has run out."""
+  out_of_patience = 0 < spec.patience <= run.host.bad_evals
+  return out_of_patience or run.step == spec.steps
+
+
+def _write_metrics(
+  spec: TrainSpec, run: Run, metrics: Metrics, writers: Writers
+) -> None:
+  """Fetches and checks the metrics of step `run.step`; writes them when due.
+
+  Raises:
+    TrainingDiverged: one of FINITE is not.
+  """
+  fetched = jax.device_get(metrics)
+  values = {name: float(fetched[name]) for name in fetched}
+  if not all(math.isfinite(values[name]) for name in FINITE):
+    saved = f'that of step {run.saved_step}' if run.saved_step else 'none'
+    raise TrainingDiverged(
+      f'training diverged at step {run.step}: loss {values["loss"]:g}, '
+      f'learning rate {values["learning_rate"]:g}, gradient norm '
+      f'{values["grad_norm"]:g}; lower optimizer.learning_rate or '
+      f'optimizer.clip_norm (last good checkpoint: {saved})'
+    )
+  if run.step % spec.log_every == 0 or run.step == spec.steps:
+    values['tokens_per_s'] = run.tokens_per_s
+    run.start_lap()
+    writers.write(run.step, run.wall_s, 'train', values)
+
+
+def _write_select_loss(run: Run, loss: float, writers: Writers) -> bool:
+  """Writes a select loss down; returns whether it is the lowest so far.
+
+  Raises:
+    TrainingDiverged: it is not finite.
+  """
+  if not math.isfinite(loss):
+    raise TrainingDiverged(
+      f'training diverged at step {run.step}: select loss {loss:g}; '
+      'lower optimizer.learning_rate'
+    )
+  host = run.host
+  improved = host.best_loss is None or loss < host.best_loss
+  if improved:
+    host.best_loss = loss
+    host.best_step = run.step
+    host.bad_evals = 0
+  else:
+    host.bad_evals += 1
+  values = {'loss': loss, 'best_loss': host.best_loss}
+  writers.write(run.step, run.wall_s, 'select', values)
+  return improved
+
+
+def _save(run: Run, checkpoints: Checkpoints) -> None:
+  run.host.wall_s = run.wall_s
+  checkpoints.save(run.step, run.state, run.batches.get_state(), run.host)
+  run.saved_step = run.step
+
+
+def summary(
+  step: int, host: Host, *, updates_per_step: int, flops_per_token: float
+) -> dict[str, int | float]:
   """What `results.json` says about training.
 
-  `wall_s` is everything between start and last checkpoint: compilation,
-  updates, evaluations on select; `tokens_per_s` is tokens over that.
+  Args:
+    step: batches done.
+    host: what the run knew then.
+    updates_per_step: updates that each batch made.
+    flops_per_token: of training on one token.
+
+  Returns:
+    steps, updates, best_step (of the lowest select loss), tokens, flops,
+    wall_s (everything between start and last checkpoint: compilation,
+    updates, evaluations on select) and tokens_per_s (tokens over wall_s).
   """
   return {
     'steps': step,
-    'updates': step * OptimizerSpec.from_config(config).updates_per_step,
+    'updates': step * updates_per_step,
     'best_step': host.best_step,
     'tokens': host.tokens,
-    'flops': flops_per_token(config, model.cfg) * host.tokens,
+    'flops': flops_per_token * host.tokens,
     'wall_s': host.wall_s,
     'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
   }
-
-
-def flops_per_token(config: Any, cfg: ModelConfig) -> float:
-  """Training FLOPs of one token; `cfg` is the config's model."""
-  spec = LossSpec.from_config(config)
-  return costs.train_flops_per_token(
-    cfg,
-    spec.supervised_fraction(),
-    config.data.seq_len,
-    halting=spec.halt_weight > 0,
-  )

@@ -1,13 +1,19 @@
-"""AdamW or Muon with warm-up, cosine decay, clipping, per-layer rates."""
+"""AdamW or Muon with warm-up, cosine decay, clipping, rates per layer."""
 
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
+
+from ease_jax.checks import one_of
+
+Params = Any  # a tree of arrays, by the names of a body's parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +32,8 @@ class OptimizerSpec:
     weight_decay: decoupled, on arrays of two or more axes; under muon, on
       its matrices.
     clip_norm: largest global gradient norm; 0 = off.
-    layer_decay: layer l of L learns at rate layer_decay^(L - l).
-    num_layers: layers with parameters of their own.
+    layer_decay: block b of N, from 1, learns at rate layer_decay^(N - b).
+    num_blocks: N, layers that have parameters of their own.
     steps: batches in all.
     updates_per_step: updates that each batch makes.
   """
@@ -43,23 +49,43 @@ class OptimizerSpec:
   weight_decay: float
   clip_norm: float
   layer_decay: float
-  num_layers: int
+  num_blocks: int
   steps: int
   updates_per_step: int = 1
 
   @classmethod
-  def from_config(cls, config: Any) -> 'OptimizerSpec':
-    m = model_config(config, vocab_size=1)
-    per_segment = config.train.updates == 'per_segment'
+  def from_config(
+    cls,
+    section: ml_collections.ConfigDict,
+    *,
+    num_blocks: int,
+    steps: int,
+    updates_per_step: int,
+  ) -> 'OptimizerSpec':
+    """The spec of a config's section `optimizer`.
+
+    Args:
+      section: the section.
+      num_blocks: layers of the model that have parameters of their own.
+      steps: batches of the whole run.
+      updates_per_step: updates that each batch makes.
+
+    Raises:
+      ConfigError: there is no optimizer of this name.
+    """
+    fields: dict[str, Any] = dict(section)
     return cls(
-      num_layers=m.num_blocks,
-      steps=config.train.steps,
-      updates_per_step=m.segments if per_segment else 1,
-      **dict(config.optimizer),
+      **fields,
+      num_blocks=num_blocks,
+      steps=steps,
+      updates_per_step=updates_per_step,
     )
 
+  def __post_init__(self):
+    one_of('optimizer.name', self.name, OPTIMIZERS)
 
-def schedule(spec: OptimizerSpec, update: Any) -> jax.Array:
+
+def schedule(spec: OptimizerSpec, update: jax.typing.ArrayLike) -> jax.Array:
   """Share of the peak rate: linear warm-up, then a cosine.
 
   No update is wasted on rate 0: the first has 1 / warmup_steps of the peak.
@@ -70,41 +96,63 @@ def schedule(spec: OptimizerSpec, update: Any) -> jax.Array:
   """
   done = (jnp.asarray(update, jnp.float32) + 1) / spec.updates_per_step
   warm = jnp.minimum(done / max(spec.warmup_steps, 1), 1.0)
+
   decay_steps = max(spec.steps - spec.warmup_steps, 1)
   progress = jnp.clip((done - spec.warmup_steps) / decay_steps, 0.0, 1.0)
   cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
   return warm * (spec.final_fraction + (1 - spec.final_fraction) * cosine)
 
 
-def learning_rate(spec: OptimizerSpec, update: Any) -> jax.Array:
+def learning_rate(
+  spec: OptimizerSpec, update: jax.typing.ArrayLike
+) -> jax.Array:
   """AdamW's rate of an update, counted from 0."""
   return spec.learning_rate * schedule(spec, update)
 
 
-def layer_scale(name: str, num_layers: int, layer_decay: float) -> float:
+def muon_learning_rate(
+  spec: OptimizerSpec, update: jax.typing.ArrayLike
+) -> jax.Array:
+  """Muon's rate of an update, counted from 0."""
+  return spec.muon_learning_rate * schedule(spec, update)
+
+
+def layer_scale(name: str, num_blocks: int, layer_decay: float) -> float:
   """Learning rate of a top-level parameter group relative to the schedule.
 
-  `layer_{l-1}` is layer l, the embedding is layer 0; what comes after the
-  layers (norms of the readouts, unembedding) learns at the full rate.
+  The embedding counts as layer 0. What comes after the layers (norms of the
+  readouts, unembedding) learns at the full rate.
+
+  Args:
+    name: of the group; `layer_{b-1}` is block b.
+    num_blocks: N, layers that have parameters of their own.
+    layer_decay: block b learns at rate layer_decay^(N - b).
   """
   if name == 'embed':
-    return layer_decay**num_layers
+    return layer_decay**num_blocks
   match = re.fullmatch(r'layer_(\d+)', name)
   if not match:
     return 1.0
-  return layer_decay ** (num_layers - 1 - int(match[1]))
+  block = int(match[1]) + 1
+  return layer_decay ** (num_blocks - block)
 
 
 def _scale_layers(spec: OptimizerSpec) -> optax.GradientTransformation:
-  def scale(updates: Any, params: Any) -> Any:
+  def scale(updates: Params, params: Params | None) -> Params:
     del params
     scaled = {}
     for name, group in updates.items():
-      scale = layer_scale(name, spec.num_layers, spec.layer_decay)
-      scaled[name] = jax.tree.map(functools.partial(jnp.multiply, scale), group)
+      factor = layer_scale(name, spec.num_blocks, spec.layer_decay)
+      scaled[name] = jax.tree.map(
+        functools.partial(jnp.multiply, factor), group
+      )
     return scaled
 
   return optax.stateless(scale)
+
+
+def _is_matrix(tree: Params) -> Params:
+  return jax.tree.map(lambda x: x.ndim >= 2, tree)
 
 
 def _adamw(spec: OptimizerSpec) -> optax.GradientTransformation:
@@ -114,30 +162,36 @@ def _adamw(spec: OptimizerSpec) -> optax.GradientTransformation:
     b2=spec.b2,
     eps=spec.eps,
     weight_decay=spec.weight_decay,
-    mask=lambda tree: jax.tree.map(lambda x: x.ndim >= 2, tree),
+    mask=_is_matrix,
   )
 
 
 def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
   """Jordan et al. 2024 (kellerjordan.github.io/posts/muon)."""
+
+  def label(path: jax.tree_util.KeyPath, x: jax.Array) -> str:
+    inside_layer = path[0].key.startswith('layer_')
+    return 'muon' if inside_layer and x.ndim == 2 else 'adamw'
+
   muon = optax.contrib.muon(
-    lambda count: spec.muon_learning_rate * schedule(spec, count),
+    functools.partial(muon_learning_rate, spec),
     weight_decay=spec.weight_decay,
   )
-
-  def label(path: Any, x: jax.Array) -> str:
-    inside = path[0].key.startswith('layer_')
-    return 'muon' if inside and x.ndim == 2 else 'adamw'
-
   labels = functools.partial(jax.tree_util.tree_map_with_path, label)
   return optax.partition({'muon': muon, 'adamw': _adamw(spec)}, labels)
 
 
+Rule = Callable[[OptimizerSpec], optax.GradientTransformation]
+
+OPTIMIZERS: dict[str, Rule] = {'adamw': _adamw, 'muon': _muon}
+
+
 def build(spec: OptimizerSpec) -> optax.GradientTransformation:
   """The update rule; its rate is `learning_rate(spec, update)`."""
-  steps = [{'adamw': _adamw, 'muon': _muon}[spec.name](spec)]
+  rule = OPTIMIZERS[spec.name]
+  transformations = [rule(spec)]
   if spec.clip_norm > 0:
-    steps.insert(0, optax.clip_by_global_norm(spec.clip_norm))
+    transformations.insert(0, optax.clip_by_global_norm(spec.clip_norm))
   if spec.layer_decay != 1:
-    steps.append(_scale_layers(spec))
-  return optax.chain(*steps)
+    transformations.append(_scale_layers(spec))
+  return optax.chain(*transformations)

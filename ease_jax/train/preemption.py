@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from typing import Any
+import types
 
 
 class Preempted(Exception):
@@ -10,21 +10,29 @@ class Preempted(Exception):
 
 
 class Sigterm:
-  """Remembers a SIGTERM instead of dying of it."""
+  """Remembers a SIGTERM instead of dying of it; a context manager.
+
+  Outside of the main thread, where Python handles no signals, it remembers
+  none.
+
+  Attributes:
+    received: whether one has come.
+  """
 
   def __init__(self):
     self.received = False
 
   def __enter__(self) -> 'Sigterm':
-    # Python lets only the main thread handle signals.
-    self._main = threading.current_thread() is threading.main_thread()
-    if self._main:
-      self._old = signal.signal(signal.SIGTERM, self._remember)
+    main_thread = threading.main_thread()
+    self._handles = threading.current_thread() is main_thread
+    if self._handles:
+      self._previous = signal.signal(signal.SIGTERM, self._remember)
     return self
 
-  def __exit__(self, *error: Any) -> None:
-    if self._main:
-      signal.signal(signal.SIGTERM, self._old)
+  def __exit__(self, *error: object) -> None:
+    if self._handles:
+      signal.signal(signal.SIGTERM, self._previous)
 
-  def _remember(self, *unused: Any) -> None:
+  def _remember(self, signum: int, frame: types.FrameType | None) -> None:
+    del signum, frame
     self.received = True

@@ -7,9 +7,9 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Protocol, TextIO
 
-from ease_jax.config import ConfigError
+from ease_jax.checks import ConfigError
 
 
 def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
@@ -34,6 +34,14 @@ def keep_until(path: pathlib.Path, step: int) -> None:
     if event['step'] <= step:
       kept.append(line + '\n')
   write_atomic(path, ''.join(kept))
+
+
+class Board(Protocol):
+  """What is used of tensorboardX's SummaryWriter."""
+
+  def add_scalar(self, tag: str, value: float, step: int, /) -> object: ...
+
+  def close(self) -> object: ...
 
 
 class Writers:
@@ -65,15 +73,17 @@ class Writers:
     keep_until(path, resume_step)
     # Line by line, so that a killed run leaves all but the last.
     self._file = path.open('a', encoding='utf-8', buffering=1)
-    self._total, self._stream = total_steps, stream
-    self._terminal = stream.isatty()
+    self._stream = stream
+    self._is_terminal = stream.isatty()
     self._unfinished = False  # the cursor stands at the end of a line
-    self._start = time.monotonic(), resume_step
+    self._total_steps = total_steps
+    self._first_step = resume_step
+    self._start_s = time.monotonic()
 
   def __enter__(self) -> 'Writers':
     return self
 
-  def __exit__(self, *error: Any) -> None:
+  def __exit__(self, *error: object) -> None:
     if self._unfinished:
       self._stream.write('\n')
     self._file.close()
@@ -92,9 +102,12 @@ class Writers:
       values: finite numbers.
     """
     # A loss that is infinite stops a run elsewhere; JSON has no word for it.
-    values = {k: v for k, v in values.items() if math.isfinite(v)}
+    values = {
+      name: value for name, value in values.items() if math.isfinite(value)
+    }
     event = {'step': step, 'time': round(wall_s, 3), 'split': split, **values}
-    self._file.write(json.dumps(event, allow_nan=False) + '\n')
+    line = json.dumps(event, allow_nan=False)
+    self._file.write(line + '\n')
     if self._board:
       for name, value in values.items():
         self._board.add_scalar(f'{split}/{name}', value, step)
@@ -104,15 +117,16 @@ class Writers:
       self._evaluation(step, split, values)
 
   def _progress(self, step: int, values: Mapping[str, float]) -> None:
-    if not self._terminal:
+    if not self._is_terminal:
       return
     self._unfinished = True
-    start, first = self._start
-    pace = (time.monotonic() - start) / max(step - first, 1)
+    seconds = time.monotonic() - self._start_s
+    pace = seconds / max(step - self._first_step, 1)
+    left = duration(pace * (self._total_steps - step))
     self._stream.write(
-      f'\r\x1b[Kstep {step}/{self._total}  loss {values["loss"]:.4f}  '
-      f'{values["tokens_per_s"]:,.0f} tokens/s  '
-      f'{duration(pace * (self._total - step))} left'
+      f'\r\x1b[Kstep {step}/{self._total_steps}  '
+      f'loss {values["loss"]:.4f}  '
+      f'{values["tokens_per_s"]:,.0f} tokens/s  {left} left'
     )
     self._stream.flush()
 
@@ -120,16 +134,16 @@ class Writers:
     self, step: int, split: str, values: Mapping[str, float]
   ) -> None:
     self._unfinished = False
-    clear = '\r\x1b[K' if self._terminal else ''
+    clear = '\r\x1b[K' if self._is_terminal else ''
     self._stream.write(
-      f'{clear}step {step}/{self._total}  {split} loss '
-      f'{values["loss"]:.4f}  best {values["best_loss"]:.4f}\n'
+      f'{clear}step {step}/{self._total_steps}  '
+      f'{split} loss {values["loss"]:.4f}  best {values["best_loss"]:.4f}\n'
     )
     self._stream.flush()
 
 
 def duration(seconds: float) -> str:
-  """90.4 -> 1:30; 3700 -> 1:01:40."""
+  """Seconds as a clock shows them: 90.4 is 1:30, 3700 is 1:01:40."""
   minutes, second = divmod(round(seconds), 60)
   hours, minute = divmod(minutes, 60)
   if hours:
@@ -137,7 +151,7 @@ def duration(seconds: float) -> str:
   return f'{minute}:{second:02}'
 
 
-def _open_board(workdir: str | os.PathLike[str], resume_step: int) -> Any:
+def _open_board(workdir: str | os.PathLike[str], resume_step: int) -> Board:
   try:
     import tensorboardX  # pyright: ignore[reportMissingImports]
   except ImportError:

@@ -33,12 +33,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager  # the files are local
-    c: Any = self.builder_config
-    documents = text.load(text.find(c.paths), 'path')
-    splits = text.split(documents, c.select_fraction, c.test_fraction)
-    return {
-      name: self._generate_examples(texts) for name, texts in splits.items()
-    }
+    config: Any = self.builder_config  # TFDS knows only its own class
+    documents = text.load(text.find(config.paths), 'path')
+    splits = text.split(documents, config.select_fraction, config.test_fraction)
+    return {name: self._generate_examples(splits[name]) for name in splits}
 
   def _generate_examples(
     self, texts: list[str]

@@ -1,0 +1,246 @@
+"""Tasks: what is learned, from which batches, and how well it is done.
+
+A task is all that training and evaluation know about data. Language
+modelling is one; another is a class that does what `Task` says and an entry
+in `TASKS`, which the config's field `data.task` names.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, Protocol
+
+import chex
+import numpy as np
+
+from ease_jax.checks import one_of
+from ease_jax.data import corpus as corpora
+from ease_jax.data import pipeline
+from ease_jax.data.corpus import Corpus
+from ease_jax.data.pipeline import Batch, BatchIterator
+from ease_jax.data.spec import DataSpec
+
+
+class Task(Protocol):
+  """What training, evaluation and reports ask of a task.
+
+  Attributes:
+    attention: 'causal' when a token sees only earlier ones, 'full' when it
+      sees all.
+    unit: what exits at once: a 'token', or a whole 'sequence'.
+  """
+
+  attention: ClassVar[str]
+  unit: ClassVar[str]
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of token ids, V."""
+    ...
+
+  @property
+  def seq_len(self) -> int:
+    """Positions of each row of a batch, T."""
+    ...
+
+  @property
+  def splits(self) -> Mapping[str, int]:
+    """The names of the splits and their sizes in tokens."""
+    ...
+
+  def train_batches(self, batch_size: int, seed: int) -> BatchIterator:
+    """Endless batches of the training split; their order follows the seed.
+
+    Args:
+      batch_size: B, rows of each batch.
+      seed: fixes the order.
+    """
+    ...
+
+  def eval_batches(
+    self, split: str, batch_size: int, max_tokens: int = 0
+  ) -> Iterator[Batch]:
+    """Batches that hold each target of a split once.
+
+    Args:
+      split: its name.
+      batch_size: B; the last batch is padded to it, with mask 0.
+      max_tokens: about so many targets, spread over the split; 0 = all.
+    """
+    ...
+
+  def beginning(self, split: str, num_tokens: int) -> 'Task':
+    """The task that has this split alone, and of it the first targets.
+
+    Args:
+      split: its name.
+      num_tokens: targets that are kept, in the order of the split.
+    """
+    ...
+
+  def quality(
+    self,
+    nll_RxT: np.ndarray,
+    correct_RxT: np.ndarray,
+    mask_RxT: np.ndarray,
+    target_RxT: np.ndarray,
+  ) -> dict[str, float]:
+    """How well predictions do; the keys are those of `results.json`.
+
+    Args:
+      nll_RxT: loss of each prediction in nats.
+      correct_RxT: whether the likeliest token is the target, bool.
+      mask_RxT: above 0 where a target counts.
+      target_RxT: the targets, int32.
+    """
+    ...
+
+  def token_text(self, token: int) -> str:
+    """How a report displays a token."""
+    ...
+
+  def to_json(self) -> dict[str, str | int]:
+    """What `results.json` says about the data."""
+    ...
+
+
+TaskMaker = Callable[[DataSpec, str | os.PathLike[str]], Task]
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelling:
+  """Each token of a text is predicted from those before it.
+
+  Attributes:
+    corpus: the text as tokens.
+    seq_len: T, tokens of a window; no token sees beyond its own.
+  """
+
+  attention: ClassVar[str] = 'causal'
+  unit: ClassVar[str] = 'token'
+
+  corpus: Corpus
+  seq_len: int
+
+  @property
+  def vocab_size(self) -> int:
+    return self.corpus.tokenizer.vocab_size
+
+  @property
+  def splits(self) -> dict[str, int]:
+    tokens = self.corpus.splits
+    return {name: len(tokens[name]) for name in tokens}
+
+  @property
+  def eos_id(self) -> int:
+    """The token between two documents."""
+    return self.corpus.tokenizer.eos_id
+
+  def train_batches(self, batch_size: int, seed: int) -> BatchIterator:
+    tokens = self.corpus.splits['train']
+    return pipeline.train_iterator(tokens, self.seq_len, batch_size, seed)
+
+  def eval_batches(
+    self, split: str, batch_size: int, max_tokens: int = 0
+  ) -> Iterator[Batch]:
+    tokens = self.corpus.splits[split]
+    return pipeline.eval_batches(tokens, self.seq_len, batch_size, max_tokens)
+
+  def beginning(self, split: str, num_tokens: int) -> 'LanguageModelling':
+    # The first token is seen, never predicted.
+    tokens = self.corpus.splits[split][: num_tokens + 1]
+    corpus = dataclasses.replace(self.corpus, splits={split: tokens})
+    return dataclasses.replace(self, corpus=corpus)
+
+  def quality(
+    self,
+    nll_RxT: np.ndarray,
+    correct_RxT: np.ndarray,
+    mask_RxT: np.ndarray,
+    target_RxT: np.ndarray,
+  ) -> dict[str, float]:
+    """Mean loss, perplexity, bits per byte and accuracy.
+
+    Sums run over unmasked tokens in float64, so that neither batch size nor a
+    ragged last batch changes them.
+
+    Args:
+      nll_RxT: loss of each token in nats.
+      correct_RxT: whether the likeliest token is the target, bool.
+      mask_RxT: above 0 where a target counts.
+      target_RxT: the targets, int32.
+
+    Returns:
+      nll (nats per token), ppl (its exponential), bits_per_byte (of UTF-8),
+      accuracy (a share).
+    """
+    chex.assert_rank(nll_RxT, 2)
+    chex.assert_equal_shape([nll_RxT, correct_RxT, mask_RxT, target_RxT])
+    mask = mask_RxT > 0
+    num_tokens = int(mask.sum())
+    token_bytes_V = self.corpus.tokenizer.token_bytes
+    num_bytes = int(token_bytes_V[target_RxT[mask]].sum())
+
+    total = float(nll_RxT[mask].sum(dtype=np.float64))
+    nll = total / num_tokens
+    return {
+      'nll': nll,
+      'ppl': math.exp(nll),
+      'bits_per_byte': total / math.log(2) / num_bytes,
+      'accuracy': float(correct_RxT[mask].mean(dtype=np.float64)),
+    }
+
+  def token_text(self, token: int) -> str:
+    return self.corpus.tokenizer.token_text(token)
+
+  def encode(self, text: str) -> np.ndarray:
+    """The tokens of a text, [N] int32."""
+    return self.corpus.tokenizer.encode(text)
+
+  def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+    """The text of tokens."""
+    return self.corpus.tokenizer.decode(tokens)
+
+  def to_json(self) -> dict[str, str | int]:
+    sizes = {f'{name}_tokens': size for name, size in self.splits.items()}
+    return {
+      'source': self.corpus.source,
+      'tokenizer': self.corpus.tokenizer.name,
+      'sha256': self.corpus.sha256,
+      **sizes,
+    }
+
+
+def language_modelling(
+  spec: DataSpec, workdir: str | os.PathLike[str]
+) -> LanguageModelling:
+  """Language modelling on the text of a spec.
+
+  Args:
+    spec: which text, and the length of a window.
+    workdir: receives `tokenizer.json`. A BPE that lies there is used again.
+
+  Raises:
+    ConfigError: the data is missing, unreadable or too short.
+  """
+  corpus = corpora.load(spec, workdir)
+  return LanguageModelling(corpus=corpus, seq_len=spec.seq_len)
+
+
+TASKS: dict[str, TaskMaker] = {'language': language_modelling}
+
+
+def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Task:
+  """The task of a spec, with its data read.
+
+  Args:
+    spec: its field `task` names an entry of TASKS.
+    workdir: of the run; a task may keep there what encodes its data.
+
+  Raises:
+    ConfigError: there is no such task, or its data cannot be used.
+  """
+  one_of('data.task', spec.task, TASKS)
+  make_task = TASKS[spec.task]
+  return make_task(spec, workdir)
