@@ -1,4 +1,17 @@
-"""Strict JAX, for every test."""
+"""Strict JAX for every test, and one compilation cache for a whole run."""
+
+import os
+import tempfile
+
+# Read by JAX when it is imported, here and in the processes that tests start.
+if 'PYTEST_XDIST_WORKER' not in os.environ:  # a worker has its parent's
+  COMPILED = tempfile.TemporaryDirectory(prefix='ease_jax_tests_')
+  os.environ |= {
+    'JAX_COMPILATION_CACHE_DIR': COMPILED.name,  # empty, gone after the run
+    'JAX_COMPILATION_CACHE_MAX_SIZE': str(8 << 30),  # with one, it has a lock
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+  }
 
 import jax
 import pytest

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import reference
 from ease_jax import config, decode
 from ease_jax import model as model_lib
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.decode import step as steps
 from ease_jax.evaluate import passes
+from ease_jax.model.body import evaluation_key
+from ease_jax.model.layers import positions
 
 VOCAB = 23
 # Short names of nested fields of the section `model`.
@@ -136,6 +139,45 @@ def assert_trees_close(a, b, rtol=1e-5, atol=1e-6):
   assert jax.tree.structure(a) == jax.tree.structure(b)
   close = lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
   jax.tree.map(close, a, b)
+
+
+def plain(model, params):
+  """The same model as `reference` writes it."""
+  cfg = model.cfg
+  cells = {
+    'stack': lambda: reference.stack_cells(cfg.num_layers, cfg.readouts),
+    'refine': lambda: reference.refine_cells(
+      cfg.num_layers, cfg.readouts, cfg.segments
+    ),
+    'hrm': lambda: reference.hrm_cells(
+      cfg.num_layers, cfg.cycles, cfg.cycle_steps, cfg.segments
+    ),
+  }
+  return reference.Decoder(
+    params=reference.float64(params),
+    cells=cells[cfg.body](),
+    num_heads=cfg.num_heads,
+    num_kv_heads=cfg.num_kv_heads,
+    rope_base=cfg.rope_base,
+    norm=cfg.block_norm,
+    inject=cfg.carry_inject,
+    embed_scale=cfg.dim**0.5 if cfg.body == 'hrm' else 1.0,
+  )
+
+
+def first_streams(model, params, length):
+  """[T, D] of each stream that a row starts with besides its input."""
+  bound = model.bind({'params': params})
+  x_BxTxD = jnp.zeros((1, length, model.cfg.dim))
+  carry = bound.init_carry(x_BxTxD, positions(length), evaluation_key())
+  if model.cfg.body == 'stack':
+    return {}
+  if model.cfg.body == 'refine':
+    return {'state': np.asarray(carry[0], np.float64)}
+  return {
+    'low': np.asarray(carry.low_BxTxD[0], np.float64),
+    'high': np.asarray(carry.high_BxTxD[0], np.float64),
+  }
 
 
 class Decoded(NamedTuple):

@@ -1,0 +1,362 @@
+"""A plain decoder in NumPy that the package's models must agree with.
+
+It is written from the equations, runs one token after the other in float64
+with lists of keys and values, and shares nothing with the package but the
+names of the parameters. A model is a list of cells; the functions at the end
+write the lists of the stack, of iterative refinement and of HRM.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Params = Mapping[str, Any]
+KV = tuple[np.ndarray, np.ndarray]  # rotated keys and values, [G, D/H] each
+INPUT = 'x'  # the stream that holds the embedded token
+
+
+class Cell(NamedTuple):
+  """One call of one block.
+
+  Attributes:
+    block: number of the block whose parameters it uses.
+    reads: the streams that are combined to its input; with none, the input is
+      what the cell before has made.
+    writes: the stream that its result becomes, if any.
+    readout: number of the norm through which its result is read, if it is.
+  """
+
+  block: int
+  reads: tuple[str, ...] = ()
+  writes: str | None = None
+  readout: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+  """A model: its parameters, its cells, and what the shapes do not tell.
+
+  Attributes:
+    params: the tree of the package, in float64.
+    cells: in the order in which a token runs them.
+    num_heads: query heads.
+    num_kv_heads: heads of keys and values.
+    rope_base: base of the rotary frequencies.
+    norm: 'pre', on the input of each branch, or 'post', on each sum.
+    inject: 'add', 'concat' or 'gate': how two streams are combined.
+    embed_scale: factor on embedded tokens.
+  """
+
+  params: Params
+  cells: Sequence[Cell]
+  num_heads: int
+  num_kv_heads: int
+  rope_base: float = 10000.0
+  norm: str = 'pre'
+  inject: str = 'add'
+  embed_scale: float = 1.0
+
+
+class Token(NamedTuple):
+  """What became of one token."""
+
+  readout: int  # that answered, counted from 0 through all cells
+  normed_D: np.ndarray  # the state that it read, after its norm
+  state_K: list[np.ndarray]  # before the norm, of the readouts that were passed
+
+
+def float64(tree: Any) -> Any:
+  """The same tree with float64 leaves."""
+  if isinstance(tree, Mapping):
+    return {name: float64(branch) for name, branch in tree.items()}
+  return np.asarray(tree, np.float64)
+
+
+# ---------------------------------------------------------------- one block
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+  e = np.exp(x - x.max())
+  return e / e.sum()
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+  return 1 / (1 + np.exp(-x))
+
+
+def rms_norm(params: Params, x_D: np.ndarray) -> np.ndarray:
+  return x_D / np.sqrt(np.mean(x_D**2) + 1e-6) * params['scale']
+
+
+def rotated(x_HxD: np.ndarray, position: int, base: float) -> np.ndarray:
+  """Turns the pairs (i, i + D/2) of each head by position * base^(-2i/D)."""
+  half = x_HxD.shape[-1] // 2
+  angle = position * base ** (-np.arange(half) / half)
+  pairs = x_HxD[:, :half] + 1j * x_HxD[:, half:]
+  turned = pairs * np.exp(1j * angle)
+  return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def projected(params: Params, x_D: np.ndarray, num_heads: int) -> np.ndarray:
+  """[H, D/H]."""
+  return (x_D @ params['kernel']).reshape(num_heads, -1)
+
+
+def branch_input(model: Decoder, norm: Params, h_D: np.ndarray) -> np.ndarray:
+  return rms_norm(norm, h_D) if model.norm == 'pre' else h_D
+
+
+def branch_sum(model: Decoder, norm: Params, h_D: np.ndarray) -> np.ndarray:
+  return rms_norm(norm, h_D) if model.norm == 'post' else h_D
+
+
+def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
+  """What other tokens see of a token with this state, in this block."""
+  params = model.params[f'layer_{block}']
+  x_D = branch_input(model, params['attention_norm'], h_D)
+  key_GxD = projected(params['key'], x_D, model.num_kv_heads)
+  value_GxD = projected(params['value'], x_D, model.num_kv_heads)
+  return rotated(key_GxD, position, model.rope_base), value_GxD
+
+
+def attention(
+  model: Decoder, block: int, h_D: np.ndarray, position: int, seen: list[KV]
+) -> np.ndarray:
+  """The attention branch of one token that sees a list of keys and values."""
+  params = model.params[f'layer_{block}']
+  x_D = branch_input(model, params['attention_norm'], h_D)
+  query_HxD = projected(params['query'], x_D, model.num_heads)
+  query_HxD = rotated(query_HxD, position, model.rope_base)
+
+  queries_per_group = model.num_heads // model.num_kv_heads
+  mixed = []
+  for head, query_D in enumerate(query_HxD):
+    group = head // queries_per_group
+    key_CxD = np.stack([key[group] for key, _ in seen])
+    value_CxD = np.stack([value[group] for _, value in seen])
+    weight_C = softmax(key_CxD @ query_D / np.sqrt(len(query_D)))
+    mixed.append(weight_C @ value_CxD)
+  return np.concatenate(mixed) @ params['out']['kernel']
+
+
+def mlp(params: Params, x_D: np.ndarray) -> np.ndarray:
+  """SwiGLU where there is a gate, GELU (its tanh form) where there is none."""
+  up_F = x_D @ params['up']['kernel']
+  if 'gate' in params:
+    gate_F = x_D @ params['gate']['kernel']
+    inner_F = up_F * gate_F * sigmoid(gate_F)
+  else:
+    cubic_F = np.sqrt(2 / np.pi) * (up_F + 0.044715 * up_F**3)
+    inner_F = 0.5 * up_F * (1 + np.tanh(cubic_F))
+  return inner_F @ params['down']['kernel']
+
+
+def through_block(
+  model: Decoder, block: int, h_D: np.ndarray, position: int, seen: list[KV]
+) -> np.ndarray:
+  """The state of a token after a block."""
+  params = model.params[f'layer_{block}']
+  h_D = h_D + attention(model, block, h_D, position, seen)
+  h_D = branch_sum(model, params['attention_norm'], h_D)
+  h_D = h_D + mlp(params['mlp'], branch_input(model, params['mlp_norm'], h_D))
+  return branch_sum(model, params['mlp_norm'], h_D)
+
+
+# ------------------------------------------------------- streams and readouts
+
+
+def embedded(model: Decoder, token: int) -> np.ndarray:
+  return model.params['embed'][token] * model.embed_scale
+
+
+def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
+  """One input from the streams that a cell reads."""
+  if len(values) == 1 or model.inject == 'add':
+    return np.sum(values, axis=0)
+  x_D, state_D = values
+  injected_D = np.concatenate([x_D, state_D]) @ model.params['inject']['kernel']
+  if model.inject == 'concat':
+    return injected_D
+  return x_D + sigmoid(injected_D) * state_D
+
+
+def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
+  """Through the one norm of all readouts, or through this readout's own."""
+  shared = model.params.get('readout_norm')
+  norm = model.params[f'readout_norm_{readout}'] if shared is None else shared
+  return rms_norm(norm, h_D)
+
+
+def logits(model: Decoder, normed_D: np.ndarray) -> np.ndarray:
+  """[V], from the unembedding, which is the embedding where they are tied."""
+  table_VxD = model.params.get('unembed', model.params['embed'])
+  return table_VxD @ normed_D
+
+
+# ------------------------------------------------------------------- decoding
+
+
+def left_behind(
+  model: Decoder,
+  policy: str,
+  block: int,
+  exit_state_D: np.ndarray,
+  position: int,
+  made: dict[int, KV],
+) -> KV | None:
+  """What a cell that an exited token does not run shows of it, if anything.
+
+  Args:
+    model: the model.
+    policy: copy_state, drop or latest.
+    block: the block of the cell.
+    exit_state_D: the state at which the token exited.
+    position: of the token.
+    made: the keys and values that each block has last made of the token.
+  """
+  if policy == 'drop':
+    return None
+  if policy == 'latest' and block in made:
+    return made[block]
+  return key_value(model, block, exit_state_D, position)
+
+
+def decode_token(
+  model: Decoder,
+  stream: dict[str, np.ndarray],
+  position: int,
+  caches: list[list[KV]],
+  threshold_K: Sequence[float],
+  policy: str,
+) -> Token:
+  """Runs one token and adds its keys and values to each cell's cache.
+
+  Args:
+    model: the model.
+    stream: what the token's streams hold at first.
+    position: of the token.
+    caches: what each cell sees of the tokens before.
+    threshold_K: a readout answers if its highest probability is at least its
+      threshold; the last readout answers in any case.
+    policy: recompute, copy_state, drop or latest.
+  """
+  stream = dict(stream)
+  h_D = stream[INPUT]
+  exit_state_D = None
+  answer = None
+  made: dict[int, KV] = {}
+  state_K: list[np.ndarray] = []
+
+  for cell, cache in zip(model.cells, caches, strict=True):
+    if answer is not None and policy != 'recompute':
+      kv = left_behind(model, policy, cell.block, exit_state_D, position, made)
+      if kv is not None:
+        cache.append(kv)
+      continue
+
+    if cell.reads:
+      h_D = combined(model, [stream[name] for name in cell.reads])
+    made[cell.block] = key_value(model, cell.block, h_D, position)
+    cache.append(made[cell.block])
+    h_D = through_block(model, cell.block, h_D, position, cache)
+    if cell.writes is not None:
+      stream[cell.writes] = h_D
+
+    if cell.readout is None:
+      continue
+    k = len(state_K)
+    state_K.append(h_D)
+    normed_D = normed(model, cell.readout, h_D)
+    confidence = softmax(logits(model, normed_D)).max()
+    is_last = k == len(threshold_K) - 1
+    if answer is None and (is_last or confidence >= threshold_K[k]):
+      answer = k, normed_D
+      exit_state_D = h_D
+
+  return Token(*answer, state_K)
+
+
+def decode(
+  model: Decoder,
+  token_T: Sequence[int],
+  threshold_K: Sequence[float],
+  policy: str,
+  start: Mapping[str, np.ndarray] | None = None,
+) -> list[Token]:
+  """Runs the tokens of one row after each other.
+
+  Args:
+    model: the model.
+    token_T: the row.
+    threshold_K, policy: as for `decode_token`.
+    start: [T, D] of each stream besides the input; a stream that is not given
+      begins with the parameter `first` or, without that, with zeros.
+  """
+  caches: list[list[KV]] = [[] for _ in model.cells]
+  names = {name for cell in model.cells for name in cell.reads} - {INPUT}
+  tokens = []
+  for position, token in enumerate(token_T):
+    x_D = embedded(model, token)
+    first_D = model.params.get('first', np.zeros_like(x_D))
+    stream = {INPUT: x_D}
+    for name in names:
+      given = start is not None and name in start
+      stream[name] = start[name][position] if given else first_D
+    tokens.append(
+      decode_token(model, stream, position, caches, threshold_K, policy)
+    )
+  return tokens
+
+
+def every_state(
+  model: Decoder,
+  token_T: Sequence[int],
+  start: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
+  """States of all readouts when no token exits, [K, T, D]."""
+  num = sum(cell.readout is not None for cell in model.cells)
+  tokens = decode(model, token_T, [np.inf] * num, 'recompute', start)
+  return np.stack([token.state_K for token in tokens], axis=1)
+
+
+# ------------------------------------------------------------- lists of cells
+
+
+def stack_cells(num_layers: int, readouts: Sequence[int]) -> list[Cell]:
+  """Blocks on each other, read after some of them (counted from 1)."""
+  number = {layer: r for r, layer in enumerate(readouts)}
+  return [Cell(i, readout=number.get(i + 1)) for i in range(num_layers)]
+
+
+def refine_cells(
+  num_layers: int, readouts: Sequence[int], segments: int
+) -> list[Cell]:
+  """The stack again and again: h = stack(x combined with state), state = h."""
+  segment = stack_cells(num_layers, readouts)
+  segment[0] = segment[0]._replace(reads=(INPUT, 'state'))
+  segment[-1] = segment[-1]._replace(writes='state')
+  return segment * segments
+
+
+def hrm_cells(
+  num_layers: int, cycles: int, cycle_steps: int, segments: int
+) -> list[Cell]:
+  """Cycles of some updates of the low state and one of the high state.
+
+  low = L(low + high + x) and high = H(high + low), where L is the first
+  `num_layers` blocks and H the rest; a segment ends with a readout of high.
+  """
+
+  def module(first: int, reads: tuple[str, ...], writes: str) -> list[Cell]:
+    cells = [Cell(first + i) for i in range(num_layers)]
+    cells[0] = cells[0]._replace(reads=reads)
+    cells[-1] = cells[-1]._replace(writes=writes)
+    return cells
+
+  low = module(0, ('low', 'high', INPUT), 'low')
+  high = module(num_layers, ('high', 'low'), 'high')
+  segment = (low * cycle_steps + high) * cycles
+  segment[-1] = segment[-1]._replace(readout=0)
+  return segment * segments
