@@ -16,9 +16,10 @@ from ease_jax.checks import need
 from ease_jax.core.signals import SIGNALS
 
 ConfigDict = ml_collections.ConfigDict
+Config = Any  # a ConfigDict, whose fields a type checker cannot know
 
 
-def base() -> ConfigDict:
+def base() -> Config:
   """The locked default config; every field a run may change."""
   c = ConfigDict()
   c.seed = 0  # drives initialisation, dropout and data order
@@ -31,7 +32,7 @@ def base() -> ConfigDict:
   return c.lock()
 
 
-def _add_data(c: ConfigDict) -> None:
+def _add_data(c: Config) -> None:
   c.data = ConfigDict()
   c.data.task = 'language'  # what is learned, one of data.task.TASKS
   c.data.source = 'stdlib'  # or text, tfds
@@ -48,7 +49,7 @@ def _add_data(c: ConfigDict) -> None:
   c.data.seq_len = 128  # T: tokens per training and evaluation window
 
 
-def _add_model(c: ConfigDict) -> None:
+def _add_model(c: Config) -> None:
   c.model = ConfigDict()
   c.model.body = 'stack'  # one of model.BODIES
   c.model.segments = 1  # S: runs of the body's segment; stack has one
@@ -82,7 +83,7 @@ def _add_model(c: ConfigDict) -> None:
   c.model.hrm.cycle_steps = 2  # T: updates of the low state in each of them
 
 
-def _add_loss(c: ConfigDict) -> None:
+def _add_loss(c: Config) -> None:
   c.loss = ConfigDict()
   c.loss.weights = 'final'  # one of core.weights.WEIGHTS
   c.loss.chosen = ()  # weights='chosen': ((layer, weight), ...)
@@ -101,7 +102,7 @@ def _add_loss(c: ConfigDict) -> None:
   c.loss.gate_exploration = 0.1  # q_halt: chance that a token must go on long
 
 
-def _add_training(c: ConfigDict) -> None:
+def _add_training(c: Config) -> None:
   c.optimizer = ConfigDict()
   c.optimizer.name = 'adamw'  # or muon for the matrices inside layers
   c.optimizer.learning_rate = 1e-3  # peak
@@ -129,7 +130,7 @@ def _add_training(c: ConfigDict) -> None:
   c.train.profile = False  # write a profiler trace of steps 10 to 15
 
 
-def _add_exits(c: ConfigDict) -> None:
+def _add_exits(c: Config) -> None:
   c.evaluate = ConfigDict()
   c.evaluate.batch_size = 16  # windows per evaluation batch
   c.evaluate.select_split = 'select'  # thresholds are chosen here
@@ -160,7 +161,7 @@ def _add_exits(c: ConfigDict) -> None:
   c.generate.prefill = 'exits'  # prompt tokens exit too; or full: they do not
 
 
-def with_section(c: ConfigDict, path: str, **fields: Any) -> ConfigDict:
+def with_section(c: Config, path: str, **fields: Any) -> Config:
   """A copy with one more section, for the fields of a method of one's own.
 
   Args:
@@ -183,7 +184,7 @@ def with_section(c: ConfigDict, path: str, **fields: Any) -> ConfigDict:
   return c.lock()
 
 
-def with_argument(c: ConfigDict, argument: str) -> ConfigDict:
+def with_argument(c: Config, argument: str) -> Config:
   """A copy with the text after the colon of `--config=file.py:argument`.
 
   `smoke` shrinks any run to seconds on a small model and the built-in corpus,

@@ -3,10 +3,10 @@
 import copy
 
 from ease_jax import config
-from ease_jax.config import ConfigDict
+from ease_jax.config import Config
 
 
-def small() -> ConfigDict:
+def small() -> Config:
   """Byte level on the standard library, minutes on two cores.
 
   8 layers of width 96 (0.8 M parameters), 1,200 updates of 16 windows of 128
@@ -40,7 +40,7 @@ def small() -> ConfigDict:
   return c
 
 
-def wikitext2(folder: str) -> ConfigDict:
+def wikitext2(folder: str) -> Config:
   """Characters of WikiText-2 on the small models of the research memo.
 
   One to eight layers of width 64, windows of 64 characters, 16 in a batch,
@@ -68,7 +68,7 @@ def wikitext2(folder: str) -> ConfigDict:
   return c
 
 
-def refinement(c: ConfigDict, segments: int, num_layers: int) -> ConfigDict:
+def refinement(c: Config, segments: int, num_layers: int) -> Config:
   """A copy with the same layers run several times (IRT)."""
   c = copy.deepcopy(c)
   c.model.body = 'refine'
@@ -77,7 +77,7 @@ def refinement(c: ConfigDict, segments: int, num_layers: int) -> ConfigDict:
   return c
 
 
-def hrm(c: ConfigDict, segments: int, num_layers: int) -> ConfigDict:
+def hrm(c: Config, segments: int, num_layers: int) -> Config:
   """A copy that is HRM with halting by Q-learning.
 
   Its states are normed after each sum and start as one fixed vector each, as

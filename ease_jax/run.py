@@ -10,7 +10,7 @@ from ease_jax import decode, report, specs
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
-from ease_jax.config import ConfigDict
+from ease_jax.config import Config
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data import load_tokenizer
 from ease_jax.data.task import Task
@@ -20,6 +20,7 @@ from ease_jax.decode.text import Trained
 from ease_jax.evaluate import clock, evaluation
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
+from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.model import Body
 from ease_jax.provenance import provenance
@@ -37,7 +38,7 @@ Path = str | os.PathLike[str]
 
 
 def run(
-  config: ConfigDict,
+  config: Config,
   workdir: Path,
   mode: str = 'all',
   prompt: str | None = None,
@@ -124,8 +125,8 @@ def _evaluate(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
   results = Results(
     seed=run_specs.seed,
     model=evaluation.model_facts(model, params),
-    data=results_lib.DataFacts(**task.to_json()),
-    train=results_lib.TrainFacts(**train),
+    data=DataFacts.from_json(task.to_json()),
+    train=TrainFacts.from_json(train),
     readouts=found.readouts,
     sweep=found.sweep,
     chosen=found.chosen,
@@ -145,7 +146,7 @@ def _report(folder: pathlib.Path) -> None:
   print(f'Report: {page.resolve()}')
 
 
-def load_model(config: ConfigDict, workdir: Path) -> Trained:
+def load_model(config: Config, workdir: Path) -> Trained:
   """Model, parameters and tokenizer of the best checkpoint of a run.
 
   Raises:
@@ -176,7 +177,7 @@ def chosen_point(workdir: Path) -> OperatingPoint | None:
   return results_lib.load(path).chosen.point
 
 
-def _generate(config: ConfigDict, folder: pathlib.Path, prompt: str) -> None:
+def _generate(config: Config, folder: pathlib.Path, prompt: str) -> None:
   trained = load_model(config, folder)
   run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
   options = _options(run_specs, trained)
@@ -244,7 +245,7 @@ def _draft(
   return best
 
 
-def _export(config: ConfigDict, folder: pathlib.Path) -> None:
+def _export(config: Config, folder: pathlib.Path) -> None:
   """Writes the decoder at the run's operating point, for one row."""
   method = config.generate.method
   if method == 'speculative':
@@ -265,7 +266,7 @@ def _export(config: ConfigDict, folder: pathlib.Path) -> None:
   print(f'Decoder: {path.resolve()}')
 
 
-def body_of(config: ConfigDict, vocab_size: int) -> Body:
+def body_of(config: Config, vocab_size: int) -> Body:
   """The model of a config, its parameters not yet made.
 
   Args:

@@ -9,7 +9,7 @@ import dataclasses
 from ease_jax import config as config_lib
 from ease_jax import model as model_lib
 from ease_jax.checks import need, one_of
-from ease_jax.config import ConfigDict
+from ease_jax.config import Config
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES
@@ -63,7 +63,7 @@ class Specs:
 
 
 def from_config(
-  config: ConfigDict, vocab_size: int = 1, attention: str = CAUSAL
+  config: Config, vocab_size: int = 1, attention: str = CAUSAL
 ) -> Specs:
   """The specs of a config.
 
@@ -133,7 +133,7 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   )
 
 
-def _check_unread(config: ConfigDict) -> None:
+def _check_unread(config: Config) -> None:
   """Refuses changes in the section of a body that is not used."""
   default = config_lib.base().model
 

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from ease_jax.checks import ConfigError, need
-from ease_jax.config import ConfigDict
+from ease_jax.config import Config
 from ease_jax.train import checkpoint
 from ease_jax.train.writers import write_atomic
 
@@ -27,7 +27,7 @@ FREE_FIELDS = (
 )
 
 
-def as_json(config: ConfigDict) -> Any:
+def as_json(config: Config) -> Any:
   """A config as plain JSON; infinite thresholds become strings."""
   return _plain(config.to_dict())
 
@@ -47,12 +47,12 @@ def dumps(tree: Any) -> str:
   return json.dumps(tree, indent=2, allow_nan=False) + '\n'
 
 
-def write_config(config: ConfigDict, folder: pathlib.Path) -> None:
+def write_config(config: Config, folder: pathlib.Path) -> None:
   """Writes `config.json`; from then on the directory is this config's."""
   write_atomic(folder / CONFIG, dumps(as_json(config)))
 
 
-def check_config(config: ConfigDict, folder: pathlib.Path) -> None:
+def check_config(config: Config, folder: pathlib.Path) -> None:
   """Refuses a directory that another config made; writes nothing.
 
   Raises:

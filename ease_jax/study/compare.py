@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ease_jax import machine
+from ease_jax import machine, specs
 from ease_jax import run as run_lib
+from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.results import Results
@@ -24,7 +25,6 @@ from ease_jax.study import statistics
 from ease_jax.study.study import Config, Study, folder_of
 from ease_jax.study.workers import Worker, ready
 from ease_jax.train.writers import write_atomic
-from ease_jax.validation import validate
 
 
 class Run(NamedTuple):
@@ -63,7 +63,7 @@ def compare(
 
   runs = _runs(study, workdir)
   for run in runs:
-    run_lib.check_config(run.config, pathlib.Path(run.folder))
+    folders.check_config(run.config, pathlib.Path(run.folder))
   todo = [run for run in runs if not _is_finished(run)]
   failed = _run_all(todo, len(runs), jobs)
 
@@ -87,7 +87,7 @@ def check_configs(study: Study) -> None:
   """Raises ConfigError if a variant cannot run; names it."""
   for name, config in study.variants.items():
     try:
-      validate(config)
+      specs.from_config(config)
     except ConfigError as error:
       raise ConfigError(f'variant {name!r}: {error}') from None
 
@@ -112,7 +112,7 @@ def _is_finished(run: Run) -> bool:
     return False
 
   there = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-  here = json.loads(json.dumps(run_lib.as_json(run.config)))
+  here = json.loads(json.dumps(folders.as_json(run.config)))
   return there == here
 
 

@@ -2,31 +2,14 @@
 
 import copy
 
-from ease_jax import model as model_lib
-from ease_jax.core.objective import LossSpec
-from ease_jax.model import Body
+from ease_jax import specs
 from ease_jax.study.study import Config
 
 
 def train_flops(c: Config, vocab_size: int) -> float:
   """Training FLOPs of a config that is not stopped early."""
-  body = _body(c, vocab_size)
-  loss = LossSpec.from_config(
-    c.loss,
-    body.grid,
-    per_segment=c.train.updates == 'per_segment',
-    carry_backprop=c.model.carry_backprop,
-  )
-  prices = body.costs_of_windows(c.data.seq_len)
-  per_token = prices.train_per_token(
-    loss.trained_K, loss.asked_K, ahead=loss.ahead
-  )
+  per_token = specs.from_config(c, vocab_size).train_flops
   return per_token * c.train.steps * c.train.batch_size * c.data.seq_len
-
-
-def _body(c: Config, vocab_size: int) -> Body:
-  cfg = model_lib.model_config(c.model, vocab_size, gates=c.loss.gates)
-  return model_lib.build(cfg)
 
 
 def with_equal_training(c: Config, like: Config, vocab_size: int) -> Config:
@@ -42,9 +25,7 @@ def with_equal_updates(c: Config, like: Config) -> Config:
 
 def _updates(c: Config) -> int:
   """Updates of the parameters in a whole run."""
-  if c.train.updates == 'per_segment':
-    return c.train.steps * c.model.segments
-  return c.train.steps
+  return c.train.steps * specs.from_config(c).optimizer.updates_per_step
 
 
 def with_equal_depth(c: Config, like: Config) -> Config:
@@ -56,7 +37,7 @@ def with_equal_depth(c: Config, like: Config) -> Config:
   """
   c = copy.deepcopy(c)
   last_only = tuple(c.model.readouts) == (c.model.num_layers,)
-  c.model.num_layers = _body(like, vocab_size=1).grid.depth
+  c.model.num_layers = specs.from_config(like).body.grid.depth
   c.model.readouts = (c.model.num_layers,) if last_only else ()
   return c
 
