@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from ease_jax import validation
+from ease_jax import specs
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'configs'
 FILES = sorted(FOLDER.glob('*.py'))
@@ -16,7 +16,7 @@ def test_every_config_is_valid(path, argument):
   scope = {}
   exec(compile(path.read_text(), path, 'exec'), scope)
   c = scope['get_config'](argument)
-  validation.validate(c)  # or it raises
+  specs.from_config(c)  # or it raises
   assert (c.train.steps <= 20) == (argument == 'smoke')
 
 

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 from small_run import make_config
 
-from ease_jax import model as model_lib
+from ease_jax import specs
 from ease_jax.study import equal, main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -21,8 +21,7 @@ def refined(c, segments=2, **train):
 
 
 def full_flops(c):
-  cfg = model_lib.model_config(c.model, VOCAB, gates=c.loss.gates)
-  return model_lib.build(cfg).costs(4.5).full
+  return specs.from_config(c, VOCAB).body.costs(4.5).full
 
 
 @pytest.mark.parametrize(

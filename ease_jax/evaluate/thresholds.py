@@ -87,7 +87,7 @@ class _Problem:
 
   def _reach(self, k: int, threshold_K: np.ndarray) -> np.ndarray:
     """Whether each token passes all readouts before k, [N]."""
-    return ~self._stops(threshold_K)[:k].any(0)
+    return np.logical_not(self._stops(threshold_K)[:k].any(0))
 
   def _next(self, k: int, threshold_K: np.ndarray) -> np.ndarray:
     """Where each token stops if it passes k, [N]."""

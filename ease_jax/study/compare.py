@@ -111,9 +111,8 @@ def _is_finished(run: Run) -> bool:
   if not (folder / results_lib.FILE).exists():
     return False
 
-  there = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-  here = json.loads(json.dumps(folders.as_json(run.config)))
-  return there == here
+  there = json.loads((folder / folders.CONFIG).read_text(encoding='utf-8'))
+  return there == folders.as_json(run.config)
 
 
 def _run_all(todo: Sequence[Run], total: int, jobs: int) -> list[str]:
