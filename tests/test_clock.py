@@ -91,6 +91,11 @@ def test_every_token_stops_where_the_evaluation_has_it_stop(body, policy):
   num = model.grid.num_readouts
   tokens = sweeps.task(test=97).corpus.splits['test'][:-1].reshape(-1, LENGTH)
   windows = [window[None] for window in tokens]
+  batch = {
+    'tokens': tokens,
+    'targets': tokens,
+    'mask': np.ones(tokens.shape, np.float32),
+  }
   exits = []
 
   for threshold in (0.05, 0.2, 0.5):
@@ -98,7 +103,7 @@ def test_every_token_stops_where_the_evaluation_has_it_stop(body, policy):
     exit_RxT = clock.decoding(model, params, windows, at)()
     masked = passes.masked_pass(
       params,
-      {'tokens': tokens, 'targets': tokens},
+      batch,
       jnp.asarray(at.threshold_K(num)),
       model=model,
       rule=at.rule,
