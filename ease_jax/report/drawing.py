@@ -73,6 +73,12 @@ def key(label: str, **style: Any) -> Line2D:
 
 def mark_chosen(ax: Axes, x: float, y: float) -> Line2D:
   """Draws a ring around the chosen point; returns its line of the legend."""
-  style: Style = dict(marker='o', mfc='none', mec=svg.DEPTH, mew=2.2, ls='')
+  style: Style = dict(
+    marker='o',
+    mfc='none',
+    mec=svg.DEPTH,
+    mew=2.2,
+    ls='',
+  )
   ax.plot([x], [y], ms=13, zorder=7, **style)
   return key('chosen point', ms=9, **style)

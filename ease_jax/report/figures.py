@@ -25,7 +25,14 @@ def exit_histogram(results: Results, width: float = drawing.WIDE) -> Figure:
   ax.grid(False)
   for k, fraction in enumerate(fractions):
     fill = (svg.DEPTH, svg.shade(k, num))
-    ax.barh(k, fraction, height=0.74, fc=fill, ec=svg.DEPTH, lw=0.8)
+    ax.barh(
+      k,
+      fraction,
+      height=0.74,
+      fc=fill,
+      ec=svg.DEPTH,
+      lw=0.8,
+    )
     ax.annotate(
       f'{100 * fraction:.1f}\u202f%',
       (fraction, k),
@@ -76,7 +83,15 @@ def _reliability_panel(ax: Axes, item: Calibration, segments: int) -> None:
   # The area of a dot is its share of the tokens.
   area = [8 + 260 * b.count / total for b in item.bins]
   fill = (colour, 0.35)
-  ax.scatter(confidence, accuracy, s=area, fc=fill, ec=colour, lw=0.9, zorder=4)
+  ax.scatter(
+    confidence,
+    accuracy,
+    s=area,
+    fc=fill,
+    ec=colour,
+    lw=0.9,
+    zorder=4,
+  )
 
   name = drawing.cell_name(item, segments)
   ax.set_title(f'{name}   ECE {item.ece:.3f}', fontsize=8.8)
@@ -145,7 +160,14 @@ def segments(results: Results, width: float = drawing.WIDE) -> Figure:
   }
   for number, (name, ppls) in enumerate(curves.items()):
     style = drawing.series(number)
-    ax.plot(number_of_segments, ppls, ms=5, lw=1.8, label=name, **style)
+    ax.plot(
+      number_of_segments,
+      ppls,
+      ms=5,
+      lw=1.8,
+      label=name,
+      **style,
+    )
 
   trained = results.model.segments
   ax.axvline(trained, lw=0.9, **drawing.GUIDE)

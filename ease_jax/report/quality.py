@@ -120,27 +120,53 @@ def _plot_signals(ax: Axes, results: Results) -> list[Line2D]:
     searched = _searched_curve(results, signal, policy)
     if searched:
       any_searched = True
-      ax.plot(*zip(*searched), lw=2.2, ms=5, zorder=4, **look)
+      ax.plot(
+        *zip(*searched),
+        lw=2.2,
+        ms=5,
+        zorder=4,
+        **look,
+      )
 
     scalar = _scalar_curve(results, signal, policy)
     alpha = 0.55 if searched else 1.0
-    ax.plot(*zip(*scalar), lw=1.3, ms=3.6, alpha=alpha, zorder=3, **look)
+    ax.plot(
+      *zip(*scalar),
+      lw=1.3,
+      ms=3.6,
+      alpha=alpha,
+      zorder=3,
+      **look,
+    )
 
     if policy != 'recompute' and _rows(results, signal, 'recompute', False):
       any_charged = True
       charged = _scalar_curve(results, signal, 'recompute')
       colour = look['color']
-      ax.plot(*zip(*charged), color=colour, alpha=0.5, zorder=2, **CHARGED)
+      ax.plot(
+        *zip(*charged),
+        color=colour,
+        alpha=0.5,
+        zorder=2,
+        **CHARGED,
+      )
 
+  return _keys(signals, any_searched, any_charged)
+
+
+def _keys(
+  signals: Sequence[str], searched: bool, charged: bool
+) -> list[Line2D]:
+  """The legend of the signals' colours and of the kinds of lines drawn."""
   lines = []
   for number, signal in enumerate(signals):
     lines.append(drawing.key(signal, lw=2, ms=4.5, **drawing.series(number)))
 
   ink: Style = dict(color=svg.INK)
-  if any_searched:
+  if searched:
     lines.append(drawing.key('threshold per readout', lw=2.2, **ink))
     lines.append(drawing.key('one threshold', lw=1.3, alpha=0.55, **ink))
-  if any_charged:
+  if charged:
     label = 'recompute (deep K/V charged)'
     lines.append(drawing.key(label, alpha=0.6, **CHARGED, **ink))
   return lines
@@ -149,7 +175,13 @@ def _plot_signals(ax: Axes, results: Results) -> list[Line2D]:
 def _plot_static(ax: Axes, results: Results, top: float) -> Line2D:
   """Always answering at one readout, as a model of that depth would."""
   style: Style = dict(
-    color=svg.INK, marker='s', ms=5, mfc=svg.PAPER, mew=1, lw=0.8, ls=':'
+    color=svg.INK,
+    marker='s',
+    ms=5,
+    mfc=svg.PAPER,
+    mew=1,
+    lw=0.8,
+    ls=':',
   )
   points = [(row.cost, row.report.ppl) for row in results.readouts]
   ax.plot(*zip(*points), zorder=5, **style)
@@ -193,7 +225,13 @@ def _plot_oracle(ax: Axes, row: OracleRow, bottom: float) -> None:
 
 def _draw_full_depth(ax: Axes, ppl: float) -> None:
   """A line at the perplexity with exits off."""
-  ax.axhline(ppl, color=svg.INK, lw=0.9, alpha=0.55, zorder=1)
+  ax.axhline(
+    ppl,
+    color=svg.INK,
+    lw=0.9,
+    alpha=0.55,
+    zorder=1,
+  )
   ax.annotate(
     'full depth',
     (0, ppl),

@@ -18,10 +18,20 @@ from ease_jax.report import drawing, svg, tables
 MIN_SPEEDUP = 1.02
 
 _WITHOUT: drawing.Style = dict(
-  color=svg.INK, marker='s', ms=5.5, mfc=svg.PAPER, mew=1.1, ls=''
+  color=svg.INK,
+  marker='s',
+  ms=5.5,
+  mfc=svg.PAPER,
+  mew=1.1,
+  ls='',
 )
 _WITH: drawing.Style = dict(
-  color=svg.SERIES[0], marker='o', ms=5, mec=svg.PAPER, mew=0.6, ls=''
+  color=svg.SERIES[0],
+  marker='o',
+  ms=5,
+  mec=svg.PAPER,
+  mew=0.6,
+  ls='',
 )
 
 

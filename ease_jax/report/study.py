@@ -155,9 +155,19 @@ def perplexities(comparison: Comparison, width: float) -> Figure:
   ax = figure.subplots()
 
   dot: drawing.Style = dict(
-    ls='', marker='o', ms=5.5, mfc=(svg.SERIES[0], 0.35), mec=svg.SERIES[0]
+    ls='',
+    marker='o',
+    ms=5.5,
+    mfc=(svg.SERIES[0], 0.35),
+    mec=svg.SERIES[0],
   )
-  bar: drawing.Style = dict(ls='', marker='|', ms=17, mew=2.2, color=svg.DEPTH)
+  bar: drawing.Style = dict(
+    ls='',
+    marker='|',
+    ms=17,
+    mew=2.2,
+    color=svg.DEPTH,
+  )
   for y, variant in enumerate(variants):
     values = variant.report_ppl.values
     ax.plot(values, [y] * len(values), **dot)
@@ -181,7 +191,14 @@ def frontier(data: Frontier, width: float) -> Figure:
     flops = [point.flops for point in curve.points]
     ppls = [point.ppl for point in curve.points]
     style: drawing.Style = drawing.series(number) | dict(mew=0.5)
-    ax.plot(flops, ppls, lw=1.8, ms=4.5, label=curve.variant, **style)
+    ax.plot(
+      flops,
+      ppls,
+      lw=1.8,
+      ms=4.5,
+      label=curve.variant,
+      **style,
+    )
 
   ax.plot(
     [point.flops for point in data.points],

@@ -97,11 +97,12 @@ def _runs(study: Study, workdir: pathlib.Path) -> list[Run]:
   runs = []
   for variant, config in study.variants.items():
     for seed in study.seeds:
-      config = copy.deepcopy(config)
-      config.seed = seed
-      config.evaluate.speed_tokens = 0  # runs beside each other share the clock
+      seeded = copy.deepcopy(config)
+      seeded.seed = seed
+      # Runs beside each other share the clock.
+      seeded.evaluate.speed_tokens = 0
       folder = workdir / 'runs' / folder_of(variant) / str(seed)
-      runs.append(Run(variant, seed, config, str(folder)))
+      runs.append(Run(variant, seed, seeded, str(folder)))
   return runs
 
 
