@@ -1,0 +1,151 @@
+"""Resuming (R29): a killed run ends with the bits of one that never was."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import training
+
+import tiny
+from ease_jax.train import loop
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+  """The folder of a run that nothing interrupted."""
+  workdir = tmp_path_factory.mktemp('straight')
+  training.run(training.small_specs(), workdir)
+  return workdir
+
+
+@pytest.mark.parametrize('num_batches', [2, 4, 5])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+  straight, tmp_path, num_batches
+):
+  run_specs = training.small_specs()
+  with pytest.raises(KeyboardInterrupt):
+    training.run(run_specs, tmp_path, training.dying_task(num_batches))
+  assert 0 < training.steps_on_disk(tmp_path)[-1] < 6
+
+  run = training.run(run_specs, tmp_path)
+  training.assert_same_run(run_specs, straight, tmp_path)
+  assert run.host.tokens == 6 * training.BATCH_SIZE * training.SEQ_LEN
+
+
+@pytest.mark.parametrize(
+  'body, carry_init, gates',
+  [('refine', 'random', ()), ('hrm', 'fixed', ('q_halt',))],
+)
+def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
+  """First states, exploration of halting and updates per segment."""
+  c = training.make_config(accumulate=1, updates='per_segment')
+  tiny.update_model(
+    c.model, body=body, segments=2, num_layers=1, carry_init=carry_init
+  )
+  c.loss.weights = 'segment_ends'
+  c.loss.gates = gates
+  c.loss.gate_exploration = 0.5
+  run_specs = training.make_specs(c)
+  training.run(run_specs, tmp_path / 'straight')
+  with pytest.raises(KeyboardInterrupt):
+    training.run(run_specs, tmp_path / 'resumed', training.dying_task(4))
+  assert 0 < training.steps_on_disk(tmp_path / 'resumed')[-1] < 6
+
+  training.run(run_specs, tmp_path / 'resumed')
+  training.assert_same_run(
+    run_specs, tmp_path / 'straight', tmp_path / 'resumed'
+  )
+
+
+def test_a_finished_run_trains_nothing(straight):
+  before = training.events(straight)
+  run = training.run(training.small_specs(), straight, training.dying_task(0))
+  assert run.step == 6
+  assert training.events(straight) == before
+
+
+def test_a_sigterm_finishes_the_step_saves_it_and_says_so(straight, tmp_path):
+  run_specs = training.small_specs()
+
+  def receive():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  before = signal.getsignal(signal.SIGTERM)
+  task = training.interrupted_task(4, receive)
+  with pytest.raises(loop.Preempted) as caught:
+    training.run(run_specs, tmp_path, task)
+  assert str(caught.value) == (
+    'stopped by SIGTERM at step 5, which is saved; the same command continues'
+  )
+  assert signal.getsignal(signal.SIGTERM) == before
+  assert training.steps_on_disk(tmp_path)[-1] == 5
+
+  training.run(run_specs, tmp_path)
+  training.assert_same_run(run_specs, straight, tmp_path)
+
+
+# Real processes.
+
+LONG = {
+  'steps': 300,
+  'eval_every': 20,
+  'checkpoint_every': 10,
+  'log_every': 7,
+}
+
+
+def start_process(workdir):
+  root = str(pathlib.Path(__file__).parent.parent)
+  return subprocess.Popen(
+    [sys.executable, __file__, str(workdir), json.dumps(LONG)],
+    env=os.environ | {'PYTHONPATH': root},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for(path, process):
+  deadline = time.monotonic() + 60
+  while not path.exists():
+    assert process.poll() is None, process.stderr.read()
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+
+
+def signal_at(step, number, workdir):
+  """Starts a run, sends it a signal at a step; its exit code and words."""
+  with start_process(workdir) as process:
+    wait_for(workdir / 'checkpoints' / str(step), process)
+    process.send_signal(number)
+    _, words = process.communicate(timeout=60)
+  return process.returncode, words
+
+
+def test_sigkill_and_sigterm_lose_nothing(tmp_path):
+  workdir = tmp_path / 'killed'
+  code, words = signal_at(20, signal.SIGKILL, workdir)
+  assert code == -signal.SIGKILL, words
+  code, words = signal_at(60, signal.SIGTERM, workdir)
+  assert code == 143, words
+  assert 'stopped by SIGTERM at step' in words.splitlines()[-1]
+  assert training.steps_on_disk(workdir)[-1] < 300
+
+  run_specs = training.plain_specs(**LONG)
+  training.run(run_specs, workdir)
+  training.run(run_specs, tmp_path / 'straight')
+  training.assert_same_run(run_specs, workdir, tmp_path / 'straight')
+
+
+if __name__ == '__main__':  # the process that gets killed
+  pathlib.Path(sys.argv[1]).mkdir(exist_ok=True)
+  try:
+    changes = json.loads(sys.argv[2])
+    training.run(training.plain_specs(**changes), sys.argv[1])
+  except loop.Preempted as stop:
+    print(stop, file=sys.stderr)
+    sys.exit(143)

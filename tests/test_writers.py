@@ -1,0 +1,72 @@
+"""What a run says while it trains: metrics and progress."""
+
+import io
+import json
+
+import pytest
+
+from ease_jax.train import writers
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def talk(stream, workdir):
+  """What one line of metrics and one evaluation make on a stream."""
+  metrics = {'loss': 2.0, 'tokens_per_s': 1234.5}
+  evaluation = {'loss': 2.5, 'best_loss': 2.25}
+  with writers.Writers(
+    workdir, total_steps=10, resume_step=0, tensorboard=False, stream=stream
+  ) as written:
+    written.write(5, 1.0, 'train', metrics)
+    written.write(5, 1.5, 'select', evaluation)
+  return stream.getvalue()
+
+
+def test_a_file_hears_of_evaluations_only(tmp_path):
+  assert talk(io.StringIO(), tmp_path) == (
+    'step 5/10  select loss 2.5000  best 2.2500\n'
+  )
+
+
+def test_a_terminal_sees_progress(tmp_path):
+  line = talk(Terminal(), tmp_path)
+  assert '\r' in line
+  assert 'loss 2.0000  1,234 tokens/s  0:00 left' in line
+
+
+def test_every_event_is_a_line_of_json(tmp_path):
+  talk(io.StringIO(), tmp_path)
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line) for line in lines] == [
+    {
+      'step': 5,
+      'time': 1.0,
+      'split': 'train',
+      'loss': 2.0,
+      'tokens_per_s': 1234.5,
+    },
+    {
+      'step': 5,
+      'time': 1.5,
+      'split': 'select',
+      'loss': 2.5,
+      'best_loss': 2.25,
+    },
+  ]
+
+
+def test_metrics_are_cut_at_the_resumed_step(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+  writers.keep_until(path, 2)
+  assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize(
+  'seconds, text', [(0.4, '0:00'), (90.4, '1:30'), (3700, '1:01:40')]
+)
+def test_durations_read_like_a_clock(seconds, text):
+  assert writers.duration(seconds) == text
