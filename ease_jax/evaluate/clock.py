@@ -47,17 +47,24 @@ class Timed(NamedTuple):
   value: Any
 
 
-def timed(runs: Sequence[Callable[[], Any]]) -> list[Timed]:
-  """Runs everything once to warm up, then in rounds in which all take turns."""
+def timed(
+  runs: Sequence[Callable[[], Any]],
+  now: Callable[[], float] = time.perf_counter,
+) -> list[Timed]:
+  """Runs everything once to warm up, then in rounds in which all take turns.
+
+  Args:
+    runs: what is timed.
+    now: a clock, seconds.
+  """
   values = [run() for run in runs]
   seconds: list[list[float]] = [[] for _ in runs]
 
   for _ in range(ROUNDS):
     for run, its_seconds in zip(runs, seconds, strict=True):
-      start = time.perf_counter()
+      start = now()
       run()
-      end = time.perf_counter()
-      its_seconds.append(end - start)
+      its_seconds.append(now() - start)
 
   return [Timed(s, value) for s, value in zip(seconds, values, strict=True)]
 
