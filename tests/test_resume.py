@@ -51,15 +51,15 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
   c.loss.gates = gates
   c.loss.gate_exploration = 0.5
   run_specs = training.make_specs(c)
-  training.run(run_specs, tmp_path / 'straight')
-  with pytest.raises(KeyboardInterrupt):
-    training.run(run_specs, tmp_path / 'resumed', training.dying_task(4))
-  assert 0 < training.steps_on_disk(tmp_path / 'resumed')[-1] < 6
+  straight = tmp_path / 'straight'
+  training.run(run_specs, straight)
 
-  training.run(run_specs, tmp_path / 'resumed')
-  training.assert_same_run(
-    run_specs, tmp_path / 'straight', tmp_path / 'resumed'
-  )
+  resumed = tmp_path / 'resumed'
+  with pytest.raises(KeyboardInterrupt):
+    training.run(run_specs, resumed, training.dying_task(4))
+  assert 0 < training.steps_on_disk(resumed)[-1] < 6
+  training.run(run_specs, resumed)
+  training.assert_same_run(run_specs, straight, resumed)
 
 
 def test_a_finished_run_trains_nothing(straight):

@@ -20,9 +20,10 @@ import numpy as np
 from ease_jax.core.objective import LossSpec
 from ease_jax.data import Batch, BatchIterator, Task
 from ease_jax.evaluate import passes
-from ease_jax.model.body import Body
+from ease_jax.model import Body, Params
 from ease_jax.train.checkpoint import Checkpoints, Host
-from ease_jax.train.optimizer import OptimizerSpec, Params
+from ease_jax.train.loss import Metrics
+from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.preemption import Preempted, Sigterm
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.update import (
@@ -35,8 +36,6 @@ from ease_jax.train.writers import Writers
 
 PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
 FINITE = ('loss', 'grad_norm', 'param_norm')
-
-Metrics = dict[str, jax.Array]  # scalars
 
 
 class TrainingDiverged(FloatingPointError):

@@ -12,8 +12,7 @@ import ml_collections
 import optax
 
 from ease_jax.checks import one_of
-
-Params = Any  # a tree of arrays, by the names of a body's parts
+from ease_jax.model import Params
 
 
 @dataclasses.dataclass(frozen=True)
