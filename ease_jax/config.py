@@ -161,6 +161,43 @@ def _add_exits(c: Config) -> None:
   c.generate.prefill = 'exits'  # prompt tokens exit too; or full: they do not
 
 
+def from_json(tree: dict[str, Any]) -> Config:
+  """The config that a run wrote to its `config.json`.
+
+  Args:
+    tree: the file's content.
+
+  Raises:
+    ConfigError: it lacks a field of this version, or has one that this
+      version does not know.
+  """
+  c = base()
+  _fill(c, tree, 'config.json')
+  return c
+
+
+def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
+  missing = sorted(set(section) - set(tree))
+  unknown = sorted(set(tree) - set(section))
+  need(
+    not missing and not unknown,
+    f'{path} was written by another version of ease_jax: it lacks {missing} '
+    f'and has {unknown}; use that version, or make the run again',
+  )
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      _fill(section[name], value, f'{path}, section {name}')
+    else:
+      section[name] = _restored(value)
+
+
+def _restored(value: Any) -> Any:
+  """Lists are tuples again, and names of infinities numbers."""
+  if isinstance(value, list):
+    return tuple(_restored(item) for item in value)
+  return float(value) if value in ('inf', '-inf') else value
+
+
 def with_section(c: Config, path: str, **fields: Any) -> Config:
   """A copy with one more section, for the fields of a method of one's own.
 

@@ -262,7 +262,7 @@ def _windows(spec: SweepSpec, task: Task) -> list[np.ndarray]:
   """Whole windows of the report split, [1, T] each."""
   name = spec.report_split
   batches = task.eval_batches(name, 1, spec.speed_tokens)
-  windows = [batch['tokens'] for batch in batches if batch['mask'].all()]
+  windows = [b['tokens'] for b in batches if b['mask'][:, -1].all()]
   if not windows:
     raise ConfigError(
       f'the {name} split has {task.splits[name]} tokens, less than a window '
