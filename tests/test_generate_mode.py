@@ -6,7 +6,8 @@ import jax.export
 import numpy as np
 import pytest
 
-from ease_jax import config, decode
+import tiny
+from ease_jax import config, decode, specs
 from ease_jax import run as run_lib
 from ease_jax.data import tokenizers
 from ease_jax.decode import text as decode_text
@@ -29,7 +30,9 @@ def finished(tmp_path_factory):
     select_fraction=0.2,
     test_fraction=0.2,
   )
-  c.model.update(num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16)
+  tiny.update_model(
+    c.model, num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16
+  )
   c.loss.weights = 'uniform'
   c.optimizer.update(learning_rate=0.01, warmup_steps=5)
   c.train.update(
@@ -66,14 +69,17 @@ def printed(capsys, c, workdir):
   return before, text, after
 
 
-def wanted(c, workdir, exit):
-  model, params, tokenizer = run_lib.load_model(c, workdir)
+def wanted(c, workdir, point):
+  trained = run_lib.load_model(c, workdir)
+  tokenizer = trained.tokenizer
   (text,), _ = decode.generate(
-    model,
-    {'params': params},
+    trained.model,
+    {'params': trained.params},
     [tokenizer.encode(PROMPT)],
-    exit,
-    options=decode.options_from(c, tokenizer.eos_id),
+    point,
+    options=specs.from_config(c).generate.options(
+      context=c.data.seq_len, eos_id=tokenizer.eos_id
+    ),
   )
   return tokenizer.decode(text.tokens), text.exits
 
@@ -81,7 +87,7 @@ def wanted(c, workdir, exit):
 def test_tokens_exit_as_the_run_chose(finished, capsys):
   c, workdir = finished
   _, text, after = printed(capsys, c, workdir)
-  expected, exits = wanted(c, workdir, decode.chosen_point(workdir))
+  expected, exits = wanted(c, workdir, run_lib.chosen_point(workdir))
   assert text == expected
   depth = exits.mean() + 1
   assert 1 <= depth < 2
@@ -146,15 +152,19 @@ def test_a_seed_draws_another_text(finished, capsys):
 def test_text_comes_in_whole_characters(kind):
   text = 'Caf\u00e9 \u65e5\u672c \U0001f600\n'
   tokenizer = tokenizers.fit(kind, [text * 9], 300)
-  say, ids = decode_text._Speech(tokenizer), tokenizer.encode(text).tolist()
-  pieces = [say(token) for token in ids]
-  assert ''.join(pieces) == text and say.rest() == ''
+  speech = decode_text.Speech(tokenizer)
+  ids = tokenizer.encode(text).tolist()
+  pieces = [speech.say(token) for token in ids]
+  assert ''.join(pieces) == text
+  assert speech.rest() == ''
   assert [p for p in pieces if p == ''] or kind != 'byte'
   first = tokenizer.decode(ids[:1])
-  assert say(ids[0]) + say(tokenizer.eos_id) == f'{first}<eos>'
+  spoken = speech.say(ids[0]) + speech.say(tokenizer.eos_id)
+  assert spoken == f'{first}<eos>'
   if kind == 'byte':  # half a character is not lost
-    assert say(0xC3) == '' and say.rest() == '\ufffd'
-    assert say(0xC3) + say(ord('a')) == '\ufffda'
+    assert speech.say(0xC3) == ''
+    assert speech.rest() == '\ufffd'
+    assert speech.say(0xC3) + speech.say(ord('a')) == '\ufffda'
 
 
 def test_a_report_says_where_it_is(finished, capsys):
@@ -170,7 +180,10 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
   c, workdir = finished
   prompt_1xC = np.zeros((1, 32), np.int32)
   prompt_1xC[0, -len(PROMPT) :] = np.frombuffer(PROMPT.encode(), np.uint8)
-  for method, exit in ('exits', decode.chosen_point(workdir)), ('full', None):
+  for method, point in (
+    ('exits', run_lib.chosen_point(workdir)),
+    ('full', None),
+  ):
     capsys.readouterr()
     run_lib.run(with_(c, method=method), workdir, 'export')
     assert capsys.readouterr().out == (
@@ -182,7 +195,7 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
     token_1xN, exit_1xN, _ = run(
       prompt_1xC, np.asarray([len(PROMPT)], np.int32), np.uint32(0)
     )
-    expected, exits = wanted(c, workdir, exit)
+    expected, exits = wanted(c, workdir, point)
     new = bytes(np.asarray(token_1xN[0, :15], np.uint8)).decode()
     assert PROMPT + new == expected
     np.testing.assert_array_equal(exit_1xN[0, :15], exits)

@@ -1,40 +1,32 @@
 import ast
+import graphlib
 import pathlib
 
 import pytest
 
 import ease_jax
+from ease_jax import model
+from ease_jax.core import policies, signals
 
 ROOT = pathlib.Path(ease_jax.__file__).parent
 # From the bottom to the top: a module imports only ones before it.
 ORDER = (
   'checks',
-  'machine',
-  'core.grid',
+  'core',
   'config',
-  'validation',
   'presets',
-  'core.costs',
-  'core.signals',
-  'core.weights',
+  'machine',
   'model',
-  'train.loss',
-  'evaluate.passes',
-  'evaluate.thresholds',
-  'train.optimizer',
-  'sharding',
-  'train.update',
-  'train.checkpoint',
-  'train.preemption',
-  'train.writers',
   'data',
-  'evaluate.sweep',
-  'evaluate.results',
   'decode',
-  'evaluate.clock',
-  'train.loop',
+  'evaluate',
+  'train',
   'report',
+  'specs',
+  'workdir',
+  'provenance',
   'run',
+  'notebook',
   'study',
   'main',
 )
@@ -49,9 +41,9 @@ def name_of(path):
 
 
 def floor(name):
-  """Where a dotted name stands in ORDER, by its folder or its file."""
-  places = name[0], '.'.join(name[:2])
-  return next(ORDER.index(place) for place in places if place in ORDER)
+  """Where a dotted name stands in ORDER."""
+  assert name[0] in ORDER, f'give {name[0]} its place in ORDER'
+  return ORDER.index(name[0])
 
 
 def imports(path):
@@ -75,22 +67,58 @@ ids = [str(path.relative_to(ROOT)) for path in FILES]
 every_file = pytest.mark.parametrize('path', FILES, ids=ids)
 
 
+def own_imports(path):
+  """Dotted names below the package that a file imports."""
+  for imported in imports(path):
+    package, *rest = imported.split('.')
+    if package == 'ease_jax' and rest and not rest[0].startswith('__'):
+      yield rest
+
+
 @every_file
 def test_imports_go_strictly_downwards(path):
   name = name_of(path)
   if not name:
-    assert not [i for i in imports(path) if i.startswith('ease_jax')]
+    return  # the public face, which loads modules when they are asked for
+  for imported in own_imports(path):
+    inside = imported[0] == name[0] and (ROOT / name[0]).is_dir()
+    lower = floor(imported) < floor(name)
+    assert inside or lower, f'{path.name} imports {".".join(imported)}'
+
+
+def test_no_folder_runs_in_circles():
+  modules = {name_of(path) for path in FILES}
+  needs = {}
+  for path in FILES:
+    name = name_of(path)
+    if name and path.name != '__init__.py':
+      dotted = [tuple(imported) for imported in own_imports(path)]
+      targets = {d[:n] for d in dotted for n in (1, 2)} & modules
+      folders = {target for target in targets if len(target) == 1}
+      needs[name] = targets - folders - {name}
+  # Raises CycleError, which names the circle.
+  assert list(graphlib.TopologicalSorter(needs).static_order())
+
+
+def literals(path):
+  """Strings of a file that are not documentation."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+      yield node.value
+
+
+STRATEGIES = {*signals.SIGNALS, *policies.POLICIES, *model.BODIES}
+
+
+@every_file
+def test_only_core_and_configs_name_a_strategy(path):
+  """Everybody else asks an object for its facts."""
+  name = name_of(path)
+  if name[:1] in ((), ('core',), ('config',), ('presets',)):
     return
-  if path.name == '__init__.py' and name[0] not in ORDER:
-    assert not list(imports(path))  # a folder whose modules stand apart
-    return
-  for imported in imports(path):
-    package, *rest = imported.split('.')
-    if package != 'ease_jax' or not rest:  # or only asks for the version
-      continue
-    here, there = floor(name), floor(rest)
-    inside = here == there and (ROOT / ORDER[here]).is_dir()
-    assert inside or there < here, f'{path.name} imports {imported}'
+  named = STRATEGIES & set(literals(path))
+  own = {name[-1]} if name[0] == 'model' else set()
+  assert not named - own, f'{path.name} names {named}'
 
 
 @every_file

@@ -1,75 +1,36 @@
 import functools
 import itertools
-import types
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config
+from ease_jax import config, specs
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import exits
 from ease_jax.train import loss as losses
+from ease_jax.train.segment import some_tokens
 
-
-class Ladder(nn.Module):
-  """The least that a body must offer: three readouts of 8 wide states."""
-
-  cfg = types.SimpleNamespace(dropout=0, carry_backprop=1)
-
-  def setup(self):
-    init = nn.initializers.normal(1.0)
-    self.embed = self.param('embed', init, (11, 8))
-    self.step = [self.param(f'step_{k}', init, (8, 8)) for k in range(3)]
-    self.scale = [self.param(f'scale_{k}', init, (8,)) for k in range(3)]
-    self.drop = nn.Dropout(0.0)
-
-  def embed_tokens(self, token_BxT):
-    return self.embed[token_BxT]
-
-  def init_carry(self, x_BxTxD, position_T, key):
-    return ()
-
-  def through(self, length, deterministic):
-    assert deterministic
-    return lambda i, kernel, h: h + jnp.tanh(h @ kernel)
-
-  def segment(self, h, carry, through, read):
-    for k, kernel in enumerate(self.step):
-      h = through(k, kernel, h)
-      read(k, h)
-    return ()
-
-  def states(self, token_BxT):
-    state_K, through = [], self.through(token_BxT.shape[1], True)
-    self.segment(
-      self.embed_tokens(token_BxT), (), through, lambda k, h: state_K.append(h)
-    )
-    return state_K
-
-  def normed(self, k, h):
-    return 0.3 * h * self.scale[k][None, None]
-
-  def unembedding(self):
-    return self.embed
-
-  def __call__(self, token_BxT):
-    state_K = self.states(token_BxT)
-    heads = [self.normed(k, h) @ self.embed.T for k, h in enumerate(state_K)]
-    return jnp.stack(heads)
-
-
-MODEL = Ladder()
-PARAMS = MODEL.init(jax.random.key(0), np.zeros((1, 6), np.int32))['params']
+MODEL = tiny.body(
+  11,
+  num_layers=3,
+  dim=8,
+  num_heads=2,
+  num_kv_heads=1,
+  mlp_dim=8,
+  readout_norm='per_readout',
+)
+PARAMS = tiny.params(MODEL)
 
 
 @functools.partial(jax.jit, static_argnames='spec')
 def run(params, batch, step, seed, spec):
   key = jax.random.key(seed)
-  loss = lambda p: losses.grid_loss(p, MODEL, spec, batch, step, key)
+
+  def loss(p):
+    return losses.grid_loss(p, MODEL, spec, batch, step, key)
+
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
@@ -143,7 +104,7 @@ def test_a_schedule_equals_its_weights(schedule, step, weight_K):
   (_, _), constant = value_and_grad(LossSpec(tuple(map(float, weight_K))))
   tiny.assert_trees_close(grads, constant)
   for k, weight in enumerate(weight_K):
-    scale = np.asarray(grads[f'scale_{k}'])
+    scale = np.asarray(grads[f'readout_norm_{k}']['scale'])
     assert (scale != 0).all() if weight else (scale == 0).all()
     if weight == 0:
       assert metrics[f'loss_{k + 1}'] == 0  # its head was never run
@@ -191,25 +152,35 @@ def test_a_token_fraction_is_a_mean_over_so_many_tokens(nll_KxN):
 
 def test_some_tokens_are_the_same_ones_in_every_array():
   a = jnp.arange(10)
-  first, second = losses._some_tokens(jax.random.key(0), 0.35, a, a * 2.0)
-  assert first.shape == (4,) and len(set(first.tolist())) == 4
+  first, second = some_tokens(jax.random.key(0), 0.35, (a, a * 2.0))
+  assert first.shape == (4,)
+  assert len(set(first.tolist())) == 4
   np.testing.assert_array_equal(first * 2.0, second)
-  (every,) = losses._some_tokens(jax.random.key(0), 1.0, a)
+  (every,) = some_tokens(jax.random.key(0), 1.0, (a,))
   assert sorted(every.tolist()) == list(range(10))
 
 
-def test_spec_from_config():
+def test_the_loss_of_a_config():
   c = config.base()
-  c.model.num_layers = 4
-  c.model.readouts = (2, 4)
+  tiny.update_model(c.model, num_layers=4, readouts=(2, 4))
   c.loss.weights = 'linear'
   c.loss.schedule = 'rotate'
   c.loss.rotate_every = 3
   c.loss.token_fraction = 0.5
-  spec = LossSpec.from_config(c)
-  assert spec == LossSpec((0.5, 1.0), 'rotate', 0, 3, 'sum_to_one', 0.5)
-  assert spec.supervised_fraction() == [0.5, 1.0]
-  assert LossSpec((0.0, 1.0)).supervised_fraction() == [0.0, 1.0]
+  spec = specs.from_config(c).loss
+  assert spec == LossSpec(
+    (0.5, 1.0),
+    'rotate',
+    rotate_every=3,
+    normalize='sum_to_one',
+    token_fraction=0.5,
+    gate_weight=0.5,
+    gate_exploration=0.1,
+  )
+  assert spec.trained_K == [0.5, 1.0]
+  assert spec.asked_K == [0.0, 0.0]
+  assert LossSpec((0.0, 1.0)).trained_K == [0.0, 1.0]
+  assert LossSpec((0.0, 1.0), exit_threshold=0.5).asked_K == [1.0, 0.0]
 
 
 def exits_in_training(exit_threshold, exit_rows):
@@ -225,13 +196,8 @@ def exits_in_training(exit_threshold, exit_rows):
 
 def test_training_on_exits_is_the_exit_consistent_evaluation():
   model, params, batch, loss = exits_in_training(0.5, 1.0)
-  out = exits.masked_pass(
-    params,
-    batch,
-    jnp.full(3, 0.5),
-    model=model,
-    spec=exits.ExitSpec('max_prob', 'copy_state'),
-  )
+  point = tiny.point('max_prob', 'copy_state', 0.5)
+  out = tiny.masked(model, params, point, batch)
   assert len(np.unique(out.exit_BxT)) == 3, 'the exits must be mixed'
   assert loss == pytest.approx(float(out.observation.nll.mean()), rel=1e-5)
 
@@ -241,12 +207,9 @@ def test_a_share_of_the_rows_exits_and_the_others_see_full_depth():
   full, every = (exits_in_training(0.5, share)[-1] for share in (0.0, 1.0))
   assert len({half, full, every}) == 3
   assert full == exits_in_training(0.0, 0.5)[-1]
-  rows = [jax.tree.map(lambda x, i=i: x[i : i + 2], batch) for i in (0, 2)]
-  spec = exits.ExitSpec('max_prob', 'copy_state')
-  nll = [
-    exits.masked_pass(
-      params, part, jnp.full(3, t), model=model, spec=spec
-    ).observation.nll
-    for part, t in zip(rows, (0.5, jnp.inf))
-  ]
+  nll = []
+  for start, threshold in ((0, 0.5), (2, jnp.inf)):
+    part = {name: x[start : start + 2] for name, x in batch.items()}
+    point = tiny.point('max_prob', 'copy_state', threshold)
+    nll.append(tiny.masked(model, params, point, part).observation.nll)
   assert half == pytest.approx(float(np.mean(nll)), rel=1e-5)

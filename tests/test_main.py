@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+import tiny
 from ease_jax import config
 from ease_jax import run as run_lib
+from ease_jax import workdir as workdirs
 from ease_jax.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -43,8 +45,8 @@ def main(*args, cwd=ROOT):
     (['--workdir='], ['--workdir is empty']),
     (['extra'], ["unexpected argument 'extra'"]),
     (
-      ['--config.model.num_heads=3'],
-      ['model.dim=', 'model.num_heads=3', 'change one'],
+      ['--config.model.block.attention.num_heads=3'],
+      ['num_heads=3', 'num_kv_heads=1', 'change one'],
     ),
     (['--mode=generate'], ['--prompt']),
     (['--mode=evaluate'], ['no checkpoint', '--mode=train']),
@@ -99,7 +101,9 @@ def make_config(tmp_path, **train):
     select_fraction=0.2,
     test_fraction=0.2,
   )
-  c.model.update(num_layers=1, dim=8, num_heads=1, num_kv_heads=1, mlp_dim=8)
+  tiny.update_model(
+    c.model, num_layers=1, dim=8, num_heads=1, num_kv_heads=1, mlp_dim=8
+  )
   c.train.update(
     steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1
   )
@@ -131,7 +135,7 @@ def snapshot(workdir):
 def test_training_leaves_its_files(trained):
   c, workdir = trained
   saved = json.loads((workdir / 'config.json').read_text())
-  assert saved == run_lib.as_json(c)
+  assert saved == workdirs.as_json(c)
   assert saved['model']['dim'] == 8
   assert (workdir / 'tokenizer.json').exists()
   assert (workdir / 'metrics.jsonl').exists()
@@ -195,7 +199,7 @@ def test_unknown_mode_and_missing_prompt(tmp_path):
 def test_infinite_thresholds_stay_json(tmp_path):
   c = make_config(tmp_path)
   c.exit.thresholds.max_prob = (0.5, float('inf'))
-  tree = run_lib.as_json(c)
+  tree = workdirs.as_json(c)
   assert tree['exit']['thresholds']['max_prob'] == [0.5, 'inf']
   json.dumps(tree, allow_nan=False)
 

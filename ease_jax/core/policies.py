@@ -105,7 +105,7 @@ def register(policy: KVPolicy) -> KVPolicy:
   return policy
 
 
-register(KVPolicy('recompute', runs_on=True))
+RECOMPUTE = register(KVPolicy('recompute', runs_on=True))
 register(KVPolicy('copy_state'))
 register(KVPolicy('drop', hides=True))
 register(KVPolicy('latest', source=_same_block, needs_tied=True))

@@ -226,7 +226,7 @@ def register(signal: Signal) -> Signal:
   return signal
 
 
-register(
+MAX_PROB = register(
   Signal(
     'max_prob',
     _max_prob,

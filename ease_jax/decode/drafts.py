@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ease_jax.checks import need
-from ease_jax.core.signals import SIGNALS
+from ease_jax.core.signals import MAX_PROB, SIGNALS
 from ease_jax.model import Body
 
 Number = int | jax.Array
@@ -27,7 +27,7 @@ class Draft:
   readout: int = 0
   length: int = 4
   threshold: float = -np.inf
-  signal: str = 'max_prob'
+  signal: str = MAX_PROB.name
 
   def __post_init__(self):
     need(self.length >= 1, f'draft length={self.length} must be at least 1')

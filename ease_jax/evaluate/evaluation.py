@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ease_jax import model as model_lib
-from ease_jax.core.policies import OperatingPoint
+from ease_jax.core.policies import RECOMPUTE, OperatingPoint
 from ease_jax.data.task import Task
 from ease_jax.evaluate import traces
 from ease_jax.evaluate.compute import calibration, oracle_exit
@@ -161,7 +161,7 @@ def _oracle_row(split: Evaluator) -> OracleRow:
 
   return OracleRow(
     split=split.role,
-    kv_policy='recompute',
+    kv_policy=RECOMPUTE.name,
     quality=split.quality(trace.nll_RxT, trace.correct_RxT),
     cost=Cost(
       compute=prices.relative(float(fraction_K @ prices.static_K)),

@@ -16,7 +16,7 @@ import numpy as np
 
 from ease_jax.core import signals
 from ease_jax.core.grid import reaches
-from ease_jax.core.policies import UNITS, ExitRule, OperatingPoint
+from ease_jax.core.policies import RECOMPUTE, UNITS, ExitRule
 from ease_jax.core.signals import SIGNALS, Observation
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.readout import linear_cross_entropy, observe_states
@@ -237,8 +237,7 @@ def grid_dump(
   """Reads all readouts once, with the scores of the named signals."""
   names = tuple(names)
   for name in names:
-    point = OperatingPoint(name, 'recompute', np.inf)
-    model.check(point.rule)
+    model.check(ExitRule(SIGNALS[name], RECOMPUTE))
 
   dumps = []
   for batch in batches():

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ease_jax.core.policies import RECOMPUTE
 from ease_jax.evaluate.results import REPORT, OracleRow, Results, SweepRow
 from ease_jax.report import drawing, svg
 from ease_jax.report.drawing import Style
@@ -139,9 +140,10 @@ def _plot_signals(ax: Axes, results: Results) -> list[Line2D]:
       **look,
     )
 
-    if policy != 'recompute' and _rows(results, signal, 'recompute', False):
+    charged_rows = _rows(results, signal, RECOMPUTE.name, False)
+    if policy != RECOMPUTE.name and charged_rows:
       any_charged = True
-      charged = _scalar_curve(results, signal, 'recompute')
+      charged = _scalar_curve(results, signal, RECOMPUTE.name)
       colour = look['color']
       ax.plot(
         *zip(*charged),
@@ -167,7 +169,7 @@ def _keys(
     lines.append(drawing.key('threshold per readout', lw=2.2, **ink))
     lines.append(drawing.key('one threshold', lw=1.3, alpha=0.55, **ink))
   if charged:
-    label = 'recompute (deep K/V charged)'
+    label = f'{RECOMPUTE.name} (deep K/V charged)'
     lines.append(drawing.key(label, alpha=0.6, **CHARGED, **ink))
   return lines
 
