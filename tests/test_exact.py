@@ -47,9 +47,7 @@ def test_all_weight_on_the_last_readout_is_a_plain_model():
   plain = tiny.stack(**FINAL | dict(readouts=(3,)))
   # The same tree: a standard checkpoint loads into a model with readouts.
   tiny.assert_trees_equal(tiny.params(grid), tiny.params(plain))
-  got = grid_step(
-    tiny.params(grid), model=grid, spec=LossSpec((0.0, 0.0, 1.0))
-  )
+  got = grid_step(tiny.params(grid), model=grid, spec=LossSpec((0.0, 0.0, 1.0)))
   expected = grid_step(tiny.params(plain), model=plain, spec=LossSpec((1.0,)))
   tiny.assert_trees_equal(got, expected)
 
