@@ -1,6 +1,7 @@
-# One command each; both create .venv when it is missing.
+# One command each; they create .venv when it is missing.
 #   make quickstart   train, sweep and write the report
-#   make test         lint, type check, tests
+#   make check        lint, type check, quick tests: while you work
+#   make test         lint, type check, all tests
 # Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -10,11 +11,12 @@ WORKDIR ?= runs/quickstart
 PYTEST_WORKERS ?= 2
 
 .NOTPARALLEL:
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test check lint clean
 
 help:
 	@echo 'make quickstart   train, sweep and write $(WORKDIR)/report.html'
-	@echo 'make test         lint, type check and run the tests'
+	@echo 'make check        lint, type check and the quick tests: two minutes'
+	@echo 'make test         lint, type check and all tests: about eight'
 	@echo 'make lint         lint, format check and type check only'
 	@echo 'make clean        remove caches and build output (not .venv, not runs)'
 
@@ -24,6 +26,10 @@ quickstart: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS)
+
+# The quick tests are those that are not marked slow.
+check: lint
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

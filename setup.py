@@ -58,7 +58,9 @@ setuptools.setup(
   ],
   extras_require={
     # [nodejs]: pyright's runtime from a wheel, not a download at first use.
+    # filelock: for JAX's compilation cache, which test processes share.
     'dev': [
+      'filelock',
       'flatbuffers>=24',
       'pyright[nodejs]',
       'pytest>=8',

@@ -1,17 +1,13 @@
-"""Strict JAX for every test, and one compilation cache for a whole run."""
+"""Strict JAX for every test, and programs that compile in half the time.
+
+All processes of a run, also those that tests start, share one cache of
+compiled programs, which is empty at first and gone afterwards. XLA optimises
+little, which halves its own time, nearly all that a test takes.
+`tests/test_exact.py` wants programs as users run them.
+"""
 
 import os
 import tempfile
-
-# Read by JAX when it is imported, here and in the processes that tests start.
-if 'PYTEST_XDIST_WORKER' not in os.environ:  # a worker has its parent's
-  COMPILED = tempfile.TemporaryDirectory(prefix='ease_jax_tests_')
-  os.environ |= {
-    'JAX_COMPILATION_CACHE_DIR': COMPILED.name,  # empty, gone after the run
-    'JAX_COMPILATION_CACHE_MAX_SIZE': str(8 << 30),  # with one, it has a lock
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-  }
 
 import jax
 import pytest
@@ -21,8 +17,38 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_debug_key_reuse', True)
 jax.config.update('jax_legacy_prng_key', 'error')
 
+if 'PYTEST_XDIST_WORKER' not in os.environ:  # a worker has its parent's
+  COMPILED = tempfile.TemporaryDirectory(prefix='ease_jax_tests_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = COMPILED.name
+
+QUICK = {
+  'jax_compilation_cache_dir': os.environ['JAX_COMPILATION_CACHE_DIR'],
+  # A cache with a size has a lock, so that nobody reads half an entry.
+  'jax_compilation_cache_max_size': 8 << 30,
+  'jax_persistent_cache_min_compile_time_secs': 0,
+  'jax_persistent_cache_min_entry_size_bytes': -1,
+  # JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test: everything as users run it.
+  'jax_disable_most_optimizations': int(
+    os.environ.get('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+  ),
+}
+for name, value in QUICK.items():
+  jax.config.update(name, value)
+  os.environ[name.upper()] = str(value)  # for processes that tests start
+
 
 @pytest.fixture(autouse=True, scope='session')
 def parsed_flags():
   if not flags.FLAGS.is_parsed():  # TFDS and grain read absl flags
     flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope='module')
+def optimized():
+  """Programs of this file are compiled as users run them."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.clear_caches()
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+  jax.clear_caches()

@@ -175,11 +175,12 @@ def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
   """One input from the streams that a cell reads."""
   if len(values) == 1 or model.inject == 'add':
     return np.sum(values, axis=0)
-  x_D, state_D = values
-  injected_D = np.concatenate([x_D, state_D]) @ model.params['inject']['kernel']
+  x_D, z_D = values
+  inject_2DxD = model.params['streams']['inject']['kernel']
+  injected_D = np.concatenate([x_D, z_D]) @ inject_2DxD
   if model.inject == 'concat':
     return injected_D
-  return x_D + sigmoid(injected_D) * state_D
+  return x_D + sigmoid(injected_D) * z_D
 
 
 def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
@@ -292,14 +293,14 @@ def decode(
     token_T: the row.
     threshold_K, policy: as for `decode_token`.
     start: [T, D] of each stream besides the input; a stream that is not given
-      begins with the parameter `first` or, without that, with zeros.
+      begins with the parameter `first` of the streams, or else with zeros.
   """
   caches: list[list[KV]] = [[] for _ in model.cells]
   names = {name for cell in model.cells for name in cell.reads} - {INPUT}
   tokens = []
   for position, token in enumerate(token_T):
     x_D = embedded(model, token)
-    first_D = model.params.get('first', np.zeros_like(x_D))
+    first_D = model.params.get('streams', {}).get('first', np.zeros_like(x_D))
     stream = {INPUT: x_D}
     for name in names:
       given = start is not None and name in start
@@ -333,10 +334,10 @@ def stack_cells(num_layers: int, readouts: Sequence[int]) -> list[Cell]:
 def refine_cells(
   num_layers: int, readouts: Sequence[int], segments: int
 ) -> list[Cell]:
-  """The stack again and again: h = stack(x combined with state), state = h."""
+  """The stack again and again: h = stack(x combined with z), z = h."""
   segment = stack_cells(num_layers, readouts)
-  segment[0] = segment[0]._replace(reads=(INPUT, 'state'))
-  segment[-1] = segment[-1]._replace(writes='state')
+  segment[0] = segment[0]._replace(reads=(INPUT, 'z'))
+  segment[-1] = segment[-1]._replace(writes='z')
   return segment * segments
 
 

@@ -13,7 +13,6 @@ from ease_jax import model as model_lib
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.decode import step as steps
 from ease_jax.evaluate import passes
-from ease_jax.model.body import evaluation_key
 from ease_jax.model.layers import positions
 
 VOCAB = 23
@@ -70,6 +69,12 @@ def body(vocab_size=VOCAB, **changes):
 
 
 stack = body  # the default one
+
+
+def refine(**changes):
+  """Two layers, three times."""
+  fields = dict(body='refine', num_layers=2, segments=3)
+  return body(**(fields | changes))
 
 
 def hrm(**changes):
@@ -144,40 +149,37 @@ def assert_trees_close(a, b, rtol=1e-5, atol=1e-6):
 def plain(model, params):
   """The same model as `reference` writes it."""
   cfg = model.cfg
-  cells = {
-    'stack': lambda: reference.stack_cells(cfg.num_layers, cfg.readouts),
-    'refine': lambda: reference.refine_cells(
-      cfg.num_layers, cfg.readouts, cfg.segments
-    ),
-    'hrm': lambda: reference.hrm_cells(
-      cfg.num_layers, cfg.cycles, cfg.cycle_steps, cfg.segments
-    ),
-  }
   return reference.Decoder(
     params=reference.float64(params),
-    cells=cells[cfg.body](),
-    num_heads=cfg.num_heads,
+    cells=plain_cells(cfg),
+    num_heads=cfg.block.attention.num_heads,
     num_kv_heads=cfg.num_kv_heads,
-    rope_base=cfg.rope_base,
-    norm=cfg.block_norm,
-    inject=cfg.carry_inject,
+    rope_base=cfg.block.attention.rope_base,
+    norm=cfg.block.norm,
+    inject=cfg.options.inject if cfg.body == 'refine' else 'add',
     embed_scale=cfg.dim**0.5 if cfg.body == 'hrm' else 1.0,
   )
 
 
+def plain_cells(cfg):
+  """The cells of a body, written without its schedule."""
+  readouts = cfg.readouts or range(1, cfg.num_layers + 1)
+  if cfg.body == 'stack':
+    return reference.stack_cells(cfg.num_layers, readouts)
+  if cfg.body == 'refine':
+    return reference.refine_cells(cfg.num_layers, readouts, cfg.segments)
+  return reference.hrm_cells(
+    cfg.num_layers, cfg.options.cycles, cfg.options.cycle_steps, cfg.segments
+  )
+
+
 def first_streams(model, params, length):
-  """[T, D] of each stream that a row starts with besides its input."""
+  """[T, D] of each carried stream before the first cell, float64."""
   bound = model.bind({'params': params})
-  x_BxTxD = jnp.zeros((1, length, model.cfg.dim))
-  carry = bound.init_carry(x_BxTxD, positions(length), evaluation_key())
-  if model.cfg.body == 'stack':
-    return {}
-  if model.cfg.body == 'refine':
-    return {'state': np.asarray(carry[0], np.float64)}
-  return {
-    'low': np.asarray(carry.low_BxTxD[0], np.float64),
-    'high': np.asarray(carry.high_BxTxD[0], np.float64),
-  }
+  token_1xT = jnp.zeros((1, length), jnp.int32)
+  state = bound.start(token_1xT, positions(length))
+  carried = {name: state[name] for name in model.grid.carried}
+  return {name: np.asarray(x[0], np.float64) for name, x in carried.items()}
 
 
 class Decoded(NamedTuple):

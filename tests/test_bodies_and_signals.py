@@ -1,0 +1,258 @@
+"""Every body under every K/V policy and kind of signal (R9).
+
+One parallel pass gives exactly what decoding token by token with a cache
+gives. The programs are compiled once for each case and shared by the tests.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import reference
+import tiny
+from ease_jax import decode
+from ease_jax.core.policies import choices
+from ease_jax.evaluate import passes, traces
+
+ROWS = 2
+LENGTH = 16
+BATCH = tiny.batch(ROWS, LENGTH)
+CHANGED = 9  # a position
+
+BODIES = {
+  'stack': tiny.stack(readouts=(1, 2, 4)),  # its third layer has no readout
+  'refine': tiny.refine(),
+  'learned': tiny.refine(carry_init='learned', inject='gate'),
+  'random': tiny.refine(carry_init='random', inject='concat'),
+  'hrm': tiny.hrm(cycles=1, segments=2),
+}
+SIGNALS = {
+  'stack': ('max_prob', 'kl', 'state_cosine', 'patience'),
+  'refine': ('max_prob',),
+  'learned': ('kl',),
+  'random': ('patience',),
+  'hrm': ('max_prob', 'q_halt'),
+}
+UNTIED = ('recompute', 'copy_state', 'drop')
+CASES = [
+  *(('stack', 'max_prob', policy) for policy in UNTIED),
+  ('stack', 'kl', 'copy_state'),
+  ('stack', 'state_cosine', 'drop'),
+  ('stack', 'patience', 'recompute'),
+  *(('refine', 'max_prob', policy) for policy in choices()),
+  ('learned', 'kl', 'latest'),
+  ('random', 'patience', 'drop'),
+  ('hrm', 'max_prob', 'copy_state'),
+  ('hrm', 'q_halt', 'recompute'),
+  ('hrm', 'q_halt', 'latest'),
+]
+every_case = pytest.mark.parametrize('name, signal, policy', CASES)
+
+
+def batches():
+  return [BATCH]
+
+
+def params_of(name):
+  return tiny.params(BODIES[name])
+
+
+@functools.cache
+def dump_of(name):
+  """Every readout of every token, with the scores of the body's signals."""
+  return passes.grid_dump(BODIES[name], params_of(name), batches, SIGNALS[name])
+
+
+def in_the_widest_gap(score_RxT):
+  """Between two scores of the middle half that are far from each other."""
+  score_N = np.sort(score_RxT.reshape(-1))
+  quarter = len(score_N) // 4
+  middle_N = score_N[quarter:-quarter]
+  gap = np.diff(middle_N).argmax()
+  return middle_N[gap : gap + 2].mean()
+
+
+def thresholds(name, signal):
+  """One for each readout, such that some tokens stop there and some do not."""
+  num = BODIES[name].grid.num_readouts
+  if signal == 'patience':
+    return np.asarray([np.inf, 1, 1, 2, 2, np.inf][:num], np.float32)
+
+  threshold_K = np.full(num, np.inf, np.float32)
+  for k, score_RxT in enumerate(dump_of(name).score_KxRxT[signal][:-1]):
+    if np.isfinite(score_RxT).all():  # else it has no readout before it
+      threshold_K[k] = in_the_widest_gap(score_RxT)
+  return threshold_K
+
+
+def point_of(name, signal, policy):
+  return tiny.point(signal, policy, thresholds(name, signal))
+
+
+def parallel(name, point, batch=BATCH):
+  return tiny.masked(BODIES[name], params_of(name), point, batch)
+
+
+def sequential(name, point, batch=BATCH, cache=None):
+  return tiny.decoded(BODIES[name], params_of(name), point, batch, cache)
+
+
+@functools.cache
+def walked(name, signal, policy):
+  return parallel(name, point_of(name, signal, policy))
+
+
+@functools.cache
+def decoded(name, signal, policy):
+  return sequential(name, point_of(name, signal, policy))
+
+
+# ------------------------------------------------------ parallel == decoding
+
+
+@every_case
+def test_the_parallel_pass_is_what_decoding_does(name, signal, policy):
+  a = walked(name, signal, policy)
+  b = decoded(name, signal, policy)
+  # Tokens look back at ones that stopped earlier than they do.
+  assert (np.diff(a.exit_BxT) > 0).any()
+  np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
+
+  w_VxD = np.asarray(params_of(name)['unembed'])
+  logits_BxTxV = a.normed_BxTxD @ w_VxD.T
+  np.testing.assert_allclose(b.logits_BxTxV, logits_BxTxV, 1e-4, 1e-4)
+  log_p_BxTxV = np.asarray(jax.nn.log_softmax(b.logits_BxTxV))
+  target_BxTx1 = BATCH['targets'][..., None]
+  nll_BxT = -np.take_along_axis(log_p_BxTxV, target_BxTx1, -1)[..., 0]
+  np.testing.assert_allclose(a.observation.nll, nll_BxT, 1e-4, 1e-4)
+
+
+@every_case
+def test_tokens_stop_at_every_readout_that_may_answer(name, signal, policy):
+  may = np.isfinite(thresholds(name, signal))
+  may[-1] = True
+  stopped = np.unique(walked(name, signal, policy).exit_BxT)
+  assert set(stopped) <= set(np.flatnonzero(may))
+  assert len(stopped) >= min(3, may.sum())
+
+
+@every_case
+def test_cells_that_no_token_needs_are_not_run(name, signal, policy):
+  """R22, by the loop's own count."""
+  grid = BODIES[name].grid
+  exit_BxT = walked(name, signal, policy).exit_BxT
+  expected_T = np.asarray(grid.depth_K)[exit_BxT.max(0)]
+  if policy == 'recompute':
+    expected_T = np.full(LENGTH, grid.depth)
+  layers_run_T = decoded(name, signal, policy).layers_run_T
+  np.testing.assert_array_equal(layers_run_T, expected_T)
+
+
+# ------------------------------------------------------ an independent decoder
+
+
+@pytest.mark.parametrize(
+  'name, policy',
+  [(name, policy) for name, signal, policy in CASES if signal == 'max_prob'],
+)
+def test_the_walk_equals_a_plain_numpy_decoder(name, policy):
+  model = BODIES[name]
+  plain = tiny.plain(model, params_of(name))
+  start = tiny.first_streams(model, params_of(name), LENGTH)
+  threshold_K = thresholds(name, 'max_prob')
+  walk = walked(name, 'max_prob', policy)
+
+  for b in range(ROWS):
+    tokens = reference.decode(
+      plain, BATCH['tokens'][b], threshold_K, policy, start
+    )
+    exit_T = [token.readout for token in tokens]
+    normed_TxD = [token.normed_D for token in tokens]
+    np.testing.assert_array_equal(walk.exit_BxT[b], exit_T)
+    np.testing.assert_allclose(walk.normed_BxTxD[b], normed_TxD, 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize(
+  'name, policies',
+  [
+    ('stack', UNTIED),
+    ('refine', choices()),
+  ],
+)
+def test_policies_give_different_states(name, policies):
+  walks = [walked(name, 'max_prob', policy) for policy in policies]
+  for i, a in enumerate(walks):
+    for b in walks[:i]:
+      difference_BxT = np.abs(a.normed_BxTxD - b.normed_BxTxD).max(-1)
+      # The first tokens look back at nobody.
+      assert difference_BxT[:, 0].max() < 1e-4
+      assert difference_BxT.max() > 1e-2
+
+
+@pytest.mark.parametrize(
+  'name, signal',
+  [(name, signal) for name, signal, policy in CASES if policy == 'recompute'],
+)
+def test_recompute_is_a_reduction_of_the_dump(name, signal):
+  point = point_of(name, signal, 'recompute')
+  reduced = traces.trace(
+    BODIES[name], params_of(name), batches, dump_of(name), point
+  )
+  walk = walked(name, signal, 'recompute')
+  np.testing.assert_array_equal(reduced.exit_RxT, walk.exit_BxT)
+  np.testing.assert_allclose(reduced.nll_RxT, walk.observation.nll, 1e-4, 1e-5)
+  correct_BxT = walk.observation.argmax == BATCH['targets']
+  np.testing.assert_array_equal(reduced.correct_RxT, correct_BxT)
+
+
+@every_case
+def test_never_is_the_last_readout_and_always_the_first(name, signal, policy):
+  dump = dump_of(name)
+  last = BODIES[name].grid.num_readouts - 1
+  for threshold, k in ((np.inf, last), (-np.inf, 0)):
+    walk = parallel(name, tiny.point(signal, policy, threshold))
+    assert (walk.exit_BxT == k).all()
+    np.testing.assert_allclose(
+      walk.observation.nll, dump.nll_KxRxT[k], 1e-5, 1e-5
+    )
+
+
+# --------------------------------------------------- causality, independence
+
+
+def with_other_tokens():
+  """Another first row, and another token in the middle of the second."""
+  tokens = BATCH['tokens'].copy()
+  tokens[0] = (tokens[0] + 5) % tiny.VOCAB
+  tokens[1, CHANGED] = (tokens[1, CHANGED] + 1) % tiny.VOCAB
+  return BATCH | {'tokens': tokens}
+
+
+@every_case
+def test_no_later_token_and_no_other_row_matters(name, signal, policy):
+  point = point_of(name, signal, policy)
+  for run in (parallel, sequential):
+    a = run(name, point)
+    b = run(name, point, with_other_tokens())
+    exit_T, other_exit_T = a.exit_BxT[1], b.exit_BxT[1]
+    content_TxD, other_content_TxD = a[1][1], b[1][1]  # states, or logits
+    np.testing.assert_array_equal(exit_T[:CHANGED], other_exit_T[:CHANGED])
+    np.testing.assert_array_equal(
+      content_TxD[:CHANGED], other_content_TxD[:CHANGED]
+    )
+    assert (content_TxD[CHANGED] != other_content_TxD[CHANGED]).any()
+
+
+@every_case
+def test_decoding_never_reads_an_unwritten_position(name, signal, policy):
+  empty = decode.init_cache(BODIES[name], ROWS, LENGTH)
+
+  def full(blocks):
+    return jax.tree.map(lambda x: jnp.full_like(x, 1e3), blocks)
+
+  dirty = empty._replace(key=full(empty.key), value=full(empty.value))
+  again = sequential(name, point_of(name, signal, policy), cache=dirty)
+  tiny.assert_trees_equal(decoded(name, signal, policy), again)
