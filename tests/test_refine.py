@@ -1,0 +1,188 @@
+"""Refinement: gradients between segments, first states, more segments."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import segmented
+from segmented import BATCH, LENGTH, gradient, key_of, spec_of, value_and_grad
+
+import tiny
+from ease_jax.core.objective import LossSpec
+from ease_jax.model import deeper
+from ease_jax.model.layers import positions
+
+# --------------------------------------------------- gradients between them
+
+
+def looped_loss(params, model, spec, joined):
+  """The grid loss as a plain loop over three segments.
+
+  `joined[s]` says whether gradients go from segment s + 1 back into s.
+  """
+  bound = model.bind({'params': params})
+  state = bound.start(BATCH['tokens'], positions(LENGTH), key_of())
+  total = 0.0
+  k = 0
+  for s in range(model.grid.segments):
+    if s > 0 and not joined[s - 1]:
+      state = state | {'z': jax.lax.stop_gradient(state['z'])}
+    state, state_R = segmented.one_segment(bound, state)
+    for h_BxTxD in state_R:
+      nll = segmented.mean_nll(bound, k, h_BxTxD, BATCH)
+      total += spec.weight_K[k] * nll
+      k += 1
+  return total
+
+
+@pytest.mark.parametrize(
+  'backprop, init, joined',
+  [
+    (1, 'zeros', (False, False)),
+    (2, 'learned', (False, True)),
+    (3, 'learned', (True, True)),
+  ],
+)
+def test_gradients_reach_through_the_last_segments_only(backprop, init, joined):
+  model = tiny.refine(carry_backprop=backprop, carry_init=init)
+  params = tiny.params(model)
+  spec = spec_of(model)
+  loop = functools.partial(looped_loss, model=model, spec=spec, joined=joined)
+  loss, expected = jax.jit(jax.value_and_grad(loop))(params)
+
+  grads, metrics = gradient(params, model, spec, BATCH)
+  np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
+  tiny.assert_trees_close(grads, expected, rtol=1e-4, atol=1e-5)
+  if backprop == 1:
+    # Each segment was differentiated by itself; all at once is the same.
+    (value, _), whole = value_and_grad(params, model, spec, BATCH)
+    np.testing.assert_allclose(value, loss, rtol=1e-5)
+    tiny.assert_trees_close(whole, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('backprop, reached', [(1, False), (3, True)])
+def test_a_detached_state_gets_no_gradient(backprop, reached):
+  """R4, at the edge itself: exactly zero, and not zero where joined."""
+  model = tiny.refine(
+    num_layers=1, carry_init='learned', carry_backprop=backprop
+  )
+  # `first` enters segment 1 alone, the loss stands after segment 3.
+  spec = LossSpec((0.0, 0.0, 1.0), segments=3, carry_backprop=backprop)
+  grads, _ = gradient(tiny.params(model), model, spec, BATCH)
+  grad_D = np.asarray(grads['streams']['first'])
+  assert (grad_D != 0).all() == reached
+  assert (grad_D == 0).all() != reached
+
+
+@pytest.mark.parametrize('name', ['learned', 'random', 'hrm'])
+def test_every_parameter_learns(name):
+  model = segmented.BODIES[name]
+  grads, _ = gradient(tiny.params(model), model, spec_of(model), BATCH)
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    name = jax.tree_util.keystr(path)
+    learns = np.asarray(grad) != 0
+    if 'first' in name or 'embed' in name:
+      assert learns.any(), name
+    else:
+      assert learns.mean() > 0.9, name
+
+
+def test_memory_does_not_grow_with_the_segments():
+  def bytes_of(segments):
+    model = tiny.refine(segments=segments, num_layers=1, dim=64, mlp_dim=256)
+    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    shapes = jax.eval_shape(model.init, key_of(), tokens)['params']
+    spec = spec_of(model)
+    compiled = gradient.lower(shapes, model, spec, tiny.batch(8, 64)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert bytes_of(8) < 1.02 * bytes_of(2)
+
+
+def test_weight_on_segment_ends_is_irt():
+  model = segmented.REFINE
+  params = tiny.params(model)
+  irt = LossSpec((0.0, 1.0, 0.0, 1.0, 0.0, 1.0), segments=3)
+  _, metrics = gradient(params, model, irt, BATCH)
+  state_K = segmented.states(params, BATCH['tokens'], model=model)
+  bound = model.bind({'params': params})
+  ends = [segmented.mean_nll(bound, k, state_K[k], BATCH) for k in (1, 3, 5)]
+  np.testing.assert_allclose(metrics['loss'], np.sum(ends), rtol=1e-5)
+  np.testing.assert_allclose(
+    [metrics[f'loss_{k}'] for k in (2, 4, 6)], ends, rtol=1e-5
+  )
+  assert 'loss_1' not in metrics
+
+
+# -------------------------------------------------------------- first states
+
+
+@pytest.mark.parametrize('name', ['random', 'hrm'])
+def test_states_start_anew_in_each_row_and_for_any_length(name):
+  """R31: the state belongs to a position, and is made for any of them."""
+  model = segmented.BODIES[name]
+  params = tiny.params(model)
+  tokens = BATCH['tokens']
+
+  def run(tokens):
+    return np.stack(segmented.states(params, tokens, model=model))
+
+  long_KxBxTxD = run(tokens)
+  short_KxBxTxD = run(tokens[1:2, :5])
+  np.testing.assert_allclose(
+    short_KxBxTxD, long_KxBxTxD[:, 1:2, :5], rtol=1e-4, atol=1e-4
+  )
+  longer_KxBxTxD = run(np.tile(tokens, (1, 3)))
+  np.testing.assert_allclose(
+    longer_KxBxTxD[:, :, :LENGTH], long_KxBxTxD, rtol=1e-4, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('kind', ['zeros', 'fixed', 'random'])
+def test_first_states(kind):
+  model = tiny.refine(carry_init=kind)
+  bound = model.bind({'params': tiny.params(model)})
+  tokens = np.zeros((2, 5), np.int32)
+
+  def draw(seed, start):
+    state = bound.start(tokens, start + positions(5), key_of(seed))
+    return np.asarray(state['z'])
+
+  a_BxTxD = draw(3, 0)
+  b_BxTxD = draw(9, 0)
+  np.testing.assert_array_equal(a_BxTxD[0], a_BxTxD[1])
+  assert (a_BxTxD == b_BxTxD).all() == (kind != 'random')
+  assert (a_BxTxD[:, 0] == a_BxTxD[:, 1]).all() == (kind != 'random')
+  assert (a_BxTxD == 0).all() == (kind == 'zeros')
+  # The same position, whatever else is asked for: as decoding needs it.
+  np.testing.assert_array_equal(draw(3, 2)[:, 0], a_BxTxD[:, 2])
+  if kind == 'random':
+    assert 0.015 < a_BxTxD.std() < 0.025
+
+
+# -------------------------------------------------------------- more segments
+
+
+def test_more_segments_than_trained_on_share_the_parameters():
+  three = segmented.REFINE
+  six = deeper(three, 6)
+  params = tiny.params(three)
+  tiny.assert_trees_equal(params, tiny.params(six))
+  a = segmented.states(params, BATCH['tokens'], model=three)
+  b = segmented.states(params, BATCH['tokens'], model=six)
+  np.testing.assert_allclose(a, b[:6], rtol=1e-5, atol=1e-5)
+
+
+def test_a_norm_per_readout_is_the_same_in_every_segment():
+  model = tiny.refine(readout_norm='per_readout')
+  params = tiny.params(model)
+  norms = [name for name in params if name.startswith('readout_norm')]
+  assert sorted(norms) == ['readout_norm_0', 'readout_norm_1']
+  bound = model.bind({'params': params})
+  h_BxTxD = jax.random.normal(key_of(), (1, 2, 16))
+  normed = [np.asarray(bound.normed(k, h_BxTxD)) for k in range(6)]
+  for k in range(2, 6):
+    np.testing.assert_array_equal(normed[k], normed[k % 2])
+  assert (normed[0] != normed[1]).any()
