@@ -29,16 +29,17 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from timing import side_by_side  # noqa: E402
 
-from ease_jax import config, decode  # noqa: E402
-from ease_jax import model as model_lib  # noqa: E402
+from ease_jax import (  # noqa: E402
+  config,
+  decode,
+  specs,  # noqa: E402
+)
 from ease_jax import run as run_lib  # noqa: E402
-from ease_jax.core import costs  # noqa: E402
+from ease_jax.core.policies import OperatingPoint  # noqa: E402
 from ease_jax.decode import cache as caches  # noqa: E402
 from ease_jax.decode import loop  # noqa: E402
 from ease_jax.decode import step as steps  # noqa: E402
-from ease_jax.decode.text import chosen_point  # noqa: E402
-from ease_jax.evaluate import clock, passes  # noqa: E402
-from ease_jax.model.exits import ExitSpec  # noqa: E402
+from ease_jax.evaluate import clock  # noqa: E402
 
 SHAPES = {  # layers, width, heads, vocabulary, cache
   'L=12 D=512 V=8192 C=512': (12, 512, 8, 8192, 512),
@@ -46,7 +47,7 @@ SHAPES = {  # layers, width, heads, vocabulary, cache
 }
 TOKENS = 32
 INF = np.inf
-SPEC = ExitSpec('max_prob', 'copy_state')
+RULE = OperatingPoint('max_prob', 'copy_state', INF).rule
 NEVER = 1.5  # a threshold that no probability reaches
 
 
@@ -55,16 +56,14 @@ class Shape:
 
   def __init__(self, layers, dim, heads, vocab, cache, rows):
     c = config.base()
-    c.model.update(
-      num_layers=layers,
-      dim=dim,
-      num_heads=heads,
-      num_kv_heads=heads,
-      mlp_dim=4 * dim,
-      readouts=tuple(layers * i // 4 for i in range(1, 5)),
-    )
-    self.cfg = config.model_config(c, vocab)
-    self.model = model_lib.build(self.cfg)
+    c.model.num_layers = layers
+    c.model.dim = dim
+    c.model.block.attention.num_heads = heads
+    c.model.block.attention.num_kv_heads = heads
+    c.model.block.mlp.dim = 4 * dim
+    c.model.readouts = tuple(layers * i // 4 for i in range(1, 5))
+    self.model = specs.from_config(c, vocab).body
+    self.cfg = self.model.cfg
     self.params = jax.jit(self.model.init)(
       jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
     )['params']
@@ -101,7 +100,7 @@ class Shape:
         np.int32(-1),
         num=TOKENS,
         model=self.model,
-        spec=SPEC if exits_on else None,
+        rule=RULE if exits_on else None,
         sampling=decode.Sampling(),
       )
       return jax.block_until_ready(out)
@@ -110,7 +109,7 @@ class Shape:
 
   def read_everything(self):
     """One pass over all bytes that a token needs: the bandwidth limit."""
-    cache = caches.init_cache(self.cfg, self.rows, self.cache)
+    cache = caches.init_cache(self.model, self.rows, self.cache)
     total = jax.jit(lambda *trees: sum(x.sum() for x in jax.tree.leaves(trees)))
     return lambda: [
       total(self.params, cache.key, cache.value) for _ in range(TOKENS)
@@ -128,8 +127,8 @@ class Shape:
     return value_KxB[..., None], stop_B
 
   def cost_K(self):
-    cost_K = costs.readout_costs(self.cfg, self.cache, SPEC.policy)
-    return cost_K / costs.full_flops(self.cfg, self.cache)
+    prices = self.model.costs(self.cache)
+    return prices.exit_K(RULE) / prices.full
 
 
 def transformers_runs(shape):
@@ -215,7 +214,8 @@ def trained_figures(workdir, rounds):
 
   c, workdir = quickstart.get_config(), pathlib.Path(workdir)
   model, params, tokenizer = run_lib.load_model(c, workdir)
-  point, variables = chosen_point(workdir), {'params': params}
+  point = run_lib.chosen_point(workdir)
+  variables = {'params': params}
   text = ''.join(
     t['text']
     for t in json.loads((workdir / 'passage.json').read_text())['tokens']
@@ -225,19 +225,19 @@ def trained_figures(workdir, rounds):
   options = decode.Options(max_new_tokens=96, context=c.data.seq_len, chunk=96)
   # Drafts are chosen on half of the prompts and measured on the others.
   tried, prompts = prompts[::2], prompts[1::2]
-  drafts = decode.candidates(model.cfg)
+  drafts = decode.candidates(model)
   _, seconds = clock.fastest_draft(
     model, variables, tried, drafts, options=options
   )
   draft = min(drafts, key=lambda d: seconds[d])
   found = {}
 
-  def generate(name, exit, num=options.max_new_tokens):
+  def generate(name, point, num=options.max_new_tokens):
     some = dataclasses.replace(options, max_new_tokens=num)
 
     def run():
       found[name] = [
-        decode.generate(model, variables, [p], exit, options=some)[0][0]
+        decode.generate(model, variables, [p], point, options=some)[0][0]
         for p in prompts
       ]
 
@@ -259,10 +259,8 @@ def trained_figures(workdir, rounds):
     rounds,
   )
   seconds = {name: middle for name, (middle, _) in times.items()}
-  cfg, exits = model.cfg, np.stack([t.exits for t in found['chosen']])
-  expected = 1 / passes.compute_of_exits(
-    cfg, point.spec, point.threshold_K(len(cfg.cells)), exits
-  )
+  exits = np.stack([t.exits for t in found['chosen']])
+  expected = 1 / decode.compute_decoder(model, point, exits)
   speedup = (seconds['full'] - seconds['full, one token']) / (
     seconds['chosen'] - seconds['chosen, one token']
   )
@@ -284,7 +282,7 @@ def trained_figures(workdir, rounds):
       ),
       'self-speculation: share accepted': tally.accepted / tally.drafted,
       'self-speculation: layers run / plain': (
-        tally.layers_run / (exits.size * cfg.depth)
+        tally.layers_run / (exits.size * model.grid.depth)
       ),
     }
   }

@@ -12,11 +12,8 @@ import jax
 import numpy as np
 from timing import side_by_side
 
-from ease_jax import config
-from ease_jax import model as model_lib
-from ease_jax.core.weights import LossSpec
+from ease_jax import config, specs
 from ease_jax.train import update
-from ease_jax.train.optimizer import OptimizerSpec
 
 SEEDS = 5
 SHAPES = {  # name -> (layers, width, tokens in a window, windows)
@@ -29,16 +26,16 @@ SHAPES = {  # name -> (layers, width, tokens in a window, windows)
 
 def make(layers, dim, length, rows):
   c = config.base()
-  c.model.update(
-    num_layers=layers,
-    dim=dim,
-    mlp_dim=4 * dim,
-    num_heads=2,
-    num_kv_heads=2,
-    readouts=(layers,),
-  )
-  model = model_lib.build(config.model_config(c, 100))
-  opt_spec, loss_spec = OptimizerSpec.from_config(c), LossSpec.from_config(c)
+  c.model.num_layers = layers
+  c.model.dim = dim
+  c.model.block.mlp.dim = 4 * dim
+  c.model.block.attention.num_heads = 2
+  c.model.block.attention.num_kv_heads = 2
+  c.model.readouts = (layers,)
+  run_specs = specs.from_config(c, 100)
+  model = run_specs.body
+  opt_spec = run_specs.optimizer
+  loss_spec = run_specs.loss
   # Not donated: the same state again in every round.
   step = functools.partial(
     update.train_step.__wrapped__,

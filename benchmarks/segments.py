@@ -15,42 +15,35 @@ import jax.numpy as jnp
 import numpy as np
 from timing import side_by_side
 
-from ease_jax import config
-from ease_jax import model as model_lib
-from ease_jax.core.weights import LossSpec
+from ease_jax import config, specs
+from ease_jax.core.objective import LossSpec
 from ease_jax.train import loss as losses
+from ease_jax.train import segment
 
 SEGMENTS = (1, 2, 4, 8)
 
 
 def make(segments: int, backprop: int):
   c = config.base()
-  c.model.update(
-    body='refine',
-    segments=segments,
-    num_layers=4,
-    dim=128,
-    mlp_dim=512,
-    readouts=(4,),
-    carry_backprop=backprop,
-  )
-  model = model_lib.build(config.model_config(c, 256))
-  spec = LossSpec((1.0,) * segments, segments=segments)
+  c.model.body = 'refine'
+  c.model.segments = segments
+  c.model.num_layers = 4
+  c.model.readouts = (4,)
+  c.model.carry_backprop = backprop
+  model = specs.from_config(c, 256).body
+  spec = LossSpec((1.0,) * segments, segments=segments, carry_backprop=backprop)
   return model, spec
 
 
 def looped(params, model, spec, batch):
   """Segment after segment in Python, detached."""
-  part = functools.partial(
-    losses.segment_loss, model=model, spec=spec, batch=batch
-  )
-  grad = jax.grad(part, has_aux=True)
-  progress = losses.first_progress(params, model, batch)
+  setting = segment.prepared(params, model, spec, batch)
+  grad = jax.grad(segment.segment_loss, has_aux=True)
+  progress = segment.first_progress(model, batch)
   total = jax.tree.map(jnp.zeros_like, params)
   for number in range(spec.segments):
-    grads, (progress, _) = grad(
-      params, progress, number, jnp.ones(1), jax.random.key(number)
-    )
+    part = segment.Part(jnp.int32(number), jnp.ones(1), jax.random.key(number))
+    grads, (progress, _) = grad(params, progress, part, setting)
     total = jax.tree.map(jnp.add, total, grads)
   return total
 
