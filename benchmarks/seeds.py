@@ -54,7 +54,10 @@ def make(layers, dim, length, rows):
   keys = jax.random.split(jax.random.key(0), SEEDS)
   init = functools.partial(update.init_state, model=model, opt_spec=opt_spec)
   states = jax.vmap(init)(keys)
-  pick = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+
+  def pick(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
+
   singles = [(pick(states, i), pick(batch, i), keys[i]) for i in range(SEEDS)]
   one, all_ = jax.jit(step), jax.jit(jax.vmap(step))
   return {

@@ -65,11 +65,14 @@ def main():
     for name, backprop in (('in the scan', 1), ('joined', s), ('loop', 1)):
       model, spec = make(s, backprop)
       if name == 'loop':
-        f = lambda p, m=model, sp=spec: looped(p, m, sp, batch)
+
+        def f(p, m=model, sp=spec):
+          return looped(p, m, sp, batch)
       else:
-        f = lambda p, m=model, sp=spec: losses.grid_gradient(
-          p, m, sp, batch, 0, jax.random.key(0)
-        )[0]
+
+        def f(p, m=model, sp=spec):
+          return losses.grid_gradient(p, m, sp, batch, 0, jax.random.key(0))[0]
+
       compiled = jax.jit(f).lower(params).compile()
       key = f'{name}, S={s}'
       memory[key] = compiled.memory_analysis().temp_size_in_bytes / 2**20

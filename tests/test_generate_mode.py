@@ -12,6 +12,7 @@ from ease_jax import run as run_lib
 from ease_jax.data import tokenizers
 from ease_jax.decode import text as decode_text
 from ease_jax.evaluate import clock
+from ease_jax.notebook import load_run
 
 PROMPT = 'the cat '
 
@@ -240,3 +241,60 @@ def test_no_draft_is_timed_for_a_bad_prompt(finished, monkeypatch):
   monkeypatch.setattr(clock, 'fastest_draft', None)
   with pytest.raises(config.ConfigError, match='--prompt has 0 tokens'):
     run_lib.run(with_(c, method='speculative'), workdir, 'generate', '')
+
+
+# ------------------------------------------------------------ in a notebook
+
+
+@pytest.fixture(scope='module')
+def loaded(finished):
+  return load_run(finished[1])
+
+
+def test_a_run_is_loaded_from_its_folder_alone(finished, loaded):
+  c, workdir = finished
+  assert loaded.config.to_dict() == c.to_dict()
+  assert loaded.point == run_lib.chosen_point(workdir)
+  with pytest.raises(config.ConfigError, match='config.json is missing'):
+    load_run(workdir / 'nowhere')
+
+
+def test_every_token_but_the_first_is_scored_where_it_exits(loaded):
+  texts = ['the cat sat on the mat. ' * 3, 'on the mat']
+  table = loaded.score(texts)
+  lengths = [len(text.encode()) - 1 for text in texts]
+  np.testing.assert_array_equal(np.bincount(table.text_N), lengths)
+  assert ''.join(table.piece_N[table.text_N == 1]) == 'n the mat'
+  np.testing.assert_array_equal(
+    table.position_N[table.text_N == 1], np.arange(1, 10)
+  )
+
+  assert table.nll_KxN.shape == (2, sum(lengths))
+  assert set(table.exit_N) == {0, 1}, 'the exits must be mixed'
+  # At the first readout nothing that a token looks back at has exited.
+  early = table.exit_N == 0
+  np.testing.assert_allclose(
+    table.exit_nll_N[early], table.nll_KxN[0, early], rtol=1e-4, atol=1e-5
+  )
+
+
+def test_a_notebook_continues_texts_like_the_command_line(finished, loaded):
+  expected, _ = wanted(*finished, loaded.point)
+  assert loaded.generate([PROMPT], max_new_tokens=15) == [expected]
+
+
+@pytest.mark.parametrize(
+  'texts, message',
+  [
+    ('one text', 'score takes a list of texts; got one'),
+    ([], 'no texts; give at least one'),
+    (
+      ['fine', 'x'],
+      'text 1 has 1 tokens; the first is never predicted, so give two or more',
+    ),
+  ],
+)
+def test_texts_that_cannot_be_scored(loaded, texts, message):
+  with pytest.raises(config.ConfigError) as error:
+    loaded.score(texts)
+  assert str(error.value) == message

@@ -24,7 +24,9 @@ def naive(h_NxD, w_VxD, target_N, weight_N):
 
 
 def value_and_grads(function, h, w, target, weight):
-  scaled = lambda h, w, weight: 3.0 * function(h, w, target, weight)
+  def scaled(h, w, weight):
+    return 3.0 * function(h, w, target, weight)
+
   return jax.value_and_grad(scaled, (0, 1, 2))(h, w, weight)
 
 
@@ -55,9 +57,10 @@ def test_padding_has_exactly_no_influence(monkeypatch):
   monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', 50)
   h, w, target, weight = problem(16)
   weight[[2, 7, 15]] = 0
-  run = lambda h, target: value_and_grads(
-    readout.linear_cross_entropy, h, w, target, weight
-  )
+
+  def run(h, target):
+    return value_and_grads(readout.linear_cross_entropy, h, w, target, weight)
+
   value, (dh, dw, _) = run(h, target)
   assert (np.asarray(dh)[[2, 7, 15]] == 0).all()
   assert (np.asarray(dh)[[0, 3, 14]] != 0).all()
@@ -90,7 +93,10 @@ def softmax64(logits):
 def observed(request):
   """Observations of [3, 5] tokens in small chunks, and their inputs."""
   rng = np.random.default_rng(1)
-  cast = lambda x: jnp.asarray(x, request.param)
+
+  def cast(x):
+    return jnp.asarray(x, request.param)
+
   h, n, ph, pn = (cast(rng.normal(size=(3, 5, 8))) for _ in range(4))
   w = rng.normal(size=(11, 8))
   w[5] = w[2]  # a tie wherever these two win
@@ -102,7 +108,10 @@ def observed(request):
     obs = readout.observe((h, n), (ph, pn), target, w, with_kl=True)
   finally:
     readout.CHUNK_ELEMENTS = saved
-  exact = lambda x: np.asarray(x, np.float64)
+
+  def exact(x):
+    return np.asarray(x, np.float64)
+
   return obs, tuple(map(exact, (h, n, ph, pn, w))), target
 
 
@@ -111,7 +120,10 @@ def test_observe_equals_a_naive_computation(observed):
   p, q = softmax64(n @ w.T), softmax64(pn @ w.T)
   top = np.sort(p, -1)
   chosen = np.take_along_axis(p, target[..., None], -1)[..., 0]
-  norm = lambda x: np.sqrt((x**2).sum(-1))
+
+  def norm(x):
+    return np.sqrt((x**2).sum(-1))
+
   expected = {
     'nll': -np.log(chosen),
     'argmax': p.argmax(-1),

@@ -142,7 +142,10 @@ def assert_trees_equal(a, b):
 
 def assert_trees_close(a, b, rtol=1e-5, atol=1e-6):
   assert jax.tree.structure(a) == jax.tree.structure(b)
-  close = lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+  def close(x, y):
+    return np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
   jax.tree.map(close, a, b)
 
 

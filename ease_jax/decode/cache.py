@@ -123,7 +123,8 @@ def attend(
     live_B: rows whose result somebody reads; None = all. A row block that
       nobody reads costs nothing.
   """
-  keys, values = cache.key[number], cache.value[number]
+  keys = cache.key[number]
+  values = cache.value[number]
   batch_size, tokens = query_BxTxHxD.shape[:2]
   seen_BxTxC = jnp.repeat(cache.seen_LxBxC[number][:, None], tokens, axis=1)
   mask_BxTxT = jnp.broadcast_to(mask_BxTxT, (batch_size, *mask_BxTxT.shape[1:]))
@@ -184,7 +185,8 @@ def commit(cache: Cache, new: New, slot: jax.Array) -> Cache:
     seen_LxBxT = jnp.where(new.ran_LxBxT, seen_LxBxT, old_LxBxT)
   seen_LxBxC = _put(cache.seen_LxBxC, seen_LxBxT, start)
 
-  key, value = list(cache.key), list(cache.value)
+  key = list(cache.key)
+  value = list(cache.value)
   for number, (key_BxTxGxD, value_BxTxGxD) in new.kv.items():
     ran_BxT = None if new.ran_LxBxT is None else new.ran_LxBxT[number]
     key[number] = _write(key[number], key_BxTxGxD, ran_BxT, start)

@@ -20,6 +20,7 @@ PROMPT_STEP = 32  # prompts are padded to a multiple, each compiled once
 
 Prompts = Sequence[Sequence[int]]
 Variables = Any  # of a Linen module: a dict with `params`
+Array = jax.Array | np.ndarray
 
 
 class Generated(NamedTuple):
@@ -152,10 +153,10 @@ def rule_of(point: OperatingPoint | None) -> ExitRule | None:
 def start(
   model: Body,
   point: OperatingPoint | None,
-  token_B: Any,
-  position_B: Any,
-  end_B: Any,
-  seed: Any,
+  token_B: Array,
+  position_B: Array,
+  end_B: Array,
+  seed: Array | int | np.integer,
 ) -> steps.Rows:
   """Rows before their first step.
 

@@ -123,7 +123,8 @@ def rounds(
 
 
 def _round(how: _How, ends: _Ends, row: Row) -> Row:
-  draft, grid = how.draft, how.bound.grid
+  draft = how.draft
+  grid = how.bound.grid
   key, draft_key, check_key = jax.random.split(row.key, 3)
   left = ends.position - 1 - row.position  # tokens that may still come
 

@@ -94,7 +94,8 @@ def stream(
       draft=draft,
       sampling=options.sampling,
     )
-    cache, key = row.cache, row.key
+    cache = row.cache
+    key = row.key
     token, position, slot, done, new_N, count, tally = jax.device_get(
       (
         row.token,

@@ -85,7 +85,8 @@ def exit_text(
     options: how to generate.
     color: whether to shade.
   """
-  model, tokenizer = trained.model, trained.tokenizer
+  model = trained.model
+  tokenizer = trained.tokenizer
   depth_K = np.asarray(model.grid.depth_K)
   depth = model.grid.depth
   speech = Speech(tokenizer)
@@ -132,7 +133,8 @@ def speculative_text(
     draft: how drafts are made.
     options: how to generate.
   """
-  model, tokenizer = trained.model, trained.tokenizer
+  model = trained.model
+  tokenizer = trained.tokenizer
   speech = Speech(tokenizer)
   total = NOTHING
   num = 0

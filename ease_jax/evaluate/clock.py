@@ -168,7 +168,7 @@ def break_even(
 
 def fastest_draft(
   model: Body,
-  variables: Any,
+  variables: loop.Variables,
   prompts: Sequence[Sequence[int]],
   drafts: Sequence[decode.Draft],
   *,

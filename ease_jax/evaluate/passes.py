@@ -244,8 +244,17 @@ def grid_dump(
     nll, correct, max_prob, score, run = jax.device_get(
       _dump_batch(params, batch, model=model, names=names)
     )
-    mask, target = batch['mask'], batch['targets']
-    dumps.append(Dump(nll, correct, max_prob, score, mask, target, run))
+    dumps.append(
+      Dump(
+        nll,
+        correct,
+        max_prob,
+        score,
+        batch['mask'],
+        batch['targets'],
+        run,
+      )
+    )
 
   return Dump(
     nll_KxRxT=np.concatenate([d.nll_KxRxT for d in dumps], 1),

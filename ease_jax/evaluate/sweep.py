@@ -7,11 +7,11 @@ and reported on another one.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ease_jax.checks import ConfigError, at_least_one, need, one_of
+from ease_jax.config import Config
 from ease_jax.core import policies
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.core.signals import SIGNALS
@@ -99,7 +99,7 @@ class SweepSpec:
     )
 
   @classmethod
-  def from_config(cls, config: Any) -> 'SweepSpec':
+  def from_config(cls, config: Config) -> 'SweepSpec':
     """The spec of a whole config."""
     fields = {**config.exit, **config.evaluate}
     fields['signals'] = tuple(config.exit.signals)

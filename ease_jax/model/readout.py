@@ -158,7 +158,8 @@ def statistics(
 
 def cosine(a_NxD: jax.Array, b_NxD: jax.Array) -> jax.Array:
   """Cosine of two states, [N] float32."""
-  a_NxD, b_NxD = a_NxD.astype(jnp.float32), b_NxD.astype(jnp.float32)
+  a_NxD = a_NxD.astype(jnp.float32)
+  b_NxD = b_NxD.astype(jnp.float32)
   norms_N = jnp.linalg.norm(a_NxD, axis=-1) * jnp.linalg.norm(b_NxD, axis=-1)
   return jnp.clip((a_NxD * b_NxD).sum(-1) / (norms_N + 1e-12), -1.0, 1.0)
 

@@ -55,7 +55,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def render(
-  config: Any, results: Results, passage: Passage, drawings: Drawings
+  config: dict[str, Any], results: Results, passage: Passage, drawings: Drawings
 ) -> str:
   """The page as one string that needs nothing else.
 

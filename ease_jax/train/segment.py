@@ -78,7 +78,8 @@ def first_progress(model: Body, batch: Batch) -> Progress:
 
 def begin(params: Params, setting: Setting, key: jax.Array) -> State:
   """All streams before the first segment, the prelude included."""
-  model, batch = setting.model, setting.batch
+  model = setting.model
+  batch = setting.batch
   carry_key, drop_key, route_key = jax.random.split(key, 3)
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
   length = batch['tokens'].shape[1]
@@ -207,7 +208,8 @@ def _readout_losses(
   weighted ones are not in the program, and ones that are off now are skipped
   when it runs.
   """
-  spec, batch = setting.spec, setting.batch
+  spec = setting.spec
+  batch = setting.batch
   w_VxD = bound.unembedding()
   last = len(state_R) - 1
   loss_R = []
@@ -286,7 +288,8 @@ def _learn_gates(
   key: jax.Array,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
   """Mean loss of each gate, and the tokens that are still trained on."""
-  spec, batch = setting.spec, setting.batch
+  spec = setting.spec
+  batch = setting.batch
   alive_BxT = progress.alive_BxT
   learned: dict[str, jax.Array] = {}
 
