@@ -11,7 +11,8 @@ from ease_jax import model as model_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
-from ease_jax.core.policies import OperatingPoint
+from ease_jax.core.policies import UNITS, OperatingPoint
+from ease_jax.core.spec import CAUSAL
 from ease_jax.data import load_tokenizer
 from ease_jax.data.task import Task
 from ease_jax.data.task import load as load_task
@@ -74,7 +75,7 @@ def run(
   else:
     folder.mkdir(parents=True, exist_ok=True)
     task = load_task(checked.data, folder)
-    checked = specs.from_config(config, task.vocab_size, task.attention)
+    checked = specs.from_config(config, task.vocab_size)
     # After the data was found: a wrong path must not bind the directory.
     folders.write_config(config, folder)
     if mode in ('all', 'train'):
@@ -111,7 +112,7 @@ def _evaluate(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
   params = best.state.params
   found = evaluation.evaluate(run_specs.sweep, model, params, task)
   speed = None
-  if model.cfg.attention == 'causal':
+  if (task.attention, task.unit) == (CAUSAL, UNITS[0]):
     speed = clock.measure(
       run_specs.sweep, model, params, task, found.chosen, found.sweep
     )

@@ -14,8 +14,9 @@ from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES
 from ease_jax.core.signals import SIGNALS
-from ease_jax.core.spec import CAUSAL, ModelConfig
+from ease_jax.core.spec import ModelConfig
 from ease_jax.data.spec import DataSpec
+from ease_jax.data.task import TASKS
 from ease_jax.decode.options import GenerateSpec
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import BODIES, Body
@@ -62,26 +63,24 @@ class Specs:
     )
 
 
-def from_config(
-  config: Config, vocab_size: int = 1, attention: str = CAUSAL
-) -> Specs:
+def from_config(config: Config, vocab_size: int = 1) -> Specs:
   """The specs of a config.
 
   Args:
     config: of a run.
     vocab_size: V, once the data are known; what a config says can be checked
       without it.
-    attention: whom tokens see, which the task knows.
 
   Raises:
     ConfigError: it cannot run; one line with the field and the fix.
   """
   data = DataSpec.from_config(config.data)
+  one_of('data.task', data.task, TASKS)
   model = model_lib.model_config(
     config.model,
     vocab_size,
     gates=tuple(config.loss.gates),
-    attention=attention,
+    attention=TASKS[data.task].attention,
   )
   grid = model_lib.build(model).grid
   train = TrainSpec.from_config(config.train)

@@ -212,7 +212,7 @@ def speed_point(threshold, excess, rate, expected, is_chosen=False):
     tokens_per_second_high=rate + 110,
     speedup=rate / 6100,
     expected_speedup=expected,
-    compute=1 / expected,
+    compute_decoder=1 / expected,
     chosen=is_chosen,
   )
 

@@ -51,11 +51,13 @@ def test_an_unknown_task_is_named(tmp_path):
 
 
 def test_a_new_task_is_an_entry_of_the_registry(tmp_path, monkeypatch):
-  def make_words(spec, workdir):
-    assert workdir == tmp_path
-    return make_task(seq_len=spec.seq_len)
+  class Words(tasks.LanguageModelling):
+    @classmethod
+    def load(cls, spec, workdir):
+      assert workdir == tmp_path
+      return make_task(seq_len=spec.seq_len)
 
-  monkeypatch.setitem(tasks.TASKS, 'words', make_words)
+  monkeypatch.setitem(tasks.TASKS, 'words', Words)
   task = data.load(make_spec(task='words', seq_len=6), tmp_path)
   assert task.seq_len == 6
 

@@ -201,6 +201,13 @@ class Repeating:
   seq_len = LENGTH
   splits = {'train': 0, 'select': ROWS, 'test': ROWS}
 
+  @classmethod
+  def load(cls, spec, workdir):
+    assert spec.seq_len == LENGTH
+    tokenizer = tokenizers.Char(DIGITS)
+    tokenizers.save(tokenizer, workdir / 'tokenizer.json')
+    return cls(tokenizer)
+
   @property
   def vocab_size(self):
     return self.tokenizer.vocab_size
@@ -244,13 +251,6 @@ class Repeating:
     }
 
 
-def make_repeating(spec, workdir):
-  assert spec.seq_len == LENGTH
-  tokenizer = tokenizers.Char(DIGITS)
-  tokenizers.save(tokenizer, workdir / 'tokenizer.json')
-  return Repeating(tokenizer)
-
-
 # ---------------------------------------------------------------- the config
 
 
@@ -263,7 +263,7 @@ def registered():
     patch.setitem(signals.SIGNALS, 'knows', KNOWS)
     patch.setitem(policies.POLICIES, 'earliest', EARLIEST)
     patch.setitem(targets.TARGETS, 'last_readout', LastReadout())
-    patch.setitem(tasks.TASKS, 'repeating', make_repeating)
+    patch.setitem(tasks.TASKS, 'repeating', Repeating)
     yield
 
 

@@ -8,7 +8,7 @@ in `TASKS`, which the config's field `data.task` names.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import chex
@@ -33,6 +33,19 @@ class Task(Protocol):
 
   attention: ClassVar[str]
   unit: ClassVar[str]
+
+  @classmethod
+  def load(cls, spec: DataSpec, workdir: str | os.PathLike[str]) -> 'Task':
+    """The task on the data of a spec.
+
+    Args:
+      spec: which data, and the length of a window.
+      workdir: of the run; a task may keep there what encodes its data.
+
+    Raises:
+      ConfigError: the data cannot be used.
+    """
+    ...
 
   @property
   def vocab_size(self) -> int:
@@ -105,9 +118,6 @@ class Task(Protocol):
     ...
 
 
-TaskMaker = Callable[[DataSpec, str | os.PathLike[str]], Task]
-
-
 @dataclasses.dataclass(frozen=True)
 class LanguageModelling:
   """Each token of a text is predicted from those before it.
@@ -122,6 +132,22 @@ class LanguageModelling:
 
   corpus: Corpus
   seq_len: int
+
+  @classmethod
+  def load(
+    cls, spec: DataSpec, workdir: str | os.PathLike[str]
+  ) -> 'LanguageModelling':
+    """Language modelling on the text of a spec.
+
+    Args:
+      spec: which text, and the length of a window.
+      workdir: receives `tokenizer.json`. A BPE that lies there is used again.
+
+    Raises:
+      ConfigError: the data is missing, unreadable or too short.
+    """
+    corpus = corpora.load(spec, workdir)
+    return cls(corpus=corpus, seq_len=spec.seq_len)
 
   @property
   def vocab_size(self) -> int:
@@ -212,23 +238,7 @@ class LanguageModelling:
     }
 
 
-def language_modelling(
-  spec: DataSpec, workdir: str | os.PathLike[str]
-) -> LanguageModelling:
-  """Language modelling on the text of a spec.
-
-  Args:
-    spec: which text, and the length of a window.
-    workdir: receives `tokenizer.json`. A BPE that lies there is used again.
-
-  Raises:
-    ConfigError: the data is missing, unreadable or too short.
-  """
-  corpus = corpora.load(spec, workdir)
-  return LanguageModelling(corpus=corpus, seq_len=spec.seq_len)
-
-
-TASKS: dict[str, TaskMaker] = {'language': language_modelling}
+TASKS: dict[str, type[Task]] = {'language': LanguageModelling}
 
 
 def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Task:
@@ -242,5 +252,4 @@ def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Task:
     ConfigError: there is no such task, or its data cannot be used.
   """
   one_of('data.task', spec.task, TASKS)
-  make_task = TASKS[spec.task]
-  return make_task(spec, workdir)
+  return TASKS[spec.task].load(spec, workdir)

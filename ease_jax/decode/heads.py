@@ -87,7 +87,7 @@ def speaking(
 
   A readout that may not answer ("never"), or that no live token reaches, costs
   nothing. Where a coda stands before the head, it answers with the state
-  instead, and `answer_after_coda` makes logits of it.
+  instead, and `answer_of` makes logits of it.
 
   Args:
     bound: a bound body.

@@ -315,6 +315,6 @@ def _speed_point(
     tokens_per_second_high=tokens / low,
     speedup=full_seconds / middle,
     expected_speedup=1 / compute,
-    compute=compute,
+    compute_decoder=compute,
     chosen=chosen,
   )

@@ -240,8 +240,9 @@ class SpeedPoint(Record):
     tokens_per_second_low: lower quartile of the rounds.
     tokens_per_second_high: upper quartile of the rounds.
     speedup: tokens per second, divided by those without exits.
-    expected_speedup: what the FLOPs promise, 1 / compute.
-    compute: FLOPs per token of this decoder, divided by the full pass's.
+    expected_speedup: what the FLOPs promise, 1 / compute_decoder.
+    compute_decoder: FLOPs per token of this decoder, divided by the full
+      pass's.
     chosen: whether this is the operating point of the run.
   """
 
@@ -253,7 +254,7 @@ class SpeedPoint(Record):
   tokens_per_second_high: float
   speedup: float
   expected_speedup: float
-  compute: float
+  compute_decoder: float
   chosen: bool
 
 
