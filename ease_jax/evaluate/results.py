@@ -241,8 +241,7 @@ class SpeedPoint(Record):
     tokens_per_second_high: upper quartile of the rounds.
     speedup: tokens per second, divided by those without exits.
     expected_speedup: what the FLOPs promise, 1 / compute_decoder.
-    compute_decoder: FLOPs per token of this decoder, divided by the full
-      pass's.
+    compute_decoder: FLOPs per token of this decoder over a full pass's.
     chosen: whether this is the operating point of the run.
   """
 
