@@ -53,7 +53,7 @@ def point_of(name, signal, policy):
   if name == 'stack':
     return tiny.point(signal, policy, OF_STACK[signal])
   if signal == 'patience':
-    return tiny.point(signal, policy, (INF, 1.0, 2.0, INF))
+    return tiny.point(signal, policy, (INF, 1.0, 1.0, INF))
   model = BODIES[name]
   threshold_K = tiny.thresholds(
     model, tiny.params(model), signal, tiny.batch(4, 16)
