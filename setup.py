@@ -10,10 +10,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 def read_version():
   """The version, read without importing the package (nor, with it, JAX)."""
-  text = (HERE / 'ease_jax' / '__init__.py').read_text(encoding='utf-8')
+  text = (HERE / 'ease_jax' / 'version.py').read_text(encoding='utf-8')
   match = re.search(r"^__version__ = '([^']+)'$", text, re.MULTILINE)
   if match is None:
-    raise RuntimeError("ease_jax/__init__.py has no line __version__ = '...'")
+    raise RuntimeError("ease_jax/version.py has no line __version__ = '...'")
   return match[1]
 
 

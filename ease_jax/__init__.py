@@ -7,6 +7,8 @@ a name of theirs is first used.
 import importlib
 from typing import TYPE_CHECKING
 
+from ease_jax.version import __version__ as __version__
+
 if TYPE_CHECKING:
   from ease_jax.checks import ConfigError as ConfigError
   from ease_jax.config import base as base
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
   from ease_jax.notebook import LoadedRun as LoadedRun
   from ease_jax.notebook import load_run as load_run
   from ease_jax.run import body_of as body_of
-
-__version__ = '0.1.0'
 
 # name here -> (module, name there)
 _PUBLIC = {

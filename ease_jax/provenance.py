@@ -10,8 +10,8 @@ import sys
 
 import jax
 
-import ease_jax
 from ease_jax.evaluate.facts import Provenance
+from ease_jax.version import __version__
 
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
@@ -26,7 +26,7 @@ def provenance() -> Provenance:
     versions={
       'python': platform.python_version(),
       **versions,
-      'ease_jax': ease_jax.__version__,
+      'ease_jax': __version__,
     },
     commit=_commit(),
     date=now.isoformat(timespec='seconds'),

@@ -11,6 +11,7 @@ from ease_jax.core import policies, signals
 ROOT = pathlib.Path(ease_jax.__file__).parent
 # From the bottom to the top: a module imports only ones before it.
 ORDER = (
+  'version',
   'checks',
   'core',
   'config',
