@@ -65,7 +65,7 @@ setuptools.setup(
       'pyright[nodejs]',
       'pytest>=8',
       'pytest-xdist>=3.6',
-      'ruff',
+      'ruff~=0.17.6',  # it formats: another version may format otherwise
     ],
     'tensorboard': ['tensorboardX>=2.6'],
     'export': ['flatbuffers>=24'],
