@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +116,7 @@ def masked_pass(
       answer = here.normed_BxTxD, obs
 
     memory, score_BxT = rule.signal.step(exits.memory, obs)
+    chex.assert_shape(score_BxT, token_BxT.shape)
     score_BxT = per_unit(rule, score_BxT, mask_BxT)
     stops_BxT = reaches(score_BxT, threshold_K[k])
     exits = settled(exits, k, stops_BxT, answer)

@@ -10,6 +10,7 @@ whom a router lets through: an exit is the monotone case of a router.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -202,11 +203,14 @@ def walk(
     held_BxT = _held(exits, policy)
     h_BxTxD = state[RUNNING]
     if cell.reads:
-      h_BxTxD = _keep(held_BxT, h_BxTxD, body.combine(cell, state))
+      read_BxTxD = body.combine(cell, state)
+      chex.assert_equal_shape([read_BxTxD, h_BxTxD])
+      h_BxTxD = _keep(held_BxT, h_BxTxD, read_BxTxD)
 
     route = None
     if cell.router is not None:
       route = body.route(cell, h_BxTxD, travel)
+      chex.assert_shape(route.runs_BxT, h_BxTxD.shape[:2])
       if route.loss_BxT is not None:
         router_loss += route.loss_BxT.sum()
 

@@ -4,6 +4,7 @@ import functools
 import math
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -204,9 +205,8 @@ def _readout_losses(
 ) -> jax.Array:
   """Mean loss at each readout of a segment over unmasked tokens, [R] nats.
 
-  Tokens that have halted count 0. Readouts of weight 0 cost nothing: never
-  weighted ones are not in the program, and ones that are off now are skipped
-  when it runs.
+  Tokens that have halted count 0. Readouts of weight 0 cost nothing: they are
+  not in the program, or skipped when it runs if a schedule turned them off.
   """
   spec = setting.spec
   batch = setting.batch
@@ -257,7 +257,9 @@ def _readout_loss(
 ) -> jax.Array:
   weight_N = mask_N * alive_N / jnp.maximum(mask_N.sum(), 1.0)
   target = TARGETS[spec.target]
-  return target.loss(normed_NxD, w_VxD, prepared_N, weight_N)
+  loss = target.loss(normed_NxD, w_VxD, prepared_N, weight_N)
+  chex.assert_shape(loss, ())
+  return loss
 
 
 def some_tokens(key: jax.Array, fraction: float, tokens_N: Tree) -> Tree:
@@ -312,6 +314,7 @@ def _learn_gates(
       key=use_key,
     )
     result = gate.loss(lesson)
+    chex.assert_equal_shape([result.loss_BxT, alive_BxT])
     loss_BxT = progress.alive_BxT * batch['mask'] * result.loss_BxT
     learned[name] = loss_BxT.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
     if result.halts_BxT is not None:
