@@ -207,15 +207,9 @@ def left_behind(
   position: int,
   made: dict[int, KV],
 ) -> KV | None:
-  """What a cell that an exited token does not run shows of it, if anything.
+  """What a cell of this block shows of a token that exited before it, if any.
 
-  Args:
-    model: the model.
-    policy: copy_state, drop or latest.
-    block: the block of the cell.
-    exit_state_D: the state at which the token exited.
-    position: of the token.
-    made: the keys and values that each block has last made of the token.
+  `made` has the keys and values that each block has last made of the token.
   """
   if policy == 'drop':
     return None
@@ -240,7 +234,7 @@ def decode_token(
     position: of the token.
     caches: what each cell sees of the tokens before.
     threshold_K: a readout answers if its highest probability is at least its
-      threshold; the last readout answers in any case.
+      threshold; the last one answers in any case.
     policy: recompute, copy_state, drop or latest.
   """
   stream = dict(stream)
