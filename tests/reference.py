@@ -1,9 +1,8 @@
 """A plain decoder in NumPy that the package's models must agree with.
 
-It is written from the equations, runs one token after the other in float64
-with lists of keys and values, and shares nothing with the package but the
-names of the parameters. A model is a list of cells; the functions at the end
-write the lists of the stack, of iterative refinement and of HRM.
+It is written from the equations, runs one token after the other in float64,
+and shares nothing with the package but the names of the parameters. A model is
+a list of cells; the functions at the end write those of the three bodies.
 """
 
 import dataclasses
@@ -22,8 +21,7 @@ class Cell(NamedTuple):
 
   Attributes:
     block: number of the block whose parameters it uses.
-    reads: the streams that are combined to its input; with none, the input is
-      what the cell before has made.
+    reads: streams combined to its input; none = what the cell before made.
     writes: the stream that its result becomes, if any.
     readout: number of the norm through which its result is read, if it is.
   """
@@ -167,10 +165,6 @@ def through_block(
 # ------------------------------------------------------- streams and readouts
 
 
-def embedded(model: Decoder, token: int) -> np.ndarray:
-  return model.params['embed'][token] * model.embed_scale
-
-
 def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
   """One input from the streams that a cell reads."""
   if len(values) == 1 or model.inject == 'add':
@@ -207,15 +201,9 @@ def left_behind(
   position: int,
   made: dict[int, KV],
 ) -> KV | None:
-  """What a cell that an exited token does not run shows of it, if anything.
+  """What a cell of this block shows of a token that exited before it, if any.
 
-  Args:
-    model: the model.
-    policy: copy_state, drop or latest.
-    block: the block of the cell.
-    exit_state_D: the state at which the token exited.
-    position: of the token.
-    made: the keys and values that each block has last made of the token.
+  `made` has the keys and values that each block has last made of the token.
   """
   if policy == 'drop':
     return None
@@ -240,7 +228,7 @@ def decode_token(
     position: of the token.
     caches: what each cell sees of the tokens before.
     threshold_K: a readout answers if its highest probability is at least its
-      threshold; the last readout answers in any case.
+      threshold; the last one answers in any case.
     policy: recompute, copy_state, drop or latest.
   """
   stream = dict(stream)
@@ -289,9 +277,8 @@ def decode(
   """Runs the tokens of one row after each other.
 
   Args:
-    model: the model.
+    model, threshold_K, policy: as for `decode_token`.
     token_T: the row.
-    threshold_K, policy: as for `decode_token`.
     start: [T, D] of each stream besides the input; a stream that is not given
       begins with the parameter `first` of the streams, or else with zeros.
   """
@@ -299,7 +286,7 @@ def decode(
   names = {name for cell in model.cells for name in cell.reads} - {INPUT}
   tokens = []
   for position, token in enumerate(token_T):
-    x_D = embedded(model, token)
+    x_D = model.params['embed'][token] * model.embed_scale
     first_D = model.params.get('streams', {}).get('first', np.zeros_like(x_D))
     stream = {INPUT: x_D}
     for name in names:

@@ -96,22 +96,3 @@ def test_the_oracle_stops_where_the_loss_is_as_good_as_the_last_one():
   exit_RxT = compute.oracle_exit(dump)
   np.testing.assert_array_equal(exit_RxT, [[0, 1, 0, 2]])
   assert exit_RxT.dtype == np.int32
-
-
-def test_calibration_by_hand():
-  # Five bins; the last token is padding, a confidence of 1 is in the last.
-  confidence_RxT = np.asarray([[0.1, 0.15, 0.5, 0.55, 1.0, 0.9]])
-  correct_RxT = np.asarray([[False, True, True, True, True, False]])
-  dump = types.SimpleNamespace(
-    mask_RxT=np.asarray([[1, 1, 1, 1, 1, 0]]),
-    max_prob_KxRxT=confidence_RxT[None],
-    correct_KxRxT=correct_RxT[None],
-  )
-  calibration = compute.calibration(dump, 0, num_bins=5)
-  approx = pytest.approx
-  assert calibration['bins'] == [
-    {'confidence': approx(0.125), 'accuracy': 0.5, 'count': 2},
-    {'confidence': approx(0.525), 'accuracy': 1.0, 'count': 2},
-    {'confidence': approx(1.0), 'accuracy': 1.0, 'count': 1},
-  ]
-  assert calibration['ece'] == approx((2 * 0.375 + 2 * 0.475) / 5)

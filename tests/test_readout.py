@@ -1,3 +1,5 @@
+"""Losses and observations that never hold all logits."""
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,29 +7,37 @@ import numpy as np
 import pytest
 
 import tiny
+from ease_jax.core.objective import LossSpec
 from ease_jax.model import readout
+from ease_jax.model.readout import Read
 from ease_jax.train import loss as losses
 
+VOCAB = 11
 
-def problem(num, seed=0, vocab_size=11, dim=8):
+
+def problem(num, seed=0, dim=8):
+  """States, unembedding, targets and weights of `num` tokens."""
   rng = np.random.default_rng(seed)
-  h, w = rng.normal(size=(num, dim)), rng.normal(size=(vocab_size, dim))
-  target = rng.integers(0, vocab_size, num).astype(np.int32)
-  weight = rng.random(num).astype(np.float32)
-  return h.astype(np.float32), w.astype(np.float32), target, weight
+  h_NxD = rng.normal(size=(num, dim)).astype(np.float32)
+  w_VxD = rng.normal(size=(VOCAB, dim)).astype(np.float32)
+  target_N = rng.integers(0, VOCAB, num).astype(np.int32)
+  weight_N = rng.random(num).astype(np.float32)
+  return h_NxD, w_VxD, target_N, weight_N
 
 
 def naive(h_NxD, w_VxD, target_N, weight_N):
-  logits_NxV = h_NxD @ w_VxD.T
-  log_p_NxV = jax.nn.log_softmax(logits_NxV)
+  log_p_NxV = jax.nn.log_softmax(h_NxD @ w_VxD.T)
   return -(weight_N * log_p_NxV[jnp.arange(len(target_N)), target_N]).sum()
 
 
-def value_and_grads(function, h, w, target, weight):
-  def scaled(h, w, weight):
-    return 3.0 * function(h, w, target, weight)
+def value_and_grads(function, h_NxD, w_VxD, target_N, weight_N):
+  """Of three times the loss, so that a cotangent is not just one."""
 
-  return jax.value_and_grad(scaled, (0, 1, 2))(h, w, weight)
+  def scaled(h_NxD, w_VxD, weight_N):
+    return 3.0 * function(h_NxD, w_VxD, target_N, weight_N)
+
+  run = jax.jit(jax.value_and_grad(scaled, (0, 1, 2)))
+  return run(h_NxD, w_VxD, weight_N)
 
 
 # Chunks: all at once, several with a ragged end, one token each.
@@ -44,123 +54,149 @@ def test_fused_loss_and_gradients_equal_the_naive_ones(
   np.testing.assert_allclose(3 * value, fused[0], rtol=1e-6)
 
 
-def test_every_token_is_in_one_chunk(monkeypatch):
-  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', 50)
-  x = np.arange(1, 14, dtype=np.float32)
-  (chunks,) = readout._chunked(jnp.asarray(x), vocab_size=11)
-  chex.assert_shape(chunks, (3, 5))
-  np.testing.assert_array_equal(chunks.reshape(-1)[:13], x)
-  assert (np.asarray(chunks).reshape(-1)[13:] == 0).all()
-
-
 def test_padding_has_exactly_no_influence(monkeypatch):
   monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', 50)
-  h, w, target, weight = problem(16)
-  weight[[2, 7, 15]] = 0
+  h_NxD, w_VxD, target_N, weight_N = problem(16)
+  padding = [2, 7, 15]
+  weight_N[padding] = 0
 
-  def run(h, target):
-    return value_and_grads(readout.linear_cross_entropy, h, w, target, weight)
+  def run(h_NxD, target_N):
+    loss = readout.linear_cross_entropy
+    return value_and_grads(loss, h_NxD, w_VxD, target_N, weight_N)
 
-  value, (dh, dw, _) = run(h, target)
-  assert (np.asarray(dh)[[2, 7, 15]] == 0).all()
-  assert (np.asarray(dh)[[0, 3, 14]] != 0).all()
-  h, target = h.copy(), target.copy()
-  h[[2, 7, 15]], target[[2, 7, 15]] = 50.0, 0
-  again, (dh_again, dw_again, _) = run(h, target)
-  tiny.assert_trees_equal((value, dh, dw), (again, dh_again, dw_again))
+  value, (dh_NxD, dw_VxD, _) = run(h_NxD, target_N)
+  assert (np.asarray(dh_NxD)[padding] == 0).all()
+  assert (np.asarray(dh_NxD)[[0, 3, 14]] != 0).all()
+
+  h_NxD = h_NxD.copy()
+  h_NxD[padding] = 50.0
+  target_N = target_N.copy()
+  target_N[padding] = 0
+  again, (dh_again_NxD, dw_again_VxD, _) = run(h_NxD, target_N)
+  tiny.assert_trees_equal(
+    (value, dh_NxD, dw_VxD), (again, dh_again_NxD, dw_again_VxD)
+  )
 
 
 def test_bfloat16_states_give_a_float32_loss():
-  h, w, target, weight = problem(13)
-  h, w = jnp.bfloat16(h), jnp.bfloat16(w)
-  value = readout.linear_cross_entropy(h, w, target, weight)
+  h_NxD, w_VxD, target_N, weight_N = problem(13)
+  h_NxD = jnp.bfloat16(h_NxD)
+  w_VxD = jnp.bfloat16(w_VxD)
+  value = readout.linear_cross_entropy(h_NxD, w_VxD, target_N, weight_N)
   assert value.dtype == jnp.float32
-  exact = naive(h.astype(jnp.float32), w.astype(jnp.float32), target, weight)
-  np.testing.assert_allclose(value, exact, rtol=1e-5)
-  _, (dh, dw, _) = value_and_grads(
-    readout.linear_cross_entropy, h, w, target, weight
+
+  exact = naive(
+    h_NxD.astype(jnp.float32), w_VxD.astype(jnp.float32), target_N, weight_N
   )
-  assert dh.dtype == dw.dtype == jnp.bfloat16
+  np.testing.assert_allclose(value, exact, rtol=1e-5)
+  _, (dh_NxD, dw_VxD, _) = value_and_grads(
+    readout.linear_cross_entropy, h_NxD, w_VxD, target_N, weight_N
+  )
+  assert dh_NxD.dtype == dw_VxD.dtype == jnp.bfloat16
 
 
-def softmax64(logits):
-  logits = np.asarray(logits, np.float64)
+# -------------------------------------------------------------- observations
+
+
+def softmax(logits):
   p = np.exp(logits - logits.max(-1, keepdims=True))
   return p / p.sum(-1, keepdims=True)
 
 
+def norm(x):
+  return np.sqrt((x**2).sum(-1))
+
+
 @pytest.fixture(scope='module', params=['float32', 'bfloat16'])
 def observed(request):
-  """Observations of [3, 5] tokens in small chunks, and their inputs."""
+  """Observations of [3, 5] tokens in small chunks, and their inputs.
+
+  The inputs are, in float64: state, normed state, both of the readout before,
+  the unembedding, and the targets.
+  """
   rng = np.random.default_rng(1)
+  h, normed, before_h, before_normed = rng.normal(size=(4, 3, 5, 8))
+  w_VxD = rng.normal(size=(VOCAB, 8))
+  w_VxD[5] = w_VxD[2]  # a tie wherever these two win
+  normed[0, 0] = 3 * w_VxD[2]
+  target_BxT = rng.integers(0, VOCAB, (3, 5)).astype(np.int32)
 
-  def cast(x):
-    return jnp.asarray(x, request.param)
-
-  h, n, ph, pn = (cast(rng.normal(size=(3, 5, 8))) for _ in range(4))
-  w = rng.normal(size=(11, 8))
-  w[5] = w[2]  # a tie wherever these two win
-  w = cast(w)
-  n = n.at[0, 0].set(3 * w[2])
-  target = rng.integers(0, 11, (3, 5)).astype(np.int32)
-  saved, readout.CHUNK_ELEMENTS = readout.CHUNK_ELEMENTS, 44
-  try:
-    obs = readout.observe((h, n), (ph, pn), target, w, with_kl=True)
-  finally:
-    readout.CHUNK_ELEMENTS = saved
-
-  def exact(x):
-    return np.asarray(x, np.float64)
-
-  return obs, tuple(map(exact, (h, n, ph, pn, w))), target
+  inputs = [
+    jnp.asarray(x, request.param)
+    for x in (h, normed, before_h, before_normed, w_VxD)
+  ]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(readout, 'CHUNK_ELEMENTS', 44)
+    obs = readout.observe(
+      Read(*inputs[:2]), Read(*inputs[2:4]), target_BxT, inputs[4], with_kl=True
+    )
+  exact = [np.asarray(x, np.float64) for x in inputs]
+  return obs, (*exact, target_BxT)
 
 
 def test_observe_equals_a_naive_computation(observed):
-  obs, (h, n, ph, pn, w), target = observed
-  p, q = softmax64(n @ w.T), softmax64(pn @ w.T)
-  top = np.sort(p, -1)
-  chosen = np.take_along_axis(p, target[..., None], -1)[..., 0]
-
-  def norm(x):
-    return np.sqrt((x**2).sum(-1))
-
+  obs, (h, normed, before_h, before_normed, w_VxD, target_BxT) = observed
+  p = softmax(normed @ w_VxD.T)
+  before_p = softmax(before_normed @ w_VxD.T)
+  ordered = np.sort(p, -1)
+  chosen = np.take_along_axis(p, target_BxT[..., None], -1)[..., 0]
   expected = {
     'nll': -np.log(chosen),
     'argmax': p.argmax(-1),
-    'max_prob': top[..., -1],
-    'margin': top[..., -1] - top[..., -2],
-    'entropy': -(p * np.log(p)).sum(-1) / np.log(11),
-    'state_cosine': (h * ph).sum(-1) / norm(h) / norm(ph),
-    'kl': (q * np.log(q / p)).sum(-1),
-    'halt': np.zeros((3, 5)),  # a body's, not a readout's
+    'max_prob': ordered[..., -1],
+    'margin': ordered[..., -1] - ordered[..., -2],
+    'entropy': -(p * np.log(p)).sum(-1) / np.log(VOCAB),
+    'state_cosine': (h * before_h).sum(-1) / norm(h) / norm(before_h),
+    'kl': (before_p * np.log(before_p / p)).sum(-1),
   }
-  assert set(expected) == set(obs._fields)
+  assert set(expected) == set(obs._fields) - {'gate'}
   for name, value in expected.items():
-    got = getattr(obs, name)
-    chex.assert_shape(got, (3, 5))
-    np.testing.assert_allclose(got, value, rtol=1e-4, atol=2e-5, err_msg=name)
+    observation = getattr(obs, name)
+    chex.assert_shape(observation, (3, 5))
+    np.testing.assert_allclose(
+      observation, value, rtol=1e-4, atol=2e-5, err_msg=name
+    )
 
 
-def test_statistics_are_float32_whatever_the_states(observed):
-  obs, *_ = observed
-  for name, value in obs._asdict().items():
+def test_what_a_gate_says_is_not_a_readouts(observed):
+  obs, _ = observed
+  assert obs.gate == {}
+
+
+def test_observations_are_float32_whatever_the_states(observed):
+  obs, _ = observed
+  for name, value in obs._replace(gate=obs.nll)._asdict().items():
     assert value.dtype == (jnp.int32 if name == 'argmax' else jnp.float32)
 
 
 def test_a_tie_has_no_margin(observed):
-  obs, *_ = observed
+  obs, _ = observed
   assert obs.argmax[0, 0] == 2
   assert obs.margin[0, 0] == 0
   assert (np.asarray(obs.margin).reshape(-1)[1:] != 0).any()
 
 
 def test_the_first_readout_has_nothing_to_compare_with():
-  h, w, target, _ = problem(6)
-  state = h[None], h[None]
-  obs = readout.observe(state, None, target[None], w, with_kl=True)
+  h_NxD, w_VxD, target_N, _ = problem(6)
+  read = Read(h_NxD[None], h_NxD[None])
+  obs = readout.observe(read, None, target_N[None], w_VxD, with_kl=True)
   assert (np.asarray(obs.kl) == np.inf).all()
   assert (np.asarray(obs.state_cosine) == -np.inf).all()
   assert (np.asarray(obs.max_prob) > 0).all()
+
+
+def test_states_tell_their_cosine_without_a_head():
+  h_NxD, w_VxD, target_N, _ = problem(6)
+  before_NxD, *_ = problem(6, seed=1)
+  read = Read(h_NxD[None], h_NxD[None])
+  before = Read(before_NxD[None], before_NxD[None])
+  obs = readout.observe_states(read, before)
+  expected = readout.observe(read, before, target_N[None], w_VxD)
+  np.testing.assert_allclose(obs.state_cosine, expected.state_cosine, 1e-6)
+  assert (np.asarray(obs.max_prob) == 0).all()
+
+
+# ------------------------------------------------------------------- memory
 
 
 def subjaxprs(jaxpr):
@@ -187,7 +223,7 @@ def test_deep_supervision_never_holds_all_logits(monkeypatch):
   model = tiny.stack(vocab_size=512)
   batch = tiny.batch(8, 12, vocab_size=512)
   all_logits = 8 * 12 * 512
-  spec = losses.LossSpec((1.0,) * 4)
+  spec = LossSpec((1.0,) * 4)
 
   def loss(params):
     return losses.grid_loss(params, model, spec, batch, 0, jax.random.key(0))[0]
@@ -199,6 +235,6 @@ def test_deep_supervision_never_holds_all_logits(monkeypatch):
   variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
   params = variables['params']
   assert largest(jax.make_jaxpr(naive_loss)(params).jaxpr) == 4 * all_logits
-  grad = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+  gradient = jax.make_jaxpr(jax.grad(loss))(params).jaxpr
   # The parameters' own size; one readout's logits are six times as many.
-  assert largest(grad) <= 8192 < all_logits
+  assert largest(gradient) <= 8192 < all_logits

@@ -53,7 +53,7 @@ def test_memoryless_signals_read_one_field(name, field, expected):
 
 @pytest.fixture(scope='module')
 def dump():
-  model = tiny.hrm(segments=4)  # the one body that knows them all
+  model = tiny.hrm(cycles=1)  # the one body that knows them all
   names = tuple(signals.SIGNALS)
   return passes.grid_dump(
     model, tiny.params(model), lambda: [tiny.batch()], names
