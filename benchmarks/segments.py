@@ -37,7 +37,8 @@ def make(segments: int, backprop: int):
 
 def looped(params, model, spec, batch):
   """Segment after segment in Python, detached."""
-  setting = segment.prepared(params, model, spec, batch)
+  update_key = jax.random.key(0)
+  setting = segment.prepared(params, model, spec, batch, update_key)
   grad = jax.grad(segment.segment_loss, has_aux=True)
   progress = segment.first_progress(model, batch)
   total = jax.tree.map(jnp.zeros_like, params)

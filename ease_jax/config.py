@@ -89,7 +89,7 @@ def _add_loss(c: Config) -> None:
   c.loss.chosen = ()  # weights='chosen': ((layer, weight), ...)
   c.loss.matrix = ()  # weights='matrix': W[S, L] as a tuple of rows
   c.loss.e_scale = 0.2  # weights='layerskip': scale of early layers
-  c.loss.normalize = 'sum_to_one'  # one of core.weights.NORMALIZATIONS
+  c.loss.normalize = 'sum_to_one'  # or none: as they are
   c.loss.schedule = 'constant'  # of core.weights.SCHEDULES, but the last weight
   c.loss.schedule_steps = 0  # length of the schedule in updates
   c.loss.rotate_every = 1  # rotate: each readout is on every so many steps
@@ -181,8 +181,9 @@ def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
   unknown = sorted(set(tree) - set(section))
   need(
     not missing and not unknown,
-    f'{path} was written by another version of ease_jax: it lacks {missing} '
-    f'and has {unknown}; use that version, or make the run again',
+    f'{path} was written by another version of ease_jax, or names a method '
+    f'that is not registered: it lacks {missing} and has {unknown}; use that '
+    'version, register the method, or make the run again',
   )
   for name, value in tree.items():
     if isinstance(value, dict):

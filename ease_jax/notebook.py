@@ -153,6 +153,7 @@ class LoadedRun:
       sampling=decode.Sampling(temperature=temperature),
       eos_id=self.tokenizer.eos_id,
       seed=seed,
+      prefill=self.config.generate.prefill,
     )
     texts, _ = decode.generate(
       self.model,

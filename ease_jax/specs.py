@@ -12,7 +12,7 @@ from ease_jax.checks import need, one_of
 from ease_jax.config import Config
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
-from ease_jax.core.policies import POLICIES
+from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.data.spec import DataSpec
@@ -79,7 +79,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
   model = model_lib.model_config(
     config.model,
     vocab_size,
-    gates=tuple(config.loss.gates),
+    gates=config.loss.gates if config.loss.gate_weight else (),
     attention=TASKS[data.task].attention,
   )
   grid = model_lib.build(model).grid
@@ -124,6 +124,13 @@ def _check_together(specs: Specs, grid: Grid) -> None:
     )
   for name in specs.sweep.policies:
     POLICIES[name].check(grid)
+    for signal in specs.sweep.signals:
+      specs.body.check(ExitRule(SIGNALS[signal], POLICIES[name]))
+  need(
+    not (specs.loss.exit_threshold and grid.coda),
+    f'loss.exit_threshold={specs.loss.exit_threshold} looks at logits, which '
+    f'model.body={specs.model.body} has behind its coda only; use 0',
+  )
 
   need(
     specs.sweep.segments == 0 or grid.segments > 1,

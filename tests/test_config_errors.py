@@ -152,12 +152,12 @@ ERRORS = [
   (
     {'loss.weights': 'matrix', 'loss.matrix': ((0.5, 0.5),)},
     'loss.matrix has rows of [2] weights; it must have model.segments=1 rows '
-    'of model.num_layers=4',
+    'of 4, a weight for each layer that a segment runs',
   ),
   (
     {'loss.weights': 'matrix', 'loss.matrix': ((1.0,) * 4, (1.0,) * 4)},
     'loss.matrix has rows of [4, 4] weights; it must have model.segments=1 '
-    'rows of model.num_layers=4',
+    'rows of 4, a weight for each layer that a segment runs',
   ),
   (
     {

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import config, decode, run
+from ease_jax import config, decode, run, specs
 from ease_jax import model as model_lib
 from ease_jax.core import policies, routers, signals
 from ease_jax.core.grid import Cell, Grid
@@ -25,6 +25,7 @@ from ease_jax.core.signals import Gate, Learned, Signal
 from ease_jax.data import task as tasks
 from ease_jax.data import tokenizers
 from ease_jax.decode import sampling
+from ease_jax.evaluate import passes, traces
 from ease_jax.model import Kind, readout
 from ease_jax.model.streams import Streams, summed
 from ease_jax.train import targets
@@ -380,6 +381,10 @@ def test_the_parallel_pass_is_what_decoding_does(trained, policy):
   np.testing.assert_allclose(
     sequential.logits_BxTxV, logits_BxTxV, rtol=1e-4, atol=1e-4
   )
+  dump = passes.grid_dump(model, params, lambda: [batch], ('knows',))
+  trace = traces.trace(model, params, lambda: [batch], dump, point)
+  np.testing.assert_array_equal(trace.exit_RxT, parallel.exit_BxT)
+  np.testing.assert_array_equal(trace.nll_RxT, parallel.observation.nll)
   routed_BxT = parallel.run_LxBxT[2]
   assert 0 < routed_BxT.mean() < 1, 'the router must let some through'
 
@@ -410,6 +415,37 @@ def test_generated_text_is_what_the_evaluation_says(trained, policy):
       fold = functools.partial(jax.random.fold_in, key)
       drawn = sampling.draw(logits_NxV, jax.vmap(fold)(at_N), warm)
     np.testing.assert_array_equal(text.tokens[at_N + 1], drawn)
+
+
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    (
+      'exit.signals',
+      ('max_prob',),
+      "exit signal 'max_prob' looks at logits, which a model with a coda has "
+      'only where a token is answered; use a signal that looks at states',
+    ),
+    (
+      'loss.exit_threshold',
+      0.5,
+      'loss.exit_threshold=0.5 looks at logits, which model.body=anchored has '
+      'behind its coda only; use 0',
+    ),
+    (
+      'model.readout_norm',
+      'per_readout',
+      'model.readout_norm=per_readout does not fit model.body=anchored, whose '
+      'coda reads all readouts alike; use shared',
+    ),
+  ],
+)
+def test_what_a_coda_forbids_is_said_before_training(field, value, message):
+  c = make_config()
+  c.update_from_flattened_dict({field: value})
+  with pytest.raises(config.ConfigError) as error:
+    specs.from_config(c)
+  assert str(error.value) == message
 
 
 def test_what_a_coda_forbids_is_said(trained):

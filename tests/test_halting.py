@@ -76,7 +76,8 @@ def test_exploring_tokens_halt_late():
 def run_segment(params, progress, number, seed, batch, *, spec):
   """Loss, progress and losses of one segment."""
   part = segment.Part(number, jnp.ones(1), jax.random.key(seed))
-  setting = segment.prepared(params, MODEL, spec, batch)
+  update_key = jax.random.key(9)
+  setting = segment.prepared(params, MODEL, spec, batch, update_key)
   loss, (progress, losses) = segment.segment_loss(
     params, progress, part, setting
   )

@@ -139,8 +139,8 @@ def manual_updates(params, opt_state, model, spec, step):
   rule = optimizer.build(OPTIMIZER)
 
   @jax.jit
-  def gradient_of_segment(params, progress, part):
-    setting = segment.prepared(params, model, spec, BATCH)
+  def gradient_of_segment(params, progress, part, key):
+    setting = segment.prepared(params, model, spec, BATCH, key)
     run = functools.partial(segment.segment_loss, setting=setting)
     return jax.grad(run, has_aux=True)(params, progress, part)
 
@@ -155,7 +155,10 @@ def manual_updates(params, opt_state, model, spec, step):
     key = jax.random.fold_in(jax.random.clone(step_key), number)
     weight_R = jnp.asarray(spec.weight_SxR[number])
     part = segment.Part(number, weight_R, key)
-    grads, (progress, _) = gradient_of_segment(params, progress, part)
+    update_key = jax.random.clone(step_key)
+    grads, (progress, _) = gradient_of_segment(
+      params, progress, part, update_key
+    )
     params, opt_state = updated(params, opt_state, grads)
   return params
 

@@ -76,6 +76,18 @@ class Grid:
       'a readout stands in a prelude or coda; only a segment can be read out',
     )
 
+    need(
+      all(cell.router is None for cell in outside),
+      'a router stands in a prelude or coda; only cells of a segment have one',
+    )
+    for block in {cell.block for cell in self.segment}:
+      names = {cell.router for cell in self.segment if cell.block == block}
+      need(
+        len(names - {None}) <= 1,
+        f'block {block} has the routers {sorted(map(str, names))}; a block has '
+        'one at most',
+      )
+
     numbers = [c.readout for c in self.segment if c.readout is not None]
     need(
       numbers == list(range(len(numbers)))
@@ -165,8 +177,7 @@ class Grid:
   @property
   def routed(self) -> bool:
     """Whether some cell lets only some tokens through."""
-    cells = (*self.prelude, *self.segment, *self.coda)
-    return any(cell.router for cell in cells)
+    return any(cell.router for cell in self.segment)
 
   def between(self, start: int | None, stop: int) -> tuple[Cell, ...]:
     """The cells after one readout up to another, as in `cells`.

@@ -69,7 +69,8 @@ def _matrix(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
   need(
     len(rows) == segments and all(len(row) == length for row in rows),
     f'loss.matrix has rows of {[len(row) for row in rows]} weights; it must '
-    f'have model.segments={segments} rows of model.num_layers={length}',
+    f'have model.segments={segments} rows of {length}, a weight for each '
+    'layer that a segment runs',
   )
   for segment, row in enumerate(rows, 1):
     for layer, weight in enumerate(row, 1):

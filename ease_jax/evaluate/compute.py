@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ease_jax.core.policies import OperatingPoint, thresholds
+from ease_jax.core.spec import CAUSAL
 from ease_jax.evaluate.passes import Dump
 from ease_jax.evaluate.traces import Trace
 from ease_jax.model import Body
@@ -57,7 +58,12 @@ def compute(
   }
   if point is not None and point.rule.policy.runs_on:
     row['compute_uncharged'] = row['compute']
-    deepest_RxT = _deepest_later(np.where(mask, trace.exit_RxT, 0))
+    exit_RxT = np.where(mask, trace.exit_RxT, 0)
+    if model.cfg.attention == CAUSAL:
+      deepest_RxT = _deepest_later(exit_RxT)
+    else:
+      highest_Rx1 = exit_RxT.max(1, keepdims=True)
+      deepest_RxT = np.broadcast_to(highest_Rx1, exit_RxT.shape)
     made_up = prices.deferred_KxK[trace.exit_RxT, deepest_RxT][mask].sum()
     row['compute'] = prices.relative((flops + float(made_up)) / num)
   return row

@@ -62,6 +62,7 @@ class SweepSpec:
   speed_tokens: int
 
   def __post_init__(self):
+    need(len(self.signals) > 0, 'exit.signals=() names no signal')
     for signal in self.signals:
       one_of('exit.signals', signal, SIGNALS)
       for threshold in self.tried(signal):

@@ -45,7 +45,7 @@ def trace(
   """Where tokens stop at an operating point; None = exits off.
 
   Where nobody can exit the policy is irrelevant, and where exited tokens run
-  on the trace is a reduction of the dump.
+  on, and no coda stands behind them, the trace is a reduction of the dump.
   """
   num = len(dump.nll_KxRxT)
   threshold_K = thresholds(point, num)
@@ -55,7 +55,8 @@ def trace(
 
   rule = point.rule
   model.check(rule)
-  if rule.policy.runs_on:
+  # The coda of a token sees the states that answered the others.
+  if rule.policy.runs_on and not model.grid.coda:
     score_KxRxT = unit_scores(rule, dump)
     exit_RxT = np.array(_first_exit(score_KxRxT, threshold_K))
     return trace_from_dump(dump, exit_RxT)

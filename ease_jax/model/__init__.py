@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ease_jax.checks import one_of
-from ease_jax.core.spec import CAUSAL, BlockSpec, ModelConfig
+from ease_jax.checks import need, one_of
+from ease_jax.core.spec import CAUSAL, READOUT_NORMS, BlockSpec, ModelConfig
 from ease_jax.model.body import Body as Body
 from ease_jax.model.body import Kind as Kind
 from ease_jax.model.body import Params as Params
@@ -68,10 +68,16 @@ def build(cfg: ModelConfig) -> Body:
     ConfigError: its schedule makes no grid.
   """
   body = Body(cfg, BODIES[cfg.body])
-  _ = body.grid  # a schedule that does not fit says so now
+  grid = body.grid  # a schedule that does not fit says so now
+  need(
+    not grid.coda or cfg.readout_norm == READOUT_NORMS[0],
+    f'model.readout_norm={cfg.readout_norm} does not fit model.body='
+    f'{cfg.body}, whose coda reads all readouts alike; use {READOUT_NORMS[0]}',
+  )
   return body
 
 
 def deeper(body: Body, segments: int) -> Body:
   """The same parameters with another number of segments."""
-  return build(dataclasses.replace(body.cfg, segments=segments))
+  cfg = dataclasses.replace(body.cfg, segments=segments, carry_backprop=1)
+  return build(cfg)

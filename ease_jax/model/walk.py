@@ -151,7 +151,7 @@ class Walked(NamedTuple):
     reads: what was kept of each readout.
     calls: of each cell, who ran it and who may be seen in it.
     kv: keys and values of each cell, None where the layer keeps none.
-    router_loss: of all routers together, summed over tokens, nats.
+    router_loss_BxT: of all routers together, nats; 0.0 without routers.
   """
 
   state: State
@@ -159,7 +159,7 @@ class Walked(NamedTuple):
   reads: tuple[Tree, ...]
   calls: tuple[Call, ...]
   kv: tuple[KV | None, ...]
-  router_loss: jax.Array | float
+  router_loss_BxT: jax.Array | float
 
 
 def keep_nothing(
@@ -197,7 +197,7 @@ def walk(
   calls: list[Call] = []
   kv: list[KV | None] = []
   reads: list[Tree] = []
-  router_loss = 0.0
+  router_loss_BxT = 0.0
 
   for i, cell in enumerate(cells):
     held_BxT = _held(exits, policy)
@@ -209,10 +209,10 @@ def walk(
 
     route = None
     if cell.router is not None:
-      route = body.route(cell, h_BxTxD, travel)
+      route = body.route(cell, h_BxTxD, _numbered(travel, i))
       chex.assert_shape(route.runs_BxT, h_BxTxD.shape[:2])
       if route.loss_BxT is not None:
-        router_loss += route.loss_BxT.sum()
+        router_loss_BxT += route.loss_BxT
 
     call = Call(
       cell,
@@ -238,7 +238,7 @@ def walk(
       reads.append(kept)
 
   return Walked(
-    state, exits, tuple(reads), tuple(calls), tuple(kv), router_loss
+    state, exits, tuple(reads), tuple(calls), tuple(kv), router_loss_BxT
   )
 
 
@@ -274,6 +274,13 @@ def shown(call: Call, own: KV) -> KV:
   if call.reused is None or call.goes_BxT is None:
     return own
   return where(call.goes_BxT, own, call.reused)
+
+
+def _numbered(travel: Travel, i: int) -> Travel:
+  """With a key of its own for each cell, so that no two draw the same."""
+  if travel.key is None:
+    return travel
+  return travel._replace(key=jax.random.fold_in(travel.key, i))
 
 
 def _held(exits: Exits | None, policy: KVPolicy | None) -> Mask:

@@ -99,8 +99,8 @@ def grid_loss(
     step: the update's number, from 0.
     key: of everything random in the update.
   """
-  setting = prepared(params, model, spec, batch)
-  started = begin(params, setting, jax.random.fold_in(key, spec.segments))
+  setting = prepared(params, model, spec, batch, key)
+  started = begin(params, setting)
   progress = first_progress(model, batch)
   carried = {name: started[name] for name in progress.state}
 
@@ -159,7 +159,7 @@ def by_segment(
     The carry after the last one, the metrics, and the norm of each segment's
     gradient, [S].
   """
-  setting = prepared(params_of(carry), model, spec, batch)
+  setting = prepared(params_of(carry), model, spec, batch, key)
   gradient = jax.grad(segment_loss, has_aux=True)
 
   def one(

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from ease_jax.core.grid import reaches
 from ease_jax.core.objective import LossSpec
-from ease_jax.core.signals import SIGNALS, Lesson, Observation
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.walk import (
   RUNNING,
@@ -23,6 +22,7 @@ from ease_jax.model.walk import (
   settled,
   walk,
 )
+from ease_jax.train.gates import Segment, learn_gates
 from ease_jax.train.targets import TARGETS, Batch, Prepared
 
 
@@ -57,15 +57,30 @@ class Setting(NamedTuple):
   spec: LossSpec
   batch: Batch
   prepared: Prepared  # of the target
+  start_key: jax.Array  # of the streams before the first segment
 
 
 def prepared(
-  params: Params, model: Body, spec: LossSpec, batch: Batch
+  params: Params,
+  model: Body,
+  spec: LossSpec,
+  batch: Batch,
+  key: jax.Array,
 ) -> Setting:
-  """The setting of a batch; its target is made here, without a gradient."""
+  """The setting of a batch; its target is made here, without a gradient.
+
+  Args:
+    params: the model's parameters.
+    model: a body.
+    spec: the loss.
+    batch: tokens, targets and mask, each [B, T].
+    key: of the update.
+  """
   bound = model.bind({'params': params})
   target = TARGETS[spec.target].prepare(bound, batch)
-  return Setting(model, spec, batch, jax.lax.stop_gradient(target))
+  start_key = jax.random.fold_in(key, spec.segments)
+  target = jax.lax.stop_gradient(target)
+  return Setting(model, spec, batch, target, start_key)
 
 
 def first_progress(model: Body, batch: Batch) -> Progress:
@@ -77,15 +92,20 @@ def first_progress(model: Body, batch: Batch) -> Progress:
   return Progress(empty, jnp.zeros(shape, bool), jnp.ones(shape))
 
 
-def begin(params: Params, setting: Setting, key: jax.Array) -> State:
-  """All streams before the first segment, the prelude included."""
+def begin(params: Params, setting: Setting) -> State:
+  """All streams before the first segment, the prelude included.
+
+  They are the same whichever segment asks for them.
+  """
   model = setting.model
   batch = setting.batch
-  carry_key, drop_key, route_key = jax.random.split(key, 3)
+  # Every segment may ask for them, so the key is used again on purpose.
+  start_key = jax.random.clone(setting.start_key)
+  carry_key, drop_key = jax.random.split(start_key)
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
   length = batch['tokens'].shape[1]
   deterministic = model.cfg.dropout == 0
-  travel = Travel(layers.positions(length), route_key)
+  travel = Travel(layers.positions(length))
 
   state = bound.start(
     batch['tokens'], travel.position_BxT, carry_key, deterministic
@@ -115,17 +135,17 @@ def segment_loss(
       them from here; None = make them anew, so that each segment has a
       gradient of its own.
   """
-  model, spec, batch, _ = setting
-  drop_key, start_key, choice_key, gate_key, route_key = jax.random.split(
-    part.key, 5
-  )
+  model = setting.model
+  spec = setting.spec
+  batch = setting.batch
+  drop_key, choice_key, gate_key, route_key = jax.random.split(part.key, 4)
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
   length = batch['tokens'].shape[1]
   travel = Travel(layers.positions(length), route_key)
   layer = bound.windows(length, model.cfg.dropout == 0)
 
   if started is None:
-    started = begin(params, setting, start_key)
+    started = begin(params, setting)
     carried = {
       name: jnp.where(part.number == 0, started[name], stream)
       for name, stream in progress.state.items()
@@ -152,10 +172,17 @@ def segment_loss(
     layer,
     travel,
   )
-  learned, alive_BxT = _learn_gates(
-    bound, setting, walked.state, walked.reads, part, progress, gate_key
+  learned, alive_BxT = learn_gates(
+    bound,
+    spec,
+    batch,
+    progress.alive_BxT,
+    Segment(walked.state, walked.reads, part.number),
+    gate_key,
+    lambda state: bound.through_coda(state, layer, travel),
   )
-  routers = walked.router_loss / jnp.maximum(batch['mask'].sum(), 1.0)
+  routers = walked.router_loss_BxT * batch['mask']
+  routers = routers.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
 
   total = part.weight_R @ loss_R + routers
   total += spec.gate_scale * sum(learned.values(), jnp.float32(0))
@@ -164,7 +191,7 @@ def segment_loss(
     progress.done_BxT if walked.exits is None else walked.exits.done_BxT,
     alive_BxT,
   )
-  losses = SegmentLosses(loss_R, learned, jnp.float32(routers))
+  losses = SegmentLosses(loss_R, learned, routers)
   return total, (progress, losses)
 
 
@@ -278,73 +305,3 @@ def some_tokens(key: jax.Array, fraction: float, tokens_N: Tree) -> Tree:
     return x_N[keep]
 
   return jax.tree.map(taken, tokens_N)
-
-
-def _learn_gates(
-  bound: Body,
-  setting: Setting,
-  state: State,
-  state_R: tuple[State, ...],
-  part: Part,
-  progress: Progress,
-  key: jax.Array,
-) -> tuple[dict[str, jax.Array], jax.Array]:
-  """Mean loss of each gate, and the tokens that are still trained on."""
-  spec = setting.spec
-  batch = setting.batch
-  alive_BxT = progress.alive_BxT
-  learned: dict[str, jax.Array] = {}
-
-  def observe(r: int) -> Observation:
-    read = bound.read(r, state_R[r][RUNNING])
-    return bound.observe(read, None, batch['targets'])
-
-  for name in spec.learned:
-    gate = SIGNALS[name].gate
-    assert gate is not None
-    key, use_key = jax.random.split(key)
-    lesson = Lesson(
-      output_R=tuple(bound.gate(name, s[RUNNING]) for s in state_R),
-      observe=observe,
-      target_BxT=batch['targets'],
-      next_R=_one_segment_later(bound, name, state) if gate.ahead else (),
-      number=part.number + 1,
-      segments=spec.segments,
-      exploration=spec.gate_exploration,
-      key=use_key,
-    )
-    result = gate.loss(lesson)
-    chex.assert_equal_shape([result.loss_BxT, alive_BxT])
-    loss_BxT = progress.alive_BxT * batch['mask'] * result.loss_BxT
-    learned[name] = loss_BxT.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
-    if result.halts_BxT is not None:
-      alive_BxT = jnp.where(result.halts_BxT, 0.0, alive_BxT)
-
-  return learned, alive_BxT
-
-
-def _one_segment_later(
-  bound: Body, name: str, state: State
-) -> tuple[jax.Array, ...]:
-  """Outputs of a gate in the next segment, from a second forward pass.
-
-  The parameters are the same, as in HRM's official code.
-  """
-  length = state[RUNNING].shape[1]
-
-  def read(
-    r: int, state: State, exits: Exits | None
-  ) -> tuple[Exits | None, jax.Array]:
-    del r
-    return exits, bound.gate(name, state[RUNNING])
-
-  walked = walk(
-    bound,
-    bound.grid.segment,
-    state,
-    None,
-    layer=bound.windows(length),
-    travel=Travel(layers.positions(length)),
-    read=read,
-  )
-  return walked.reads
