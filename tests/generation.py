@@ -52,8 +52,6 @@ def point_of(name, signal, policy):
   """Where some tokens stop early and some do not."""
   if name == 'stack':
     return tiny.point(signal, policy, OF_STACK[signal])
-  if signal == 'patience':
-    return tiny.point(signal, policy, (INF, 1.0, 1.0, INF))
   model = BODIES[name]
   threshold_K = tiny.thresholds(
     model, tiny.params(model), signal, tiny.batch(4, 16)

@@ -27,10 +27,9 @@ CASES = [
   ('stack', 'max_prob', 'drop'),
   ('stack', 'max_prob', 'recompute'),
   ('stack', 'kl', 'copy_state'),
-  ('stack', 'patience', 'drop'),
-  ('stack', 'state_cosine', 'recompute'),
+  ('stack', 'patience', 'recompute'),
+  ('stack', 'state_cosine', 'copy_state'),
   ('refine', 'max_prob', 'latest'),
-  ('refine', 'patience', 'recompute'),
   ('hrm', 'q_halt', 'latest'),
   ('hrm', 'q_halt', 'recompute'),
 ]
