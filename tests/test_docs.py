@@ -1,5 +1,6 @@
 """The Python of the documents runs as it stands."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -21,6 +22,7 @@ def test_code_runs(name, code, tmp_path):
   found = subprocess.run(
     [sys.executable, '-W', 'error', '-c', code],
     cwd=tmp_path,
+    env=os.environ | {'JAX_ENABLE_COMPILATION_CACHE': 'false'},
     capture_output=True,
     text=True,
     check=False,
