@@ -57,8 +57,8 @@ def documents(count, size=50):
       {'tokenizer': 'word'},
       "data.tokenizer='word' is unknown; use one of: byte, char, bpe",
     ),
-    ({'select_fraction': 0.0}, 'data.select_fraction=0.0 is not in (0, 0.5)'),
-    ({'test_fraction': 0.5}, 'data.test_fraction=0.5 is not in (0, 0.5)'),
+    ({'select_fraction': 0.0}, 'data.select_fraction=0.0 must be above 0'),
+    ({'test_fraction': 0.5}, 'data.test_fraction=0.5 must be below 0.5'),
     ({'seq_len': 0}, 'data.seq_len=0 must be at least 1'),
   ],
 )
