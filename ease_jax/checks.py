@@ -74,7 +74,7 @@ class Range:
     return ''
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class OneOf:
   """Mark of a name: it is one of some.
 

@@ -10,7 +10,15 @@ import numpy as np
 
 from ease_jax import config as config_lib
 from ease_jax import model as model_lib
-from ease_jax.checks import Seed, check_read, check_value, need, one_of, plain
+from ease_jax.checks import (
+  Seed,
+  check_read,
+  check_value,
+  declared,
+  need,
+  one_of,
+  plain,
+)
 from ease_jax.config import Config
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec, WeightSpec
@@ -36,6 +44,7 @@ OWNERS: dict[str, tuple[type, ...]] = {
   'exit': (SweepSpec,),
   'generate': (GenerateSpec, Sampling),
 }
+LEARNED = declared(LossSpec)['gates']  # what models are built with, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +100,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
   check_value('seed', config.seed, Seed)
   data = DataSpec.from_config(config.data)
   one_of('data.task', data.task, TASKS)
+  check_value('loss.gates', plain(config.loss)['gates'], LEARNED)
   model = model_lib.model_config(
     config.model,
     vocab_size,
@@ -194,16 +204,20 @@ def _check_exit_rows(specs: Specs) -> None:
 
 
 def _check_complete(config: Config, base: Config, path: str) -> None:
-  """Refuses what is no config, or only some of one."""
+  """Refuses what is no config, or has fields and sections elsewhere."""
   need(
-    isinstance(config, type(base)),
-    f'{path} is no config but a {type(config).__name__}; start from '
-    'ease_jax.config.base() and return it from get_config',
+    isinstance(config, type(base)) and base.keys() <= config.keys(),
+    f'{path} is not the config that ease_jax.config.base() makes, but a '
+    f'{type(config).__name__}; change its fields and return it',
   )
   for name, default in base.items():
-    need(name in config, f'{path} lacks {name}; start from config.base()')
-    if isinstance(default, type(base)):
+    is_section = isinstance(default, type(base))
+    if is_section:
       _check_complete(config[name], default, f'{path}.{name}')
+    need(
+      is_section or not isinstance(config[name], type(base)),
+      f'{path}.{name} is a section; give it a value',
+    )
 
 
 def _check_unread(config: Config) -> None:
