@@ -279,8 +279,7 @@ def test_a_file_in_two_splits_is_named(tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 99)
   spec = make_spec(tmp_path, test_path=(path,))
   assert message(spec, tmp_path) == (
-    f'data: {path!r} is in both train and test; name it in one of path, '
-    'select_path and test_path'
+    f'{path!r} is in both data.path and data.test_path; name it in one of them'
   )
 
 

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from ease_jax.checks import ConfigError
+from ease_jax.data.files import decode
 from ease_jax.data.spec import DataSpec
 
 FIELD = 'text'
@@ -80,10 +81,5 @@ def _split(builder: Builder, path: str, name: str) -> list[str]:
       f'{", ".join(builder.info.splits)}; prepare it with that split'
     )
   source = builder.as_data_source(split=stored[0])
-  try:
-    return [example[FIELD].decode('utf-8') for example in source]
-  except UnicodeDecodeError as error:
-    raise ConfigError(
-      f'data.path: {path!r} split {stored[0]!r} is not UTF-8 at byte '
-      f'{error.start} of a document; convert it to UTF-8'
-    ) from error
+  where = f'data.path: {path!r}, a document of {stored[0]!r}'
+  return [decode(example[FIELD], where) for example in source]
