@@ -232,6 +232,11 @@ def with_argument(c: Config, argument: str) -> Config:
   Raises:
     ConfigError: it is anything else.
   """
+  need(
+    isinstance(c, ConfigDict),
+    f'a config is expected, not a {type(c).__name__}; start from '
+    'ease_jax.config.base()',
+  )
   c = copy.deepcopy(c)
   if not argument:
     return c
