@@ -206,10 +206,15 @@ def _check_exit_rows(specs: Specs) -> None:
 def _check_complete(config: Config, base: Config, path: str) -> None:
   """Refuses what is no config, or has fields and sections elsewhere."""
   need(
-    isinstance(config, type(base)) and base.keys() <= config.keys(),
+    isinstance(config, type(base)) and set(base) <= set(config),
     f'{path} is not the config that ease_jax.config.base() makes, but a '
     f'{type(config).__name__}; change its fields and return it',
   )
+  for name, value in config.items():
+    need(
+      name in base or isinstance(value, type(base)),
+      f'{path}.{name}={value!r}: there is no such field; leave it out',
+    )
   for name, default in base.items():
     is_section = isinstance(default, type(base))
     if is_section:

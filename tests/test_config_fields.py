@@ -230,6 +230,18 @@ def test_a_window_to_time_is_asked_for_before_training():
   spec.check_data(Short())
 
 
+def test_a_section_of_ones_own_is_no_mistake():
+  specs.from_config(config.with_section(config.base(), 'mine', a=1))
+  c = config.with_section(config.base(), 'model.mine', a=1)
+  with pytest.raises(ConfigError, match='model.mine is the section of a body'):
+    specs.from_config(c)
+  c = config.base()
+  with c.unlocked():
+    c.train.step = 3
+  with pytest.raises(ConfigError, match='config.train.step=3: there is no'):
+    specs.from_config(c)
+
+
 @pytest.mark.parametrize('c', [None, {}, config.base().model, 'x'])
 def test_what_is_no_config_is_refused(c):
   with pytest.raises(ConfigError, match='change its fields and return it'):

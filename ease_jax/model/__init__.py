@@ -51,6 +51,12 @@ def model_config(
   own = ('block', *BODIES)
   fields = plain(section)
   fields = {name: value for name, value in fields.items() if name not in own}
+  for name, value in fields.items():
+    need(
+      not isinstance(value, dict),
+      f'model.{name} is the section of a body that is not known; make it known '
+      'by model.register, or leave the section out',
+    )
   return ModelConfig(
     block=BlockSpec.from_config(section['block']),
     options=options,
