@@ -169,13 +169,16 @@ def test_a_nul_does_not_end_a_document():
     assert fitted.eos_id not in fitted.encode('ab\0c')
 
 
-def test_a_long_fit_is_announced(capsys, monkeypatch):
+def test_a_long_fit_and_a_short_vocabulary_are_said(capsys, monkeypatch):
   monkeypatch.setattr(tokenizers, 'SLOW_TO_FIT', 10)
-  tokenizers.fit('bpe', ['a text of some length'], 300)
-  assert capsys.readouterr().err == (
+  fitted = tokenizers.fit('bpe', ['a text of some length'], 300)
+  assert fitted.vocab_size < 300
+  assert capsys.readouterr().err.splitlines() == [
     '[fitting 300 byte pairs to 21 characters; minutes where the text has no '
-    'spaces]\n'
-  )
+    'spaces]',
+    f'[the text has pairs for {fitted.vocab_size} tokens, fewer than '
+    'data.vocab_size=300]',
+  ]
 
 
 # Characters that a vocabulary has not.

@@ -186,3 +186,15 @@ def test_prepare_prints_the_folder_and_nothing_else(tmp_path, capfd):
   out, err = capfd.readouterr()
   assert out == f'{tmp_path}/tfds/text_corpus/files/1.0.0\n'
   assert '[text: 40 files, 2,880 characters]' in err
+
+
+def test_a_damaged_file_is_named(tmp_path):
+  folder = write_dataset(
+    tmp_path / 'tfds', splits=('train', 'validation', 'test')
+  )
+  (record,) = pathlib.Path(folder).glob('*-train.array_record*')
+  record.write_bytes(record.read_bytes()[:40])
+  assert failure(tmp_path, folder) == (
+    f"data.path: {folder!r}, a document of 'train' cannot be read; prepare it "
+    'again'
+  )

@@ -80,6 +80,9 @@ def _split(builder: Builder, path: str, name: str) -> list[str]:
       f'data.path: {path!r} has no split {" or ".join(_NAMES[name])}, only '
       f'{", ".join(builder.info.splits)}; prepare it with that split'
     )
-  source = builder.as_data_source(split=stored[0])
   where = f'data.path: {path!r}, a document of {stored[0]!r}'
-  return [decode(example[FIELD], where) for example in source]
+  try:
+    raw = [example[FIELD] for example in builder.as_data_source(stored[0])]
+  except Exception as error:  # whatever a damaged file makes a reader raise
+    raise ConfigError(f'{where} cannot be read; prepare it again') from error
+  return [decode(document, where) for document in raw]

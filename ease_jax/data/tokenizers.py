@@ -228,7 +228,13 @@ def fit(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
         f'fitting {vocab_size:,} byte pairs to {characters:,} characters; '
         'minutes where the text has no spaces'
       )
-    return Bpe.fit(texts, vocab_size)
+    fitted = Bpe.fit(texts, vocab_size)
+    if fitted.vocab_size < vocab_size:
+      say(
+        f'the text has pairs for {fitted.vocab_size:,} tokens, fewer than '
+        f'data.vocab_size={vocab_size:,}'
+      )
+    return fitted
   raise ConfigError(f'there is no tokenizer {name!r}; use byte, char or bpe')
 
 
