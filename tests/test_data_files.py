@@ -206,8 +206,8 @@ def foreign(tmp_path, capsys):
 def test_unknown_characters_are_said(foreign):
   _, err = foreign
   assert err.splitlines()[1:] == [
-    '[4 of 11 characters, of 4 kinds, are not in the vocabulary of train, '
-    "which has '\\x7fé日🤖' not: they are read as <unk>]"
+    '[test: 4 of 11 characters are not in the vocabulary of train and read as '
+    "<unk>; 4 kinds, such as '\\x7fé日🤖']"
   ]
 
 

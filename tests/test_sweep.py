@@ -179,6 +179,14 @@ def test_thresholds_are_not_reported_where_they_were_chosen():
 
 
 def test_rows_are_json_and_back():
-  for at in (None, point(0.5), point((0.2, NEVER, NEVER))):
+  never_or_always = point((-math.inf, 0.2, NEVER, NEVER))
+  for at in (
+    None,
+    point(0.5),
+    point((0.2, NEVER, NEVER)),
+    never_or_always,
+    point(NEVER),
+    point(-math.inf),
+  ):
     before = sweeps.row(at, 3.0, 0.7)
     assert type(before).from_json(before.to_json()) == before

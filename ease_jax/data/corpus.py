@@ -59,7 +59,7 @@ def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Corpus:
   splits = {name: encode(tokenizer, documents[name]) for name in SPLITS}
   _check_sizes(splits, spec.seq_len)
   sized = {
-    name: sized_unknowns(tokenizer, documents[name], splits[name])
+    name: sized_unknowns(name, tokenizer, documents[name], splits[name])
     for name in SPLITS
     if tokenizer.unk_id in splits[name]
   }
@@ -82,15 +82,19 @@ def encode(
 
 
 def sized_unknowns(
-  tokenizer: tokenizers.Tokenizer, documents: Sequence[str], tokens: np.ndarray
+  split: str,
+  tokenizer: tokenizers.Tokenizer,
+  documents: Sequence[str],
+  tokens: np.ndarray,
 ) -> np.ndarray:
   """Tokens of single characters, the unknown ones by their size in bytes.
 
   Says how many there are.
 
   Args:
+    split: its name.
     tokenizer: of characters.
-    documents: a split.
+    documents: of the split.
     tokens: it encoded, [N] int32.
   """
   # One token for each character, and for what stands between documents.
@@ -102,9 +106,9 @@ def sized_unknowns(
   unknown = sorted({chr(code) for code in code_N[is_unknown_N]})
   some = ''.join(unknown[:10])
   files.say(
-    f'{is_unknown_N.sum():,} of {len(tokens):,} characters, of {len(unknown)} '
-    f'kinds, are not in the vocabulary of train, which has {some!r} not: they '
-    f'are read as {tokenizers.UNK}'
+    f'{split}: {is_unknown_N.sum():,} of {len(tokens):,} characters are not in '
+    f'the vocabulary of train and read as {tokenizers.UNK}; {len(unknown)} '
+    f'kinds, such as {some!r}'
   )
   return np.where(is_unknown_N, tokenizer.vocab_size - 1 + bytes_N, tokens)
 
