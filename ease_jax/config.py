@@ -16,6 +16,7 @@ from ease_jax.checks import need
 from ease_jax.core.signals import SIGNALS
 
 ConfigDict = ml_collections.ConfigDict
+SMOKE_CHARS = 200_000  # of the training split that :smoke keeps
 Config = Any  # a ConfigDict, whose fields a type checker cannot know
 
 
@@ -45,7 +46,7 @@ def _add_data(c: Config) -> None:
   c.data.select_chars = 0  # the same for select
   c.data.test_chars = 0  # the same for test
   c.data.tokenizer = 'byte'  # or char, bpe
-  c.data.vocab_size = 8192  # bpe only; byte and char know their own
+  c.data.vocab_size = 8192  # bpe: from 257, all bytes and eos
   c.data.seq_len = 128  # T: tokens per training and evaluation window
 
 
@@ -225,12 +226,17 @@ def with_section(c: Config, path: str, **fields: Any) -> Config:
 def with_argument(c: Config, argument: str) -> Config:
   """A copy with the text after the colon of `--config=file.py:argument`.
 
-  `smoke` shrinks any run to seconds on a small model and the built-in corpus,
+  `smoke` shrinks any run to seconds on a small model and less of its text,
   keeping its method.
 
   Raises:
     ConfigError: it is anything else.
   """
+  need(
+    isinstance(c, ConfigDict),
+    f'a config is expected, not a {type(c).__name__}; start from '
+    'ease_jax.config.base()',
+  )
   c = copy.deepcopy(c)
   if not argument:
     return c
@@ -239,14 +245,9 @@ def with_argument(c: Config, argument: str) -> Config:
     f'--config argument {argument!r} is unknown; use :smoke or nothing',
   )
 
-  c.data.source = 'stdlib'
-  c.data.path = ()
-  c.data.select_path = ()
-  c.data.test_path = ()
-  c.data.train_chars = 200_000
-  c.data.select_chars = 0
-  c.data.test_chars = 0
-  c.data.seq_len = 32
+  # Text of one's own stays what it is: only less of it is read.
+  c.data.train_chars = min(c.data.train_chars or SMOKE_CHARS, SMOKE_CHARS)
+  c.data.seq_len = min(c.data.seq_len, 32)
 
   c.model.dim = 32
   c.model.block.attention.num_heads = 2
@@ -265,6 +266,6 @@ def with_argument(c: Config, argument: str) -> Config:
   c.evaluate.max_tokens = 1024
   c.evaluate.speed_tokens = 64
   c.exit.search_points = 2
-  for signal in c.exit.thresholds:
+  for signal in c.exit.signals:
     c.exit.thresholds[signal] = tuple(c.exit.thresholds[signal])[-2:]
   return c

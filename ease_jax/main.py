@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 an error (one line on stderr), 143 stopped by SIGTERM
 with everything saved.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -14,7 +13,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ease_jax import machine
+from ease_jax import machine, userfile
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -40,25 +39,12 @@ def _fail(message: object, code: int = 1) -> NoReturn:
   sys.exit(code)
 
 
-def _cause(error: BaseException) -> str:
-  """What ml_collections wraps in a traceback, a repr or a list of attempts."""
-  text = str(error)
-  if isinstance(error, OSError):
-    return text.splitlines()[-1]
-  if isinstance(error, (AttributeError, KeyError)):
-    text = text.replace('\\n', '; ').replace("\\'", '').strip('"\'')
-    return f'unknown field {text}'
-  return re.split(r'^[\w.]+(?:Error|Exception): ', text, flags=re.M)[-1]
-
-
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
-    _ = _CONFIG.value  # raises if its file could not be read
-  except flags.Error as error:
-    _fail(_cause(error))
+    getattr(_CONFIG.value, 'seed', None)  # raises if there is no such file
   except Exception as error:  # a config file may raise anything
-    _fail(f'bad --config: {_cause(error)}')
+    _fail(userfile.explain(error, 'config_config'))
   if len(rest) > 1:
     _fail(f'unexpected argument {rest[1]!r}; flags start with --')
   # Orbax tells all it does; app.run would even ask for that.

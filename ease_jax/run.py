@@ -76,6 +76,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     task = load_task(checked.data, folder)
     checked = specs.from_config(config, task.vocab_size)
+    checked.sweep.check_data(task)
     # After the data was found: a wrong path must not bind the directory.
     folders.write_config(config, folder)
     if mode in ('all', 'train'):

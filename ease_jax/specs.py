@@ -6,23 +6,45 @@ checked here. Nobody below `run` sees a config.
 
 import dataclasses
 
+import numpy as np
+
 from ease_jax import config as config_lib
 from ease_jax import model as model_lib
-from ease_jax.checks import need, one_of
+from ease_jax.checks import (
+  Seed,
+  check_read,
+  check_value,
+  declared,
+  need,
+  one_of,
+  plain,
+)
 from ease_jax.config import Config
 from ease_jax.core.grid import Grid
-from ease_jax.core.objective import LossSpec
+from ease_jax.core.objective import LossSpec, WeightSpec
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.data.spec import DataSpec
 from ease_jax.data.task import TASKS
 from ease_jax.decode.options import GenerateSpec
+from ease_jax.decode.sampling import Sampling
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import BODIES, Body
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.targets import TARGETS
+
+# Who declares the fields of each section; those of models are all read.
+OWNERS: dict[str, tuple[type, ...]] = {
+  'data': (DataSpec,),
+  'loss': (WeightSpec, LossSpec),
+  'optimizer': (OptimizerSpec,),
+  'train': (TrainSpec,),
+  'exit': (SweepSpec,),
+  'generate': (GenerateSpec, Sampling),
+}
+LEARNED = declared(LossSpec)['gates']  # what models are built with, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +96,11 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
   Raises:
     ConfigError: it cannot run; one line with the field and the fix.
   """
+  _check_complete(config, config_lib.base(), 'config')
+  check_value('seed', config.seed, Seed)
   data = DataSpec.from_config(config.data)
   one_of('data.task', data.task, TASKS)
+  check_value('loss.gates', plain(config.loss)['gates'], LEARNED)
   model = model_lib.model_config(
     config.model,
     vocab_size,
@@ -114,6 +139,10 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
 def _check_together(specs: Specs, grid: Grid) -> None:
   """What no section can know alone."""
   one_of('loss.target', specs.loss.target, TARGETS)
+  _check_exit_rows(specs)
+  _check_max_compute(specs, grid)
+  if specs.generate.draft is not None:
+    specs.generate.draft.check(specs.body)
 
   for name in specs.sweep.signals:
     need(
@@ -139,17 +168,79 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   )
 
 
-def _check_unread(config: Config) -> None:
-  """Refuses changes in the section of a body that is not used."""
-  default = config_lib.base().model
+def _check_max_compute(specs: Specs, grid: Grid) -> None:
+  """The limit is not below what the earliest exit costs."""
+  limit = specs.sweep.max_compute
+  if not limit or grid.routed:  # what routers spare is not known before
+    return
+  prices = specs.body.costs_of_windows(specs.data.seq_len)
+  policy = POLICIES[specs.sweep.policy]
+  only_first_K = np.arange(grid.num_readouts) == 0
+  least = min(
+    prices.exit_K(ExitRule(SIGNALS[signal], policy), only_first_K)[0]
+    for signal in specs.sweep.signals
+  )
+  need(
+    limit >= prices.relative(least),
+    f'exit.max_compute={limit} is below {prices.relative(least):.3f}, which a '
+    'token costs that stops at the first readout; raise it, or name earlier '
+    'model.readouts',
+  )
 
+
+def _check_exit_rows(specs: Specs) -> None:
+  """The rows that exit are the same in one update or in micro-batches."""
+  if not specs.loss.exit_threshold:
+    return
+  batch_size = specs.train.batch_size
+  parts = specs.train.accumulate
+  rows = round(specs.loss.exit_rows * batch_size)
+  need(
+    rows > 0 and rows % parts == 0,
+    f'loss.exit_rows={specs.loss.exit_rows} of train.batch_size={batch_size} '
+    f'are {rows} rows, which train.accumulate={parts} micro-batches cannot '
+    'share evenly; change one of them',
+  )
+
+
+def _check_complete(config: Config, base: Config, path: str) -> None:
+  """Refuses what is no config, or has fields and sections elsewhere."""
+  need(
+    isinstance(config, type(base)) and set(base) <= set(config),
+    f'{path} is not the config that ease_jax.config.base() makes, but a '
+    f'{type(config).__name__}; change its fields and return it',
+  )
+  for name, value in config.items():
+    need(
+      name in base or isinstance(value, type(base)),
+      f'{path}.{name}={value!r}: there is no such field; leave it out',
+    )
+  for name, default in base.items():
+    is_section = isinstance(default, type(base))
+    if is_section:
+      _check_complete(config[name], default, f'{path}.{name}')
+    need(
+      is_section or not isinstance(config[name], type(base)),
+      f'{path}.{name} is a section; give it a value',
+    )
+
+
+def _check_unread(config: Config) -> None:
+  """Refuses changes of fields that nobody reads."""
+  base = config_lib.base()
+  for section, owners in OWNERS.items():
+    for owner in owners:
+      check_read(section, owner, plain(config[section]), plain(base[section]))
+
+  body = config.model.body
   for name in BODIES:
-    if name == config.model.body or name not in default:
+    if name == body or name not in base.model:
       continue
     for field, value in config.model[name].items():
-      usual = default[name][field]
+      usual = base.model[name][field]
       need(
         value == usual,
-        f'model.{name}.{field}={value} means something for model.body={name} '
-        f'only, not {config.model.body}; leave it at {usual}',
+        f'model.{name}.{field}={value!r} has no effect: it is read where '
+        f'model.body is {name} only, and that is {body!r}; change that, or '
+        f'leave {field} at {usual!r}',
       )

@@ -53,7 +53,9 @@ def task(seq_len=LENGTH, **sizes):
     for name, size in sizes.items()
   }
   tokenizer = types.SimpleNamespace(
-    token_bytes=np.ones(tiny.VOCAB, int), token_text=chr
+    vocab_size=tiny.VOCAB,
+    token_bytes=np.ones(tiny.VOCAB, int),
+    token_text=chr,
   )
   corpus = Corpus('random', tokenizer, splits, sha256='')
   return LanguageModelling(corpus, seq_len)

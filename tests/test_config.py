@@ -30,8 +30,16 @@ def test_the_default_is_valid():
       'loss.matrix': ((0.0, 1.0, 0.0, 1.0),),
       'model.readouts': (2, 4),
     },
-    {'loss.schedule': 'switch_off', 'loss.schedule_steps': 10},
-    {'loss.schedule': 'rotate', 'loss.rotate_every': 3},
+    {
+      'loss.weights': 'uniform',
+      'loss.schedule': 'switch_off',
+      'loss.schedule_steps': 10,
+    },
+    {
+      'loss.weights': 'uniform',
+      'loss.schedule': 'rotate',
+      'loss.rotate_every': 3,
+    },
   ],
   ids=lambda changes: ' '.join(changes),
 )

@@ -28,9 +28,9 @@ ERRORS = [
   ),
   (
     {'data.select_fraction': 0.5},
-    'data.select_fraction=0.5 is not in (0, 0.5)',
+    'data.select_fraction=0.5 must be below 0.5',
   ),
-  ({'data.test_fraction': 0.0}, 'data.test_fraction=0.0 is not in (0, 0.5)'),
+  ({'data.test_fraction': 0.0}, 'data.test_fraction=0.0 must be above 0'),
   ({'data.seq_len': 0}, 'data.seq_len=0 must be at least 1'),
   ({'train.steps': 0}, 'train.steps=0 must be at least 1'),
   ({'train.keep': -1}, 'train.keep=-1 must be at least 1'),
@@ -87,7 +87,7 @@ ERRORS = [
     {'model.dtype': 'float16'},
     "model.dtype='float16' is unknown; use one of: float32, bfloat16",
   ),
-  ({'model.dropout': 1.0}, 'model.dropout=1.0 is not in [0, 1)'),
+  ({'model.dropout': 1.0}, 'model.dropout=1.0 must be below 1'),
   (
     {'model.readouts': (2, 5)},
     'model.readouts=(2, 5) must be increasing layers from 1 to '
@@ -108,11 +108,11 @@ ERRORS = [
     'model.readouts=(1, 3) must end with model.num_layers=4: the last layer '
     'always answers',
   ),
-  ({'loss.exit_threshold': 1.5}, 'loss.exit_threshold=1.5 is not in [0, 1]'),
-  ({'loss.exit_rows': -0.1}, 'loss.exit_rows=-0.1 is not in [0, 1]'),
+  ({'loss.exit_threshold': 1.5}, 'loss.exit_threshold=1.5 must be at most 1'),
+  ({'loss.exit_rows': -0.1}, 'loss.exit_rows=-0.1 must be at least 0'),
   (
     {'exit.max_compute': -1.0},
-    'exit.max_compute=-1.0 must be 0 (off) or positive',
+    'exit.max_compute=-1.0 must be at least 0',
   ),
   (
     {'optimizer.name': 'sgd'},
@@ -132,8 +132,8 @@ ERRORS = [
     {'loss.normalize': 'max'},
     "loss.normalize='max' is unknown; use one of: none, sum_to_one",
   ),
-  ({'loss.token_fraction': 0.0}, 'loss.token_fraction=0.0 is not in (0, 1]'),
-  ({'loss.token_fraction': 1.5}, 'loss.token_fraction=1.5 is not in (0, 1]'),
+  ({'loss.token_fraction': 0.0}, 'loss.token_fraction=0.0 must be above 0'),
+  ({'loss.token_fraction': 1.5}, 'loss.token_fraction=1.5 must be at most 1'),
   ({'loss.weights': 'chosen'}, 'loss.weights=chosen needs loss.chosen'),
   (
     {'loss.weights': 'chosen', 'loss.chosen': ((5, 0.3), (4, 0.7))},
@@ -175,8 +175,8 @@ ERRORS = [
   ({'loss.rotate_every': 0}, 'loss.rotate_every=0 must be at least 1'),
   (
     {'exit.signals': ('max_prob', 'vibes')},
-    "exit.signals='vibes' is unknown; use one of: max_prob, margin, "
-    'entropy, state_cosine, kl, patience, q_halt',
+    "exit.signals=('max_prob', 'vibes') holds 'vibes', which is unknown; use "
+    'one of: max_prob, margin, entropy, state_cosine, kl, patience, q_halt',
   ),
   (
     {'exit.thresholds.max_prob': (0.5, 1.5)},
@@ -185,8 +185,7 @@ ERRORS = [
   ),
   (
     {'exit.thresholds.max_prob': (math.nan,)},
-    'exit.thresholds.max_prob contains nan, outside the range [0.0, 1.0] of '
-    'signal max_prob',
+    'exit.thresholds.max_prob=(nan,) holds nan, which must be a finite number',
   ),
   (
     {'exit.signals': ('kl',), 'exit.thresholds.kl': (0.1,)},
@@ -201,8 +200,8 @@ ERRORS = [
   ({'exit.policies': ()}, 'exit.policies=() names no K/V policy'),
   (
     {'exit.policies': ('copy',)},
-    "exit.policies='copy' is unknown; use one of: recompute, copy_state, "
-    'drop, latest',
+    "exit.policies=('copy',) holds 'copy', which is unknown; use one of: "
+    'recompute, copy_state, drop, latest',
   ),
   (
     {'exit.policy': 'drop'},
@@ -244,12 +243,12 @@ ERRORS = [
   ),
   (
     REFINE | {'model.hrm.cycles': 3},
-    'model.hrm.cycles=3 means something for model.body=hrm only, not refine; '
-    'leave it at 2',
+    'model.hrm.cycles=3 has no effect: it is read where model.body is hrm '
+    "only, and that is 'refine'; change that, or leave cycles at 2",
   ),
   (
     REFINE | {'evaluate.segments': -1},
-    'evaluate.segments=-1 must be 0 or positive',
+    'evaluate.segments=-1 must be at least 0',
   ),
   (
     REFINE | {'train.updates': 'per_segment', 'model.carry_backprop': 2},
@@ -288,7 +287,7 @@ ERRORS = [
   ),
   (
     HRM | {'loss.gate_weight': -1.0},
-    'loss.gate_weight=-1.0 must be 0 (off) or positive',
+    'loss.gate_weight=-1.0 must be at least 0',
   ),
   (
     {'exit.signals': ('q_halt',)},
@@ -320,8 +319,8 @@ ERRORS = [
   ),
   (
     {'model.refine.inject': 'gate'},
-    'model.refine.inject=gate means something for model.body=refine only, not '
-    'stack; leave it at add',
+    "model.refine.inject='gate' has no effect: it is read where model.body is "
+    "refine only, and that is 'stack'; change that, or leave inject at 'add'",
   ),
   (
     {'evaluate.segments': 4},

@@ -57,8 +57,8 @@ def documents(count, size=50):
       {'tokenizer': 'word'},
       "data.tokenizer='word' is unknown; use one of: byte, char, bpe",
     ),
-    ({'select_fraction': 0.0}, 'data.select_fraction=0.0 is not in (0, 0.5)'),
-    ({'test_fraction': 0.5}, 'data.test_fraction=0.5 is not in (0, 0.5)'),
+    ({'select_fraction': 0.0}, 'data.select_fraction=0.0 must be above 0'),
+    ({'test_fraction': 0.5}, 'data.test_fraction=0.5 must be below 0.5'),
     ({'seq_len': 0}, 'data.seq_len=0 must be at least 1'),
   ],
 )
@@ -279,8 +279,7 @@ def test_a_file_in_two_splits_is_named(tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 99)
   spec = make_spec(tmp_path, test_path=(path,))
   assert message(spec, tmp_path) == (
-    f'data: {path!r} is in both train and test; name it in one of path, '
-    'select_path and test_path'
+    f'{path!r} is in both data.path and data.test_path; name it in one of them'
   )
 
 

@@ -125,3 +125,10 @@ def test_max_tokens_spreads_whole_windows_over_the_split(max_tokens, expected):
 def test_max_tokens_beyond_the_split_scores_all():
   batches = data.eval_batches(counting(100), 10, 4, 1000)
   assert scored(batches) == [(i, i + 1) for i in range(99)]
+
+
+def test_a_batch_may_be_one_window():
+  tokens = counting(4 * 8 + 1)
+  batches = data.train_iterator(tokens, seq_len=8, batch_size=1, seed=0)
+  firsts = [next(batches)['tokens'][0, 0] for _ in range(4)]
+  assert sorted(firsts) == [0, 8, 16, 24]

@@ -140,10 +140,61 @@ def test_another_file_format_is_named(tmp_path):
   )
 
 
-def test_prepare_reports_an_error_in_one_line(tmp_path):
-  path = str(tmp_path / 'absent.txt')
+@pytest.mark.parametrize(
+  'arguments, problem',
+  [
+    (['absent.txt'], "FILE: 'absent.txt' does not exist; correct the path"),
+    ([''], "FILE=('',) holds '', which is empty; give a text"),
+    (
+      ['a.txt', '--out=a.txt'],
+      "--out='a.txt' is no folder; name one, or a new one",
+    ),
+    (['a.txt', '--out='], "--out='' is no folder; name one, or a new one"),
+    (
+      ['a.txt', '--out=a.txt/below'],
+      "[Errno 20] Not a directory: 'a.txt/below'",
+    ),
+    (
+      ['a.txt', '--select_fraction=nan'],
+      '--select_fraction=nan must be a finite number',
+    ),
+    (
+      ['a.txt', '--test_fraction=-1'],
+      '--test_fraction=-1.0 must be above 0',
+    ),
+    (
+      ['a.txt', '--test_fraction=0.01'],
+      'FILE: 12 characters leave nothing for the split test; give more text '
+      'or other fractions',
+    ),
+  ],
+)
+def test_prepare_reports_an_error_in_one_line(
+  arguments, problem, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('a.txt').write_text('a dozen of a')
   with pytest.raises(SystemExit) as caught:
-    prepare.main([f'--out={tmp_path}', path])
-  assert str(caught.value) == (
-    f'error: path: {path!r} does not exist; correct the path'
+    prepare.main(['--out=out', *arguments])
+  assert str(caught.value) == f'error: {problem}'
+  assert not list(pathlib.Path('out').glob('**/*.json'))
+
+
+def test_prepare_prints_the_folder_and_nothing_else(tmp_path, capfd):
+  files = write_documents(tmp_path / 'text')
+  prepare.main([f'--out={tmp_path / "tfds"}', str(files)])
+  out, err = capfd.readouterr()
+  assert out == f'{tmp_path}/tfds/text_corpus/files/1.0.0\n'
+  assert '[text: 40 files, 2,880 characters]' in err
+
+
+def test_a_damaged_file_is_named(tmp_path):
+  folder = write_dataset(
+    tmp_path / 'tfds', splits=('train', 'validation', 'test')
+  )
+  (record,) = pathlib.Path(folder).glob('*-train.array_record*')
+  record.write_bytes(record.read_bytes()[:40])
+  assert failure(tmp_path, folder) == (
+    f"data.path: {folder!r}, a document of 'train' cannot be read; prepare it "
+    'again'
   )

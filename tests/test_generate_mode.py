@@ -220,8 +220,8 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
     (
       {'method': 'speculative', 'draft': (1, 2, 0.5)},
       'generate',
-      'draft readout=1 of a model with 2 readouts; only 0 to 0 are before the '
-      'last',
+      'generate.draft: readout=1 of a model with 2 readouts; only 0 to 0 are '
+      'before the last',
     ),
     (
       {'method': 'speculative'},

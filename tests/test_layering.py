@@ -13,6 +13,7 @@ ROOT = pathlib.Path(ease_jax.__file__).parent
 ORDER = (
   'version',
   'checks',
+  'userfile',
   'core',
   'config',
   'presets',

@@ -120,10 +120,12 @@ def test_a_clipped_gradient_has_lost_its_length(clip_norm, same):
   assert equal is same
 
 
-def test_accumulation_equals_one_large_batch():
+@pytest.mark.parametrize('accumulate, exit_threshold', [(4, 0.0), (2, 0.2)])
+def test_accumulation_equals_one_large_batch(accumulate, exit_threshold):
   c = training.make_config()
   c.model.dropout = 0.0
   c.loss.token_fraction = 1.0
+  c.loss.exit_threshold = exit_threshold  # in the first rows of the batch
   run_specs = training.make_specs(c)
   batch = tiny.batch(rows=4, length=8)
   # Ragged: micro-batches must count by their tokens.
@@ -140,4 +142,6 @@ def test_accumulation_equals_one_large_batch():
     key = jax.random.key(0)
     return jax.jit(mean)(tiny.params(run_specs.body), batch, jnp.int32(0), key)
 
-  tiny.assert_trees_close(gradient(1), gradient(4), rtol=1e-6, atol=1e-6)
+  tiny.assert_trees_close(
+    gradient(1), gradient(accumulate), rtol=1e-6, atol=1e-6
+  )

@@ -48,8 +48,10 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
     c.model, body=body, segments=2, num_layers=1, carry_init=carry_init
   )
   c.loss.weights = 'segment_ends'
+  c.loss.token_fraction = 1.0
   c.loss.gates = gates
-  c.loss.gate_exploration = 0.5
+  if gates:
+    c.loss.gate_exploration = 0.5
   run_specs = training.make_specs(c)
   straight = tmp_path / 'straight'
   training.run(run_specs, straight)

@@ -43,21 +43,24 @@ def generated_with(policy, threshold=0.5, signal='max_prob'):
   [
     (
       lambda: decode.Sampling(temperature=-1.0),
-      'generate.temperature=-1.0 must be at least 0; 0 is greedy',
+      'generate.temperature=-1.0 must be at least 0',
     ),
     (
       lambda: decode.Sampling(top_k=-1),
-      'generate.top_k=-1 must be at least 0; 0 = all tokens',
+      'generate.top_k=-1 must be at least 0',
     ),
     (
       lambda: decode.Sampling(top_p=0.0),
-      'generate.top_p=0.0 must be above 0 and at most 1',
+      'generate.top_p=0.0 must be above 0',
     ),
     (
       lambda: decode.Options(1, 8, prefill='none'),
-      "generate.prefill='none' is unknown; use one of ('exits', 'full')",
+      "generate.prefill='none' is unknown; use one of: exits, full",
     ),
-    (lambda: decode.Options(1, 8, chunk=0), 'chunk=0 must be at least 1'),
+    (
+      lambda: decode.Options(1, 8, chunk=0),
+      'generate.chunk=0 must be at least 1',
+    ),
     (
       lambda: generate([[5, -1]]),
       '--prompt has the token -1; the vocabulary has 0 to 22; use the '

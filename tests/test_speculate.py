@@ -228,7 +228,10 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
 @pytest.mark.parametrize(
   'make, message',
   [
-    (lambda: decode.Draft(length=0), 'draft length=0 must be at least 1'),
+    (
+      lambda: decode.Draft(length=0),
+      'generate.draft.length=0 must be at least 1',
+    ),
     (
       lambda: decode.Draft(signal='patience'),
       "signal='patience' cannot draft: it compares readouts or needs a learned "
@@ -236,8 +239,8 @@ def test_sampled_tokens_have_the_full_models_distribution(settings):
     ),
     (
       lambda: both(PARAMS, decode.Draft(2)),
-      'draft readout=2 of a model with 3 readouts; only 0 to 1 are before the '
-      'last',
+      'generate.draft: readout=2 of a model with 3 readouts; only 0 to 1 are '
+      'before the last',
     ),
     (
       lambda: both({}, decode.Draft(0), model=tiny.stack(readouts=(4,))),

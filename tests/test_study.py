@@ -207,8 +207,29 @@ def test_another_config_in_the_same_place_is_refused(compared):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'seeds': ()}, 'seeds=() must be different ones, at least one'),
-    ({'seeds': (1, 1)}, 'seeds=(1, 1) must be different ones, at least one'),
+    ({'seeds': ()}, 'study.seeds=() names no seed'),
+    ({'seeds': (1, 1)}, 'study.seeds=(1, 1) names 1 twice'),
+    ({'seeds': 3}, 'study.seeds=3 must look like (1, ...)'),
+    ({'seeds': (-1,)}, 'study.seeds=(-1,) holds -1, which must be at least 0'),
+    (
+      {'pairs': ('a', 'b')},
+      "study.pairs=('a', 'b') holds 'a', which must look like ('text', 'text')",
+    ),
+    ({'variants': {}}, 'study.variants={} must be a dict of names and configs'),
+    (
+      {'variants': {3: None}},
+      'study.variants: name=3 must be a text',
+    ),
+    (
+      {'variants': {'_a': None}},
+      "study variant '_a': tables and figures read a leading _ and any of | $ "
+      '\\ as markup; rename it',
+    ),
+    (
+      {'variants': {'cost $\\x$': None}},
+      "study variant 'cost $\\\\x$': tables and figures read a leading _ and "
+      'any of | $ \\ as markup; rename it',
+    ),
     (
       {'pairs': (('a', 'c'),)},
       "the study names 'c', which is none of its variants: a, b",

@@ -142,21 +142,21 @@ def test_the_spec_of_the_default_config():
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'signals': ('nobody',)}, "exit.signals='nobody' is unknown; use one of"),
+    ({'signals': ('nobody',)}, "holds 'nobody', which is unknown; use one of"),
     (
       {'thresholds': {'max_prob': (0.5, 1.5)}},
       'exit.thresholds.max_prob contains 1.5, outside the range [0.0, 1.0]',
     ),
     ({'policies': ()}, 'exit.policies=() names no K/V policy'),
-    ({'policies': ('copy',)}, "exit.policies='copy' is unknown; use one of"),
+    ({'policies': ('copy',)}, "holds 'copy', which is unknown; use one of"),
     (
       {'policy': 'drop'},
       "exit.policy='drop' is not in exit.policies=('recompute', 'copy_state')",
     ),
     ({'max_ppl_ratio': 0.9}, 'exit.max_ppl_ratio=0.9 must be at least 1'),
-    ({'max_compute': -1.0}, 'exit.max_compute=-1.0 must be 0 (off)'),
+    ({'max_compute': -1.0}, 'exit.max_compute=-1.0 must be at least 0'),
     ({'batch_size': 0}, 'evaluate.batch_size=0 must be at least 1'),
-    ({'segments': -1}, 'evaluate.segments=-1 must be 0 or positive'),
+    ({'segments': -1}, 'evaluate.segments=-1 must be at least 0'),
     ({'select_split': 'dev'}, "evaluate.select_split='dev' is unknown"),
     ({'report_split': 'select'}, 'use two splits'),
   ],
@@ -179,6 +179,14 @@ def test_thresholds_are_not_reported_where_they_were_chosen():
 
 
 def test_rows_are_json_and_back():
-  for at in (None, point(0.5), point((0.2, NEVER, NEVER))):
+  never_or_always = point((-math.inf, 0.2, NEVER, NEVER))
+  for at in (
+    None,
+    point(0.5),
+    point((0.2, NEVER, NEVER)),
+    never_or_always,
+    point(NEVER),
+    point(-math.inf),
+  ):
     before = sweeps.row(at, 3.0, 0.7)
     assert type(before).from_json(before.to_json()) == before

@@ -2,12 +2,25 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import need, one_of
+from ease_jax.checks import (
+  Count,
+  Depth,
+  Different,
+  NotNegative,
+  OneOf,
+  Range,
+  ReadIf,
+  Share,
+  Size,
+  check_fields,
+  need,
+  plain,
+)
 from ease_jax.core.grid import Grid
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.weights import (
@@ -18,6 +31,31 @@ from ease_jax.core.weights import (
 )
 
 NORMALIZATIONS = ('none', 'sum_to_one')
+TIMED = tuple(name for name in SCHEDULES if name not in TIMELESS)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSpec:
+  """The fields of section `loss` that weights are made of.
+
+  Attributes:
+    weights: of WEIGHTS.
+    chosen: (layer, weight) of single layers.
+    matrix: a row of weights for each segment, one for each layer.
+    e_scale: scale of early layers.
+  """
+
+  weights: Annotated[str, OneOf(WEIGHTS)]
+  chosen: Annotated[
+    tuple[tuple[int, NotNegative], ...], ReadIf('weights', ('chosen',))
+  ]
+  matrix: Annotated[
+    tuple[tuple[NotNegative, ...], ...], ReadIf('weights', ('matrix',))
+  ]
+  e_scale: Annotated[NotNegative, ReadIf('weights', ('layerskip',))]
+
+  def __post_init__(self):
+    check_fields('loss', self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,51 +81,69 @@ class LossSpec:
     gate_exploration: chance that a token must go on, whatever its gate says.
   """
 
-  weight_K: tuple[float, ...]
-  schedule: str = 'constant'
-  schedule_steps: int = 0
-  rotate_every: int = 1
-  normalize: str = 'none'
-  token_fraction: float = 1.0
-  exit_threshold: float = 0.0
-  exit_rows: float = 0.5
+  weight_K: tuple[NotNegative, ...]
+  schedule: Annotated[str, OneOf(SCHEDULES)] = 'constant'
+  schedule_steps: Annotated[Size, ReadIf('schedule', TIMED)] = 0
+  rotate_every: Annotated[Count, ReadIf('schedule', ('rotate',))] = 1
+  normalize: Annotated[str, OneOf(NORMALIZATIONS)] = 'none'
+  token_fraction: Annotated[float, Range(0, 1, above=True)] = 1.0
+  exit_threshold: Share = 0.0
+  exit_rows: Annotated[Share, ReadIf('exit_threshold')] = 0.5
   per_segment: bool = False
-  segments: int = 1
-  carry_backprop: int = 1
+  segments: Depth = 1
+  carry_backprop: Depth = 1
   target: str = 'label'
-  gates: tuple[str, ...] = ()
-  gate_weight: float = 0.0
-  gate_exploration: float = 0.0
+  gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
+  gate_weight: Annotated[NotNegative, ReadIf('gates')] = 0.0
+  gate_exploration: Annotated[Share, ReadIf('gates')] = 0.0
 
   def __post_init__(self):
-    one_of('loss.schedule', self.schedule, SCHEDULES)
-    one_of('loss.normalize', self.normalize, NORMALIZATIONS)
-    need(
-      0 < self.token_fraction <= 1,
-      f'loss.token_fraction={self.token_fraction} is not in (0, 1]',
-    )
-    for name in ('exit_threshold', 'exit_rows', 'gate_exploration'):
-      value = getattr(self, name)
-      need(0 <= value <= 1, f'loss.{name}={value} is not in [0, 1]')
+    check_fields('loss', self)
     need(
       self.schedule in TIMELESS or self.schedule_steps >= 1,
       f'loss.schedule={self.schedule} needs loss.schedule_steps >= 1, got '
       f'{self.schedule_steps}',
     )
-    need(
-      self.rotate_every >= 1,
-      f'loss.rotate_every={self.rotate_every} must be at least 1',
-    )
-    need(
-      self.gate_weight >= 0,
-      f'loss.gate_weight={self.gate_weight} must be 0 (off) or positive',
-    )
+    self._check_weights()
     for name in self.gates:
       self._check_gate(name)
     self._check_updates()
 
+  def _check_weights(self) -> None:
+    need(
+      any(self.weight_K),
+      'loss.weights gives every readout the weight 0, so that nothing is '
+      'learned; give one of them a weight',
+    )
+    inner = [self.weight_K[k] for k in self._inside]
+    need(
+      self.token_fraction == 1 or any(inner),
+      f'loss.token_fraction={self.token_fraction} has no effect: no readout '
+      'inside a segment has a weight; use 1.0, or other loss.weights',
+    )
+    early = self.weight_K[:-1]
+    need(
+      self.schedule == 'constant' or any(early),
+      f'loss.schedule={self.schedule} has no effect: no readout before the '
+      'last has a weight; use constant, or other loss.weights',
+    )
+    # All others may be off at once.
+    need(
+      self.schedule == 'constant'
+      or self.normalize == 'none'
+      or self.per_segment
+      or self.weight_K[-1] > 0,
+      f'loss.schedule={self.schedule} may turn all readouts off but the last, '
+      'which has no weight: nothing is left to sum to one; give it a weight, '
+      'or use loss.normalize=none',
+    )
+    need(
+      not self.exit_threshold or len(self.weight_K) > 1,
+      f'loss.exit_threshold={self.exit_threshold} has no effect on a model '
+      'with one readout; use 0, or more model.readouts',
+    )
+
   def _check_gate(self, name: str) -> None:
-    one_of('loss.gates', name, SIGNALS)
     gate = SIGNALS[name].gate
     need(
       gate is not None,
@@ -136,18 +192,23 @@ class LossSpec:
     Raises:
       ConfigError: two fields clash.
     """
-    one_of('loss.weights', section['weights'], WEIGHTS)
-    weight_K = WEIGHTS[section['weights']](grid.names_K, section)
-    own = ('weights', 'chosen', 'matrix', 'e_scale', 'gates')
-    fields = {name: v for name, v in section.items() if name not in own}
+    fields = plain(section)
+    names = [field.name for field in dataclasses.fields(WeightSpec)]
+    spec = WeightSpec(**{name: fields.pop(name) for name in names})
+    weight_K = WEIGHTS[spec.weights](grid.names_K, dataclasses.asdict(spec))
     return cls(
       tuple(weight_K),
       per_segment=per_segment,
       segments=grid.segments,
       carry_backprop=carry_backprop,
-      gates=tuple(section['gates']),
       **fields,
     )
+
+  @property
+  def _inside(self) -> list[int]:
+    """Readouts that are not the last of their segment."""
+    per_segment = len(self.weight_K) // self.segments
+    return [k for k in range(len(self.weight_K)) if (k + 1) % per_segment]
 
   @property
   def weight_SxR(self) -> tuple[tuple[float, ...], ...]:
@@ -194,11 +255,9 @@ class LossSpec:
   @property
   def trained_K(self) -> list[float]:
     """Share of tokens that each readout is trained on, schedule ignored."""
-    per_segment = len(self.weight_K) // self.segments
     shares = []
     for k, weight in enumerate(self.weight_K):
-      is_end = (k + 1) % per_segment == 0
-      share = 1.0 if is_end else self.token_fraction
+      share = self.token_fraction if k in self._inside else 1.0
       shares.append(share if weight > 0 else 0.0)
     return shares
 

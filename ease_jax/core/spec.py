@@ -2,9 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from ease_jax.checks import at_least_one, need, one_of
+from ease_jax.checks import (
+  Count,
+  Depth,
+  OneOf,
+  Range,
+  check_fields,
+  need,
+)
 
 CAUSAL = 'causal'
 ATTENTION_KINDS = (CAUSAL, 'full')
@@ -24,12 +31,12 @@ class AttentionSpec:
     rope_base: wavelength base of rotary positions.
   """
 
-  num_heads: int
-  num_kv_heads: int
-  rope_base: float
+  num_heads: Count
+  num_kv_heads: Count
+  rope_base: Annotated[float, Range(1)]
 
   def __post_init__(self):
-    at_least_one('model.block.attention', self, 'num_heads', 'num_kv_heads')
+    check_fields('model.block.attention', self)
     need(
       self.num_heads % self.num_kv_heads == 0,
       f'model.block.attention.num_heads={self.num_heads} is not divisible by '
@@ -46,12 +53,11 @@ class MLPSpec:
     dim: F.
   """
 
-  kind: str
-  dim: int
+  kind: Annotated[str, OneOf(MLPS)]
+  dim: Count
 
   def __post_init__(self):
-    one_of('model.block.mlp.kind', self.kind, MLPS)
-    at_least_one('model.block.mlp', self, 'dim')
+    check_fields('model.block.mlp', self)
 
   @property
   def matrices(self) -> int:
@@ -69,12 +75,12 @@ class BlockSpec:
     mlp: its feed-forward network.
   """
 
-  norm: str
+  norm: Annotated[str, OneOf(NORMS)]
   attention: AttentionSpec
   mlp: MLPSpec
 
   def __post_init__(self):
-    one_of('model.block.norm', self.norm, NORMS)
+    check_fields('model.block', self)
 
   @classmethod
   def from_config(cls, section: Mapping[str, Any]) -> 'BlockSpec':
@@ -109,26 +115,24 @@ class ModelConfig:
   """
 
   body: str
-  segments: int
-  num_layers: int
-  dim: int
+  segments: Depth
+  num_layers: Depth
+  dim: Count
   block: BlockSpec
   readouts: tuple[int, ...]
-  readout_norm: str
+  readout_norm: Annotated[str, OneOf(READOUT_NORMS)]
   tie_embeddings: bool
-  dropout: float
-  dtype: str
+  dropout: Annotated[float, Range(0, 1, below=True)]
+  dtype: Annotated[str, OneOf(DTYPES)]
   remat: bool
-  carry_backprop: int
-  vocab_size: int
-  attention: str = CAUSAL
+  carry_backprop: Depth
+  vocab_size: Count
+  attention: Annotated[str, OneOf(ATTENTION_KINDS)] = CAUSAL
   gates: tuple[str, ...] = ()
   options: Any = None
 
   def __post_init__(self):
-    at_least_one(
-      'model', self, 'segments', 'num_layers', 'dim', 'carry_backprop'
-    )
+    check_fields('model', self)
     heads = self.block.attention.num_heads
     need(
       self.dim % heads == 0,
@@ -140,12 +144,6 @@ class ModelConfig:
       f'model.dim={self.dim} / model.block.attention.num_heads={heads} is '
       'odd; rotary positions need an even head width',
     )
-    one_of('model.readout_norm', self.readout_norm, READOUT_NORMS)
-    one_of('model.dtype', self.dtype, DTYPES)
-    one_of('attention', self.attention, ATTENTION_KINDS)
-    need(
-      0 <= self.dropout < 1, f'model.dropout={self.dropout} is not in [0, 1)'
-    )
     self._check_readouts()
     need(
       self.carry_backprop <= self.segments,
@@ -155,10 +153,7 @@ class ModelConfig:
 
   def _check_readouts(self):
     named = self.readouts
-    in_range = all(
-      isinstance(layer, int) and 1 <= layer <= self.num_layers
-      for layer in named
-    )
+    in_range = all(1 <= layer <= self.num_layers for layer in named)
     need(
       in_range and named == tuple(sorted(set(named))),
       f'model.readouts={named} must be increasing layers from 1 to '

@@ -54,6 +54,10 @@ def _chosen(names_K: Names, loss: Mapping[str, Any]) -> list[float]:
   chosen = dict(loss['chosen'])
   layers = [layer for _, layer in names_K]
   need(len(chosen) > 0, 'loss.weights=chosen needs loss.chosen')
+  need(
+    len(chosen) == len(loss['chosen']),
+    f'loss.chosen={loss["chosen"]} names a layer twice; give each one weight',
+  )
   for layer in chosen:
     need(
       layer in layers,

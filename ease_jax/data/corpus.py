@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ease_jax.checks import ConfigError, need
-from ease_jax.data import text, tfds_source, tokenizers
+from ease_jax.data import files, text, tfds_source, tokenizers
 from ease_jax.data.spec import SPLITS, DataSpec
 
 # Every source of SOURCES, and what reads its documents.
@@ -29,12 +29,15 @@ class Corpus:
     tokenizer: of all splits; fitted on train alone.
     splits: the tokens of train, select and test, each [N] int32.
     sha256: of all these arrays, in hexadecimal digits.
+    sized: the same tokens of a split that has unknown characters, where one
+      of n bytes is V - 1 + n: what the bytes of a text are counted with.
   """
 
   source: str
   tokenizer: tokenizers.Tokenizer
   splits: dict[str, np.ndarray]
   sha256: str
+  sized: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Corpus:
@@ -55,7 +58,12 @@ def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Corpus:
   tokenizer = _tokenizer(spec, documents['train'], pathlib.Path(workdir))
   splits = {name: encode(tokenizer, documents[name]) for name in SPLITS}
   _check_sizes(splits, spec.seq_len)
-  return Corpus(spec.source, tokenizer, splits, _sha256(splits))
+  sized = {
+    name: sized_unknowns(name, tokenizer, documents[name], splits[name])
+    for name in SPLITS
+    if tokenizer.unk_id in splits[name]
+  }
+  return Corpus(spec.source, tokenizer, splits, _sha256(splits), sized)
 
 
 def encode(
@@ -71,6 +79,38 @@ def encode(
     pieces.append(eos)
     pieces.append(tokenizer.encode(document))
   return np.concatenate(pieces[1:])
+
+
+def sized_unknowns(
+  split: str,
+  tokenizer: tokenizers.Tokenizer,
+  documents: Sequence[str],
+  tokens: np.ndarray,
+) -> np.ndarray:
+  """Tokens of single characters, the unknown ones by their size in bytes.
+
+  Says how many there are.
+
+  Args:
+    split: its name.
+    tokenizer: of characters.
+    documents: of the split.
+    tokens: it encoded, [N] int32.
+  """
+  # One token for each character, and for what stands between documents.
+  text = '\0'.join(documents)
+  code_N = np.frombuffer(text.encode('utf-32-le'), np.uint32)
+  bytes_N = 1 + sum(code_N >= least for least in (0x80, 0x800, 0x10000))
+  is_unknown_N = tokens == tokenizer.unk_id
+
+  unknown = sorted({chr(code) for code in code_N[is_unknown_N]})
+  some = ''.join(unknown[:10])
+  files.say(
+    f'{split}: {is_unknown_N.sum():,} of {len(tokens):,} characters are not in '
+    f'the vocabulary of train and read as {tokenizers.UNK}; {len(unknown)} '
+    f'kinds, such as {some!r}'
+  )
+  return np.where(is_unknown_N, tokenizer.vocab_size - 1 + bytes_N, tokens)
 
 
 def _tokenizer(

@@ -13,6 +13,10 @@ import numpy as np
 
 Batch = dict[str, np.ndarray]
 
+# Windows that grain may count: a batch of one of its endless ones is one more
+# than an integer of Python's C code holds.
+_ENDLESS = 2**62
+
 
 class BatchIterator(Protocol):
   """Endless batches whose position can be saved and set."""
@@ -57,8 +61,9 @@ def train_iterator(
     batch_size: B, of this process; processes read disjoint windows.
     seed: fixes the order of every epoch.
   """
-  windows = grain.MapDataset.source(_Windows(tokens, seq_len))
-  windows = windows.seed(seed).shuffle().repeat()
+  source = _Windows(tokens, seq_len)
+  windows = grain.MapDataset.source(source).seed(seed).shuffle()
+  windows = windows.repeat(_ENDLESS // len(source))
 
   # Sharding comes after shuffling, so that every process sees all the text.
   shard = slice(jax.process_index(), None, jax.process_count())

@@ -2,16 +2,19 @@
 
   python -m ease_jax.data.prepare --out=DIR FILE...
 
-It prints the folder to use as `data.path`. FILE may be a folder or a glob.
+Standard output is the folder to use as `data.path` and nothing else; progress
+goes to standard error. FILE may be a folder or a glob.
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from ease_jax.checks import ConfigError
+from ease_jax.checks import ConfigError, check_value, need
+from ease_jax.data.spec import Fraction, Paths
 
 
 def prepare(
@@ -30,22 +33,33 @@ def prepare(
     test_fraction: the same for test.
 
   Raises:
-    ConfigError: the text cannot be read, or data_dir already has a corpus.
+    ConfigError: the text cannot be read or leaves a split empty, or data_dir
+      is no folder or already has a corpus.
   """
+  names = tuple(map(os.fspath, paths))
+  check_value('FILE', names, Paths)
+  check_value('--select_fraction', select_fraction, Fraction)
+  check_value('--test_fraction', test_fraction, Fraction)
+  place = pathlib.Path(data_dir).expanduser()
+  need(
+    bool(os.fspath(data_dir)) and (place.is_dir() or not place.exists()),
+    f'--out={os.fspath(data_dir)!r} is no folder; name one, or a new one',
+  )
   from ease_jax.data.text_corpus import text_corpus_dataset_builder as corpus
 
   files = corpus.TextCorpusConfig(
-    paths=tuple(map(os.fspath, paths)),
+    paths=names,
     select_fraction=select_fraction,
     test_fraction=test_fraction,
   )
   builder = corpus.Builder(
-    data_dir=os.fspath(data_dir), file_format='array_record', config=files
+    data_dir=os.fspath(place), file_format='array_record', config=files
   )
   folder = os.fspath(builder.data_path)
   if pathlib.Path(folder).exists():  # TFDS would keep the old text unasked
     raise ConfigError(f'{folder!r} already exists; choose another folder')
-  builder.download_and_prepare()
+  with contextlib.redirect_stdout(sys.stderr):
+    builder.download_and_prepare()
   return folder
 
 
@@ -71,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
       select_fraction=args.select_fraction,
       test_fraction=args.test_fraction,
     )
-  except ConfigError as error:
-    sys.exit(f'error: {error}')
+  except (ConfigError, OSError) as error:
+    sys.exit(f'error: {" ".join(str(error).split())}')
   print(folder)
 
 

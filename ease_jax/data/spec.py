@@ -1,15 +1,31 @@
 """What a config's section `data` asks for, checked."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-import ml_collections
-
-from ease_jax.checks import at_least_one, need, one_of
+from ease_jax.checks import (
+  Count,
+  Filled,
+  OneOf,
+  Range,
+  ReadIf,
+  Size,
+  check_fields,
+  plain,
+)
 
 SOURCES = ('stdlib', 'text', 'tfds')
 TOKENIZERS = ('byte', 'char', 'bpe')
 SPLITS = ('train', 'select', 'test')
+
+Paths = tuple[Annotated[str, Filled()], ...]
+# Less than half each, so that train keeps something.
+Fraction = Annotated[float, Range(0, 0.5, above=True, below=True)]
+
+# Who splits documents, and who has files for each split.
+_Split = ReadIf('source', ('stdlib', 'text'))
+_Files = ReadIf('source', ('text',))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,38 +50,33 @@ class DataSpec:
   """
 
   task: str
-  source: str
-  path: tuple[str, ...]
-  select_path: tuple[str, ...]
-  test_path: tuple[str, ...]
-  select_fraction: float
-  test_fraction: float
-  train_chars: int
-  select_chars: int
-  test_chars: int
-  tokenizer: str
-  vocab_size: int
-  seq_len: int
+  source: Annotated[str, OneOf(SOURCES)]
+  path: Annotated[Paths, ReadIf('source', ('text', 'tfds'))]
+  select_path: Annotated[Paths, _Files]
+  test_path: Annotated[Paths, _Files]
+  select_fraction: Annotated[Fraction, _Split, ReadIf('select_path', ((),))]
+  test_fraction: Annotated[Fraction, _Split, ReadIf('test_path', ((),))]
+  train_chars: Size
+  select_chars: Size
+  test_chars: Size
+  tokenizer: Annotated[str, OneOf(TOKENIZERS)]
+  # 256 bytes and eos, before any pair.
+  vocab_size: Annotated[
+    int, Range(257, 2**31 - 1), ReadIf('tokenizer', ('bpe',))
+  ]
+  seq_len: Count
 
   @classmethod
-  def from_config(cls, section: ml_collections.ConfigDict) -> 'DataSpec':
+  def from_config(cls, section: Mapping[str, Any]) -> 'DataSpec':
     """The spec of a config's section `data`.
 
     Raises:
       ConfigError: a field has a value that cannot be used.
     """
-    fields: dict[str, Any] = dict(section)
-    for name in ('path', 'select_path', 'test_path'):
-      fields[name] = tuple(fields[name])
-    return cls(**fields)
+    return cls(**plain(section))
 
   def __post_init__(self):
-    one_of('data.source', self.source, SOURCES)
-    one_of('data.tokenizer', self.tokenizer, TOKENIZERS)
-    for name in ('select_fraction', 'test_fraction'):
-      value = getattr(self, name)
-      need(0 < value < 0.5, f'data.{name}={value} is not in (0, 0.5)')
-    at_least_one('data', self, 'seq_len')
+    check_fields('data', self)
 
   @property
   def max_chars(self) -> dict[str, int]:

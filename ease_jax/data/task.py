@@ -20,6 +20,9 @@ from ease_jax.data import pipeline
 from ease_jax.data.corpus import Corpus
 from ease_jax.data.pipeline import Batch, BatchIterator
 from ease_jax.data.spec import DataSpec
+from ease_jax.data.tokenizers import UNK
+
+UNKNOWN_BYTES = (1, 2, 3, 4)  # of a character in UTF-8
 
 
 class Task(Protocol):
@@ -75,6 +78,9 @@ class Task(Protocol):
     self, split: str, batch_size: int, max_tokens: int = 0
   ) -> Iterator[Batch]:
     """Batches that hold each target of a split once.
+
+    A task that has more to say to its own `quality` than the model may see
+    adds `scored`, which `quality` gets in the place of the targets.
 
     Args:
       split: its name.
@@ -170,13 +176,24 @@ class LanguageModelling:
   def eval_batches(
     self, split: str, batch_size: int, max_tokens: int = 0
   ) -> Iterator[Batch]:
-    tokens = self.corpus.splits[split]
-    return pipeline.eval_batches(tokens, self.seq_len, batch_size, max_tokens)
+    shape = self.seq_len, batch_size, max_tokens
+    batches = pipeline.eval_batches(self.corpus.splits[split], *shape)
+    if split not in self.corpus.sized:
+      return batches
+    sized = pipeline.eval_batches(self.corpus.sized[split], *shape)
+    return (
+      batch | {'scored': own['targets']} for batch, own in zip(batches, sized)
+    )
 
   def beginning(self, split: str, num_tokens: int) -> 'LanguageModelling':
     # The first token is seen, never predicted.
-    tokens = self.corpus.splits[split][: num_tokens + 1]
-    corpus = dataclasses.replace(self.corpus, splits={split: tokens})
+    end = num_tokens + 1
+    sized = self.corpus.sized
+    corpus = dataclasses.replace(
+      self.corpus,
+      splits={split: self.corpus.splits[split][:end]},
+      sized={name: sized[name][:end] for name in sized if name == split},
+    )
     return dataclasses.replace(self, corpus=corpus)
 
   def quality(
@@ -195,7 +212,8 @@ class LanguageModelling:
       nll_RxT: loss of each token in nats.
       correct_RxT: whether the likeliest token is the target, bool.
       mask_RxT: above 0 where a target counts.
-      target_RxT: the targets, int32.
+      target_RxT: the targets, int32; an unknown character of n bytes may be
+        V - 1 + n.
 
     Returns:
       nll (nats per token), ppl (its exponential), bits_per_byte (of UTF-8),
@@ -206,7 +224,8 @@ class LanguageModelling:
     mask = mask_RxT > 0
     num_tokens = int(mask.sum())
     token_bytes_V = self.corpus.tokenizer.token_bytes
-    num_bytes = int(token_bytes_V[target_RxT[mask]].sum())
+    bytes_of = np.concatenate([token_bytes_V, UNKNOWN_BYTES])
+    num_bytes = int(bytes_of[target_RxT[mask]].sum())
 
     total = float(nll_RxT[mask].sum(dtype=np.float64))
     nll = total / num_tokens
@@ -218,6 +237,8 @@ class LanguageModelling:
     }
 
   def token_text(self, token: int) -> str:
+    if token >= self.vocab_size:
+      return UNK
     return self.corpus.tokenizer.token_text(token)
 
   def encode(self, text: str) -> np.ndarray:

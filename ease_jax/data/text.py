@@ -4,15 +4,15 @@ The same files give the same splits on every machine: nothing here depends on
 where a folder lies, on the order a file system lists it, or on a seed.
 """
 
-import glob
 import hashlib
 import os
 import pathlib
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from ease_jax.checks import ConfigError
+from ease_jax.data import files as files_lib
+from ease_jax.data.files import Document
 from ease_jax.data.spec import SPLITS, DataSpec
 
 # With fewer documents than this, whole ones cannot match the fractions.
@@ -31,13 +31,6 @@ _NOT_LIBRARY = frozenset(
 Splits = dict[str, list[str]]
 
 
-class Document(NamedTuple):
-  """One text and a name that does not depend on the machine."""
-
-  name: str
-  text: str
-
-
 def read_stdlib(spec: DataSpec) -> Splits:
   """The running Python's standard library, split."""
   return split(stdlib(), spec.select_fraction, spec.test_fraction)
@@ -49,23 +42,34 @@ def read_files(spec: DataSpec) -> Splits:
   Raises:
     ConfigError: a path is missing, empty, not UTF-8, or in two splits.
   """
-  files = {'train': find(spec.path, 'data.path')}
-  if spec.select_path:
-    files['select'] = find(spec.select_path, 'data.select_path')
-  if spec.test_path:
-    files['test'] = find(spec.test_path, 'data.test_path')
+  patterns = {
+    'data.path': spec.path,
+    'data.select_path': spec.select_path,
+    'data.test_path': spec.test_path,
+  }
+  account = files_lib.Account()
+  files = {
+    field: files_lib.find(given, field, account)
+    for field, given in patterns.items()
+    if given or field == 'data.path'
+  }
   _check_disjoint(files)
+  documents = {
+    field: files_lib.load(found, field, account)
+    for field, found in files.items()
+  }
+  files_lib.say(f'text: {account}')
 
   # A split that has its own files holds nothing out of `path`.
   splits = split(
-    load(files['train'], 'data.path'),
-    select=0.0 if 'select' in files else spec.select_fraction,
-    test=0.0 if 'test' in files else spec.test_fraction,
+    documents['data.path'],
+    select=0.0 if spec.select_path else spec.select_fraction,
+    test=0.0 if spec.test_path else spec.test_fraction,
   )
   for name in ('select', 'test'):
-    if name in files:
-      documents = load(files[name], f'data.{name}_path')
-      splits[name] = [document.text for document in documents]
+    own = documents.get(f'data.{name}_path')
+    if own is not None:
+      splits[name] = [document.text for document in own]
   return splits
 
 
@@ -94,85 +98,16 @@ def _library_files(
         yield path.relative_to(root).as_posix(), path
 
 
-def find(
-  patterns: Sequence[str], field: str = 'path'
-) -> dict[pathlib.Path, str]:
-  """The files that patterns name, each once, and their document names.
-
-  Args:
-    patterns: files, folders (all *.txt below them) or globs.
-    field: what the error message calls the patterns.
-
-  Raises:
-    ConfigError: a pattern names no file, or there is no pattern.
-  """
-  if not patterns:
-    raise ConfigError(f'{field}=() names no file; give files, folders or globs')
-  files: dict[pathlib.Path, str] = {}
-  for pattern in patterns:
-    path = pathlib.Path(pattern).expanduser()
-    names = _matches(path)
-    if not names:
-      problem = 'holds no *.txt file' if path.is_dir() else 'does not exist'
-      raise ConfigError(f'{field}: {pattern!r} {problem}; correct the path')
-    for match in sorted(names, key=pathlib.Path.as_posix):
-      files.setdefault(match.resolve(), names[match])
-  return files
-
-
-def _matches(path: pathlib.Path) -> dict[pathlib.Path, str]:
-  """The files of a file, folder or glob, and their document names."""
-  if path.is_dir():
-    files = path.rglob('*.txt')
-    return {file: file.relative_to(path).as_posix() for file in files}
-  if path.exists():
-    return {path: path.name}
-  matches = map(pathlib.Path, glob.glob(str(path), recursive=True))
-  return {match: match.name for match in matches if match.is_file()}
-
-
-def load(files: Mapping[pathlib.Path, str], field: str) -> list[Document]:
-  """Reads files, one document each; empty ones are left out.
-
-  Raises:
-    ConfigError: a file is unreadable or not UTF-8, or all of them are empty.
-  """
-  documents = [
-    Document(name, _read_utf8(path, field)) for path, name in files.items()
-  ]
-  documents = [document for document in documents if document.text]
-  if not documents:
-    first = next(iter(files))
-    raise ConfigError(
-      f'{field}: {str(first)!r} is empty; give a file that has text'
-    )
-  return documents
-
-
-def _read_utf8(path: pathlib.Path, field: str) -> str:
-  try:
-    return path.read_bytes().decode('utf-8')
-  except UnicodeDecodeError as error:
-    raise ConfigError(
-      f'{field}: {str(path)!r} is not UTF-8 at byte {error.start}; '
-      'convert it to UTF-8'
-    ) from error
-  except OSError as error:
-    raise ConfigError(
-      f'{field}: cannot read {str(path)!r}: {error.strerror}'
-    ) from error
-
-
 def _check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:
   owner: dict[pathlib.Path, str] = {}
-  for name, paths in files.items():
+  for field, paths in files.items():
     for path in paths:
       if path in owner:
         raise ConfigError(
-          f'data: {str(path)!r} is in both {owner[path]} and {name}; '
-          'name it in one of path, select_path and test_path'
+          f'{str(path)!r} is in both {owner[path]} and {field}; name it in one '
+          'of them'
         )
-      owner[path] = name
+      owner[path] = field
 
 
 def split(documents: Sequence[Document], select: float, test: float) -> Splits:

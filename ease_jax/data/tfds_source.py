@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from ease_jax.checks import ConfigError
+from ease_jax.data.files import decode
 from ease_jax.data.spec import DataSpec
 
 FIELD = 'text'
@@ -79,11 +80,9 @@ def _split(builder: Builder, path: str, name: str) -> list[str]:
       f'data.path: {path!r} has no split {" or ".join(_NAMES[name])}, only '
       f'{", ".join(builder.info.splits)}; prepare it with that split'
     )
-  source = builder.as_data_source(split=stored[0])
+  where = f'data.path: {path!r}, a document of {stored[0]!r}'
   try:
-    return [example[FIELD].decode('utf-8') for example in source]
-  except UnicodeDecodeError as error:
-    raise ConfigError(
-      f'data.path: {path!r} split {stored[0]!r} is not UTF-8 at byte '
-      f'{error.start} of a document; convert it to UTF-8'
-    ) from error
+    raw = [example[FIELD] for example in builder.as_data_source(stored[0])]
+  except Exception as error:  # whatever a damaged file makes a reader raise
+    raise ConfigError(f'{where} cannot be read; prepare it again') from error
+  return [decode(document, where) for document in raw]

@@ -13,11 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 import tokenizers as hf
 
-from ease_jax.checks import ConfigError
+from ease_jax.checks import ConfigError, need
+from ease_jax.data.files import say
 
 EOS = '<eos>'
 UNK = '<unk>'
 _CODE_POINTS = 0x110000
+# Characters from which a BPE may take more than a few seconds.
+SLOW_TO_FIT = 1_000_000
 
 
 class Tokenizer(Protocol):
@@ -25,6 +28,11 @@ class Tokenizer(Protocol):
 
   name: str
   eos_id: int  # stands between documents
+
+  @property
+  def unk_id(self) -> int | None:
+    """A character that it does not know; None where it knows all."""
+    ...
 
   @property
   def vocab_size(self) -> int:
@@ -53,19 +61,35 @@ class Tokenizer(Protocol):
     ...
 
 
+def _encoded(text: str, encoding: str = 'utf-8') -> bytes:
+  """Raises ConfigError where a text has half of a character."""
+  try:
+    return text.encode(encoding)
+  except UnicodeEncodeError as error:
+    raise ConfigError(
+      f'the text is not UTF-8 at character {error.start}; convert it to UTF-8'
+    ) from error
+
+
 class Byte:
   """The 256 bytes of UTF-8; byte 0, absent from text, is eos."""
 
   name = 'byte'
   vocab_size = 256
   eos_id = 0
+  unk_id = None
 
   @property
   def token_bytes(self) -> np.ndarray:
     return np.ones(self.vocab_size, np.int32)
 
   def encode(self, text: str) -> np.ndarray:
-    raw = np.frombuffer(text.encode('utf-8'), np.uint8)
+    need(
+      '\0' not in text,
+      f'the text has a NUL at character {text.find(chr(0))}, which ends a '
+      'document of bytes; remove it',
+    )
+    raw = np.frombuffer(_encoded(text), np.uint8)
     return raw.astype(np.int32)
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -113,7 +137,7 @@ class Char:
     return sizes
 
   def encode(self, text: str) -> np.ndarray:
-    codes = np.frombuffer(text.encode('utf-32-le'), np.uint32)
+    codes = np.frombuffer(_encoded(text, 'utf-32-le'), np.uint32)
     return self._ids[codes]
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -133,6 +157,7 @@ class Bpe:
 
   name = 'bpe'
   eos_id = 0
+  unk_id = None
 
   def __init__(self, tokenizer: hf.Tokenizer):
     self._tokenizer = tokenizer
@@ -169,6 +194,7 @@ class Bpe:
     return sizes
 
   def encode(self, text: str) -> np.ndarray:
+    _ = _encoded(text)  # or it raises
     return np.array(self._tokenizer.encode(text).ids, np.int32)
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -196,7 +222,19 @@ def fit(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
   if name == 'char':
     return Char.fit(texts)
   if name == 'bpe':
-    return Bpe.fit(texts, vocab_size)
+    characters = sum(map(len, texts))
+    if characters > SLOW_TO_FIT:
+      say(
+        f'fitting {vocab_size:,} byte pairs to {characters:,} characters; '
+        'minutes where the text has no spaces'
+      )
+    fitted = Bpe.fit(texts, vocab_size)
+    if fitted.vocab_size < vocab_size:
+      say(
+        f'the text has pairs for {fitted.vocab_size:,} tokens, fewer than '
+        f'data.vocab_size={vocab_size:,}'
+      )
+    return fitted
   raise ConfigError(f'there is no tokenizer {name!r}; use byte, char or bpe')
 
 

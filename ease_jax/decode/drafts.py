@@ -1,12 +1,12 @@
 """How drafts of self-speculative decoding are made, and what came of them."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 
-from ease_jax.checks import need
+from ease_jax.checks import Count, Range, Size, check_fields, need
 from ease_jax.core.signals import MAX_PROB, SIGNALS
 from ease_jax.model import Body
 
@@ -24,13 +24,13 @@ class Draft:
     signal: the score, one that looks at the drafting readout's logits alone.
   """
 
-  readout: int = 0
-  length: int = 4
-  threshold: float = -np.inf
+  readout: Size = 0
+  length: Count = 4
+  threshold: Annotated[float, Range(infinite=True)] = -np.inf
   signal: str = MAX_PROB.name
 
   def __post_init__(self):
-    need(self.length >= 1, f'draft length={self.length} must be at least 1')
+    check_fields('generate.draft', self)
     able = tuple(name for name, signal in SIGNALS.items() if signal.can_draft)
     need(
       self.signal in able,
@@ -44,8 +44,8 @@ class Draft:
     num = model.grid.num_readouts
     need(
       0 <= self.readout < num - 1,
-      f'draft readout={self.readout} of a model with {num} readouts; only 0 '
-      f'to {num - 2} are before the last',
+      f'generate.draft: readout={self.readout} of a model with {num} readouts; '
+      f'only 0 to {num - 2} are before the last',
     )
 
 

@@ -2,9 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from ease_jax.checks import need, one_of
+from ease_jax.checks import (
+  Count,
+  OneOf,
+  ReadIf,
+  Seed,
+  check_fields,
+  check_value,
+  need,
+  plain,
+)
 from ease_jax.decode.drafts import Draft
 from ease_jax.decode.sampling import Sampling
 
@@ -29,24 +38,16 @@ class Options:
       takes about as long as a token of a small model.
   """
 
-  max_new_tokens: int
-  context: int
+  max_new_tokens: Count
+  context: Count
   sampling: Sampling = Sampling()
   eos_id: int | None = None
-  seed: int = 0
-  prefill: str = 'exits'
-  chunk: int = 32
+  seed: Seed = 0
+  prefill: Annotated[str, OneOf(PREFILLS)] = 'exits'
+  chunk: Count = 32
 
   def __post_init__(self):
-    need(
-      self.prefill in PREFILLS,
-      f'generate.prefill={self.prefill!r} is unknown; use one of {PREFILLS}',
-    )
-    need(
-      self.max_new_tokens >= 1,
-      f'generate.max_new_tokens={self.max_new_tokens} must be at least 1',
-    )
-    need(self.chunk >= 1, f'chunk={self.chunk} must be at least 1')
+    check_fields('generate', self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +63,15 @@ class GenerateSpec:
     prefill: what prompt tokens do.
   """
 
-  method: str
-  draft: Draft | None
-  max_new_tokens: int
+  method: Annotated[str, OneOf(METHODS)]
+  draft: Annotated[Draft | None, ReadIf('method', ('speculative',))]
+  max_new_tokens: Count
   sampling: Sampling
-  seed: int
-  prefill: str
+  seed: Annotated[Seed, ReadIf('temperature')]
+  prefill: Annotated[str, OneOf(PREFILLS), ReadIf('method', ('exits',))]
 
   def __post_init__(self):
-    one_of('generate.method', self.method, METHODS)
-    _ = self.options(context=1, eos_id=None)  # checks the rest
+    check_fields('generate', self)
 
   @classmethod
   def from_config(cls, section: Mapping[str, Any]) -> 'GenerateSpec':
@@ -80,22 +80,18 @@ class GenerateSpec:
     Raises:
       ConfigError: a field has a value that cannot be used.
     """
-    draft = tuple(section['draft'])
+    fields = plain(section)
+    draft = fields.pop('draft')
+    check_value('generate.draft', draft, tuple[float, ...])
     need(
       len(draft) in (0, 3),
       f'generate.draft={draft} has {len(draft)} values; give readout, length '
       'and threshold, or () for the fastest',
     )
-    sampling = Sampling(
-      section['temperature'], section['top_k'], section['top_p']
-    )
+    names = [field.name for field in dataclasses.fields(Sampling)]
+    sampling = Sampling(**{name: fields.pop(name) for name in names})
     return cls(
-      method=section['method'],
-      draft=Draft(*draft) if draft else None,
-      max_new_tokens=section['max_new_tokens'],
-      sampling=sampling,
-      seed=section['seed'],
-      prefill=section['prefill'],
+      draft=Draft(*draft) if draft else None, sampling=sampling, **fields
     )
 
   def options(self, *, context: int, eos_id: int | None) -> Options:

@@ -1,11 +1,12 @@
 """Which token comes next, given logits."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax.config import ConfigError
+from ease_jax.checks import NotNegative, Range, ReadIf, Size, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,24 +20,12 @@ class Sampling:
       1904.09751).
   """
 
-  temperature: float = 0.0
-  top_k: int = 0
-  top_p: float = 1.0
+  temperature: NotNegative = 0.0
+  top_k: Annotated[Size, ReadIf('temperature')] = 0
+  top_p: Annotated[float, Range(0, 1, above=True), ReadIf('temperature')] = 1.0
 
   def __post_init__(self):
-    if not self.temperature >= 0:
-      raise ConfigError(
-        f'generate.temperature={self.temperature} must be at least 0; 0 is '
-        'greedy'
-      )
-    if self.top_k < 0:
-      raise ConfigError(
-        f'generate.top_k={self.top_k} must be at least 0; 0 = all tokens'
-      )
-    if not 0 < self.top_p <= 1:
-      raise ConfigError(
-        f'generate.top_p={self.top_p} must be above 0 and at most 1'
-      )
+    check_fields('generate', self)
 
 
 def log_weights(logits: jax.Array, sampling: Sampling) -> jax.Array:

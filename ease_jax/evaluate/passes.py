@@ -253,7 +253,7 @@ def grid_dump(
         max_prob,
         score,
         batch['mask'],
-        batch['targets'],
+        batch.get('scored', batch['targets']),
         run,
       )
     )

@@ -7,10 +7,24 @@ and reported on another one.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 
-from ease_jax.checks import ConfigError, at_least_one, need, one_of
+from ease_jax.checks import (
+  ConfigError,
+  Count,
+  Different,
+  NotNegative,
+  OneOf,
+  Range,
+  ReadIf,
+  Size,
+  check_fields,
+  need,
+  one_of,
+  plain,
+)
 from ease_jax.config import Config
 from ease_jax.core import policies
 from ease_jax.core.policies import OperatingPoint
@@ -24,6 +38,18 @@ from ease_jax.evaluate.passes import Dump
 from ease_jax.evaluate.results import Cost, Quality, SweepRow
 from ease_jax.evaluate.traces import Trace
 from ease_jax.model import Body, Params
+
+Policy = Annotated[str, OneOf(policies.choices)]
+Threshold = Annotated[float, Range(infinite=True)]
+LEARNED_FROM = ('train', 'select')  # splits that training looks at
+EVALUATE = (  # fields of the section `evaluate`; the others are in `exit`
+  'batch_size',
+  'select_split',
+  'report_split',
+  'max_tokens',
+  'segments',
+  'speed_tokens',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,69 +73,62 @@ class SweepSpec:
     speed_tokens: decoded on the clock at each point; 0 = none.
   """
 
-  signals: tuple[str, ...]
-  policies: tuple[str, ...]
-  thresholds: Mapping[str, tuple[float, ...]]
-  search_points: int
-  policy: str
-  max_ppl_ratio: float
-  max_compute: float
-  batch_size: int
-  select_split: str
-  report_split: str
-  max_tokens: int
-  segments: int
-  speed_tokens: int
+  signals: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()]
+  policies: Annotated[tuple[Policy, ...], Different()]
+  thresholds: Mapping[str, tuple[Threshold, ...]]
+  search_points: Size
+  policy: Policy
+  max_ppl_ratio: Annotated[float, Range(1), ReadIf('max_compute', (0,))]
+  max_compute: NotNegative
+  batch_size: Count
+  select_split: Annotated[str, OneOf(SPLITS)]
+  report_split: Annotated[str, OneOf(SPLITS)]
+  max_tokens: Size
+  segments: Annotated[int, Range(0, 1000)]
+  speed_tokens: Size
 
   def __post_init__(self):
-    need(len(self.signals) > 0, 'exit.signals=() names no signal')
-    for signal in self.signals:
-      one_of('exit.signals', signal, SIGNALS)
-      for threshold in self.tried(signal):
-        SIGNALS[signal].check_threshold(threshold)
+    check_fields('evaluate', self, *EVALUATE)
+    names = [field.name for field in dataclasses.fields(self)]
+    check_fields('exit', self, *(n for n in names if n not in EVALUATE))
 
+    need(len(self.signals) > 0, 'exit.signals=() names no signal')
+    for signal, values in self.thresholds.items():
+      one_of('exit.thresholds', signal, SIGNALS)
+      for threshold in values:
+        SIGNALS[signal].check_threshold(threshold)
     need(len(self.policies) > 0, 'exit.policies=() names no K/V policy')
-    for policy in self.policies:
-      one_of('exit.policies', policy, policies.choices())
     need(
       self.policy in self.policies,
       f'exit.policy={self.policy!r} is not in exit.policies={self.policies}; '
       'add it there',
     )
     need(
-      self.max_ppl_ratio >= 1,
-      f'exit.max_ppl_ratio={self.max_ppl_ratio} must be at least 1',
-    )
-    need(
-      self.max_compute >= 0,
-      f'exit.max_compute={self.max_compute} must be 0 (off) or positive',
-    )
-
-    at_least_one('evaluate', self, 'batch_size')
-    need(
-      self.segments >= 0,
-      f'evaluate.segments={self.segments} must be 0 or positive',
-    )
-    one_of('evaluate.select_split', self.select_split, SPLITS)
-    one_of('evaluate.report_split', self.report_split, SPLITS)
-    need(
       self.select_split != self.report_split,
       f'evaluate.select_split={self.select_split!r} equals '
       f'evaluate.report_split={self.report_split!r}: thresholds may not be '
       'reported on the split they were chosen on; use two splits',
     )
+    need(
+      self.report_split not in LEARNED_FROM,
+      f'evaluate.report_split={self.report_split!r}: train made the '
+      'parameters and select chose among the checkpoints, so that neither says '
+      'what the model is worth; use test',
+    )
 
   @classmethod
   def from_config(cls, config: Config) -> 'SweepSpec':
     """The spec of a whole config."""
-    fields = {**config.exit, **config.evaluate}
-    fields['signals'] = tuple(config.exit.signals)
-    fields['policies'] = tuple(config.exit.policies)
-    fields['thresholds'] = {
-      signal: tuple(map(float, values))
-      for signal, values in config.exit.thresholds.items()
-    }
-    return cls(**fields)
+    return cls(**plain(config.exit), **plain(config.evaluate))
+
+  def check_data(self, task: Task) -> None:
+    """Raises ConfigError if a split is too short for what is asked of it."""
+    name = self.report_split
+    need(
+      not self.speed_tokens or task.splits[name] > task.seq_len,
+      f'the {name} split has {task.splits[name]} tokens, less than a window of '
+      f'data.seq_len={task.seq_len} to time; set evaluate.speed_tokens=0',
+    )
 
   def tried(self, signal: str) -> tuple[float, ...]:
     """Thresholds of a signal that are tried for all readouts."""

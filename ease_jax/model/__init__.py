@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ease_jax.checks import need, one_of
+from ease_jax.checks import need, one_of, plain
 from ease_jax.core.spec import CAUSAL, READOUT_NORMS, BlockSpec, ModelConfig
 from ease_jax.model.body import Body as Body
 from ease_jax.model.body import Kind as Kind
@@ -48,11 +48,17 @@ def model_config(
   one_of('model.body', section['body'], BODIES)
   kind = BODIES[section['body']]
   options = kind.options and kind.options(**dict(section[kind.name]))
-  own = ('block', 'readouts', *BODIES)
-  fields = {name: value for name, value in section.items() if name not in own}
+  own = ('block', *BODIES)
+  fields = plain(section)
+  fields = {name: value for name, value in fields.items() if name not in own}
+  for name, value in fields.items():
+    need(
+      not isinstance(value, dict),
+      f'model.{name} is the section of a body that is not known; make it known '
+      'by model.register, or leave the section out',
+    )
   return ModelConfig(
     block=BlockSpec.from_config(section['block']),
-    readouts=tuple(section['readouts']),
     options=options,
     vocab_size=vocab_size,
     attention=attention,

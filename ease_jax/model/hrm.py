@@ -9,10 +9,11 @@ a language model: causal layers, both states per position, halting per token.
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 
-from ease_jax.checks import at_least_one, need, one_of
+from ease_jax.checks import Depth, OneOf, check_fields, need
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model.body import Kind
@@ -40,13 +41,12 @@ class HRMSpec:
       the one-step gradient would never reach it.
   """
 
-  cycles: int
-  cycle_steps: int
-  carry_init: str
+  cycles: Depth
+  cycle_steps: Depth
+  carry_init: Annotated[str, OneOf(FIRST_STATES)]
 
   def __post_init__(self):
-    at_least_one('model.hrm', self, 'cycles', 'cycle_steps')
-    one_of('model.hrm.carry_init', self.carry_init, FIRST_STATES)
+    check_fields('model.hrm', self)
 
 
 def schedule(cfg: ModelConfig) -> Grid:

@@ -8,12 +8,13 @@ al. 2502.05171).
 """
 
 import dataclasses
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import one_of
+from ease_jax.checks import OneOf, check_fields
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
@@ -43,13 +44,11 @@ class RefineSpec:
       projected share of z.
   """
 
-  carry_init: str
-  inject: str
+  carry_init: Annotated[str, OneOf((*FIRST_STATES, LEARNED))]
+  inject: Annotated[str, OneOf(INJECTIONS)]
 
   def __post_init__(self):
-    kinds = (*FIRST_STATES, LEARNED)
-    one_of('model.refine.carry_init', self.carry_init, kinds)
-    one_of('model.refine.inject', self.inject, INJECTIONS)
+    check_fields('model.refine', self)
 
   @property
   def projects(self) -> bool:

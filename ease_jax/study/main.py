@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import inspect
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags
 
-from ease_jax import machine
+from ease_jax import machine, userfile
+from ease_jax.checks import ConfigError, need
 
 if TYPE_CHECKING:
   from ease_jax.study.study import Study
+
+MODULE = 'study_file'  # as which the user's file is imported
 
 _STUDY = flags.DEFINE_string(
   'study', None, 'Python file with get_study; :smoke shrinks it.'
@@ -45,27 +47,67 @@ def load(flag: str, data: str) -> Study:
     ConfigError: there is no such file, or it defines none.
   """
   # Only now, so that a mistyped flag does not wait for JAX.
-  from ease_jax.checks import ConfigError
   from ease_jax.config import with_argument
+  from ease_jax.study.study import Study
 
   name, _, argument = flag.partition(':')
-  path = pathlib.Path(name)
-  if not path.is_file():
-    raise ConfigError(f'--study={name} is no file; give a Python file')
-
-  spec = importlib.util.spec_from_file_location('study_file', path)
+  path = pathlib.Path(name).expanduser()
+  need(
+    path.is_file() and path.suffix == '.py',
+    f'--study={name} is no file NAME.py; give a Python file',
+  )
+  spec = importlib.util.spec_from_file_location(MODULE, path)
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not inspect.isfunction(getattr(module, 'get_study', None)):
-    raise ConfigError(f'--study={name} has no function get_study(data)')
-
-  study = module.get_study(data)
-  variants = {
-    name: with_argument(config, argument)
-    for name, config in study.variants.items()
-  }
+  try:
+    spec.loader.exec_module(module)
+    need(
+      callable(getattr(module, 'get_study', None)),
+      f'{name} has no function get_study(data)',
+    )
+    study = module.get_study(data)
+    need(
+      isinstance(study, Study),
+      f'{name}: get_study returned a {type(study).__name__}; return a '
+      'ease_jax.study.study.Study',
+    )
+    variants = {
+      variant: with_argument(config, argument)
+      for variant, config in study.variants.items()
+    }
+  except Exception as error:  # a user's file may raise anything
+    raise ConfigError(userfile.explain(error, MODULE)) from error
   return dataclasses.replace(study, variants=variants)
+
+
+def seeds_of(texts: Sequence[str]) -> tuple[int, ...]:
+  """The seeds of `--seeds=0,1,2`.
+
+  Raises:
+    ConfigError: one of them is no whole number.
+  """
+  for text in texts:
+    need(
+      text.strip().isdigit(),
+      f'--seeds has {text!r}, which is no whole number; give such as 0,1,2',
+    )
+  return tuple(map(int, texts))
+
+
+def _end(lines: Sequence[object]) -> NoReturn:
+  for line in lines:
+    print('ease_jax:', ' '.join(str(line).split()), file=sys.stderr)
+  sys.exit(1 if lines else 0)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    _end([error])
+  if len(rest) > 1:
+    _end([f'unexpected argument {rest[1]!r}; flags start with --'])
+  return rest
 
 
 def main(argv: Sequence[str]) -> None:
@@ -75,20 +117,17 @@ def main(argv: Sequence[str]) -> None:
   try:
     study = load(str(_STUDY.value), _DATA.value)
     if _SEEDS.value is not None:
-      seeds = tuple(int(seed) for seed in _SEEDS.value)
-      study = dataclasses.replace(study, seeds=seeds)
+      study = dataclasses.replace(study, seeds=seeds_of(_SEEDS.value))
     failed = compare(study, str(_WORKDIR.value), _JOBS.value)
-  except (ValueError, OSError) as error:
-    failed = [' '.join(str(error).split())]
+  except (ConfigError, OSError) as error:
+    failed = [str(error)]
   except KeyboardInterrupt:
     failed = ['interrupted; the same command goes on from here']
 
-  for line in failed:
-    print('ease_jax:', line, file=sys.stderr)
-  sys.exit(1 if failed else 0)
+  _end(failed)
 
 
 if __name__ == '__main__':
   machine.keep_mapped()
   flags.mark_flags_as_required(['study', 'workdir'])
-  app.run(main)
+  app.run(main, flags_parser=_parse)

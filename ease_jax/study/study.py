@@ -3,11 +3,20 @@
 import collections
 import dataclasses
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from ease_jax.checks import ConfigError
+from ease_jax.checks import (
+  ConfigError,
+  Different,
+  Filled,
+  Seed,
+  check_fields,
+  check_value,
+  need,
+)
 
 Config = Any  # a ConfigDict, whose attributes no type checker can know
+MARKUP = '|$\\'  # what Markdown or Matplotlib read in a name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,22 +33,27 @@ class Study:
       exits have to beat; empty = no curves.
 
   Raises:
-    ConfigError: seeds repeat, a variant is named that there is none of, or two
-      variants would share a folder.
+    ConfigError: a field is of another kind, seeds repeat, a variant is named
+      that there is none of, has a name that no table can hold, or would share
+      a folder with another one.
   """
 
   title: str
   question: str
   variants: dict[str, Config]
-  seeds: tuple[int, ...]
-  pairs: tuple[tuple[str, str], ...]
-  frontier: tuple[str, ...] = ()
+  seeds: Annotated[tuple[Seed, ...], Different()]
+  pairs: Annotated[tuple[tuple[str, str], ...], Different()]
+  frontier: Annotated[tuple[str, ...], Different()] = ()
 
   def __post_init__(self):
-    if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-      raise ConfigError(
-        f'seeds={self.seeds} must be different ones, at least one'
-      )
+    need(
+      isinstance(self.variants, dict) and len(self.variants) > 0,
+      f'study.variants={self.variants!r} must be a dict of names and configs',
+    )
+    check_fields('study', self)
+    need(len(self.seeds) > 0, 'study.seeds=() names no seed')
+    for name in self.variants:
+      _check_name(name)
 
     folders = collections.Counter(folder_of(name) for name in self.variants)
     for folder, number in folders.items():
@@ -59,6 +73,17 @@ class Study:
           f'the study names {name!r}, which is none of its variants: '
           f'{", ".join(self.variants)}'
         )
+
+
+def _check_name(name: object) -> None:
+  """Tables and figures take names as they are."""
+  check_value('study.variants: name', name, Annotated[str, Filled()])
+  assert isinstance(name, str)
+  need(
+    name.isprintable() and not set(name) & set(MARKUP) and name[0] != '_',
+    f'study variant {name!r}: tables and figures read a leading _ and any of '
+    f'{" ".join(MARKUP)} as markup; rename it',
+  )
 
 
 def folder_of(variant: str) -> str:

@@ -3,16 +3,27 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
-from ease_jax.checks import one_of
+from ease_jax.checks import (
+  Count,
+  NotNegative,
+  OneOf,
+  Range,
+  ReadIf,
+  Share,
+  Size,
+  check_fields,
+  plain,
+)
 from ease_jax.model import Params
+
+Decay = Annotated[float, Range(0, 1, below=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +48,25 @@ class OptimizerSpec:
     updates_per_step: updates that each batch makes.
   """
 
-  name: str
-  learning_rate: float
-  muon_learning_rate: float
-  warmup_steps: int
-  final_fraction: float
-  b1: float
-  b2: float
-  eps: float
-  weight_decay: float
-  clip_norm: float
-  layer_decay: float
-  num_blocks: int
-  steps: int
-  updates_per_step: int = 1
+  name: Annotated[str, OneOf(lambda: OPTIMIZERS)]
+  learning_rate: NotNegative
+  muon_learning_rate: Annotated[NotNegative, ReadIf('name', ('muon',))]
+  warmup_steps: Size
+  final_fraction: Share
+  b1: Decay
+  b2: Decay
+  eps: Annotated[float, Range(0, above=True)]
+  weight_decay: NotNegative
+  clip_norm: NotNegative
+  layer_decay: Annotated[float, Range(0, 1, above=True)]
+  num_blocks: Count
+  steps: Count
+  updates_per_step: Count = 1
 
   @classmethod
   def from_config(
     cls,
-    section: ml_collections.ConfigDict,
+    section: Mapping[str, Any],
     *,
     num_blocks: int,
     steps: int,
@@ -72,16 +83,15 @@ class OptimizerSpec:
     Raises:
       ConfigError: there is no optimizer of this name.
     """
-    fields: dict[str, Any] = dict(section)
     return cls(
-      **fields,
+      **plain(section),
       num_blocks=num_blocks,
       steps=steps,
       updates_per_step=updates_per_step,
     )
 
   def __post_init__(self):
-    one_of('optimizer.name', self.name, OPTIMIZERS)
+    check_fields('optimizer', self)
 
 
 def schedule(spec: OptimizerSpec, update: jax.typing.ArrayLike) -> jax.Array:

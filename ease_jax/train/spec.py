@@ -1,11 +1,10 @@
 """What a config's section `train` asks for, checked."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-import ml_collections
-
-from ease_jax.checks import at_least_one, need, one_of
+from ease_jax.checks import Count, OneOf, Size, check_fields, need, plain
 
 UPDATES = ('joint', 'per_segment')
 
@@ -30,46 +29,34 @@ class TrainSpec:
     profile: write a profiler trace of a few early steps.
   """
 
-  steps: int
-  updates: str
-  batch_size: int
-  accumulate: int
-  log_every: int
-  eval_every: int
-  checkpoint_every: int
-  keep: int
-  patience: int
+  steps: Count
+  updates: Annotated[str, OneOf(UPDATES)]
+  batch_size: Count
+  accumulate: Count
+  log_every: Count
+  eval_every: Count
+  checkpoint_every: Count
+  keep: Count
+  patience: Size
   tensorboard: bool
   profile: bool
 
   @classmethod
-  def from_config(cls, section: ml_collections.ConfigDict) -> 'TrainSpec':
+  def from_config(cls, section: Mapping[str, Any]) -> 'TrainSpec':
     """The spec of a config's section `train`.
 
     Raises:
       ConfigError: a field has a value that cannot be used.
     """
-    fields: dict[str, Any] = dict(section)
-    return cls(**fields)
+    return cls(**plain(section))
 
   def __post_init__(self):
-    at_least_one(
-      'train',
-      self,
-      'steps',
-      'batch_size',
-      'accumulate',
-      'log_every',
-      'eval_every',
-      'checkpoint_every',
-      'keep',
-    )
+    check_fields('train', self)
     need(
       self.batch_size % self.accumulate == 0,
       f'train.batch_size={self.batch_size} is not divisible by '
       f'train.accumulate={self.accumulate}; change one of them',
     )
-    one_of('train.updates', self.updates, UPDATES)
     need(
       not self.per_segment or self.accumulate == 1,
       f'train.updates=per_segment does not fit train.accumulate='

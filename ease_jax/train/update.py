@@ -69,7 +69,9 @@ def mean_gradient(
     return loss.grid_gradient(params, model, loss_spec, batch, step, key)
 
   def split(x: jax.Array) -> jax.Array:
-    return x.reshape(accumulate, -1, *x.shape[1:])
+    # Rows take turns, so that each part has its share of the first ones, which
+    # `loss.exit_rows` counts.
+    return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
   micro = jax.tree.map(split, dict(batch))
   weight_A = micro['mask'].sum((1, 2))

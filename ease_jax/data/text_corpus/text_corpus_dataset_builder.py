@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from ease_jax.data import text
+from ease_jax.checks import need
+from ease_jax.data import files, text
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -34,8 +35,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager  # the files are local
     config: Any = self.builder_config  # TFDS knows only its own class
-    documents = text.load(text.find(config.paths), 'path')
+    account = files.Account()
+    found = files.find(config.paths, 'FILE', account)
+    documents = files.load(found, 'FILE', account)
+    files.say(f'text: {account}')
+
     splits = text.split(documents, config.select_fraction, config.test_fraction)
+    for name, texts in splits.items():
+      need(
+        len(texts) > 0,
+        f'FILE: {account.characters} characters leave nothing for the split '
+        f'{name}; give more text or other fractions',
+      )
     return {name: self._generate_examples(splits[name]) for name in splits}
 
   def _generate_examples(

@@ -1,0 +1,49 @@
+"""Python files of a user: what went wrong in one, in a line that says where."""
+
+import re
+import traceback
+from collections.abc import Iterator
+
+from ease_jax.checks import ConfigError
+
+
+def explain(error: BaseException, module: str) -> str:
+  """`FILE:LINE: what is wrong`, or what is wrong if no file is to blame.
+
+  Args:
+    error: as it was caught, whatever wrapped it on the way.
+    module: name that the file was imported under.
+  """
+  chain = list(_causes(error))
+  for cause in chain:
+    if isinstance(cause, SyntaxError) and str(cause.filename).endswith('.py'):
+      return f'{cause.filename}:{cause.lineno}: {cause.msg}'
+    for frame, line in reversed(list(traceback.walk_tb(cause.__traceback__))):
+      if frame.f_globals.get('__name__') == module:
+        return f'{frame.f_code.co_filename}:{line}: {_text(cause)}'
+  return _text(error)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  """An error and what it came from, the first cause last."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _text(error: BaseException) -> str:
+  """One line, without what ml_collections and absl put around it."""
+  text = ' '.join(str(error).split())
+  name = type(error).__name__
+  frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+  module = frames[-1].f_globals.get('__name__', '') if frames else ''
+
+  if isinstance(error, (AttributeError, KeyError)) and 'config_dict' in module:
+    text = text.replace('\\n', '; ').replace('\\', '').replace("'", '')
+    text = text.removeprefix('Key ').split(' does not exist')[0]
+    return f'unknown field {text}'
+  if isinstance(error, OSError):
+    return re.sub(r'^.* (?=\[Errno)', '', text)  # a list of attempts
+  if isinstance(error, ConfigError) or module.startswith('absl'):
+    return text
+  return f'{name}: {text}'

@@ -1,0 +1,149 @@
+"""What is wrong in a Python file of a user is said with its line."""
+
+import warnings
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from ease_jax import userfile
+from ease_jax.checks import ConfigError
+from ease_jax.study import main as study_main
+
+CONFIG = """from ease_jax import config
+
+def get_config(argument=''):
+  c = config.base()
+  {line}
+  return c
+"""
+STUDY = """from ease_jax import presets
+from ease_jax.study.study import Study
+
+def get_study(data):
+  c = presets.small()
+  {line}
+  return Study('title', 'question', {{'a': c}}, seeds=(0,), pairs=())
+"""
+MISTAKES = [
+  ('c.model.num_layer = 3', 'unknown field "num_layer"'),
+  (
+    'c.model.num_layer',
+    'unknown field num_layer; Did you mean "num_layers" instead of '
+    '"num_layer"?',
+  ),
+  ('nothing', "NameError: name 'nothing' is not defined"),
+  (
+    'c.train.steps = "x"',
+    "TypeError: Could not override field 'steps' (reference). x is of "
+    "original type <class 'str'> and cannot be casted to type <class 'int'>",
+  ),
+  ('1 / 0', 'ZeroDivisionError: division by zero'),
+  ('if', 'invalid syntax'),
+  ('{}["a"]', "KeyError: 'a'"),
+  ('import not_there', "ModuleNotFoundError: No module named 'not_there'"),
+  ('open("/not/there")', "[Errno 2] No such file or directory: '/not/there'"),
+  (
+    'presets.hrm.x',
+    "AttributeError: 'function' object has no attribute 'x'",
+  ),
+]
+
+
+def problem_of_config(path, *arguments):
+  values = flags.FlagValues()
+  argv = ['ease_jax', f'--config={path}', *arguments]
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', DeprecationWarning)  # how it loads files
+    with pytest.raises(Exception) as caught:
+      values(argv)
+      _ = values['config'].value.seed
+  return userfile.explain(caught.value, 'config_config')
+
+
+@pytest.mark.parametrize('line, problem', MISTAKES[:-1])
+def test_a_config_file(line, problem, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(CONFIG.format(line=line))
+  assert problem_of_config(path) == f'{path}:5: {problem}'
+
+
+@pytest.mark.parametrize('line, problem', MISTAKES)
+def test_a_study_file(line, problem, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(STUDY.format(line=line))
+  with pytest.raises(ConfigError) as caught:
+    study_main.load(str(path), 'data')
+  assert str(caught.value) == f'{path}:6: {problem}'
+
+
+def test_a_mistake_of_the_package_names_the_line_that_led_there(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(CONFIG.format(line='config.with_section(c, "model")'))
+  assert problem_of_config(path) == (
+    f'{path}:5: the config has a section model already'
+  )
+  path.write_text(STUDY.format(line='c = {"": c}; Study("", "", c, (), ())'))
+  with pytest.raises(ConfigError) as caught:
+    study_main.load(str(path), 'data')
+  assert str(caught.value) == f'{path}:6: study.seeds=() names no seed'
+
+
+@pytest.mark.parametrize(
+  'flag, problem',
+  [
+    (
+      'train.step=3',
+      'unknown field step; Did you mean "steps" instead of "step"?',
+    ),
+    (
+      'train.steps=x',
+      'flag --config.train.steps=x: invalid literal for int() with base 10: '
+      "'x'",
+    ),
+  ],
+)
+def test_a_flag_is_no_line_of_the_file(flag, problem, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(CONFIG.format(line='pass'))
+  assert problem_of_config(path, f'--config.{flag}') == problem
+
+
+@pytest.mark.parametrize(
+  'content, problem',
+  [
+    ('', 'mine.py has no function get_study(data)'),
+    ('get_study = 3', 'mine.py has no function get_study(data)'),
+    (
+      'def get_study(data):\n  return None',
+      'mine.py: get_study returned a NoneType; return a '
+      'ease_jax.study.study.Study',
+    ),
+  ],
+)
+def test_a_file_without_a_study(content, problem, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'mine.py').write_text(content)
+  with pytest.raises(ConfigError) as caught:
+    study_main.load('mine.py', 'data')
+  assert str(caught.value) == problem
+
+
+def test_variants_that_are_no_configs_cannot_be_shrunk(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(STUDY.format(line='c = 3'))
+  with pytest.raises(ConfigError) as caught:
+    study_main.load(f'{path}:smoke', 'data')
+  assert str(caught.value) == (
+    'a config is expected, not a int; start from ease_jax.config.base()'
+  )
+
+
+@pytest.mark.parametrize('text', ['a', '1.5', '-1', ''])
+def test_seeds_that_are_no_numbers(text):
+  with pytest.raises(ConfigError) as caught:
+    study_main.seeds_of(['0', text])
+  assert str(caught.value) == (
+    f'--seeds has {text!r}, which is no whole number; give such as 0,1,2'
+  )
