@@ -40,6 +40,8 @@ class TrainFacts(Record):
     flops: forward and backward, counted and not measured.
     wall_s: seconds, compilation and evaluations included.
     tokens_per_s: tokens over these seconds.
+    extended_from: steps at which the run ended before it was extended; None
+      where it was not.
   """
 
   steps: int
@@ -49,6 +51,7 @@ class TrainFacts(Record):
   flops: float
   wall_s: float
   tokens_per_s: float
+  extended_from: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
