@@ -204,10 +204,12 @@ class Repeating:
 
   @classmethod
   def load(cls, spec, workdir):
+    del workdir
     assert spec.seq_len == LENGTH
-    tokenizer = tokenizers.Char(DIGITS)
-    tokenizers.save(tokenizer, workdir / 'tokenizer.json')
-    return cls(tokenizer)
+    return cls(tokenizers.Char(DIGITS))
+
+  def save(self, workdir):
+    tokenizers.save(self.tokenizer, workdir / tokenizers.FILE)
 
   @property
   def vocab_size(self):

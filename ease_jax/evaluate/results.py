@@ -7,7 +7,7 @@ data has which role.
 
 import dataclasses
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -313,6 +313,7 @@ class Results(Record):
     calibration: of every readout.
     segments: after 1, 2, ... of them; empty for models of one.
     speed: None where it was not measured.
+    config: what config.json said when they were made; None in older files.
   """
 
   seed: int
@@ -327,6 +328,7 @@ class Results(Record):
   segments: tuple[SegmentRow, ...]
   speed: Speed | None
   provenance: Provenance
+  config: dict[str, Any] | None = None
 
   def off(self, split: str) -> SweepRow:
     """The row with exits off, on the split of that role."""
@@ -342,7 +344,7 @@ def load(path: pathlib.Path) -> Results:
     ConfigError: the file is missing, damaged or of an older version.
   """
   data = read_json(path, MODE)
-  if 'test' in data.get('chosen', {}):
+  if isinstance(data, dict) and 'test' in (data.get('chosen') or {}):
     raise ConfigError(
       f'{path} is of an older version, in which the split that reports was '
       f'always called "test"; run --mode={MODE} again'
