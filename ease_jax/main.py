@@ -112,9 +112,11 @@ def _complete(argv: Sequence[str]) -> list[str]:
 def _parse(argv: Sequence[str]) -> list[str]:
   # The config's own flags look there for what overrides it.
   sys.argv[:] = _complete(argv)
+  logging.set_verbosity(logging.ERROR)
   try:
     rest = flags.FLAGS(sys.argv)
-    _ = _CONFIG.value  # raises if its file could not be read
+    # Any attribute raises if its file could not be read.
+    getattr(_CONFIG.value, 'seed', None)
   except flags.Error as error:
     _fail(_cause(error) + _place(error))
   except Exception as error:  # a config file may raise anything

@@ -10,18 +10,22 @@ from collections.abc import Sequence
 
 import jax
 
+from ease_jax.config import Config
 from ease_jax.evaluate.facts import Provenance
 from ease_jax.version import __version__
-from ease_jax.workdir import CONFIG
+from ease_jax.workdir import CONFIG, as_json
 
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
-def provenance(folder: pathlib.Path, command: str | None) -> Provenance:
+def provenance(
+  folder: pathlib.Path, config: Config, command: str | None
+) -> Provenance:
   """Command, versions, commit, date and platform of this process.
 
   Args:
     folder: of the run.
+    config: of the run.
     command: line of the shell that this process was started with; None = it
       was started from Python, or by a comparison.
   """
@@ -37,6 +41,7 @@ def provenance(folder: pathlib.Path, command: str | None) -> Provenance:
     commit=_commit(),
     date=now.isoformat(timespec='seconds'),
     platform=f'{platform.platform()}, {jax.devices()[0].device_kind}',
+    config=as_json(config),
   )
 
 

@@ -182,8 +182,7 @@ def _evaluate(
     calibration=found.calibration,
     segments=found.segments,
     speed=speed,
-    provenance=provenance(folder, command),
-    config=folders.as_json(config),
+    provenance=provenance(folder, config, command),
   )
   write_together(
     {

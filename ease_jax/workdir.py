@@ -235,10 +235,7 @@ def _check_foreign(folder: pathlib.Path) -> None:
   """Raises ConfigError if files would be replaced that no run has made."""
   path = folder / CONFIG
   if path.exists():
-    need(
-      SECTIONS <= _read(path).keys(),
-      f'{path} is not the config of a run; choose another --workdir',
-    )
+    _read(path)  # or it raises
     return
   for name in FILES:
     need(
@@ -269,9 +266,10 @@ def check_results(results: Results, folder: pathlib.Path) -> None:
   Raises:
     ConfigError: names every field that differs.
   """
-  if results.config is None:  # of an older version
+  config = results.provenance.config
+  if config is None:  # of an older version
     return
-  there = _flat(results.config)
+  there = _flat(config)
   here = _flat(_read(folder / CONFIG))
   differing = _differing(there, here, SILENT_FIELDS)
   need(
@@ -305,9 +303,10 @@ def _read(path: pathlib.Path) -> Json:
     tree = json.loads(path.read_bytes())
   except ValueError:
     tree = None
-  if not isinstance(tree, dict) or not tree:
+  if not isinstance(tree, dict) or not SECTIONS <= tree.keys():
     raise ConfigError(
-      f'{path} is not JSON of a config; restore it or choose another --workdir'
+      f'{path} is not the config of a run; restore it, or choose another '
+      '--workdir'
     )
   return tree
 

@@ -1,6 +1,7 @@
 """What `results.json` says about a run besides its exits."""
 
 import dataclasses
+from typing import Any
 
 from ease_jax.evaluate.records import Record
 
@@ -64,6 +65,7 @@ class Provenance(Record):
     commit: of the source; '' outside of git.
     date: of the evaluation, ISO 8601.
     platform: system and device.
+    config: what config.json said; None in older files.
   """
 
   command: str
@@ -71,3 +73,4 @@ class Provenance(Record):
   commit: str
   date: str
   platform: str
+  config: dict[str, Any] | None = None

@@ -7,7 +7,7 @@ data has which role.
 
 import dataclasses
 import pathlib
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -313,7 +313,6 @@ class Results(Record):
     calibration: of every readout.
     segments: after 1, 2, ... of them; empty for models of one.
     speed: None where it was not measured.
-    config: what config.json said when they were made; None in older files.
   """
 
   seed: int
@@ -328,7 +327,6 @@ class Results(Record):
   segments: tuple[SegmentRow, ...]
   speed: Speed | None
   provenance: Provenance
-  config: dict[str, Any] | None = None
 
   def off(self, split: str) -> SweepRow:
     """The row with exits off, on the split of that role."""

@@ -36,6 +36,7 @@ from ease_jax.train.update import (
 )
 from ease_jax.train.writers import Writers
 
+PROFILE = 'profile'
 PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
 FINITE = ('loss', 'grad_norm', 'param_norm')
 
@@ -151,23 +152,14 @@ def train(
     with Checkpoints(workdir, spec.keep, task.to_json()) as checkpoints:
       abstract = abstract_state(model, opt_spec)
       run = _begin(checkpoints, workdir, task, batches, abstract, fresh)
+      over = _is_over(spec, run)
+      said = list(history.begin(run.step, run.host, opt_spec, over=over))
       with Writers(
         workdir, spec.steps, run.step, tensorboard=spec.tensorboard
       ) as writers:
-        over = _is_over(spec, run)
-        for words in history.begin(run.step, run.host, opt_spec, over=over):
+        for words in said:
           writers.say(words)
-        trace_folder = os.path.join(workdir, 'profile')
-        _loop(
-          spec,
-          run,
-          update,
-          select_loss,
-          checkpoints,
-          writers,
-          sigterm,
-          trace_folder,
-        )
+        _loop(spec, run, update, select_loss, checkpoints, writers, sigterm)
       checkpoints.wait()
     if sigterm.received:  # while the last of it was written
       raise _preempted(run)
@@ -218,14 +210,13 @@ def _loop(
   checkpoints: Checkpoints,
   writers: Writers,
   sigterm: Sigterm,
-  trace_folder: str,
 ) -> None:
   """Everything that happens until the run is over, in order."""
   unread: Metrics | None = None  # of the newest step, still on the device
   with contextlib.ExitStack() as trace:
     while not _is_over(spec, run):
       if spec.profile and run.step == PROFILE_STEPS.start:
-        trace.enter_context(jax.profiler.trace(trace_folder))
+        trace.enter_context(jax.profiler.trace(writers.folder / PROFILE))
 
       batch = next(run.batches)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
-from ease_jax.checks import ConfigError
+from ease_jax.checks import ConfigError, need
 from ease_jax.files import write_atomic
 
 METRICS = 'metrics.jsonl'
@@ -24,8 +24,9 @@ def read_events(path: pathlib.Path) -> list[Event]:
   The last line may be cut off: its run was killed.
 
   Raises:
-    OSError: there is no such file.
+    ConfigError: there is no such file.
   """
+  need(path.is_file(), f'{path} is missing; make it with --mode=train')
   return [event for _, event in _read_lines(path)]
 
 
@@ -95,7 +96,8 @@ class Writers:
     tensorboard: bool,
     stream: TextIO = sys.stderr,
   ):
-    self._path = pathlib.Path(workdir) / METRICS
+    self.folder = pathlib.Path(workdir)
+    self._path = self.folder / METRICS
     self._board = _open_board(workdir, resume_step) if tensorboard else None
     keep_until(self._path, resume_step)
     # Line by line, so that a killed run leaves all but the last.
