@@ -80,8 +80,8 @@ class Writers:
     total_steps: updates of the whole run, for the time left.
     resume_step: updates done before; events after it are dropped.
     tensorboard: also write TensorBoard events.
-    stream: where the progress line goes. Where it is no terminal, only
-      evaluations are printed.
+    stream: where the progress line goes; None = stderr. Where it is no
+      terminal, only evaluations are printed.
 
   Raises:
     ConfigError: tensorboardX is wanted and not installed.
@@ -94,7 +94,7 @@ class Writers:
     resume_step: int,
     *,
     tensorboard: bool,
-    stream: TextIO = sys.stderr,
+    stream: TextIO | None = None,
   ):
     self.folder = pathlib.Path(workdir)
     self._path = self.folder / METRICS
@@ -102,8 +102,8 @@ class Writers:
     keep_until(self._path, resume_step)
     # Line by line, so that a killed run leaves all but the last.
     self._file = self._path.open('a', encoding='utf-8', buffering=1)
-    self._stream = stream
-    self._is_terminal = stream.isatty()
+    self._stream = stream or sys.stderr
+    self._is_terminal = self._stream.isatty()
     self._unfinished = False  # the cursor stands at the end of a line
     self._total_steps = total_steps
     self._first_step = resume_step
