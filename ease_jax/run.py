@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import jax
+
 from ease_jax import deploy, report, specs, texts
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
@@ -61,6 +63,12 @@ def run(
     TrainingDiverged, Preempted: as `train.loop.train` does.
     OSError: a file cannot be read or written; it names the file.
   """
+  promotion: str = jax.config.jax_numpy_dtype_promotion  # pyright: ignore
+  need(
+    promotion == 'standard',
+    f'jax_numpy_dtype_promotion={promotion} is set, which optax does not work '
+    "with; unset it, or set it to 'standard'",
+  )
   need(mode in MODES, f'--mode={mode} is unknown; use one of {MODES}')
   need(
     mode != 'generate' or prompt is not None,

@@ -52,6 +52,8 @@ SILENT_FIELDS = (
   'train.profile',
 )
 
+_SURROGATE = re.compile('[\ud800-\udfff]')  # half a character
+
 Path = str | os.PathLike[str]
 Json = dict[str, Any]
 
@@ -68,6 +70,10 @@ def locate(workdir: Path) -> pathlib.Path:
     not re.match(r'\w+://', name),
     f'--workdir={name} is not on a disk; give a directory (a bucket can be '
     'mounted as one, or copied to afterwards)',
+  )
+  need(
+    not _SURROGATE.search(name),
+    f'--workdir={name!a} cannot be written in this locale; set PYTHONUTF8=1',
   )
   folder = pathlib.Path(name).expanduser()
   need(

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import pytest
 import small_run
 
@@ -268,3 +269,10 @@ def test_a_directory_may_be_called_anything(finished_run, tmp_path, capsys):
   shutil.copytree(workdir, odd)
   run_lib.run(None, odd, 'report')
   assert capsys.readouterr().out == f'Report: {odd.resolve()}/report.html\n'
+
+
+def test_strict_types_are_not_taken_for_damage(copied):
+  _, workdir = copied
+  with jax.numpy_dtype_promotion('strict'):
+    text = refusal(None, workdir, 'evaluate')
+  assert 'jax_numpy_dtype_promotion=strict is set' in text

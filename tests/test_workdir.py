@@ -1,5 +1,6 @@
 """The directory of a run: whose it is, who works in it, and its config."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,7 +14,10 @@ import small_run
 from ease_jax import config, files
 from ease_jax import workdir as folders
 from ease_jax.config import ConfigError
+from ease_jax.evaluate.results import Results
 from ease_jax.provenance import command_line, provenance
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def bound(folder, c, **changes):
@@ -149,6 +153,7 @@ def test_the_home_is_a_directory(monkeypatch, tmp_path):
     ('', '--workdir is empty'),
     ('gs://bucket/run', 'is not on a disk'),
     (__file__, 'is a file'),
+    ('L\udcc3\udca4ufe', 'set PYTHONUTF8=1'),
   ],
 )
 def test_what_is_no_directory(name, part):
@@ -170,10 +175,9 @@ with workdir.locked(pathlib.Path(sys.argv[1])):
 
 def test_the_second_comer_is_told_who_is_there(tmp_path):
   folder = tmp_path / 'run'
-  root = str(pathlib.Path(__file__).parent.parent)
   with subprocess.Popen(
     [sys.executable, '-c', HOLD, str(folder)],
-    env=os.environ | {'PYTHONPATH': root},
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
     stdout=subprocess.PIPE,
   ) as owner:
     assert owner.stdout.readline() == b'locked\n'
@@ -260,3 +264,9 @@ def test_provenance_is_complete_and_can_be_run(tmp_path):
     f"python -m ease_jax.main '--config={tmp_path}/a b/config.json' "
     f"'--workdir={tmp_path}/a b_again'  # repeats a run started by Python"
   )
+
+
+def test_the_page_about_it_has_every_section_of_the_results():
+  page = (ROOT / 'docs' / 'runs.md').read_text()
+  for field in dataclasses.fields(Results):
+    assert f'| `{field.name}` |' in page, field.name
