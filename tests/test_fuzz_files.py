@@ -1,6 +1,6 @@
 """Damage to any file of a run: one line, no traceback, nothing else lost.
 
-FUZZ=1000 pytest tests/test_fuzz_files.py tries more of it.
+FUZZ=1000 pytest tests/test_fuzz_files.py tries more, FUZZ_FROM=111 others.
 """
 
 import os
@@ -13,7 +13,8 @@ from ease_jax import run as run_lib
 from ease_jax.config import ConfigError
 from ease_jax.train import loop
 
-TRIALS = int(os.environ.get('FUZZ', '30'))
+TRIALS = int(os.environ.get('FUZZ', '10'))
+FIRST = int(os.environ.get('FUZZ_FROM', '0'))
 # What each mode is there to write.
 WRITTEN = {
   'train': ('metrics.jsonl', 'checkpoints', 'damaged'),
@@ -116,7 +117,7 @@ def test_damage_is_one_line_and_nothing_else_is_lost(
   monkeypatch.setattr(run_lib.deploy.decode, 'exported', lambda *a, **k: b'')
   _, source = finished_run
   wrong = []
-  for seed in range(TRIALS):
+  for seed in range(FIRST, FIRST + TRIALS):
     workdir = tmp_path / str(seed)
     try:
       wrong.append(trial(seed, source, workdir, capfd))

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -113,3 +114,37 @@ def test_a_bucket_is_refused_before_anything_is_made(tmp_path, workdir):
   assert (code, len(lines)) == (1, 1), lines
   assert f'--workdir={workdir} is not on a disk' in lines[0]
   assert not list(tmp_path.iterdir())
+
+
+def test_a_run_s_directory_is_enough(finished_run, tmp_path):
+  """Its config is read, flags override it, and any terminal can print it."""
+  workdir = tmp_path / 'L\u00e4ufe'
+  shutil.copytree(finished_run[1], workdir)
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'ease_jax.main', f'--workdir={workdir}'),
+      *('--mode=generate', '--prompt=\u00e9', '--config.generate.method=full'),
+      '--config.generate.max_new_tokens=1',
+    ],
+    env=os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONIOENCODING': 'ascii'},
+    capture_output=True,
+    timeout=120,
+    check=True,
+  )
+  assert done.stdout.startswith(b'\\xe9') and done.stdout.endswith(b'\n')
+  (note,) = done.stderr.decode().splitlines()
+  assert note.startswith('[1 tokens, exits after layer 2.00 of 2')
+  assert note.endswith('no exits]')
+
+
+def test_a_config_json_is_a_config(tmp_path, finished_run):
+  path = finished_run[1] / 'config.json'
+  code, lines = main(
+    f'--config={path}',
+    f'--workdir={tmp_path / "again"}',
+    '--config.model.dim=7',
+    '--config.model.block.attention.num_heads=2',
+  )
+  assert (code, len(lines)) == (1, 1)
+  assert 'model.dim=7' in lines[0]
+  assert not (tmp_path / 'again').exists()

@@ -65,7 +65,7 @@ class Checkpoints:
     facts: what the task says of its data, saved with each.
 
   Raises:
-    ConfigError: `checkpoints` is a file.
+    ConfigError: `checkpoints` is a file, or damaged beyond opening.
   """
 
   def __init__(
@@ -81,16 +81,13 @@ class Checkpoints:
     )
     self._facts = facts
     self._policy = _NewestAndBest(keep)
-    self._manager = ocp.CheckpointManager(
+    self._manager = _manager(
       self.folder,
-      item_handlers=_handlers(),
-      options=ocp.CheckpointManagerOptions(
-        # The caller decides when to save.
-        save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-        preservation_policy=self._policy,
-        # What a killed run had not finished writing.
-        cleanup_tmp_directories=True,
-      ),
+      # The caller decides when to save.
+      save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+      preservation_policy=self._policy,
+      # What a killed run had not finished writing.
+      cleanup_tmp_directories=True,
     )
     self._open = contextlib.ExitStack()
 
@@ -197,10 +194,7 @@ def restore_best(workdir: str | os.PathLike[str], abstract: Tree) -> Best:
   folder = folder_of(workdir)
   if not steps_on_disk(folder):
     raise ConfigError(f'{folder} has no checkpoint; run --mode=train first')
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with ocp.CheckpointManager(
-    folder, item_handlers=_handlers(), options=options
-  ) as manager:
+  with _manager(folder, read_only=True) as manager:
     steps = _newest_first(manager)
     newest = _first_readable(manager, folder, steps, abstract)
     best_step = newest.host.best_step
@@ -215,11 +209,26 @@ def restore_best(workdir: str | os.PathLike[str], abstract: Tree) -> Best:
     return Best(best.state, newest.step, newest.host, newest.facts)
 
 
-def _handlers() -> dict[str, Any]:
-  return {
-    'state': ocp.StandardCheckpointHandler(),
-    'notes': ocp.JsonCheckpointHandler(),
-  }
+def _manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+  """Orbax's manager of a folder.
+
+  Raises:
+    ConfigError: one of its checkpoints has damaged metadata.
+  """
+  try:
+    return ocp.CheckpointManager(
+      folder,
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'notes': ocp.JsonCheckpointHandler(),
+      },
+      options=ocp.CheckpointManagerOptions(**options),
+    )
+  except ValueError as error:
+    raise ConfigError(
+      f'{folder} cannot be opened ({reason(error)}); move the damaged '
+      'checkpoint away, or restore the folder from a copy'
+    ) from None
 
 
 def _newest_first(manager: ocp.CheckpointManager) -> list[int]:

@@ -13,13 +13,20 @@ import logging
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 # What has been left behind ends within milliseconds of the others.
 SILENCE_S = 0.25
 
-_UNRAISABLE = ('Event loop is closed', 'reading array', 'write_fragment')
+_UNAWAITED = 'was never awaited'
+_UNRAISABLE = (
+  'Event loop is closed',
+  'reading array',
+  'write_fragment',
+  _UNAWAITED,
+)
 _LOGGED = 'never retrieved'
 _LIBRARY = 'orbax'  # a part of the path of its source
 
@@ -43,7 +50,9 @@ class _Ear:
     """Returns when nobody has spoken for a while."""
     self.heard_s = time.monotonic()
     while time.monotonic() - self.heard_s < SILENCE_S:
-      gc.collect()
+      with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', f'.*{_UNAWAITED}')
+        gc.collect()
       time.sleep(SILENCE_S / 10)
 
   def filter(self, record: logging.LogRecord) -> bool:
