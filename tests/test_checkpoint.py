@@ -151,8 +151,8 @@ def room(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, capfd):
-  state = state_of()
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, capfd, caplog):
+  state = dict(enumerate(state_of() for _ in range(9)))  # all fail at once
   save(tmp_path, 1, state)
   with pytest.raises(OSError) as caught, room(8000):
     save(tmp_path, 2, state)
@@ -163,6 +163,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, capfd):
   )
   said = capfd.readouterr()
   assert (said.out, said.err) == ('', '')
+  assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
 
   assert checkpoint.restore_best(tmp_path, abstract_of(state)).newest_step == 1
   save(tmp_path, 2, state)
