@@ -63,8 +63,14 @@ def load_model(config: Config, workdir: Path) -> Trained:
   return Trained(model, best.state.params, tokenizer)
 
 
-def chosen_point(workdir: Path) -> OperatingPoint | None:
+def chosen_point(
+  workdir: Path, config: Config | None = None
+) -> OperatingPoint | None:
   """The operating point of a run; None where it chose no exits.
+
+  Args:
+    workdir: of the run.
+    config: of the run, as it is asked for; None = as the directory has it.
 
   Raises:
     ConfigError: the run was not evaluated, or not as it is now.
@@ -77,7 +83,7 @@ def chosen_point(workdir: Path) -> OperatingPoint | None:
     'first',
   )
   results = results_lib.load(path)
-  folders.check_results(results, folder)
+  folders.check_results(results, folder, config)
   return results.chosen.point
 
 
@@ -99,7 +105,7 @@ def generate(config: Config, folder: pathlib.Path, prompt: str) -> None:
 
   point = None
   if run_specs.generate.method == 'exits':
-    point = chosen_point(folder)
+    point = chosen_point(folder, config)
   color = sys.stdout.isatty()
   _print(text.exit_text(trained, prompt, point, options, color=color, say=_say))
 
@@ -176,7 +182,7 @@ def export(config: Config, folder: pathlib.Path) -> None:
     raise ConfigError(
       f'generate.method={method!r} can not be exported; use exits or full'
     )
-  point = chosen_point(folder) if method == 'exits' else None
+  point = chosen_point(folder, config) if method == 'exits' else None
   trained = load_model(config, folder)
   run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
   path = folder / EXPORTED

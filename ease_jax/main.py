@@ -151,6 +151,8 @@ def main(argv: Sequence[str]) -> None:
   from ease_jax.train import loop as train_loop
 
   _check_config(_CONFIG.value)
+  if _PROMPT.value is not None and _MODE.value != 'generate':
+    _fail(f'--prompt does nothing with --mode={_MODE.value}; leave it out')
   try:
     run_lib.run(
       _CONFIG.value,

@@ -94,7 +94,7 @@ def run(
   )
   with folders.locked(folder):
     if mode == 'report':
-      _report(folder)
+      _report(config, folder)
     elif mode == 'export':
       with stage('exporting'):
         deploy.export(config, folder)
@@ -126,7 +126,7 @@ def _make(
   if mode != 'train':
     _evaluate(config, checked, folder, task, command)
   if mode == 'all' or (mode != 'train' and (folder / PAGE).exists()):
-    _report(folder)
+    _report(config, folder)
 
 
 def _train(
@@ -207,7 +207,7 @@ def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
   trained = load_model(config, folder)
   run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
   evaluated = (folder / results_lib.FILE).exists()
-  point = chosen_point(folder) if evaluated else None
+  point = chosen_point(folder, config) if evaluated else None
   with stage('evaluating'):
     found = texts.evaluate(run_specs, trained, point, path)
   print(found)
@@ -217,9 +217,9 @@ def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
   print(f'Results: {place.resolve()}')
 
 
-def _report(folder: pathlib.Path) -> None:
-  path = folder / results_lib.FILE
-  folders.check_results(results_lib.load(path), folder)
+def _report(config: Config, folder: pathlib.Path) -> None:
+  results = results_lib.load(folder / results_lib.FILE)
+  folders.check_results(results, folder, config)
   with stage('drawing the page'):
     page = report.write_report(folder)
   print(f'Report: {page.resolve()}')

@@ -46,6 +46,7 @@ FREE_FIELDS = (
 )
 # What has no influence on the results of an evaluation either.
 SILENT_FIELDS = (
+  'evaluate.batch_size',
   'generate.',
   'train.log_every',
   'train.tensorboard',
@@ -266,23 +267,28 @@ def _how_to_extend(
   return f' (only a finished run can be extended, to more than {there} steps)'
 
 
-def check_results(results: Results, folder: pathlib.Path) -> None:
-  """Refuses results that are not of the directory's config.
+def check_results(
+  results: Results, folder: pathlib.Path, config: Config | None = None
+) -> None:
+  """Refuses results that another config made: they are not what is asked for.
+
+  Args:
+    results: of a run.
+    folder: its directory.
+    config: of the run, as it is asked for; None = as the directory has it.
 
   Raises:
     ConfigError: names every field that differs.
   """
-  config = results.provenance.config
-  if config is None:  # of an older version
+  made_by = results.provenance.config
+  if made_by is None:  # of an older version
     return
-  there = _flat(config)
-  here = _flat(_read(folder / CONFIG))
-  differing = _differing(there, here, SILENT_FIELDS)
+  here = _read(folder / CONFIG) if config is None else as_json(config)
+  differing = _differing(_flat(made_by), _flat(here), SILENT_FIELDS)
   need(
     not differing,
-    f'{folder / results_lib.FILE} was made by another config than the '
-    f'directory has: {"; ".join(differing)}; run --mode={results_lib.MODE} '
-    'again',
+    f'{folder / results_lib.FILE} was made by another config: '
+    f'{"; ".join(differing)}; run --mode={results_lib.MODE} again',
   )
 
 

@@ -42,6 +42,7 @@ def main(*args, cwd=ROOT):
       ['model.dim=', 'num_heads=3', 'change one'],
     ),
     (['--mode=generate'], ['--prompt']),
+    (['--prompt=a'], ['--prompt does nothing with --mode=all']),
     (['--mode=evaluate'], ['is missing', '--mode=train']),
     (['--mode=report'], ['is missing', '--mode=train']),
   ],

@@ -179,6 +179,15 @@ def test_results_of_another_config_are_not_reported(copied):
     assert '--mode=evaluate again' in text
 
 
+@pytest.mark.parametrize('mode', ['report', 'generate', 'export'])
+def test_a_field_that_would_change_the_results_is_not_ignored(copied, mode):
+  c, workdir = copied
+  c.exit.max_compute = 0.9
+  text = refusal(c, workdir, mode, PROMPT)
+  assert 'exit.max_compute=0.0 there, 0.9 here' in text
+  assert '--mode=evaluate again' in text
+
+
 def test_a_run_is_extended_and_then_evaluated_again(copied):
   _, workdir = copied
   c = folders.read_config(workdir)

@@ -31,6 +31,12 @@ def test_a_file_hears_of_evaluations_only(tmp_path):
   )
 
 
+def test_a_file_hears_of_long_training(tmp_path, monkeypatch):
+  monkeypatch.setattr(writers, 'QUIET_S', 0.0)
+  first, _ = talk(io.StringIO(), tmp_path).splitlines()
+  assert first.startswith('step 5/10  loss 2.0000  1,234 tokens/s  ')
+
+
 def test_a_terminal_sees_progress(tmp_path):
   line = talk(Terminal(), tmp_path)
   assert '\r' in line

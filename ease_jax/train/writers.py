@@ -14,6 +14,7 @@ from ease_jax.checks import ConfigError, need
 from ease_jax.files import write_atomic
 
 METRICS = 'metrics.jsonl'
+QUIET_S = 30.0  # a file hears of the training at least so often
 
 Event = dict[str, Any]  # step, time, split, loss, and more numbers
 
@@ -81,7 +82,7 @@ class Writers:
     resume_step: updates done before; events after it are dropped.
     tensorboard: also write TensorBoard events.
     stream: where the progress line goes; None = stderr. Where it is no
-      terminal, only evaluations are printed.
+      terminal, only evaluations are printed, and a line after long silences.
 
   Raises:
     ConfigError: tensorboardX is wanted and not installed.
@@ -108,6 +109,7 @@ class Writers:
     self._total_steps = total_steps
     self._first_step = resume_step
     self._start_s = time.monotonic()
+    self._spoken_s = self._start_s
 
   def __enter__(self) -> 'Writers':
     return self
@@ -158,23 +160,25 @@ class Writers:
       self._evaluation(step, split, values)
 
   def _progress(self, step: int, values: Mapping[str, float]) -> None:
-    if not self._is_terminal:
+    now_s = time.monotonic()
+    if not self._is_terminal and now_s - self._spoken_s < QUIET_S:
       return
-    self._unfinished = True
-    seconds = time.monotonic() - self._start_s
-    pace = seconds / max(step - self._first_step, 1)
+    self._spoken_s = now_s
+    pace = (now_s - self._start_s) / max(step - self._first_step, 1)
     left = duration(pace * (self._total_steps - step))
-    self._stream.write(
-      f'\r\x1b[Kstep {step}/{self._total_steps}  '
-      f'loss {values["loss"]:.4f}  '
+    line = (
+      f'step {step}/{self._total_steps}  loss {values["loss"]:.4f}  '
       f'{values["tokens_per_s"]:,.0f} tokens/s  {left} left'
     )
+    self._unfinished = self._is_terminal
+    self._stream.write(f'\r\x1b[K{line}' if self._is_terminal else f'{line}\n')
     self._stream.flush()
 
   def _evaluation(
     self, step: int, split: str, values: Mapping[str, float]
   ) -> None:
     self._unfinished = False
+    self._spoken_s = time.monotonic()
     clear = '\r\x1b[K' if self._is_terminal else ''
     self._stream.write(
       f'{clear}step {step}/{self._total_steps}  '
