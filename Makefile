@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 PYTEST_WORKERS ?= 2
+# The tests of a file share what they compile and train: one process has all.
+SHARED := -n $(PYTEST_WORKERS) --dist loadfile
 
 .NOTPARALLEL:
 .PHONY: help quickstart test check lint clean
@@ -25,11 +27,11 @@ quickstart: $(VENV)/.installed
 	  --workdir=$(WORKDIR)
 
 test: lint
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS)
+	$(BIN)/python -m pytest $(SHARED)
 
 # The quick tests are those that are not marked slow.
 check: lint
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'not slow'
+	$(BIN)/python -m pytest $(SHARED) -m 'not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

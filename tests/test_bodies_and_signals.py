@@ -247,6 +247,24 @@ def test_no_later_token_and_no_other_row_matters(name, signal, policy):
 
 
 @every_case
+def test_no_exit_depends_on_what_is_to_be_predicted(name, signal, policy):
+  """R6: the targets stand in the batch, and only losses may read them."""
+  others = BATCH | {'targets': (BATCH['targets'] + 1) % tiny.VOCAB}
+  a = walked(name, signal, policy)
+  b = parallel(name, point_of(name, signal, policy), others)
+  np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
+  np.testing.assert_array_equal(a.normed_BxTxD, b.normed_BxTxD)
+  assert (a.observation.nll != b.observation.nll).all()
+
+  dump = passes.grid_dump(
+    BODIES[name], params_of(name), lambda: [others], SIGNALS[name]
+  )
+  np.testing.assert_array_equal(
+    dump.score_KxRxT[signal], dump_of(name).score_KxRxT[signal]
+  )
+
+
+@every_case
 def test_decoding_never_reads_an_unwritten_position(name, signal, policy):
   empty = decode.init_cache(BODIES[name], ROWS, LENGTH)
 

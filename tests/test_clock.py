@@ -191,6 +191,29 @@ def test_a_split_shorter_than_a_window_cannot_be_timed():
   )
 
 
+def test_the_median_of_five_rounds_or_more_is_reported_with_its_quartiles(
+  monkeypatch,
+):
+  """R21."""
+  assert clock.ROUNDS >= 5
+  seconds = [8.0, 2.0, 4.0, 1.0, 16.0]
+
+  def slower_and_slower(runs):
+    return [
+      clock.Timed([s * (1 + n) for s in seconds], run())
+      for n, run in enumerate(runs)
+    ]
+
+  monkeypatch.setattr(clock, 'timed', slower_and_slower)
+  speed = measure(tiny.body(**SHAPES['stack']), 'copy_state')
+  assert speed.rounds == clock.ROUNDS
+  for n, at in enumerate(speed.points):
+    assert at.tokens_per_second == speed.tokens / (4 * (1 + n))
+    assert at.tokens_per_second_low == speed.tokens / (12 * (1 + n))
+    assert at.tokens_per_second_high == speed.tokens / (1.5 * (1 + n))
+    assert at.speedup == pytest.approx(1 / (1 + n))
+
+
 def test_all_runs_take_turns():
   ran = []
 

@@ -14,13 +14,14 @@ from generation import (
   alone,
   assert_as_evaluated,
   generate,
+  options,
   point_of,
   sampled,
 )
 
 import tiny
 from ease_jax.checks import ConfigError
-from ease_jax.decode import deferred
+from ease_jax.decode import deferred, loop
 
 CASES = [
   ('stack', 'max_prob', 'copy_state'),
@@ -83,6 +84,15 @@ def test_what_prompt_tokens_do_is_explicit(policy):
     assert text.exits[0] == stepped.exit_B[0]
     assert text.tokens[-1] == logits_BxV[0].argmax()
     logits[prefill] = logits_BxV
+
+    # A token may be the same by chance; what it looks back at may not.
+    made, _ = loop.prefilled(
+      STACK, PARAMS, [prompt], point, options(prefill=prefill)
+    )
+    _, made_BxV, _, _ = tiny.one_step(
+      STACK, PARAMS, point.rule, point.threshold_K(3), prompt[-1:], 7, made
+    )
+    np.testing.assert_allclose(made_BxV, logits_BxV, rtol=1e-4, atol=1e-4)
 
   same = np.allclose(logits['exits'], logits['full'], rtol=1e-4, atol=1e-4)
   # The keys and values of `recompute` are the true ones anyway.

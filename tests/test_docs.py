@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from ease_jax.study import compare
+
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCK = re.compile(r'^```python\n(.*?)^```', re.MULTILINE | re.DOTALL)
 CODE = [
@@ -28,6 +30,15 @@ def test_code_runs(name, code, tmp_path):
     check=False,
   )
   assert found.returncode == 0, found.stderr
+
+
+def test_the_study_of_the_guide_can_be_run():
+  (code,) = [code for name, code in CODE if name == 'studies.md']
+  names = {}
+  exec(code, names)
+  study = names['get_study']('')
+  compare.check_configs(study)
+  assert study.pairs == (('four', 'two'),)
 
 
 def test_there_is_code():

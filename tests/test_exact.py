@@ -6,13 +6,17 @@ programs are a promise about the optimised ones.
 
 import functools
 
+import compiled
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import tiny
+from ease_jax import decode
 from ease_jax.core.objective import LossSpec
+from ease_jax.decode import step as steps
 from ease_jax.evaluate import passes, traces
 from ease_jax.train import loss as losses
 
@@ -124,3 +128,38 @@ def test_remat_changes_no_bit_of_the_loss():
   expected = grid_step(params, model=model, spec=spec)
   np.testing.assert_array_equal(got[0], expected[0])
   tiny.assert_trees_close(got[1], expected[1])
+
+
+@pytest.mark.parametrize('policy', ['copy_state', 'drop'])
+def test_a_step_multiplies_no_matrix_but_in_a_branch(policy):
+  """R22: of the program that is executed, not by its own count.
+
+  A program that runs every layer and then selects among the results has its
+  products where they are always run.
+  """
+  model = tiny.stack(readouts=(1, 2, 4))
+  point = tiny.point('max_prob', policy, (0.5, 0.5, np.inf))
+  rows = steps.Rows(
+    token_B=jnp.zeros(1, jnp.int32),
+    position_B=jnp.full(1, 2),
+    end_B=jnp.full(1, 9),
+    done_B=jnp.zeros(1, bool),
+    key_B=jax.random.split(jax.random.key(0), 1),
+  )
+  text = (
+    steps.step.lower(
+      tiny.params(model),
+      decode.init_cache(model, 1, 8),
+      rows,
+      point.threshold_K(3),
+      np.int32(-1),
+      model=model,
+      rule=point.rule,
+      sampling=decode.Sampling(),
+    )
+    .compile()
+    .as_text()
+  )
+  assert compiled.products_always_run(text) == []
+  heads = 3
+  assert compiled.products_in_branches(text) >= model.grid.depth + heads

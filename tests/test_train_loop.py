@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import training
 
+from ease_jax import data
 from ease_jax.checks import ConfigError
 from ease_jax.train import checkpoint, history, loop
 from ease_jax.train.checkpoint import Checkpoints, Host
@@ -151,6 +152,24 @@ def test_patience_stops_and_the_best_checkpoint_stays(tmp_path, monkeypatch):
   stopped = training.run(run_specs, tmp_path, training.dying_task(0))
   assert stopped.step == 5
   assert stopped.host == run.host
+
+
+def test_training_looks_at_train_and_select_alone(tmp_path):
+  """R18: the best checkpoint and the patience know no other split."""
+  seen = []
+
+  class Watched(data.LanguageModelling):
+    def eval_batches(self, split, *args):
+      seen.append(split)
+      return super().eval_batches(split, *args)
+
+  task = training.make_task()
+  run_specs = training.plain_specs(eval_every=2, patience=1)
+  run = training.run(
+    run_specs, tmp_path, Watched(corpus=task.corpus, seq_len=task.seq_len)
+  )
+  assert run.host.best_step > 0
+  assert set(seen) == {'select'}
 
 
 def test_divergence_stops_and_spares_the_last_good_checkpoint(

@@ -10,10 +10,19 @@ import pytest
 import tiny
 from ease_jax import decode
 from ease_jax.checks import ConfigError
-from ease_jax.core.grid import reaches
+from ease_jax.core.grid import Cell, reaches
+from ease_jax.core.policies import POLICIES
+from ease_jax.core.routers import Route
 from ease_jax.evaluate import passes
 from ease_jax.model.layers import positions
-from ease_jax.model.walk import RUNNING, Travel, before_exits, settled, walk
+from ease_jax.model.walk import (
+  RUNNING,
+  Ran,
+  Travel,
+  before_exits,
+  settled,
+  walk,
+)
 
 ROWS = 3
 LENGTH = 12
@@ -76,6 +85,46 @@ def test_while_a_token_runs_its_keys_are_its_own_in_each_segment():
   assert len(deep) > 0
   for b, t in deep:
     assert (key_LxBxTxGxD[0, b, t] != key_LxBxTxGxD[2, b, t]).any()
+
+
+class Routed:
+  """A body whose routers let the last two of four tokens through."""
+
+  def route(self, cell, h_BxTxD, travel):
+    del cell, h_BxTxD, travel
+    return Route(jnp.asarray([[False, False, True, True]]))
+
+
+@pytest.mark.parametrize(
+  'policy, goes, seen',
+  [
+    ('recompute', [0, 0, 1, 1], [0, 0, 1, 1]),
+    ('copy_state', [0, 0, 0, 1], [0, 0, 1, 1]),
+    ('drop', [0, 0, 0, 1], [0, 0, 0, 1]),
+  ],
+)
+def test_a_router_and_an_exit_both_keep_a_token_out(policy, goes, seen):
+  """Tokens 1 and 3 of 4 are done, and tokens 1 and 2 are not let through."""
+  done_BxT = jnp.asarray([[True, False, True, False]])
+  h_BxTxD = jnp.zeros((1, 4, 2))
+
+  def layer(call, h_BxTxD):
+    del call
+    return Ran(h_BxTxD + 1)
+
+  walked = walk(
+    Routed(),
+    [Cell(block=0, router='half')],
+    {RUNNING: h_BxTxD},
+    before_exits(done_BxT),
+    layer=layer,
+    travel=Travel(positions(4)),
+    policy=POLICIES[policy],
+  )
+  (call,) = walked.calls
+  np.testing.assert_array_equal(call.goes_BxT[0], goes)
+  np.testing.assert_array_equal(call.seen_BxT[0], seen)
+  np.testing.assert_array_equal(walked.state[RUNNING][0, :, 0], goes)
 
 
 def test_a_cache_for_fewer_segments_is_refused():
