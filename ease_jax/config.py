@@ -165,32 +165,49 @@ def _add_exits(c: Config) -> None:
 def from_json(tree: dict[str, Any]) -> Config:
   """The config that a run wrote to its `config.json`.
 
+  A field that is new since then has its default.
+
   Args:
     tree: the file's content.
 
   Raises:
-    ConfigError: it lacks a field of this version, or has one that this
-      version does not know.
+    ConfigError: it lacks a section, or has a field that this version does not
+      know, or a value that the field cannot have.
   """
   c = base()
-  _fill(c, tree, 'config.json')
+  _fill(c, tree, '')
   return c
 
 
 def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
-  missing = sorted(set(section) - set(tree))
-  unknown = sorted(set(tree) - set(section))
+  unknown = sorted(f'{path}{name}' for name in set(tree) - set(section))
   need(
-    not missing and not unknown,
-    f'{path} was written by another version of ease_jax, or names a method '
-    f'that is not registered: it lacks {missing} and has {unknown}; use that '
-    'version, register the method, or make the run again',
+    not unknown,
+    f'config.json has {unknown}: it was written by another version of '
+    'ease_jax, or names a method that is not registered; use that version, '
+    'register the method, or make the run again',
   )
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      _fill(section[name], value, f'{path}, section {name}')
-    else:
-      section[name] = _restored(value)
+  for name in section:
+    is_section = isinstance(section[name], ConfigDict)
+    value = tree.get(name)
+    need(
+      isinstance(value, dict) == is_section,
+      f'config.json is damaged at {path}{name}; restore it from a copy',
+    )
+    if is_section:
+      _fill(section[name], tree[name], f'{path}{name}.')
+    elif name in tree:
+      _set(section, name, _restored(value), f'{path}{name}')
+
+
+def _set(section: Config, name: str, value: Any, path: str) -> None:
+  try:
+    section[name] = value
+  except TypeError:
+    raise ConfigError(
+      f'config.json is damaged at {path}={value!r}, which should be like '
+      f'{section[name]!r}; restore it from a copy'
+    ) from None
 
 
 def _restored(value: Any) -> Any:

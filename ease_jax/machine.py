@@ -1,8 +1,10 @@
-"""Memory and cores of this process, set before JAX makes threads."""
+"""Memory, cores and terminal of this process, set before JAX makes threads."""
 
 import ctypes
+import io
 import os
 import platform
+import sys
 from collections.abc import Sequence
 
 
@@ -25,6 +27,13 @@ def keep_mapped() -> None:
   libc.mallopt(m_mmap_max, 0)
   libc.mallopt(m_trim_threshold, 2**31 - 1)
   libc.mallopt(m_arena_max, 1)
+
+
+def print_anything() -> None:
+  """Characters that a terminal's encoding lacks are printed as escapes."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
 
 
 def cores() -> list[int]:

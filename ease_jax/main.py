@@ -2,14 +2,21 @@
 
   python -m ease_jax.main --config=configs/quickstart.py --workdir=DIR
 
+A run that was started has its config in its directory: from then on
+`--workdir` is enough, and other flags override it. Results go to stdout,
+whatever else there is to say to stderr.
+
 Exit codes: 0 done, 1 an error (one line on stderr), 143 stopped by SIGTERM
 with everything saved.
 """
 
+import os
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -18,7 +25,8 @@ from ease_jax import machine, userfile
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
-  'Config file, with :smoke for a run of seconds.',
+  'Config file, with :smoke for a run of seconds; or a config.json. None = '
+  'that of the workdir.',
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
@@ -31,6 +39,11 @@ _MODE = flags.DEFINE_enum(
 _PROMPT = flags.DEFINE_string(
   'prompt', None, 'Text to continue, for --mode=generate.'
 )
+_TEXT = flags.DEFINE_string(
+  'text', None, 'File, folder or glob to evaluate, for --mode=evaluate.'
+)
+_COMMAND = sys.argv[1:]  # as it was typed
+_SAVED = pathlib.Path(__file__).with_name('saved_config.py')
 
 
 def _fail(message: object, code: int = 1) -> NoReturn:
@@ -39,9 +52,45 @@ def _fail(message: object, code: int = 1) -> NoReturn:
   sys.exit(code)
 
 
+def _given(argv: Sequence[str], name: str) -> tuple[slice, str] | None:
+  """Where a flag stands among the arguments, and its value."""
+  for i, argument in enumerate(argv):
+    flag, has_value, value = argument.lstrip('-').partition('=')
+    if flag != name or not argument.startswith('-'):
+      continue
+    if has_value:
+      return slice(i, i + 1), value
+    if i + 1 < len(argv):
+      return slice(i, i + 2), argv[i + 1]
+  return None
+
+
+def _complete(argv: Sequence[str]) -> list[str]:
+  """The arguments with a config file: the given one, or the workdir's."""
+  argv = list(argv)
+  workdir = _given(argv, 'workdir')
+  config = _given(argv, 'config')
+  if config is not None:
+    place, name = config
+    name = os.path.expanduser(name)
+    if name.endswith('.json'):
+      name = f'{_SAVED}:{name}'
+    argv[place] = [f'--config={name}']
+  elif workdir is not None and workdir[1]:
+    saved = os.path.join(os.path.expanduser(workdir[1]), 'config.json')
+    if not os.path.exists(saved):
+      _fail(f'--config is missing, and there is no {saved}; give --config=FILE')
+    # Before the fields that override it.
+    argv.insert(1, f'--config={_SAVED}:{saved}')
+  return argv
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
+  # The config's own flags look there for what overrides it.
+  sys.argv[:] = _complete(argv)
+  logging.set_verbosity(logging.ERROR)
   try:
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS(sys.argv)
     getattr(_CONFIG.value, 'seed', None)  # raises if there is no such file
   except Exception as error:  # a config file may raise anything
     _fail(userfile.explain(error, 'config_config'))
@@ -53,15 +102,39 @@ def _parse(argv: Sequence[str]) -> list[str]:
   return rest
 
 
+def _check_config(config: object) -> None:
+  """Refuses what a config file returns that did not start from `base()`."""
+  from ease_jax.config import base
+
+  is_config = isinstance(config, ml_collections.ConfigDict)
+  if not is_config or not base().keys() <= config.keys():
+    _fail(
+      f'get_config() of --config returns {type(config).__name__} without the '
+      'fields of a run; change what ease_jax.config.base() returns and return '
+      'that'
+    )
+
+
 def main(argv: Sequence[str]) -> None:
   del argv
   # Only now, so that a mistyped flag does not wait for JAX.
   from ease_jax import run as run_lib
   from ease_jax.config import ConfigError
+  from ease_jax.provenance import command_line
   from ease_jax.train import loop as train_loop
 
+  _check_config(_CONFIG.value)
+  if _PROMPT.value is not None and _MODE.value != 'generate':
+    _fail(f'--prompt does nothing with --mode={_MODE.value}; leave it out')
   try:
-    run_lib.run(_CONFIG.value, str(_WORKDIR.value), _MODE.value, _PROMPT.value)
+    run_lib.run(
+      _CONFIG.value,
+      str(_WORKDIR.value),
+      _MODE.value,
+      _PROMPT.value,
+      text=_TEXT.value,
+      command=command_line(_COMMAND),
+    )
   except train_loop.Preempted as stop:
     _fail(stop, 143)
   except (ConfigError, train_loop.TrainingDiverged, OSError) as error:
@@ -72,5 +145,6 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   machine.keep_mapped()
-  flags.mark_flags_as_required(['config', 'workdir'])
+  machine.print_anything()
+  flags.mark_flag_as_required('workdir')
   app.run(main, flags_parser=_parse)

@@ -1,15 +1,13 @@
 """A finished run in a notebook: its model, scores of texts, continuations."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ease_jax import config as config_lib
-from ease_jax import decode, run, workdir
+from ease_jax import decode, deploy, run, workdir
 from ease_jax.checks import need
 from ease_jax.config import Config
 from ease_jax.core.policies import OperatingPoint
@@ -86,8 +84,7 @@ class LoadedRun:
     Raises:
       ConfigError: a text has nothing to predict.
     """
-    need(not isinstance(texts, str), 'score takes a list of texts; got one')
-    need(len(texts) > 0, 'no texts; give at least one')
+    _need_texts(texts, 'score', 'text')
     tables = [
       self._score(number, text, point or self.point)
       for number, text in enumerate(texts)
@@ -145,8 +142,11 @@ class LoadedRun:
       max_new_tokens: most tokens that are added.
       temperature: 0 takes the likeliest token.
       seed: of what is drawn.
+
+    Raises:
+      ConfigError: a prompt is no text, has no token or fills the context.
     """
-    need(not isinstance(prompts, str), 'generate takes a list of prompts')
+    _need_texts(prompts, 'generate', 'prompt')
     options = decode.Options(
       max_new_tokens=max_new_tokens,
       context=self.config.data.seq_len,
@@ -165,6 +165,17 @@ class LoadedRun:
     return [self.tokenizer.decode(text.tokens) for text in texts]
 
 
+def _need_texts(texts: Sequence[object], taker: str, name: str) -> None:
+  """Raises ConfigError unless these are texts, one at least."""
+  need(
+    isinstance(texts, Sequence) and not isinstance(texts, (str, bytes)),
+    f'{taker} takes a list of {name}s, not {type(texts).__name__}',
+  )
+  need(len(texts) > 0, f'no {name}s; give at least one')
+  for number, text in enumerate(texts):
+    deploy.need_text(text, f'{name} {number}')
+
+
 def load_run(
   folder: str | pathlib.Path, config: Config | None = None
 ) -> LoadedRun:
@@ -178,12 +189,9 @@ def load_run(
   Raises:
     ConfigError: a file of the run is missing or does not fit.
   """
-  folder = pathlib.Path(folder).expanduser()
-  path = folder / workdir.CONFIG
-  need(path.exists(), f'{path} is missing; give the --workdir of a run')
+  folder = workdir.locate(folder)
   if config is None:
-    saved = json.loads(path.read_text(encoding='utf-8'))
-    config = config_lib.from_json(saved)
+    config = workdir.read_config(folder)
   trained = run.load_model(config, folder)
   evaluated = (folder / results_lib.FILE).exists()
   point = run.chosen_point(folder) if evaluated else None

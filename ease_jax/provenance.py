@@ -6,23 +6,33 @@ import pathlib
 import platform
 import shlex
 import subprocess
-import sys
+from collections.abc import Sequence
 
 import jax
 
+from ease_jax.config import Config
 from ease_jax.evaluate.facts import Provenance
 from ease_jax.version import __version__
+from ease_jax.workdir import CONFIG, as_json
 
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
-def provenance() -> Provenance:
-  """Command, versions, commit, date and platform of this process."""
-  command = ['python', '-m', 'ease_jax.main', *sys.argv[1:]]
+def provenance(
+  folder: pathlib.Path, config: Config, command: str | None
+) -> Provenance:
+  """Command, versions, commit, date and platform of this process.
+
+  Args:
+    folder: of the run.
+    config: of the run.
+    command: line of the shell that this process was started with; None = it
+      was started from Python, or by a comparison.
+  """
   versions = {name: importlib.metadata.version(name) for name in PACKAGES}
   now = datetime.datetime.now(datetime.UTC)
   return Provenance(
-    command=shlex.join(command),
+    command=command or _again(folder),
     versions={
       'python': platform.python_version(),
       **versions,
@@ -31,7 +41,20 @@ def provenance() -> Provenance:
     commit=_commit(),
     date=now.isoformat(timespec='seconds'),
     platform=f'{platform.platform()}, {jax.devices()[0].device_kind}',
+    config=as_json(config),
   )
+
+
+def command_line(arguments: Sequence[str]) -> str:
+  """The line of the shell that starts a run with these arguments."""
+  return shlex.join(['python', '-m', 'ease_jax.main', *arguments])
+
+
+def _again(folder: pathlib.Path) -> str:
+  """A command that repeats a run, in a directory beside it."""
+  config = f'--config={folder / CONFIG}'
+  workdir = f'--workdir={folder}_again'
+  return f'{command_line([config, workdir])}  # repeats a run started by Python'
 
 
 def _commit() -> str:

@@ -1,93 +1,144 @@
 """One run from config to report: `run(config, workdir)`."""
 
-import dataclasses
 import os
 import pathlib
-import sys
-from collections.abc import Iterator
 
-from ease_jax import decode, report, specs
+import jax
+
+from ease_jax import deploy, report, specs, texts
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
-from ease_jax.checks import ConfigError, need
+from ease_jax.checks import need
 from ease_jax.config import Config
-from ease_jax.core.policies import UNITS, OperatingPoint
+from ease_jax.core.policies import UNITS
 from ease_jax.core.spec import CAUSAL
-from ease_jax.data import load_tokenizer
 from ease_jax.data.task import Task
 from ease_jax.data.task import load as load_task
-from ease_jax.decode import text
-from ease_jax.decode.text import Trained
+from ease_jax.deploy import chosen_point as chosen_point
+from ease_jax.deploy import load_model as load_model
 from ease_jax.evaluate import clock, evaluation
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
+from ease_jax.files import write_atomic, write_together
 from ease_jax.model import Body
+from ease_jax.progress import stage
 from ease_jax.provenance import provenance
 from ease_jax.specs import Specs
-from ease_jax.train import checkpoint, loop
-from ease_jax.train.checkpoint import Best
-from ease_jax.train.update import abstract_state
-from ease_jax.train.writers import write_atomic
+from ease_jax.train import history, loop, saved
 
 MODES = ('all', 'train', 'evaluate', 'report', 'generate', 'export')
-EXPORTED = 'decoder.jax'
-TOKENIZER = 'tokenizer.json'
+PAGE = 'report.html'
 
 Path = str | os.PathLike[str]
 
 
 def run(
-  config: Config,
+  config: Config | None,
   workdir: Path,
   mode: str = 'all',
   prompt: str | None = None,
+  *,
+  text: str | None = None,
+  command: str | None = None,
 ) -> None:
   """Makes a run, or one part of it, in a working directory.
 
+  Nothing is written there before the config and the data were found good, and
+  a command that fails leaves what was there.
+
   Args:
-    config: of the run.
+    config: of the run; None = the one that the directory has.
     workdir: receives the files of the run; created when missing.
     mode: one of MODES; all = train, evaluate, report.
     prompt: text to continue, for mode generate.
+    text: a file, folder or glob to evaluate instead of the run's own splits,
+      for mode evaluate.
+    command: line of the shell that this process was started with, if it was;
+      the results name it.
 
   Raises:
     ConfigError: something the caller must change; one line with the fix.
     TrainingDiverged, Preempted: as `train.loop.train` does.
+    OSError: a file cannot be read or written; it names the file.
   """
+  promotion: str = jax.config.jax_numpy_dtype_promotion  # pyright: ignore
+  need(
+    promotion == 'standard',
+    f'jax_numpy_dtype_promotion={promotion} is set, which optax does not work '
+    "with; unset it, or set it to 'standard'",
+  )
   need(mode in MODES, f'--mode={mode} is unknown; use one of {MODES}')
   need(
     mode != 'generate' or prompt is not None,
     '--mode=generate needs --prompt=TEXT',
   )
-  need(bool(os.fspath(workdir)), '--workdir is empty; give a directory')
+  need(
+    text is None or mode == results_lib.MODE,
+    f'--text={text} needs --mode={results_lib.MODE}',
+  )
+  folder = folders.locate(workdir)
+  if config is None:
+    config = folders.read_config(folder)
   checked = specs.from_config(config)
-  folder = pathlib.Path(workdir)
-  folders.check_config(config, folder)
+  trains = mode in ('all', 'train')
+  folders.check_config(config, folder, may_extend=trains)
 
-  if mode == 'report':
-    _report(folder)
-  elif mode == 'generate':
-    _generate(config, folder, prompt or '')
-  elif mode == 'export':
-    _export(config, folder)
-  else:
-    folder.mkdir(parents=True, exist_ok=True)
-    task = load_task(checked.data, folder)
-    checked = specs.from_config(config, task.vocab_size)
-    checked.sweep.check_data(task)
-    # After the data was found: a wrong path must not bind the directory.
+  if mode == 'generate':
+    deploy.generate(config, folder, prompt or '')
+    return
+  need(
+    trains or (folder / folders.CONFIG).exists(),
+    f'{folder / folders.CONFIG} is missing; run --mode=train first',
+  )
+  with folders.locked(folder):
+    if mode == 'report':
+      _report(config, folder)
+    elif mode == 'export':
+      with stage('exporting'):
+        deploy.export(config, folder)
+    elif text is not None:
+      _evaluate_text(config, folder, text)
+    else:
+      _make(config, checked, folder, mode, command)
+
+
+def _make(
+  config: Config,
+  checked: Specs,
+  folder: pathlib.Path,
+  mode: str,
+  command: str | None,
+) -> None:
+  """The modes that need the run's data."""
+  bound = folders.is_bound(folder)
+  need(
+    mode != results_lib.MODE or saved.has_steps(folder),
+    f'{folder / saved.FOLDER} has no checkpoint; run --mode=train first',
+  )
+  with stage('reading the data'):
+    task = load_task(checked.data, folder if bound else None)
+  checked = specs.from_config(config, task.vocab_size)
+  checked.sweep.check_data(task)
+
+  if mode != results_lib.MODE:
+    _train(config, checked, folder, task)
+  if mode != 'train':
+    _evaluate(config, checked, folder, task, command)
+  if mode == 'all' or (mode != 'train' and (folder / PAGE).exists()):
+    _report(config, folder)
+
+
+def _train(
+  config: Config, run_specs: Specs, folder: pathlib.Path, task: Task
+) -> None:
+  if not folders.is_bound(folder):
     folders.write_config(config, folder)
-    if mode in ('all', 'train'):
-      _train(checked, folder, task)
-    if mode in ('all', 'evaluate'):
-      _evaluate(checked, folder, task)
-    if mode == 'all':
-      _report(folder)
+    task.save(folder)
+  elif folders.read_steps(folder) != run_specs.train.steps:  # it is extended
+    folders.write_config(config, folder)
 
-
-def _train(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
   loop.train(
     run_specs.train,
     folder,
@@ -101,24 +152,28 @@ def _train(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
   )
 
 
-def _restore_best(run_specs: Specs, folder: pathlib.Path, model: Body) -> Best:
-  abstract = abstract_state(model, run_specs.optimizer)
-  return checkpoint.restore_best(folder, abstract)
-
-
-def _evaluate(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
-  """Writes results.json and passage.json from the best checkpoint."""
+def _evaluate(
+  config: Config,
+  run_specs: Specs,
+  folder: pathlib.Path,
+  task: Task,
+  command: str | None,
+) -> None:
+  """Writes results.json and what belongs to it, from the best checkpoint."""
   model = run_specs.body
-  best = _restore_best(run_specs, folder, model)
+  best = deploy.restore_best(run_specs, folder, model)
+  saved.check_facts(folder, best.facts, task.to_json())
   params = best.state.params
-  found = evaluation.evaluate(run_specs.sweep, model, params, task)
+  with stage('evaluating'):
+    found = evaluation.evaluate(run_specs.sweep, model, params, task)
   speed = None
   if (task.attention, task.unit) == (CAUSAL, UNITS[0]):
-    speed = clock.measure(
-      run_specs.sweep, model, params, task, found.chosen, found.sweep
-    )
+    with stage('timing the decoder'):
+      speed = clock.measure(
+        run_specs.sweep, model, params, task, found.chosen, found.sweep
+      )
 
-  train = loop.summary(
+  train = history.summary(
     best.newest_step,
     best.host,
     updates_per_step=run_specs.optimizer.updates_per_step,
@@ -136,136 +191,39 @@ def _evaluate(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
     calibration=found.calibration,
     segments=found.segments,
     speed=speed,
-    provenance=provenance(),
+    provenance=provenance(folder, config, command),
   )
-  passage = folders.dumps(found.passage.to_json())
-  write_atomic(folder / passage_lib.FILE, passage)
-  write_atomic(folder / results_lib.FILE, folders.dumps(results.to_json()))
+  write_together(
+    {
+      folder / passage_lib.FILE: folders.dumps(found.passage.to_json()),
+      folder / results_lib.FILE: folders.dumps(results.to_json()),
+      folder / folders.CONFIG: folders.dumps(folders.as_json(config)),
+    }
+  )
+  print(f'Results: {(folder / results_lib.FILE).resolve()}')
 
 
-def _report(folder: pathlib.Path) -> None:
-  page = report.write_report(folder)
+def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
+  """Prints what the run does on another text, and keeps it beside."""
+  trained = load_model(config, folder)
+  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
+  evaluated = (folder / results_lib.FILE).exists()
+  point = chosen_point(folder, config) if evaluated else None
+  with stage('evaluating'):
+    found = texts.evaluate(run_specs, trained, point, path)
+  print(found)
+  place = folder / found.file
+  place.parent.mkdir(exist_ok=True)
+  write_atomic(place, folders.dumps(found.to_json()))
+  print(f'Results: {place.resolve()}')
+
+
+def _report(config: Config, folder: pathlib.Path) -> None:
+  results = results_lib.load(folder / results_lib.FILE)
+  folders.check_results(results, folder, config)
+  with stage('drawing the page'):
+    page = report.write_report(folder)
   print(f'Report: {page.resolve()}')
-
-
-def load_model(config: Config, workdir: Path) -> Trained:
-  """Model, parameters and tokenizer of the best checkpoint of a run.
-
-  Raises:
-    ConfigError: there is none.
-  """
-  folder = pathlib.Path(workdir)
-  path = folder / TOKENIZER
-  need(path.exists(), f'{path} is missing; run --mode=train first')
-  tokenizer = load_tokenizer(path)
-  run_specs = specs.from_config(config, tokenizer.vocab_size)
-  model = run_specs.body
-  best = _restore_best(run_specs, folder, model)
-  return Trained(model, best.state.params, tokenizer)
-
-
-def chosen_point(workdir: Path) -> OperatingPoint | None:
-  """The operating point of a run; None where it chose no exits.
-
-  Raises:
-    ConfigError: the run was not evaluated.
-  """
-  path = pathlib.Path(workdir) / results_lib.FILE
-  need(
-    path.exists(),
-    f'{path} is missing: it holds the exit thresholds; run --mode=evaluate '
-    'first',
-  )
-  return results_lib.load(path).chosen.point
-
-
-def _generate(config: Config, folder: pathlib.Path, prompt: str) -> None:
-  trained = load_model(config, folder)
-  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
-  options = _options(run_specs, trained)
-
-  if run_specs.generate.method == 'speculative':
-    # Before drafts are timed for nothing.
-    tokens = trained.tokenizer.encode(prompt).tolist()
-    decode.check_prompts(trained.model, [tokens], options)
-    draft = _draft(run_specs, folder, trained, options)
-    if draft is not None:
-      _print(text.speculative_text(trained, prompt, draft, options))
-      return
-
-  point = None
-  if run_specs.generate.method == 'exits':
-    point = chosen_point(folder)
-  color = sys.stdout.isatty()
-  _print(text.exit_text(trained, prompt, point, options, color=color))
-
-
-def _options(run_specs: Specs, trained: Trained) -> decode.Options:
-  return run_specs.generate.options(
-    context=run_specs.data.seq_len, eos_id=trained.tokenizer.eos_id
-  )
-
-
-def _print(pieces: Iterator[str]) -> None:
-  for piece in pieces:
-    print(piece, end='', flush=True)
-
-
-def _draft(
-  run_specs: Specs,
-  folder: pathlib.Path,
-  trained: Trained,
-  options: decode.Options,
-) -> decode.Draft | None:
-  """The given one, or what the clock prefers; None = plain decoding."""
-  if run_specs.generate.draft is not None:
-    return run_specs.generate.draft
-
-  drafts = decode.candidates(trained.model)
-  task = load_task(run_specs.data, folder)
-  prompts = clock.calibration_prompts(run_specs.sweep, task)
-  # One program's worth of tokens, so that each draft compiles one program.
-  short = dataclasses.replace(
-    options, max_new_tokens=min(options.max_new_tokens, options.chunk)
-  )
-  print(f'[timing {len(drafts)} ways to draft]', flush=True)
-  best, seconds = clock.fastest_draft(
-    trained.model,
-    {'params': trained.params},
-    prompts,
-    drafts,
-    options=short,
-  )
-  draft = min(drafts, key=lambda d: seconds[d])
-  way = draft.readout, draft.length, draft.threshold
-  used = 'plain decoding is used' if best is None else 'used'
-  print(
-    f'[generate.draft={way} is the fastest of {len(drafts)}: '
-    f'{seconds[None] / seconds[draft]:.2f} times as fast as plain decoding on '
-    f'{len(prompts)} prompts of {run_specs.sweep.select_split}; {used}]'
-  )
-  return best
-
-
-def _export(config: Config, folder: pathlib.Path) -> None:
-  """Writes the decoder at the run's operating point, for one row."""
-  method = config.generate.method
-  if method == 'speculative':
-    raise ConfigError(
-      f'generate.method={method!r} can not be exported; use exits or full'
-    )
-  point = chosen_point(folder) if method == 'exits' else None
-  trained = load_model(config, folder)
-  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
-  path = folder / EXPORTED
-  content = decode.exported(
-    trained.model,
-    trained.params,
-    point,
-    options=_options(run_specs, trained),
-  )
-  write_atomic(path, content)
-  print(f'Decoder: {path.resolve()}')
 
 
 def body_of(config: Config, vocab_size: int) -> Body:

@@ -1,5 +1,6 @@
 """Python files of a user: what went wrong in one, in a line that says where."""
 
+import pathlib
 import re
 import traceback
 from collections.abc import Iterator
@@ -19,9 +20,15 @@ def explain(error: BaseException, module: str) -> str:
     if isinstance(cause, SyntaxError) and str(cause.filename).endswith('.py'):
       return f'{cause.filename}:{cause.lineno}: {cause.msg}'
     for frame, line in reversed(list(traceback.walk_tb(cause.__traceback__))):
-      if frame.f_globals.get('__name__') == module:
-        return f'{frame.f_code.co_filename}:{line}: {_text(cause)}'
+      file = frame.f_code.co_filename
+      if frame.f_globals.get('__name__') == module and not _is_ours(file):
+        return f'{file}:{line}: {_text(cause)}'
   return _text(error)
+
+
+def _is_ours(file: str) -> bool:
+  """Whether a file belongs to this package, as one that reads a JSON does."""
+  return pathlib.Path(file).parent == pathlib.Path(__file__).parent
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,16 +1,35 @@
-"""The directory of a run: whose it is, and its config."""
+"""The directory of a run: whose it is, who works in it, and its config.
 
+A run's first checkpoint binds its directory. Before that, nothing in it is of
+any use to anybody, and a corrected command may start anew there.
+"""
+
+import contextlib
+import datetime
+import fcntl
 import json
 import math
+import os
 import pathlib
-from typing import Any
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any, TextIO
 
+from ease_jax import config as config_lib
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
-from ease_jax.train import checkpoint
-from ease_jax.train.writers import write_atomic
+from ease_jax.evaluate import results as results_lib
+from ease_jax.evaluate.results import Results
+from ease_jax.files import write_atomic
+from ease_jax.train import saved
+from ease_jax.train.writers import METRICS
 
 CONFIG = 'config.json'
+LOCK = 'lock'
+STEPS = 'train.steps'
+SECTIONS = {'data', 'model', 'train', 'exit'}  # of every config
+FILES = ('tokenizer.json', METRICS)  # what a run writes before a checkpoint
 # What a later command in the same directory may change: it has no influence
 # on the parameters.
 FREE_FIELDS = (
@@ -25,6 +44,103 @@ FREE_FIELDS = (
   'train.tensorboard',
   'train.profile',
 )
+# What has no influence on the results of an evaluation either.
+SILENT_FIELDS = (
+  'evaluate.batch_size',
+  'generate.',
+  'train.log_every',
+  'train.tensorboard',
+  'train.profile',
+)
+
+_SURROGATE = re.compile('[\ud800-\udfff]')  # half a character
+
+Path = str | os.PathLike[str]
+Json = dict[str, Any]
+
+
+def locate(workdir: Path) -> pathlib.Path:
+  """The directory that `--workdir` names; `~` is the home. Makes nothing.
+
+  Raises:
+    ConfigError: it is empty, a file, or not on a disk of this machine.
+  """
+  name = os.fspath(workdir)
+  need(bool(name), '--workdir is empty; give a directory')
+  need(
+    not re.match(r'\w+://', name),
+    f'--workdir={name} is not on a disk; give a directory (a bucket can be '
+    'mounted as one, or copied to afterwards)',
+  )
+  need(
+    not _SURROGATE.search(name),
+    f'--workdir={name!a} cannot be written in this locale; set PYTHONUTF8=1',
+  )
+  folder = pathlib.Path(name).expanduser()
+  need(
+    folder.is_dir() or not folder.exists(),
+    f'--workdir={folder} is a file; choose a directory',
+  )
+  return folder
+
+
+# ------------------------------------------------------------------ the lock
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+  """Nobody else writes in a directory meanwhile; makes it when missing.
+
+  The system lets go of the lock of a process that is gone.
+
+  Raises:
+    ConfigError: somebody works there; says who, where and since when.
+  """
+  missing = not folder.exists()
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / LOCK
+  with _lock_file(path) as file:
+    now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+    owner = f'process {os.getpid()} on {socket.gethostname()} since {now}'
+    file.truncate(0)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without
+      os.write(file.fileno(), owner.encode())
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
+      if missing:  # nothing came of it
+        with contextlib.suppress(OSError):
+          folder.rmdir()
+
+
+@contextlib.contextmanager
+def _lock_file(path: pathlib.Path) -> Iterator[TextIO]:
+  """The file, opened and locked."""
+  while True:
+    with path.open('a+', encoding='utf-8', errors='replace') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        file.seek(0)
+        raise ConfigError(
+          f'{path.parent} is in use by {file.read()}; wait for it, or choose '
+          'another --workdir'
+        ) from None
+      if _is_same(path, file):
+        yield file
+        return
+      # Its owner removed it in between: this one locks nobody out.
+
+
+def _is_same(path: pathlib.Path, file: TextIO) -> bool:
+  try:
+    return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+  except FileNotFoundError:
+    return False
+
+
+# ---------------------------------------------------------------- the config
 
 
 def as_json(config: Config) -> Any:
@@ -48,57 +164,168 @@ def dumps(tree: Any) -> str:
 
 
 def write_config(config: Config, folder: pathlib.Path) -> None:
-  """Writes `config.json`; from then on the directory is this config's."""
-  write_atomic(folder / CONFIG, dumps(as_json(config)))
+  """Writes `config.json`, unless it says that already."""
+  text = dumps(as_json(config))
+  path = folder / CONFIG
+  if not path.exists() or path.read_bytes() != text.encode():
+    write_atomic(path, text)
 
 
-def check_config(config: Config, folder: pathlib.Path) -> None:
+def read_config(folder: pathlib.Path) -> Config:
+  """The config of a run, from its directory.
+
+  Raises:
+    ConfigError: there is none, it is damaged, or of another version.
+  """
+  return read_config_file(folder / CONFIG)
+
+
+def read_config_file(path: pathlib.Path) -> Config:
+  """The config in a file that a run wrote.
+
+  Raises:
+    ConfigError: it is missing, damaged, or of another version.
+  """
+  return config_lib.from_json(_read(path))
+
+
+def read_steps(folder: pathlib.Path) -> object:
+  """`train.steps` as the directory's config has it."""
+  return _flat(_read(folder / CONFIG)).get(STEPS)
+
+
+def is_bound(folder: pathlib.Path) -> bool:
+  """Whether there is something that only this config could have made."""
+  return saved.has_steps(folder) or (folder / results_lib.FILE).exists()
+
+
+def check_config(
+  config: Config, folder: pathlib.Path, *, may_extend: bool = False
+) -> None:
   """Refuses a directory that another config made; writes nothing.
+
+  A field that is new since then may have its default.
+
+  Args:
+    config: of the run.
+    folder: its directory.
+    may_extend: whether a finished run may have more `train.steps` now.
 
   Raises:
     ConfigError: names every field that differs.
   """
   path = folder / CONFIG
-  need(
-    folder.is_dir() or not folder.exists(),
-    f'--workdir={folder} is a file; choose a directory',
-  )
-  if not path.exists():
-    need(
-      not (folder / checkpoint.FOLDER).is_dir(),
-      f'{folder} has checkpoints but no config.json, so that nobody can tell '
-      'whose they are; choose another --workdir',
-    )
+  if not is_bound(folder):
+    _check_foreign(folder)
     return
-
+  need(
+    path.exists(),
+    f'{folder} has checkpoints or results but no config.json, so that nobody '
+    'can tell whose they are; choose another --workdir',
+  )
   there = _flat(_read(path))
   here = _flat(as_json(config))
-  differing = []
-  for name in sorted(there.keys() | here.keys()):
-    theirs = there.get(name, 'missing')
-    ours = here.get(name, 'missing')
-    if theirs != ours and not name.startswith(FREE_FIELDS):
-      differing.append(f'{name}={theirs} there, {ours} here')
+  longer = there.get(STEPS), here[STEPS]
+  if may_extend and _extends(folder, *longer):
+    there[STEPS] = here[STEPS]
 
+  differing = _differing(there, here, FREE_FIELDS)
   need(
     not differing,
     f'{folder} was made by another config: {"; ".join(differing)}; choose '
-    'another --workdir or the same config',
+    'another --workdir or the same config'
+    + _how_to_extend(folder, differing, *longer),
   )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _check_foreign(folder: pathlib.Path) -> None:
+  """Raises ConfigError if files would be replaced that no run has made."""
+  path = folder / CONFIG
+  if path.exists():
+    _read(path)  # or it raises
+    return
+  for name in FILES:
+    need(
+      not (folder / name).exists(),
+      f'{folder / name} lies there without a config.json, so that nobody can '
+      'tell whose it is; move it away, or choose another --workdir',
+    )
+
+
+def _extends(folder: pathlib.Path, there: Any, here: int) -> bool:
+  """Whether a run did all steps that it was to do, and may do more."""
+  return isinstance(there, int) and saved.newest_step(folder) == there < here
+
+
+def _how_to_extend(
+  folder: pathlib.Path, differing: list[str], there: Any, here: int
+) -> str:
+  if len(differing) != 1 or not differing[0].startswith(STEPS):
+    return ''
+  if _extends(folder, there, here):
+    return ' (--mode=train extends it)'
+  return f' (only a finished run can be extended, to more than {there} steps)'
+
+
+def check_results(
+  results: Results, folder: pathlib.Path, config: Config | None = None
+) -> None:
+  """Refuses results that another config made: they are not what is asked for.
+
+  Args:
+    results: of a run.
+    folder: its directory.
+    config: of the run, as it is asked for; None = as the directory has it.
+
+  Raises:
+    ConfigError: names every field that differs.
+  """
+  made_by = results.provenance.config
+  if made_by is None:  # of an older version
+    return
+  here = _read(folder / CONFIG) if config is None else as_json(config)
+  differing = _differing(_flat(made_by), _flat(here), SILENT_FIELDS)
+  need(
+    not differing,
+    f'{folder / results_lib.FILE} was made by another config: '
+    f'{"; ".join(differing)}; run --mode={results_lib.MODE} again',
+  )
+
+
+def _differing(there: Json, here: Json, free: tuple[str, ...]) -> list[str]:
+  """What two flat configs disagree about."""
+  default = _flat(as_json(config_lib.base()))
+  differing = []
+
+  for name in sorted(there.keys() | here.keys()):
+    theirs = there.get(name, default.get(name, 'missing'))
+    ours = here.get(name, 'missing')
+    if theirs != ours and not name.startswith(free):
+      differing.append(f'{name}={theirs} there, {ours} here')
+  return differing
+
+
+def _read(path: pathlib.Path) -> Json:
+  """The object of a config's file."""
+  need(
+    path.exists(),
+    f'{path} is missing; give the --workdir of a run, or a --config',
+  )
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    tree = json.loads(path.read_bytes())
   except ValueError:
+    tree = None
+  if not isinstance(tree, dict) or not SECTIONS <= tree.keys():
     raise ConfigError(
-      f'{path} is not JSON; restore it or choose another --workdir'
-    ) from None
+      f'{path} is not the config of a run; restore it, or choose another '
+      '--workdir'
+    )
+  return tree
 
 
-def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def _flat(tree: Json, prefix: str = '') -> Json:
   """{'a': {'b': 1}} -> {'a.b': 1}."""
-  flat: dict[str, Any] = {}
+  flat: Json = {}
   for name, value in tree.items():
     if isinstance(value, dict):
       flat |= _flat(value, f'{prefix}{name}.')

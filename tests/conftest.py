@@ -43,6 +43,23 @@ def parsed_flags():
     flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture(scope='session')
+def finished_run(tmp_path_factory):
+  """(text, workdir) of a run with everything that a run leaves behind.
+
+  Tests change copies of it.
+  """
+  import small_run
+
+  from ease_jax import run
+
+  folder = tmp_path_factory.mktemp('finished_run')
+  text = folder / 'text.txt'
+  text.write_text(small_run.TEXT)
+  run.run(small_run.make_full_config(text), folder / 'run')
+  return text, folder / 'run'
+
+
 @pytest.fixture(scope='module')
 def optimized():
   """Programs of this file are compiled as users run them."""

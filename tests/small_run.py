@@ -25,3 +25,12 @@ def make_config(path, layers=1, **train):
   c.exit.update(signals=('max_prob',), policies=('copy_state',))
   c.exit.search_points = 1
   return c
+
+
+def make_full_config(path):
+  """One whose files are all of some interest."""
+  c = make_config(path, layers=2)
+  c.data.tokenizer = 'char'
+  c.evaluate.speed_tokens = 0
+  c.generate.max_new_tokens = 3
+  return c

@@ -1,16 +1,22 @@
 """Checkpoints: what is damaged is found, reported and survived."""
 
+import contextlib
 import logging
 import os
+import resource
 import sys
 import threading
 import types
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import training
 
 from ease_jax.checks import ConfigError
 from ease_jax.train import checkpoint, quiet
+from ease_jax.train.saved import Host
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +66,7 @@ def test_a_damaged_newest_checkpoint_falls_back(
 
   training.run(run_specs, tmp_path)
   lines = capfd.readouterr().err.splitlines()
-  warnings = [line for line in lines if 'select' not in line]
+  warnings = [line for line in lines if 'ease_jax: ' in line]
   assert len(warnings) == 1, warnings
   assert warnings[0].startswith('ease_jax: warning: checkpoint')
   assert f'checkpoints/{newest} is unreadable' in warnings[0]
@@ -113,6 +119,107 @@ def test_evaluation_passes_over_a_damaged_best_checkpoint(tmp_path, capfd):
   assert best_step in training.steps_on_disk(tmp_path)
 
 
+# Small states, saved without a run.
+
+
+def state_of(size=64, dtype=np.float32):
+  rng = np.random.default_rng(0)
+  return {
+    'w': jnp.asarray(rng.normal(size=(size, size)), dtype),
+    'n': jnp.int32(3),
+  }
+
+
+def abstract_of(state):
+  return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, state))
+
+
+def save(folder, step, state):
+  with checkpoint.Checkpoints(folder, keep=9) as checkpoints:
+    checkpoints.save(step, state, {}, Host(best_step=step))
+    checkpoints.wait()
+
+
+@contextlib.contextmanager
+def room(size):
+  """No file becomes larger than this, as on a disk that is full."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, capfd, caplog):
+  state = dict(enumerate(state_of() for _ in range(9)))  # all fail at once
+  save(tmp_path, 1, state)
+  with pytest.raises(OSError) as caught, room(8000):
+    save(tmp_path, 2, state)
+  assert str(caught.value) == (
+    f'a checkpoint could not be written to {tmp_path}/checkpoints: File too '
+    'large; make room there, and the same command continues (last good '
+    'checkpoint: that of step 1)'
+  )
+  said = capfd.readouterr()
+  assert (said.out, said.err) == ('', '')
+  assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
+
+  assert checkpoint.restore_best(tmp_path, abstract_of(state)).newest_step == 1
+  save(tmp_path, 2, state)
+  assert checkpoint.restore_best(tmp_path, abstract_of(state)).newest_step == 2
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_the_disk(tmp_path):
+  with pytest.raises(KeyError), room(8000):
+    with checkpoint.Checkpoints(tmp_path, keep=9) as checkpoints:
+      checkpoints.save(1, state_of(), {}, Host())
+      raise KeyError
+
+
+def test_a_checkpoint_of_another_device_is_read(tmp_path):
+  state = state_of()
+  save(tmp_path, 1, state)
+  path = tmp_path / 'checkpoints/1/state/_sharding'
+  path.write_text(path.read_text().replace('cpu:0', 'cuda:0'))
+  best = checkpoint.restore_best(tmp_path, abstract_of(state))
+  np.testing.assert_array_equal(best.state['w'], state['w'])
+
+
+def test_it_is_checked_in_the_types_that_it_was_saved_in(tmp_path):
+  state = state_of()
+  save(tmp_path, 1, state)
+  wanted = abstract_of(state_of(dtype=jnp.bfloat16))
+  found = checkpoint.restore_best(tmp_path, wanted).state['w']
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(found, state['w'].astype(jnp.bfloat16))
+
+
+def test_one_of_another_model_is_not_called_damaged(tmp_path):
+  save(tmp_path, 1, state_of())
+  wanted = abstract_of(state_of(32))
+  for restore in (
+    lambda: checkpoint.restore_best(tmp_path, wanted),
+    lambda: checkpoint.Checkpoints(tmp_path, 9).restore(wanted),
+  ):
+    with pytest.raises(ConfigError) as caught:
+      restore()
+    assert str(caught.value) == (
+      f'checkpoint {tmp_path}/checkpoints/1 is of another model: w is '
+      '(64, 64) there, (32, 32) by config and tokenizer; use those that the '
+      'run was made with'
+    )
+  assert not (tmp_path / 'damaged').exists()
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+  (tmp_path / 'checkpoints').touch()
+  with pytest.raises(ConfigError, match='checkpoints is a file; move it'):
+    checkpoint.Checkpoints(tmp_path, 9)
+  with pytest.raises(ConfigError, match='has no checkpoint'):
+    checkpoint.restore_best(tmp_path, abstract_of(state_of()))
+
+
 # What failed reads leave behind.
 
 
@@ -146,7 +253,7 @@ def test_what_a_failed_read_leaves_behind_is_not_heard(heard, caplog):
     quiet.SILENCE_S / 2,
     lambda: sys.unraisablehook(unraisable('Event loop is closed')),
   )
-  with pytest.raises(ValueError, match='damaged'), quiet.abandoned_reads():
+  with pytest.raises(ValueError, match='damaged'), quiet.abandoned():
     sys.unraisablehook(unraisable('reading array a'))
     sys.unraisablehook(unraisable('something else'))
     log.error('Task exception was never retrieved')
@@ -164,7 +271,7 @@ def test_what_a_failed_read_leaves_behind_is_not_heard(heard, caplog):
 
 def test_a_good_read_leaves_the_process_as_it_was(heard):
   hook = sys.unraisablehook
-  with quiet.abandoned_reads():
+  with quiet.abandoned():
     pass
   assert sys.unraisablehook is hook
   sys.unraisablehook(unraisable('Event loop is closed'))

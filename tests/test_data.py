@@ -92,7 +92,7 @@ def test_the_vocabulary_of_characters_is_of_the_training_split(tmp_path):
   assert loaded.tokenizer.decode([4, 4, 0]) == 'cc\ufffd'
 
 
-def test_bpe_is_fitted_once_and_on_the_training_split(tmp_path, monkeypatch):
+def test_a_tokenizer_is_fitted_on_the_training_split(tmp_path, monkeypatch):
   spec = make_spec(
     write_documents(tmp_path / 'text'), tokenizer='bpe', vocab_size=300
   )
@@ -104,16 +104,30 @@ def test_bpe_is_fitted_once_and_on_the_training_split(tmp_path, monkeypatch):
     return fit(*args)
 
   monkeypatch.setattr(tokenizers.Bpe, 'fit', noted_fit)
-  first = corpus.load(spec, tmp_path / 'run')
-  again = corpus.load(spec, tmp_path / 'run')
+  first = corpus.load(spec)
   assert fitted_on == [(text.read_files(spec)['train'], 300)]
+  assert first.tokenizer.vocab_size == 300
+
+  # That of a run is used again, and nothing is written.
+  tokenizers.save(first.tokenizer, tmp_path / 'tokenizer.json')
+  again = corpus.load(spec, tmp_path)
+  assert len(fitted_on) == 1
   assert first.sha256 == again.sha256
-  assert again.tokenizer.vocab_size == 300
+
+
+@pytest.mark.parametrize('kind', ['byte', 'char', 'bpe'])
+def test_loading_data_writes_nothing(tmp_path, kind):
+  spec = make_spec(
+    write_documents(tmp_path / 'text'), tokenizer=kind, vocab_size=300
+  )
+  (tmp_path / 'run').mkdir()
+  corpus.load(spec, tmp_path / 'run')
+  assert list((tmp_path / 'run').iterdir()) == []
 
 
 def test_another_tokenizer_needs_another_workdir(tmp_path):
   folder = write_documents(tmp_path / 'text')
-  corpus.load(make_spec(folder), tmp_path)
+  tokenizers.save(tokenizers.Byte(), tmp_path / 'tokenizer.json')
   assert message(make_spec(folder, tokenizer='char'), tmp_path) == (
     f"data.tokenizer='char', but {tmp_path}/tokenizer.json is of kind "
     "'byte'; use another workdir"

@@ -39,6 +39,8 @@ def test_the_config_names_the_task(tmp_path):
   assert task.unit == 'token'
   assert task.vocab_size == 256
   assert task.seq_len == spec.seq_len
+  assert not list(tmp_path.iterdir())
+  task.save(tmp_path)
   assert (tmp_path / 'tokenizer.json').exists()
 
 
@@ -125,9 +127,12 @@ def test_text_goes_through_the_tokenizer():
 
 
 def test_results_say_what_the_data_was():
-  assert make_task().to_json() == {
+  found = make_task().to_json()
+  assert len(found.pop('vocab_sha256')) == 64
+  assert found == {
     'source': 'text',
     'tokenizer': 'byte',
+    'vocab_size': 256,
     'sha256': 'abc',
     'train_tokens': 61,
     'select_tokens': 25,

@@ -78,3 +78,15 @@ def test_a_missing_tokenizer_is_named(tmp_path):
   assert str(caught.value) == (
     f'{tmp_path}/tokenizer.json is missing; give the folder of a trained model'
   )
+
+
+def test_a_vocabulary_is_known_by_its_tokens():
+  def of(kind, text):
+    return tokenizers.vocabulary(tokenizers.fit(kind, [text], 270))
+
+  assert of('char', 'abc') == of('char', 'cab')
+  assert of('char', 'abc')['vocab_size'] == of('char', 'abd')['vocab_size']
+  assert of('char', 'abc') != of('char', 'abd')
+  assert of('byte', 'abc') == of('byte', 'abd')
+  text = 'the cat sat on the mat ' * 9
+  assert of('bpe', text) == of('bpe', text) != of('bpe', text[::-1])

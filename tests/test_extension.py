@@ -204,10 +204,12 @@ class Repeating:
 
   @classmethod
   def load(cls, spec, workdir):
+    del workdir
     assert spec.seq_len == LENGTH
-    tokenizer = tokenizers.Char(DIGITS)
-    tokenizers.save(tokenizer, workdir / 'tokenizer.json')
-    return cls(tokenizer)
+    return cls(tokenizers.Char(DIGITS))
+
+  def save(self, workdir):
+    tokenizers.save(self.tokenizer, workdir / tokenizers.FILE)
 
   @property
   def vocab_size(self):
@@ -352,9 +354,9 @@ def test_it_generates_from_the_command_line(finished, capsys):
   c, workdir = finished
   capsys.readouterr()
   run.run(c, workdir, 'generate', '31415926')
-  printed = capsys.readouterr().out
-  assert printed.startswith('31415926')
-  assert '[6 tokens, exits after layer' in printed
+  said = capsys.readouterr()
+  assert said.out.startswith('31415926')
+  assert '[6 tokens, exits after layer' in said.err
 
 
 def thresholds(trained, signal):

@@ -59,16 +59,14 @@ def with_(c, **changes):
   return c
 
 
-def printed(capsys, c, workdir):
-  """(lines before the text, the text, the line after it)."""
+def printed(capsys, c, workdir, prompt=PROMPT):
+  """(notes before the text, the text, the note after it)."""
   capsys.readouterr()
-  run_lib.run(c, workdir, 'generate', PROMPT)
-  before, text, after = re.fullmatch(
-    rf'((?:\[.*\n)*)({PROMPT}.*)\n(\[[^\n]*\])\n',
-    capsys.readouterr().out,
-    re.DOTALL,
-  ).groups()
-  return before, text, after
+  run_lib.run(c, workdir, 'generate', prompt)
+  said = capsys.readouterr()
+  *before, after = said.err.splitlines(keepends=True)
+  assert said.out.startswith(prompt) and said.out.endswith('\n')
+  return ''.join(before), said.out[:-1], after
 
 
 def wanted(c, workdir, point):
@@ -139,6 +137,25 @@ def test_the_draft_is_the_fastest_on_other_text(
   assert ('drafts accepted' in after) == faster
   assert [len(p) for p in asked['prompts']] == [8] * 4
   assert len(asked['drafts']) == 3
+
+
+def test_a_full_context_is_said(finished, capsys):
+  c, workdir = finished
+  for method in ('exits', 'speculative'):
+    longer = with_(c, method=method, draft=(0, 3, 0.0), max_new_tokens=99)
+    _, text, after = printed(capsys, longer, workdir)
+    assert len(text.encode()) == c.data.seq_len
+    assert 'the context of 32 tokens (data.seq_len) is full' in after
+    assert 'is full' not in printed(capsys, with_(c, method='full'), workdir)[2]
+
+
+def test_a_prompt_that_is_not_utf8_is_refused(finished):
+  c, workdir = finished
+  with pytest.raises(config.ConfigError) as error:
+    run_lib.run(c, workdir, 'generate', 'caf\udce9')
+  assert str(error.value) == (
+    '--prompt is not UTF-8 at character 3; give it in UTF-8'
+  )
 
 
 def test_a_seed_draws_another_text(finished, capsys):
@@ -293,7 +310,9 @@ def test_a_notebook_continues_texts_like_the_command_line(finished, loaded):
 @pytest.mark.parametrize(
   'texts, message',
   [
-    ('one text', 'score takes a list of texts; got one'),
+    ('one text', 'score takes a list of texts, not str'),
+    (3, 'score takes a list of texts, not int'),
+    (['fine', 3], 'text 1 is int, not text; give a str'),
     ([], 'no texts; give at least one'),
     (
       ['fine', 'x'],
@@ -305,3 +324,40 @@ def test_texts_that_cannot_be_scored(loaded, texts, message):
   with pytest.raises(config.ConfigError) as error:
     loaded.score(texts)
   assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+  'prompts, message',
+  [
+    ('the', 'generate takes a list of prompts, not str'),
+    (None, 'generate takes a list of prompts, not NoneType'),
+    ([], 'no prompts; give at least one'),
+    ([b'the'], 'prompt 0 is bytes, not text; give a str'),
+    (
+      ['fine', 'caf\udce9'],
+      'prompt 1 is not UTF-8 at character 3; give it in ',
+    ),
+  ],
+)
+def test_prompts_that_cannot_be_continued(loaded, prompts, message):
+  with pytest.raises(config.ConfigError) as error:
+    loaded.generate(prompts)
+  assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+  'prompts, message',
+  [
+    ('the', 'no prompts; give a list of at least one'),
+    (['the'], "the prompt 'the' is no list of token ids"),
+    ([1, 2], 'the prompt 1 is no list of token ids'),
+  ],
+)
+def test_the_decoder_says_that_it_wants_tokens(loaded, prompts, message):
+  options = decode.Options(max_new_tokens=3, context=32)
+  variables = {'params': loaded.params}
+  with pytest.raises(config.ConfigError) as error:
+    decode.generate(loaded.model, variables, prompts, options=options)
+  assert str(error.value).startswith(message)
+  with pytest.raises(config.ConfigError, match="have no 'params'"):
+    decode.generate(loaded.model, loaded.params, [[1]], options=options)

@@ -1,8 +1,10 @@
 """Resuming (R29): a killed run ends with the bits of one that never was."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import pytest
 import training
 
 import tiny
-from ease_jax.train import loop
+from ease_jax.checks import ConfigError
+from ease_jax.train import checkpoint, history, loop
 
 
 @pytest.fixture(scope='module')
@@ -89,6 +92,64 @@ def test_a_sigterm_finishes_the_step_saves_it_and_says_so(straight, tmp_path):
 
   training.run(run_specs, tmp_path)
   training.assert_same_run(run_specs, straight, tmp_path)
+
+
+def test_a_sigterm_while_the_last_checkpoint_is_written(
+  straight, tmp_path, monkeypatch
+):
+  wait = checkpoint.Checkpoints.wait
+
+  def interrupted_wait(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    wait(self)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, 'wait', interrupted_wait)
+  run_specs = training.small_specs()
+  with pytest.raises(loop.Preempted, match='at step 6, which is saved'):
+    training.run(run_specs, tmp_path)
+  training.assert_same_run(run_specs, straight, tmp_path)
+
+
+def test_a_run_says_that_it_was_there_before(straight, capfd):
+  training.run(training.small_specs(), straight)
+  assert capfd.readouterr().err == 'trained already: 6 of 6 steps\n'
+
+
+def test_a_finished_run_is_extended(straight, tmp_path, capfd):
+  workdir = tmp_path / 'longer'
+  shutil.copytree(straight, workdir)
+  run_specs = training.small_specs(steps=8)
+  with pytest.raises(KeyboardInterrupt):
+    training.run(run_specs, workdir, training.dying_task(1))
+  said = capfd.readouterr().err.splitlines()
+  assert said[0].startswith(
+    'extends the run from 6 to 8 steps: the learning rate ended at 10% of its '
+    'peak and goes on at 16%'
+  )
+  assert said[1] == 'continues at step 6 of 8'
+
+  run = training.run(run_specs, workdir)
+  assert (run.step, run.host.ends) == (8, [6, 8])
+  facts = history.summary(8, run.host, updates_per_step=1, flops_per_token=1.0)
+  assert facts['extended_from'] == [6]
+  steps = [e['step'] for e in training.events(workdir) if e['split'] == 'train']
+  assert steps == [*range(1, 9)]
+
+
+def test_other_data_are_not_continued_with(straight):
+  task = training.make_task()
+  corpus = dataclasses.replace(task.corpus, sha256='another')
+  before = training.steps_on_disk(straight)
+  with pytest.raises(ConfigError) as caught:
+    training.run(
+      training.small_specs(steps=9),
+      straight,
+      dataclasses.replace(task, corpus=corpus),
+    )
+  text = str(caught.value)
+  assert f'the data have changed since {straight} was trained' in text
+  assert 'sha256= there, another here' in text and '\n' not in text
+  assert training.steps_on_disk(straight) == before
 
 
 # Real processes.

@@ -11,7 +11,7 @@ import training
 
 from ease_jax import data
 from ease_jax.checks import ConfigError
-from ease_jax.train import checkpoint, loop
+from ease_jax.train import checkpoint, history, loop
 from ease_jax.train.checkpoint import Checkpoints, Host
 
 # The spec.
@@ -230,7 +230,7 @@ def test_metrics_are_finite_json(tmp_path):
 
 def test_a_summary_counts_what_was_spent():
   host = Host(best_loss=2.0, best_step=4, tokens=1000, wall_s=20.0)
-  summary = loop.summary(6, host, updates_per_step=3, flops_per_token=7.0)
+  summary = history.summary(6, host, updates_per_step=3, flops_per_token=7.0)
   assert summary == {
     'steps': 6,
     'updates': 18,

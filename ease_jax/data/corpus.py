@@ -40,12 +40,15 @@ class Corpus:
   sized: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Corpus:
-  """Reads, splits and encodes the text of a spec.
+def load(
+  spec: DataSpec, workdir: str | os.PathLike[str] | None = None
+) -> Corpus:
+  """Reads, splits and encodes the text of a spec; writes nothing.
 
   Args:
     spec: which text, and how.
-    workdir: receives `tokenizer.json`. A BPE that lies there is used again.
+    workdir: of a run, whose `tokenizer.json` encodes the text; None, or none
+      there: one is fitted on train.
 
   Raises:
     ConfigError: the data is missing, unreadable or too short.
@@ -55,7 +58,7 @@ def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Corpus:
     if max_chars:
       documents[name], _ = text.cut(documents[name], max_chars)
 
-  tokenizer = _tokenizer(spec, documents['train'], pathlib.Path(workdir))
+  tokenizer = _tokenizer(spec, documents['train'], workdir)
   splits = {name: encode(tokenizer, documents[name]) for name in SPLITS}
   _check_sizes(splits, spec.seq_len)
   sized = {
@@ -114,22 +117,22 @@ def sized_unknowns(
 
 
 def _tokenizer(
-  spec: DataSpec, train: Sequence[str], workdir: pathlib.Path
+  spec: DataSpec,
+  train: Sequence[str],
+  workdir: str | os.PathLike[str] | None,
 ) -> tokenizers.Tokenizer:
-  path = workdir / 'tokenizer.json'
-  if path.exists():
-    saved = tokenizers.load(path)
-    need(
-      saved.name == spec.tokenizer,
-      f'data.tokenizer={spec.tokenizer!r}, but {path} is of kind '
-      f'{saved.name!r}; use another workdir',
-    )
-    if saved.name == 'bpe':  # the only one that is slow to fit
-      return saved
+  """The one of a run, or a new one."""
+  path = None if workdir is None else pathlib.Path(workdir, tokenizers.FILE)
+  if path is None or not path.exists():
+    return tokenizers.fit(spec.tokenizer, train, spec.vocab_size)
 
-  tokenizer = tokenizers.fit(spec.tokenizer, train, spec.vocab_size)
-  tokenizers.save(tokenizer, path)
-  return tokenizer
+  saved = tokenizers.load(path)
+  need(
+    saved.name == spec.tokenizer,
+    f'data.tokenizer={spec.tokenizer!r}, but {path} is of kind '
+    f'{saved.name!r}; use another workdir',
+  )
+  return saved
 
 
 def _check_sizes(splits: Mapping[str, np.ndarray], seq_len: int) -> None:

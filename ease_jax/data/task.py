@@ -8,6 +8,7 @@ in `TASKS`, which the config's field `data.task` names.
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ease_jax.checks import one_of
 from ease_jax.data import corpus as corpora
-from ease_jax.data import pipeline
+from ease_jax.data import pipeline, tokenizers
 from ease_jax.data.corpus import Corpus
 from ease_jax.data.pipeline import Batch, BatchIterator
 from ease_jax.data.spec import DataSpec
@@ -38,16 +39,23 @@ class Task(Protocol):
   unit: ClassVar[str]
 
   @classmethod
-  def load(cls, spec: DataSpec, workdir: str | os.PathLike[str]) -> 'Task':
-    """The task on the data of a spec.
+  def load(
+    cls, spec: DataSpec, workdir: str | os.PathLike[str] | None
+  ) -> 'Task':
+    """The task on the data of a spec; writes nothing.
 
     Args:
       spec: which data, and the length of a window.
-      workdir: of the run; a task may keep there what encodes its data.
+      workdir: of the run that is evaluated or goes on: what `save` wrote there
+        encodes the data; None: a new run.
 
     Raises:
       ConfigError: the data cannot be used.
     """
+    ...
+
+  def save(self, workdir: str | os.PathLike[str]) -> None:
+    """Writes `tokenizer.json`: what it takes to encode and decode again."""
     ...
 
   @property
@@ -120,7 +128,10 @@ class Task(Protocol):
     ...
 
   def to_json(self) -> dict[str, str | int]:
-    """What `results.json` says about the data."""
+    """What `results.json` says about the data.
+
+    A run whose data say something else later is not continued or evaluated.
+    """
     ...
 
 
@@ -141,19 +152,24 @@ class LanguageModelling:
 
   @classmethod
   def load(
-    cls, spec: DataSpec, workdir: str | os.PathLike[str]
+    cls, spec: DataSpec, workdir: str | os.PathLike[str] | None
   ) -> 'LanguageModelling':
-    """Language modelling on the text of a spec.
+    """Language modelling on the text of a spec; writes nothing.
 
     Args:
       spec: which text, and the length of a window.
-      workdir: receives `tokenizer.json`. A BPE that lies there is used again.
+      workdir: of a run, whose `tokenizer.json` encodes the text; None: one is
+        fitted.
 
     Raises:
       ConfigError: the data is missing, unreadable or too short.
     """
     corpus = corpora.load(spec, workdir)
     return cls(corpus=corpus, seq_len=spec.seq_len)
+
+  def save(self, workdir: str | os.PathLike[str]) -> None:
+    path = pathlib.Path(workdir, tokenizers.FILE)
+    tokenizers.save(self.corpus.tokenizer, path)
 
   @property
   def vocab_size(self) -> int:
@@ -253,8 +269,8 @@ class LanguageModelling:
     sizes = {f'{name}_tokens': size for name, size in self.splits.items()}
     return {
       'source': self.corpus.source,
-      'tokenizer': self.corpus.tokenizer.name,
       'sha256': self.corpus.sha256,
+      **tokenizers.vocabulary(self.corpus.tokenizer),
       **sizes,
     }
 
@@ -262,12 +278,12 @@ class LanguageModelling:
 TASKS: dict[str, type[Task]] = {'language': LanguageModelling}
 
 
-def load(spec: DataSpec, workdir: str | os.PathLike[str]) -> Task:
-  """The task of a spec, with its data read.
+def load(spec: DataSpec, workdir: str | os.PathLike[str] | None = None) -> Task:
+  """The task of a spec, with its data read; writes nothing.
 
   Args:
     spec: its field `task` names an entry of TASKS.
-    workdir: of the run; a task may keep there what encodes its data.
+    workdir: of the run that is evaluated or goes on; None: a new run.
 
   Raises:
     ConfigError: there is no such task, or its data cannot be used.

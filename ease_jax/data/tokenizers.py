@@ -4,6 +4,7 @@ A tokenizer is saved as `tokenizer.json` beside the model that needs it. For
 BPE that is the file of the Hugging Face library, readable by other tools.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -15,7 +16,9 @@ import tokenizers as hf
 
 from ease_jax.checks import ConfigError, need
 from ease_jax.data.files import say
+from ease_jax.files import write_atomic
 
+FILE = 'tokenizer.json'
 EOS = '<eos>'
 UNK = '<unk>'
 _CODE_POINTS = 0x110000
@@ -240,11 +243,23 @@ def fit(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
   """Writes a tokenizer; a reader never sees half of the file."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}.{os.getpid()}')
-  partial.write_text(tokenizer.to_json(), encoding='utf-8')
-  partial.replace(path)
+  write_atomic(pathlib.Path(path), tokenizer.to_json())
+
+
+def vocabulary(tokenizer: Tokenizer) -> dict[str, str | int]:
+  """What two tokenizers agree on if they are the same one.
+
+  Returns:
+    tokenizer (its kind), vocab_size and vocab_sha256 (of all its tokens).
+  """
+  size = tokenizer.vocab_size
+  texts = [tokenizer.token_text(token) for token in range(size)]
+  digest = hashlib.sha256(json.dumps(texts).encode())
+  return {
+    'tokenizer': tokenizer.name,
+    'vocab_size': size,
+    'vocab_sha256': digest.hexdigest(),
+  }
 
 
 def load(path: str | os.PathLike[str]) -> Tokenizer:

@@ -113,6 +113,10 @@ def _blocks(
   """The steps of each program, [N, ...]."""
   rule = rule_of(point)
   heads.check(model, rule)
+  need(
+    'params' in variables,
+    "the variables have no 'params'; give {'params': params}",
+  )
   params = variables['params']
   cache, slot = prefilled(model, params, prompts, point, options)
 
@@ -249,10 +253,19 @@ def prefilled(
 
 def check_prompts(model: Body, prompts: Prompts, options: Options) -> None:
   """Raises ConfigError if there is nothing to continue, or no room to."""
-  need(len(prompts) > 0, 'no prompts; give at least one')
+  need(
+    not isinstance(prompts, str) and len(prompts) > 0,
+    'no prompts; give a list of at least one',
+  )
   vocab_size = model.cfg.vocab_size
 
   for prompt in prompts:
+    need(
+      not isinstance(prompt, (str, int)),
+      f'the prompt {prompt!r} is no list of token ids; encode it with the '
+      'tokenizer of the run, or use ease_jax.load_run(DIR).generate, which '
+      'takes texts',
+    )
     need(
       0 < len(prompt) < options.context,
       f'--prompt has {len(prompt)} tokens; it must have 1 to '

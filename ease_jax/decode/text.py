@@ -1,6 +1,6 @@
 """Generated tokens as text for a terminal, piece by piece."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -75,8 +75,9 @@ def exit_text(
   options: Options,
   *,
   color: bool,
+  say: Callable[[str], None],
 ) -> Iterator[str]:
-  """A continuation, each token shaded by the depth it took, then a summary.
+  """A continuation, each token shaded by the depth it took.
 
   Args:
     trained: the model.
@@ -84,6 +85,7 @@ def exit_text(
     point: where tokens exit; None = nowhere.
     options: how to generate.
     color: whether to shade.
+    say: hears what it took, in the end.
   """
   model = trained.model
   tokenizer = trained.tokenizer
@@ -93,10 +95,11 @@ def exit_text(
   exits = []
   layers_run = 0
 
+  tokens = tokenizer.encode(prompt).tolist()
   steps = loop.stream(
     model,
     {'params': trained.params},
-    [tokenizer.encode(prompt).tolist()],
+    [tokens],
     point,
     options=options,
   )
@@ -109,29 +112,43 @@ def exit_text(
     exits.append(answered_by)
     layers_run += int(step.layers_run)
 
-  yield speech.rest()
+  yield speech.rest() + '\n'
   compute = 1.0
   how = 'no exits'
   if point is not None:
     compute = deferred.compute_decoder(model, point, np.asarray([exits]))
     how = f'{point.signal}, {point.policy}'
-  yield (
-    f'\n[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
+  say(
+    f'[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
     f'of {depth} on average ({layers_run / len(exits):.2f} run), compute '
-    f'{compute:.1%} of the full model, {how}]\n'
+    f'{compute:.1%} of the full model, {how}'
+    f'{_end(len(tokens) + len(exits), options)}]'
   )
 
 
+def _end(num: int, options: Options) -> str:
+  """Whether a text of so many tokens could have gone on."""
+  if num < options.context:
+    return ''
+  return f'; the context of {options.context} tokens (data.seq_len) is full'
+
+
 def speculative_text(
-  trained: Trained, prompt: str, draft: Draft, options: Options
+  trained: Trained,
+  prompt: str,
+  draft: Draft,
+  options: Options,
+  *,
+  say: Callable[[str], None],
 ) -> Iterator[str]:
-  """The full model's continuation in blocks of drafts, then a summary.
+  """The full model's continuation in blocks of drafts.
 
   Args:
     trained: the model.
     prompt: what is continued; it comes first.
     draft: how drafts are made.
     options: how to generate.
+    say: hears what it took, in the end.
   """
   model = trained.model
   tokenizer = trained.tokenizer
@@ -139,10 +156,11 @@ def speculative_text(
   total = NOTHING
   num = 0
 
+  before = tokenizer.encode(prompt).tolist()
   blocks = speculation.stream(
     model,
     {'params': trained.params},
-    tokenizer.encode(prompt).tolist(),
+    before,
     draft,
     options=options,
   )
@@ -154,9 +172,10 @@ def speculative_text(
     num += len(tokens)
 
   segment, layer = model.grid.names_K[draft.readout]
-  yield (
-    f'{speech.rest()}\n[{num} tokens of the full model, {total.accepted} of '
-    f'{total.drafted} drafts accepted, drafted after segment {segment} layer '
-    f'{layer}; {total.layers_run / num:.2f} of {model.grid.depth} layers run '
-    'for a token]\n'
+  yield speech.rest() + '\n'
+  say(
+    f'[{num} tokens of the full model, {total.accepted} of {total.drafted} '
+    f'drafts accepted, drafted after segment {segment} layer {layer}; '
+    f'{total.layers_run / num:.2f} of {model.grid.depth} layers run for a token'
+    f'{_end(len(before) + num, options)}]'
   )

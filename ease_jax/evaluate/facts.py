@@ -1,6 +1,7 @@
 """What `results.json` says about a run besides its exits."""
 
 import dataclasses
+from typing import Any
 
 from ease_jax.evaluate.records import Record
 
@@ -40,6 +41,8 @@ class TrainFacts(Record):
     flops: forward and backward, counted and not measured.
     wall_s: seconds, compilation and evaluations included.
     tokens_per_s: tokens over these seconds.
+    extended_from: steps at which the run ended before it was extended; None
+      where it was not.
   """
 
   steps: int
@@ -49,6 +52,7 @@ class TrainFacts(Record):
   flops: float
   wall_s: float
   tokens_per_s: float
+  extended_from: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Provenance(Record):
     commit: of the source; '' outside of git.
     date: of the evaluation, ISO 8601.
     platform: system and device.
+    config: what config.json said; None in older files.
   """
 
   command: str
@@ -68,3 +73,4 @@ class Provenance(Record):
   commit: str
   date: str
   platform: str
+  config: dict[str, Any] | None = None

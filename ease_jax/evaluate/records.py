@@ -126,12 +126,12 @@ def read_json(path: pathlib.Path, mode: str) -> Any:
   if not path.is_file():
     raise ConfigError(f'{path} is missing; make it with --mode={mode}')
 
-  text = path.read_text(encoding='utf-8')
   try:
+    text = path.read_text(encoding='utf-8')
     if path.suffix == '.jsonl':
       return [json.loads(line) for line in text.splitlines() if line.strip()]
     return json.loads(text)
-  except json.JSONDecodeError as error:
+  except ValueError as error:  # also of bytes that are not UTF-8
     raise ConfigError(
       f'{path} is not JSON ({error}); make it again with --mode={mode}'
     ) from None
@@ -155,3 +155,5 @@ def parse(cls: type[_R], row: Json, path: pathlib.Path, mode: str) -> _R:
     raise ConfigError(
       f'{path} is of another version: it lacks {error}; run --mode={mode} again'
     ) from None
+  except (TypeError, AttributeError, ValueError):
+    raise ConfigError(f'{path} is damaged; run --mode={mode} again') from None

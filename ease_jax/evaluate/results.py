@@ -342,7 +342,7 @@ def load(path: pathlib.Path) -> Results:
     ConfigError: the file is missing, damaged or of an older version.
   """
   data = read_json(path, MODE)
-  if 'test' in data.get('chosen', {}):
+  if isinstance(data, dict) and 'test' in (data.get('chosen') or {}):
     raise ConfigError(
       f'{path} is of an older version, in which the split that reports was '
       f'always called "test"; run --mode={MODE} again'

@@ -8,6 +8,7 @@ import jinja2
 import markupsafe
 from matplotlib.figure import Figure
 
+from ease_jax.files import write_atomic
 from ease_jax.report import drawing, svg
 
 NARROW_SPACE = '\u202f'
@@ -63,7 +64,7 @@ def rate(value: float) -> str:
 def write(path: pathlib.Path, text: str) -> None:
   """Writes UTF-8, whatever the text is made of."""
   # A token can be half a character; a page must still be valid UTF-8.
-  path.write_bytes(text.encode('utf-8', errors='replace'))
+  write_atomic(path, text.encode('utf-8', errors='replace'))
 
 
 def draw(

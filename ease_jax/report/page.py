@@ -18,6 +18,7 @@ from ease_jax.evaluate.results import (
 )
 from ease_jax.report import drawing, figures, html, quality, speed, svg, tables
 from ease_jax.report.html import Drawings
+from ease_jax.train.writers import METRICS, read_events
 
 # Control characters would be invisible, or invalid in HTML.
 _VISIBLE = {c: 0x2400 + c for c in range(32) if chr(c) not in '\t\n'}
@@ -40,7 +41,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   """
   workdir = pathlib.Path(workdir)
   config = read_json(workdir / 'config.json', 'train')
-  metrics = read_json(workdir / 'metrics.jsonl', 'train')
+  metrics = read_events(workdir / METRICS)
   results = results_lib.load(workdir / results_lib.FILE)
   passage = passage_lib.load(workdir / passage_lib.FILE)
 

@@ -20,11 +20,11 @@ from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.results import Results
+from ease_jax.files import write_atomic
 from ease_jax.report.study import write_page
 from ease_jax.study import statistics
 from ease_jax.study.study import Config, Study, folder_of
 from ease_jax.study.workers import Worker, ready
-from ease_jax.train.writers import write_atomic
 
 
 class Run(NamedTuple):
@@ -59,8 +59,13 @@ def compare(
   """
   need(jobs >= 1, f'--jobs={jobs} must be at least 1')
   check_configs(study)
-  workdir = pathlib.Path(workdir)
+  folder = folders.locate(workdir)
+  with folders.locked(folder):
+    return _compare(study, folder, jobs)
 
+
+def _compare(study: Study, workdir: pathlib.Path, jobs: int) -> list[str]:
+  """What `compare` does in a directory that nobody else writes to."""
   runs = _runs(study, workdir)
   for run in runs:
     folders.check_config(run.config, pathlib.Path(run.folder))

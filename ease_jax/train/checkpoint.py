@@ -1,83 +1,41 @@
 """Checkpoints: async, atomic, and suspicious of what they read back.
 
-The only file that imports orbax. A step that lies under its final name in
-`checkpoints/` was written completely: orbax writes elsewhere and renames.
-What happens to it later (a full disk, a bad copy) is found by its checksum.
+The only file that imports orbax. Arrays are read as they were saved, whatever
+device saved them and whatever types this process prefers. A step that lies
+under its final name in `checkpoints/` was written completely: orbax writes
+elsewhere and renames. What happens to it later (a full disk, a bad copy) is
+found by its checksum.
 """
 
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import sys
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ease_jax.checks import ConfigError
+from ease_jax.checks import ConfigError, need
 from ease_jax.train import quiet
-
-FOLDER = 'checkpoints'
-DAMAGED = 'damaged'
-
-Tree = Any  # any tree of arrays
-Json = dict[str, Any]
-
-
-@dataclasses.dataclass
-class Host:
-  """What a run knows beside the arrays and the data position.
-
-  Attributes:
-    best_loss: lowest select loss so far in nats, None before the first.
-    best_step: updates done when it was measured.
-    bad_evals: evaluations since then.
-    tokens: training tokens seen.
-    wall_s: seconds spent training, restarts left out.
-  """
-
-  best_loss: float | None = None
-  best_step: int = 0
-  bad_evals: int = 0
-  tokens: int = 0
-  wall_s: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-  """A checkpoint that was read.
-
-  Attributes:
-    step: batches done when it was saved.
-    state: the arrays, as they were saved.
-    data: position in the training batches.
-    host: the rest of what the run knew.
-  """
-
-  step: int
-  state: Tree
-  data: Json
-  host: Host
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-  """The state of the lowest select loss, and how far the run has come.
-
-  Attributes:
-    state: the arrays of the best checkpoint.
-    newest_step: batches done when the newest checkpoint was saved.
-    host: what the run knew at the newest checkpoint.
-  """
-
-  state: Tree
-  newest_step: int
-  host: Host
+from ease_jax.train.saved import (
+  Best,
+  Host,
+  Json,
+  Restored,
+  Tree,
+  as_type,
+  check_shapes,
+  checksum,
+  folder_of,
+  leaves,
+  reason,
+  set_aside,
+  steps_on_disk,
+)
 
 
 class _NewestAndBest:
@@ -104,27 +62,65 @@ class Checkpoints:
   Args:
     workdir: of the run; they lie in its folder `checkpoints`.
     keep: how many of the newest ones stay, beside the best one.
+    facts: what the task says of its data, saved with each.
+
+  Raises:
+    ConfigError: `checkpoints` is a file, or damaged beyond opening.
   """
 
-  def __init__(self, workdir: str | os.PathLike[str], keep: int):
-    self.folder = _folder(workdir)
-    self._policy = _NewestAndBest(keep)
-    self._manager = ocp.CheckpointManager(
-      self.folder,
-      options=ocp.CheckpointManagerOptions(
-        # The caller decides when to save.
-        save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-        preservation_policy=self._policy,
-        # What a killed run had not finished writing.
-        cleanup_tmp_directories=True,
-      ),
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    keep: int,
+    facts: Json | None = None,
+  ):
+    self.folder = folder_of(workdir)
+    need(
+      self.folder.is_dir() or not self.folder.exists(),
+      f'{self.folder} is a file; move it away, or choose another --workdir',
     )
+    self._facts = facts
+    self._policy = _NewestAndBest(keep)
+    self._manager = _manager(
+      self.folder,
+      # The caller decides when to save.
+      save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+      preservation_policy=self._policy,
+      # What a killed run had not finished writing.
+      cleanup_tmp_directories=True,
+    )
+    self._open = contextlib.ExitStack()
 
   def __enter__(self) -> 'Checkpoints':
+    self._open.enter_context(quiet.abandoned())
+    self._open.push(self._close)
     return self
 
-  def __exit__(self, *error: object) -> None:
-    self._manager.close()
+  def __exit__(self, *error: Any) -> None:
+    self._open.__exit__(*error)
+
+  def _close(self, kind: object, error: object, trace: object) -> None:
+    del kind, trace
+    try:
+      with self._writing():
+        self._manager.close()
+    except OSError:
+      if error is None:  # the first error is the one that counts
+        raise
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """One line in place of all that orbax says of a write that failed."""
+    try:
+      yield
+    except Exception as error:
+      steps = steps_on_disk(self.folder)
+      newest = f'that of step {max(steps)}' if steps else 'none'
+      raise OSError(
+        f'a checkpoint could not be written to {self.folder}: '
+        f'{reason(error)}; make room there, and the same command continues '
+        f'(last good checkpoint: {newest})'
+      ) from error
 
   def save(self, step: int, state: Tree, data: Json, host: Host) -> None:
     """Starts to save; `state` may be donated as soon as this returns.
@@ -134,18 +130,29 @@ class Checkpoints:
       state: the arrays.
       data: position in the training batches.
       host: the rest of what the run knows.
+
+    Raises:
+      OSError: this checkpoint, or the one before, cannot be written.
     """
     self._policy.best_step = host.best_step
     notes: Json = {'data': data, 'host': dataclasses.asdict(host)}
-    notes['checksum'] = _checksum(state, notes)
+    if self._facts is not None:
+      notes['facts'] = self._facts
+    notes['checksum'] = checksum(state, notes)
     saved = ocp.args.Composite(
       state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
     )
-    self._manager.save(step, args=saved)
+    with self._writing():
+      self._manager.save(step, args=saved)
 
   def wait(self) -> None:
-    """Returns when everything saved is on disk."""
-    self._manager.wait_until_finished()
+    """Returns when everything saved is on disk.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def restore(self, abstract: Tree) -> Restored | None:
     """The newest readable checkpoint, or None in a fresh workdir.
@@ -165,7 +172,7 @@ class Checkpoints:
     restored = _first_readable(self._manager, self.folder, steps, abstract)
     damaged = [step for step in steps if step > restored.step]
     for step in damaged:
-      _set_aside(self.folder, step)
+      set_aside(self.folder, step)
     if damaged:
       self._manager.reload()
     return restored
@@ -181,34 +188,47 @@ def restore_best(workdir: str | os.PathLike[str], abstract: Tree) -> Best:
     abstract: tree of `jax.ShapeDtypeStruct` like the saved state.
 
   Raises:
-    ConfigError: there is no checkpoint, or none can be read.
+    ConfigError: there is no checkpoint, it is of another model, or none can be
+      read.
   """
-  folder = _folder(workdir)
-  if not _has_steps(folder):
+  folder = folder_of(workdir)
+  if not steps_on_disk(folder):
     raise ConfigError(f'{folder} has no checkpoint; run --mode=train first')
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with ocp.CheckpointManager(folder, options=options) as manager:
+  with _manager(folder, read_only=True) as manager:
     steps = _newest_first(manager)
     newest = _first_readable(manager, folder, steps, abstract)
     best_step = newest.host.best_step
     stopped_before_evaluation = best_step == 0
     if stopped_before_evaluation or best_step == newest.step:
-      return Best(newest.state, newest.step, newest.host)
+      return Best(newest.state, newest.step, newest.host, newest.facts)
 
     older = [step for step in steps if step <= newest.step]
     if best_step in older:
       older.insert(0, best_step)
     best = _first_readable(manager, folder, older, abstract)
-    return Best(best.state, newest.step, newest.host)
+    return Best(best.state, newest.step, newest.host, newest.facts)
 
 
-def _folder(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  # Orbax takes a relative path, and fails much later, in the background.
-  return pathlib.Path(workdir).absolute() / FOLDER
+def _manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+  """Orbax's manager of a folder.
 
-
-def _has_steps(folder: pathlib.Path) -> bool:
-  return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+  Raises:
+    ConfigError: one of its checkpoints has damaged metadata.
+  """
+  try:
+    return ocp.CheckpointManager(
+      folder,
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'notes': ocp.JsonCheckpointHandler(),
+      },
+      options=ocp.CheckpointManagerOptions(**options),
+    )
+  except ValueError as error:
+    raise ConfigError(
+      f'{folder} cannot be opened ({reason(error)}); move the damaged '
+      'checkpoint away, or restore the folder from a copy'
+    ) from None
 
 
 def _newest_first(manager: ocp.CheckpointManager) -> list[int]:
@@ -225,10 +245,12 @@ def _first_readable(
   problems: dict[int, str] = {}
   for step in steps:
     try:
-      with quiet.abandoned_reads():
-        restored = _read(manager, step, abstract)
+      with quiet.abandoned():
+        restored = _read(manager, folder, step, abstract)
+    except (ConfigError, PermissionError):  # it is not damaged
+      raise
     except Exception as error:  # whatever a damaged file makes orbax raise
-      problems[step] = _one_line(error)
+      problems[step] = reason(error)
       continue
     for bad, problem in problems.items():
       print(
@@ -245,44 +267,45 @@ def _first_readable(
 
 
 def _read(
-  manager: ocp.CheckpointManager, step: int, abstract: Tree
+  manager: ocp.CheckpointManager,
+  folder: pathlib.Path,
+  step: int,
+  abstract: Tree,
 ) -> Restored:
-  wanted = ocp.args.Composite(
-    state=ocp.args.StandardRestore(abstract), notes=ocp.args.JsonRestore()
+  """A checkpoint, if it is of this model and not damaged.
+
+  Raises:
+    ConfigError: it is of another model.
+    Exception: any, if it is damaged.
+  """
+  stored = leaves(manager.item_metadata(step).state.tree)
+  wanted = leaves(abstract)
+  check_shapes(folder / str(step), stored, wanted)
+
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  as_saved = [
+    jax.ShapeDtypeStruct(x.shape, stored[name].dtype, sharding=here)
+    for name, x in wanted.items()
+  ]
+  tree = jax.tree.unflatten(jax.tree.structure(abstract), as_saved)
+  saved: Any = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      state=ocp.args.StandardRestore(tree), notes=ocp.args.JsonRestore()
+    ),
   )
-  saved: Any = manager.restore(step, args=wanted)
   notes = dict(saved.notes)
-  checksum = notes.pop('checksum')
-  if checksum != _checksum(saved.state, notes):
+  sum_there = notes.pop('checksum')
+  if sum_there != checksum(saved.state, notes):
     raise ValueError('its checksum does not match')
-  # Older runs counted more than is needed.
+
+  # Older runs counted more than is needed, or less.
   known = {field.name for field in dataclasses.fields(Host)}
-  host = {name: notes['host'][name] for name in known}
-  return Restored(step, saved.state, notes['data'], Host(**host))
-
-
-def _checksum(state: Tree, notes: Json) -> int:
-  """CRC-32 of everything: orbax does not notice every flipped bit."""
-  text = json.dumps(notes, sort_keys=True)
-  total = zlib.crc32(text.encode())
-  for leaf in jax.tree.leaves(state):
-    flat = np.ascontiguousarray(leaf).reshape(-1)
-    total = zlib.crc32(flat.data, total)
-  return total
-
-
-def _set_aside(folder: pathlib.Path, step: int) -> None:
-  """Renames to damaged/STEP, or to damaged/STEP.1 where that exists."""
-  damaged = folder.parent / DAMAGED
-  damaged.mkdir(exist_ok=True)
-  target = damaged / str(step)
-  number = 0
-  while target.exists():
-    number += 1
-    target = damaged / f'{step}.{number}'
-  (folder / str(step)).rename(target)
-
-
-def _one_line(error: Exception) -> str:
-  text = ' '.join(str(error).split()) or type(error).__name__
-  return text if len(text) <= 120 else text[:117] + '...'
+  host = {name: notes['host'][name] for name in known & notes['host'].keys()}
+  return Restored(
+    step=step,
+    state=jax.tree.map(as_type, saved.state, abstract),
+    data=notes['data'],
+    host=Host(**host),
+    facts=notes.get('facts'),
+  )

@@ -21,10 +21,12 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.data import Batch, BatchIterator, Task
 from ease_jax.evaluate import passes
 from ease_jax.model import Body, Params
-from ease_jax.train.checkpoint import Checkpoints, Host
+from ease_jax.train import history
+from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.loss import Metrics
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.preemption import Preempted, Sigterm
+from ease_jax.train.saved import Host, check_facts
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.update import (
   TrainState,
@@ -34,6 +36,7 @@ from ease_jax.train.update import (
 )
 from ease_jax.train.writers import Writers
 
+PROFILE = 'profile'
 PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
 FINITE = ('loss', 'grad_norm', 'param_norm')
 
@@ -122,7 +125,10 @@ def train(
       is untouched.
     Preempted: SIGTERM came. The update and the evaluation in progress are
       completed and saved first.
-    ConfigError: no checkpoint of the workdir can be read.
+    ConfigError: no checkpoint of the workdir can be read, or they are of
+      other data.
+    OSError: something cannot be written; the last good checkpoint is
+      untouched.
   """
   init_key, key = jax.random.split(jax.random.key(seed))
   batches = task.train_batches(spec.batch_size, seed)
@@ -135,45 +141,57 @@ def train(
     accumulate=spec.accumulate,
   )
 
+  def fresh() -> TrainState:
+    return init_state(init_key, model=model, opt_spec=opt_spec)
+
   def select_loss(params: Params) -> float:
     batches = task.eval_batches('select', eval_batch_size, eval_max_tokens)
     return passes.last_nll(model, params, batches)
 
-  with Checkpoints(workdir, spec.keep) as checkpoints:
-    run = _begin(checkpoints, batches, model, opt_spec, init_key)
-    with (
-      Sigterm() as sigterm,
-      Writers(
+  with Sigterm() as sigterm:
+    with Checkpoints(workdir, spec.keep, task.to_json()) as checkpoints:
+      abstract = abstract_state(model, opt_spec)
+      run = _begin(checkpoints, workdir, task, batches, abstract, fresh)
+      over = _is_over(spec, run)
+      said = list(history.begin(run.step, run.host, opt_spec, over=over))
+      with Writers(
         workdir, spec.steps, run.step, tensorboard=spec.tensorboard
-      ) as writers,
-    ):
-      trace_folder = os.path.join(workdir, 'profile')
-      _loop(
-        spec,
-        run,
-        update,
-        select_loss,
-        checkpoints,
-        writers,
-        sigterm,
-        trace_folder,
-      )
-    checkpoints.wait()
+      ) as writers:
+        for words in said:
+          writers.say(words)
+        _loop(spec, run, update, select_loss, checkpoints, writers, sigterm)
+      checkpoints.wait()
+    if sigterm.received:  # while the last of it was written
+      raise _preempted(run)
   return run
+
+
+def _preempted(run: Run) -> Preempted:
+  return Preempted(
+    f'stopped by SIGTERM at step {run.step}, which is saved; the same '
+    'command continues'
+  )
 
 
 def _begin(
   checkpoints: Checkpoints,
+  workdir: str | os.PathLike[str],
+  task: Task,
   batches: BatchIterator,
-  model: Body,
-  opt_spec: OptimizerSpec,
-  init_key: jax.Array,
+  abstract: TrainState,
+  fresh: Callable[[], TrainState],
 ) -> Run:
-  """The run as its newest checkpoint left it, or a fresh one."""
-  restored = checkpoints.restore(abstract_state(model, opt_spec))
+  """The run as its newest checkpoint left it, or a fresh one.
+
+  Raises:
+    ConfigError: it was trained on other data.
+  """
+  restored = checkpoints.restore(abstract)
   if restored is None:
-    state = init_state(init_key, model=model, opt_spec=opt_spec)
-    return Run(step=0, state=state, batches=batches, host=Host(), saved_step=0)
+    return Run(
+      step=0, state=fresh(), batches=batches, host=Host(), saved_step=0
+    )
+  check_facts(workdir, restored.facts, task.to_json())
   batches.set_state(restored.data)
   return Run(
     step=restored.step,
@@ -192,14 +210,13 @@ def _loop(
   checkpoints: Checkpoints,
   writers: Writers,
   sigterm: Sigterm,
-  trace_folder: str,
 ) -> None:
   """Everything that happens until the run is over, in order."""
   unread: Metrics | None = None  # of the newest step, still on the device
   with contextlib.ExitStack() as trace:
     while not _is_over(spec, run):
       if spec.profile and run.step == PROFILE_STEPS.start:
-        trace.enter_context(jax.profiler.trace(trace_folder))
+        trace.enter_context(jax.profiler.trace(writers.folder / PROFILE))
 
       batch = next(run.batches)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
@@ -234,10 +251,7 @@ def _loop(
         _save(run, checkpoints)
       if stopped:
         checkpoints.wait()
-        raise Preempted(
-          f'stopped by SIGTERM at step {run.step}, which is saved; the same '
-          'command continues'
-        )
+        raise _preempted(run)
       run.start_lap()
 
 
@@ -299,30 +313,3 @@ def _save(run: Run, checkpoints: Checkpoints) -> None:
   run.host.wall_s = run.wall_s
   checkpoints.save(run.step, run.state, run.batches.get_state(), run.host)
   run.saved_step = run.step
-
-
-def summary(
-  step: int, host: Host, *, updates_per_step: int, flops_per_token: float
-) -> dict[str, int | float]:
-  """What `results.json` says about training.
-
-  Args:
-    step: batches done.
-    host: what the run knew then.
-    updates_per_step: updates that each batch made.
-    flops_per_token: of training on one token.
-
-  Returns:
-    steps, updates, best_step (of the lowest select loss), tokens, flops,
-    wall_s (everything between start and last checkpoint: compilation,
-    updates, evaluations on select) and tokens_per_s (tokens over wall_s).
-  """
-  return {
-    'steps': step,
-    'updates': step * updates_per_step,
-    'best_step': host.best_step,
-    'tokens': host.tokens,
-    'flops': flops_per_token * host.tokens,
-    'wall_s': host.wall_s,
-    'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
-  }

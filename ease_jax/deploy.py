@@ -1,0 +1,196 @@
+"""A trained run at work: its model, continuations of texts, its export."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from ease_jax import decode, specs
+from ease_jax import workdir as folders
+from ease_jax.checks import ConfigError, need
+from ease_jax.config import Config
+from ease_jax.core.policies import OperatingPoint
+from ease_jax.data import load_tokenizer, tokenizers
+from ease_jax.data.task import load as load_task
+from ease_jax.decode import text
+from ease_jax.decode.text import Trained
+from ease_jax.evaluate import clock
+from ease_jax.evaluate import results as results_lib
+from ease_jax.files import write_atomic
+from ease_jax.model import Body
+from ease_jax.specs import Specs
+from ease_jax.train import checkpoint
+from ease_jax.train.saved import Best
+from ease_jax.train.update import abstract_state
+
+EXPORTED = 'decoder.jax'
+
+Path = str | os.PathLike[str]
+
+
+def restore_best(run_specs: Specs, folder: pathlib.Path, model: Body) -> Best:
+  """The best checkpoint of a run.
+
+  Raises:
+    ConfigError: there is none, or it is not of this model.
+  """
+  abstract = abstract_state(model, run_specs.optimizer)
+  return checkpoint.restore_best(folder, abstract)
+
+
+def load_model(config: Config, workdir: Path) -> Trained:
+  """Model, parameters and tokenizer of the best checkpoint of a run.
+
+  Raises:
+    ConfigError: there is none, or they do not belong together.
+  """
+  folder = folders.locate(workdir)
+  path = folder / tokenizers.FILE
+  need(path.exists(), f'{path} is missing; run --mode=train first')
+  tokenizer = load_tokenizer(path)
+  run_specs = specs.from_config(config, tokenizer.vocab_size)
+  model = run_specs.body
+  best = restore_best(run_specs, folder, model)
+
+  for name, here in tokenizers.vocabulary(tokenizer).items():
+    there = (best.facts or {}).get(name, here)
+    need(
+      there == here,
+      f'{path} is not the one that the run was trained with ({name}={there} '
+      f'there, {here} here); restore it from a copy',
+    )
+  return Trained(model, best.state.params, tokenizer)
+
+
+def chosen_point(
+  workdir: Path, config: Config | None = None
+) -> OperatingPoint | None:
+  """The operating point of a run; None where it chose no exits.
+
+  Args:
+    workdir: of the run.
+    config: of the run, as it is asked for; None = as the directory has it.
+
+  Raises:
+    ConfigError: the run was not evaluated, or not as it is now.
+  """
+  folder = folders.locate(workdir)
+  path = folder / results_lib.FILE
+  need(
+    path.exists(),
+    f'{path} is missing: it holds the exit thresholds; run --mode=evaluate '
+    'first',
+  )
+  results = results_lib.load(path)
+  folders.check_results(results, folder, config)
+  return results.chosen.point
+
+
+def generate(config: Config, folder: pathlib.Path, prompt: str) -> None:
+  """Prints a prompt and its continuation; on stderr, what it took."""
+  need_text(prompt, '--prompt')
+  trained = load_model(config, folder)
+  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
+  options = _options(run_specs, trained)
+
+  if run_specs.generate.method == 'speculative':
+    # Before drafts are timed for nothing.
+    tokens = trained.tokenizer.encode(prompt).tolist()
+    decode.check_prompts(trained.model, [tokens], options)
+    draft = _draft(run_specs, folder, trained, options)
+    if draft is not None:
+      _print(text.speculative_text(trained, prompt, draft, options, say=_say))
+      return
+
+  point = None
+  if run_specs.generate.method == 'exits':
+    point = chosen_point(folder, config)
+  color = sys.stdout.isatty()
+  _print(text.exit_text(trained, prompt, point, options, color=color, say=_say))
+
+
+def need_text(prompt: object, name: str) -> None:
+  """Raises ConfigError unless a prompt is text, whole characters of it."""
+  need(
+    isinstance(prompt, str),
+    f'{name} is {type(prompt).__name__}, not text; give a str',
+  )
+  try:
+    str(prompt).encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise ConfigError(
+      f'{name} is not UTF-8 at character {error.start}; give it in UTF-8'
+    ) from None
+
+
+def _options(run_specs: Specs, trained: Trained) -> decode.Options:
+  return run_specs.generate.options(
+    context=run_specs.data.seq_len, eos_id=trained.tokenizer.eos_id
+  )
+
+
+def _print(pieces: Iterator[str]) -> None:
+  for piece in pieces:
+    print(piece, end='', flush=True)
+
+
+def _say(words: str) -> None:
+  print(words, file=sys.stderr, flush=True)
+
+
+def _draft(
+  run_specs: Specs,
+  folder: pathlib.Path,
+  trained: Trained,
+  options: decode.Options,
+) -> decode.Draft | None:
+  """The given one, or what the clock prefers; None = plain decoding."""
+  if run_specs.generate.draft is not None:
+    return run_specs.generate.draft
+
+  drafts = decode.candidates(trained.model)
+  task = load_task(run_specs.data, folder)
+  prompts = clock.calibration_prompts(run_specs.sweep, task)
+  # One program's worth of tokens, so that each draft compiles one program.
+  short = dataclasses.replace(
+    options, max_new_tokens=min(options.max_new_tokens, options.chunk)
+  )
+  _say(f'[timing {len(drafts)} ways to draft]')
+  best, seconds = clock.fastest_draft(
+    trained.model,
+    {'params': trained.params},
+    prompts,
+    drafts,
+    options=short,
+  )
+  draft = min(drafts, key=lambda d: seconds[d])
+  way = draft.readout, draft.length, draft.threshold
+  used = 'plain decoding is used' if best is None else 'used'
+  _say(
+    f'[generate.draft={way} is the fastest of {len(drafts)}: '
+    f'{seconds[None] / seconds[draft]:.2f} times as fast as plain decoding on '
+    f'{len(prompts)} prompts of {run_specs.sweep.select_split}; {used}]'
+  )
+  return best
+
+
+def export(config: Config, folder: pathlib.Path) -> None:
+  """Writes the decoder at the run's operating point, for one row."""
+  method = config.generate.method
+  if method == 'speculative':
+    raise ConfigError(
+      f'generate.method={method!r} can not be exported; use exits or full'
+    )
+  point = chosen_point(folder, config) if method == 'exits' else None
+  trained = load_model(config, folder)
+  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
+  path = folder / EXPORTED
+  content = decode.exported(
+    trained.model,
+    trained.params,
+    point,
+    options=_options(run_specs, trained),
+  )
+  write_atomic(path, content)
+  print(f'Decoder: {path.resolve()}')

@@ -1,0 +1,55 @@
+"""Single files of a run: written whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Mapping
+
+Content = str | bytes
+
+
+def write_atomic(path: pathlib.Path, content: Content) -> None:
+  """Replaces a file; a reader or a killed run sees the old or the new one.
+
+  Raises:
+    OSError: it cannot be written; names the file, which is as it was.
+  """
+  write_together({path: content})
+
+
+def write_together(contents: Mapping[pathlib.Path, Content]) -> None:
+  """Replaces files that belong together: all of them, or none.
+
+  Everything that a full disk can stop happens before the first of them is
+  replaced.
+
+  Raises:
+    OSError: one cannot be written; names it, and all are as they were.
+  """
+  drafts = {path: path.with_name(path.name + '.tmp') for path in contents}
+  try:
+    for path, content in contents.items():
+      with _naming(path):
+        drafts[path].write_bytes(_encoded(content))
+    for path, draft in drafts.items():
+      with _naming(path):
+        os.replace(draft, path)
+  except BaseException:
+    for draft in drafts.values():
+      with contextlib.suppress(OSError):
+        draft.unlink()
+    raise
+
+
+def _encoded(content: Content) -> bytes:
+  return content.encode('utf-8') if isinstance(content, str) else content
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path):
+  """Gives an error the path of the file that was wanted, not of its draft."""
+  try:
+    yield
+  except OSError as error:
+    reason = f'{error.strerror}; what lay there is as it was'
+    raise OSError(error.errno, reason, str(path)) from error

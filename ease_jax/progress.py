@@ -1,0 +1,36 @@
+"""A line on stderr for whatever takes long, so that nobody wonders."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from ease_jax.train.writers import duration
+
+FIRST_S = 5.0  # the second line comes after twice as long, and so on
+
+
+@contextlib.contextmanager
+def stage(words: str) -> Iterator[None]:
+  """Says that something is still going on, ever less often.
+
+  Args:
+    words: what is going on.
+  """
+  over = threading.Event()
+  arguments = (words, over, time.monotonic())
+  thread = threading.Thread(target=_say, args=arguments, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    over.set()
+    thread.join()
+
+
+def _say(words: str, over: threading.Event, start_s: float) -> None:
+  next_s = FIRST_S
+  while not over.wait(start_s + next_s - time.monotonic()):
+    print(f'{words}, {duration(next_s)}', file=sys.stderr, flush=True)
+    next_s *= 2

@@ -1,0 +1,201 @@
+"""What a checkpoint holds, where it lies, and whether it fits; no orbax."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import sys
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from ease_jax.checks import need
+
+FOLDER = 'checkpoints'
+DAMAGED = 'damaged'
+
+Tree = Any  # any tree of arrays
+Json = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Host:
+  """What a run knows beside the arrays and the data position.
+
+  Attributes:
+    best_loss: lowest select loss so far in nats, None before the first.
+    best_step: updates done when it was measured.
+    bad_evals: evaluations since then.
+    tokens: training tokens seen.
+    wall_s: seconds spent training, restarts left out.
+    ends: steps that the run was to have: at first, and after each extension.
+  """
+
+  best_loss: float | None = None
+  best_step: int = 0
+  bad_evals: int = 0
+  tokens: int = 0
+  wall_s: float = 0.0
+  ends: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A checkpoint that was read.
+
+  Attributes:
+    step: batches done when it was saved.
+    state: the arrays, as they were saved.
+    data: position in the training batches.
+    host: the rest of what the run knew.
+    facts: what the task said of its data; None in older checkpoints.
+  """
+
+  step: int
+  state: Tree
+  data: Json
+  host: Host
+  facts: Json | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+  """The state of the lowest select loss, and how far the run has come.
+
+  Attributes:
+    state: the arrays of the best checkpoint.
+    newest_step: batches done when the newest checkpoint was saved.
+    host: what the run knew at the newest checkpoint.
+    facts: what the task said of its data; None in older checkpoints.
+  """
+
+  state: Tree
+  newest_step: int
+  host: Host
+  facts: Json | None
+
+
+def has_steps(workdir: str | os.PathLike[str]) -> bool:
+  """Whether a run has saved anything yet."""
+  return bool(steps_on_disk(folder_of(workdir)))
+
+
+def newest_step(workdir: str | os.PathLike[str]) -> int:
+  """Batches done when the newest checkpoint was saved; 0 without any."""
+  return max(steps_on_disk(folder_of(workdir)), default=0)
+
+
+def check_facts(
+  workdir: str | os.PathLike[str], there: Json | None, here: Json
+) -> None:
+  """Refuses data that a run was not trained on.
+
+  Args:
+    workdir: of the run.
+    there: what the task said when the run was trained.
+    here: what it says now.
+
+  Raises:
+    ConfigError: they differ.
+  """
+  if there is None:
+    print(
+      f'ease_jax: warning: {workdir} is of an older version, which did not '
+      'note its data; whether they have changed cannot be known',
+      file=sys.stderr,
+    )
+    return
+
+  differing = [
+    f'{name}={_short(value)} there, {_short(here.get(name))} here'
+    for name, value in there.items()
+    if here.get(name) != value
+  ]
+  need(
+    not differing,
+    f'the data have changed since {workdir} was trained: '
+    f'{"; ".join(differing)}; bring them back, or choose another --workdir '
+    '(--mode=evaluate --text=FILE evaluates another text)',
+  )
+
+
+def _short(value: object) -> str:
+  """The beginning of a hash; other values are not as long."""
+  return str(value)[:12]
+
+
+def folder_of(workdir: str | os.PathLike[str]) -> pathlib.Path:
+  # Orbax takes a relative path, and fails much later, in the background.
+  return pathlib.Path(workdir).absolute() / FOLDER
+
+
+def steps_on_disk(folder: pathlib.Path) -> list[int]:
+  if not folder.is_dir():
+    return []
+  return [
+    int(path.name)
+    for path in folder.iterdir()
+    if path.name.isdigit() and path.is_dir()
+  ]
+
+
+def leaves(tree: Tree) -> dict[str, Any]:
+  """Name -> leaf; the same names for tuples with and without names."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in leaves
+  }
+
+
+def check_shapes(
+  place: pathlib.Path, stored: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+  """Raises ConfigError if a checkpoint is of another model."""
+  for name in wanted | stored:
+    there = stored[name].shape if name in stored else 'missing'
+    here = wanted[name].shape if name in wanted else 'missing'
+    need(
+      there == here,
+      f'checkpoint {place} is of another model: {name} is {there} there, '
+      f'{here} by config and tokenizer; use those that the run was made with',
+    )
+
+
+def as_type(x: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+  return x if x.dtype == abstract.dtype else x.astype(abstract.dtype)
+
+
+def checksum(state: Tree, notes: Json) -> int:
+  """CRC-32 of everything: orbax does not notice every flipped bit."""
+  text = json.dumps(notes, sort_keys=True)
+  total = zlib.crc32(text.encode())
+  for leaf in jax.tree.leaves(state):
+    flat = np.ascontiguousarray(leaf).reshape(-1)
+    total = zlib.crc32(flat.data, total)
+  return total
+
+
+def set_aside(folder: pathlib.Path, step: int) -> None:
+  """Renames to damaged/STEP, or to damaged/STEP.1 where that exists."""
+  damaged = folder.parent / DAMAGED
+  damaged.mkdir(exist_ok=True)
+  target = damaged / str(step)
+  number = 0
+  while target.exists():
+    number += 1
+    target = damaged / f'{step}.{number}'
+  (folder / str(step)).rename(target)
+
+
+def reason(error: Exception) -> str:
+  """What went wrong, in a few words."""
+  text = ' '.join(str(error).split()) or type(error).__name__
+  # What the system said stands at the end of a long story of files.
+  system = re.search(r"([^:]+) \[os_error_code='\d+'", text)
+  if system:
+    return system[1].strip()
+  return text if len(text) <= 120 else text[:117] + '...'
