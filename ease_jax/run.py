@@ -1,6 +1,7 @@
 """One run from config to report: `run(config, workdir)`."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import sys
@@ -21,6 +22,7 @@ from ease_jax.decode.text import Trained
 from ease_jax.evaluate import clock, evaluation
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
+from ease_jax.evaluate import windows as windows_lib
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.model import Body
@@ -131,12 +133,14 @@ def _evaluate(run_specs: Specs, folder: pathlib.Path, task: Task) -> None:
     readouts=found.readouts,
     sweep=found.sweep,
     chosen=found.chosen,
-    oracle=found.oracle,
+    clairvoyant=found.clairvoyant,
     calibration=found.calibration,
     segments=found.segments,
     speed=speed,
     provenance=provenance(),
   )
+  windows = json.dumps(found.windows.to_json(), allow_nan=False)
+  write_atomic(folder / windows_lib.FILE, windows)
   passage = folders.dumps(found.passage.to_json())
   write_atomic(folder / passage_lib.FILE, passage)
   write_atomic(folder / results_lib.FILE, folders.dumps(results.to_json()))

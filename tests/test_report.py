@@ -190,7 +190,7 @@ def test_damaged_file_is_one_line(tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_a_run_without_bound_and_calibration_still_makes_a_page(tmp_path):
-  results = fake_run.results(oracle=(), calibration=())
+def test_a_run_without_frontier_and_calibration_still_makes_a_page(tmp_path):
+  results = fake_run.results(clairvoyant=(), calibration=())
   write_report(fake_run.write_run(tmp_path, results))
   assert not (tmp_path / 'figures' / 'reliability.svg').exists()

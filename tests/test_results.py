@@ -39,7 +39,7 @@ def test_the_sections_of_the_file():
     'readouts',
     'sweep',
     'chosen',
-    'oracle',
+    'clairvoyant',
     'calibration',
     'segments',
     'speed',

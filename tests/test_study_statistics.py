@@ -34,7 +34,7 @@ def run_of(full_flops, select, report, seed=0):
   """A run of one readout, from (compute, nll) of each setting."""
   last = dataclasses.replace(
     fake_run.readouts()[-1],
-    cost_flops=full_flops,
+    flops_static=full_flops,
     select=with_nll(select[-1][1]),
     report=with_nll(report[-1][1]),
   )

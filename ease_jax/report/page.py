@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.passage import Passage, PassageToken
@@ -12,7 +14,6 @@ from ease_jax.evaluate.records import read_json
 from ease_jax.evaluate.results import (
   REPORT,
   ChosenSide,
-  OracleRow,
   ReadoutRow,
   Results,
 )
@@ -77,7 +78,7 @@ def render(
     lead=top.lead,
     full_ppl=results.off(REPORT).quality.ppl,
     thresholds=_thresholds(results),
-    oracle=_oracle(results),
+    clairvoyant=clairvoyant_compute(results),
     speed=speed.section(results),
     readouts=tables.readout_rows(results),
     names=[drawing.cell_name(row, segments) for row in readouts],
@@ -160,9 +161,17 @@ def _thresholds(results: Results) -> list[str]:
   return [*texts, 'always']
 
 
-def _oracle(results: Results) -> OracleRow | None:
-  rows = [row for row in results.oracle if row.split == REPORT]
-  return rows[0] if rows else None
+def clairvoyant_compute(results: Results) -> float | None:
+  """Compute at which the clairvoyant frontier is as good as full depth.
+
+  None where it is not in the file; straight lines between its points.
+  """
+  curve = sorted(quality.clairvoyant_curve(results), key=lambda p: -p[1])
+  if not curve:
+    return None
+  computes, ppls = zip(*curve)
+  full_ppl = results.off(REPORT).quality.ppl
+  return float(np.interp(-full_ppl, np.negative(ppls), computes))
 
 
 @dataclasses.dataclass(frozen=True)

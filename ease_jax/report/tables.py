@@ -106,7 +106,7 @@ def readout_rows(results: Results) -> list[ReadoutCells]:
   return [
     ReadoutCells(
       k=k,
-      cost=row.cost,
+      cost=row.compute_static,
       select_ppl=row.select.ppl,
       ppl=row.report.ppl,
       bits_per_byte=row.report.bits_per_byte,

@@ -79,7 +79,7 @@ class _Line:
     seeds: Sequence[int],
   ):
     def flops(name: str) -> float:
-      return runs_of[name][seeds[0]].readouts[-1].cost_flops
+      return runs_of[name][seeds[0]].readouts[-1].flops_static
 
     def nll(name: str, seed: int) -> float:
       return runs_of[name][seed].readouts[-1].report.nll
@@ -181,7 +181,7 @@ def points_of_budgets(runs: Sequence[Results]) -> np.ndarray:
 def _settings(run: Results) -> np.ndarray:
   """FLOPs and loss on select, then on report, of each setting, [P, 4]."""
   last = run.readouts[-1]
-  full_flops = last.cost_flops / last.cost
+  full_flops = last.flops_static / last.compute_static
 
   def columns(split: str) -> np.ndarray:
     return np.asarray(

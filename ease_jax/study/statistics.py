@@ -98,7 +98,7 @@ def _run_row(run: Results) -> RunRow:
       updates=run.train.updates,
       tokens=run.train.tokens,
       flops=run.train.flops,
-      inference_flops=last.cost_flops,
+      inference_flops=last.flops_static,
     ),
   )
 
