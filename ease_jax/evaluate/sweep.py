@@ -26,7 +26,6 @@ from ease_jax.evaluate.traces import Trace
 from ease_jax.evaluate.windows import Sums, in_stretches
 from ease_jax.model import Body, Params
 
-
 # What training has looked at: batches, and the loss that picks a checkpoint.
 USED_IN_TRAINING = ('train', 'select')
 

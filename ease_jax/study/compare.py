@@ -6,9 +6,12 @@ from the runs' `results.json`, sizes and FLOPs included.
 """
 
 import copy
+import dataclasses
 import json
 import os
 import pathlib
+import shlex
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -19,10 +22,12 @@ from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.evaluate import results as results_lib
-from ease_jax.evaluate.results import Results
+from ease_jax.evaluate import windows as windows_lib
+from ease_jax.evaluate.facts import Provenance
+from ease_jax.provenance import provenance
 from ease_jax.report.study import write_page
 from ease_jax.study import statistics
-from ease_jax.study.study import Config, Study, folder_of
+from ease_jax.study.study import Config, Evaluated, Study, folder_of
 from ease_jax.study.workers import Worker, ready
 from ease_jax.train.writers import write_atomic
 
@@ -67,20 +72,31 @@ def compare(
   todo = [run for run in runs if not _is_finished(run)]
   failed = _run_all(todo, len(runs), jobs)
 
-  runs_of: dict[str, dict[int, Results]] = {name: {} for name in study.variants}
+  runs_of: dict[str, dict[int, Evaluated]] = {
+    name: {} for name in study.variants
+  }
   for run in runs:
-    path = pathlib.Path(run.folder) / results_lib.FILE
-    if path.exists():
-      runs_of[run.variant][run.seed] = results_lib.load(path)
+    folder = pathlib.Path(run.folder)
+    if (folder / results_lib.FILE).exists():
+      runs_of[run.variant][run.seed] = Evaluated(
+        results_lib.load(folder / results_lib.FILE),
+        windows_lib.load(folder / windows_lib.FILE),
+      )
   if not any(runs_of.values()):
     raise ConfigError(f'no run of {workdir} has succeeded: {"; ".join(failed)}')
 
-  comparison = statistics.summarize(study, runs_of, failed)
+  comparison = statistics.summarize(study, runs_of, failed, _provenance())
   text = json.dumps(comparison.to_json(), indent=2)
   write_atomic(workdir / 'comparison.json', text)
   page = write_page(workdir, comparison)
   print(f'Report: {page.resolve()}')
   return failed
+
+
+def _provenance() -> Provenance:
+  """Of this process, whose command is a study's."""
+  command = ['python', '-m', 'ease_jax.study.main', *sys.argv[1:]]
+  return dataclasses.replace(provenance(), command=shlex.join(command))
 
 
 def check_configs(study: Study) -> None:
@@ -109,7 +125,8 @@ def _runs(study: Study, workdir: pathlib.Path) -> list[Run]:
 def _is_finished(run: Run) -> bool:
   """Whether its results are of this config, evaluation included."""
   folder = pathlib.Path(run.folder)
-  if not (folder / results_lib.FILE).exists():
+  files = (results_lib.FILE, windows_lib.FILE)
+  if not all((folder / name).exists() for name in files):
     return False
 
   there = json.loads((folder / folders.CONFIG).read_text(encoding='utf-8'))
