@@ -6,10 +6,8 @@ where a folder lies, on the order a file system lists it, or on a seed.
 
 import glob
 import hashlib
-import os
 import pathlib
-import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ease_jax.checks import ConfigError
@@ -17,16 +15,6 @@ from ease_jax.data.spec import SPLITS, DataSpec
 
 # With fewer documents than this, whole ones cannot match the fractions.
 MIN_DOCUMENTS = 20
-_NOT_LIBRARY = frozenset(
-  {
-    'site-packages',
-    'dist-packages',
-    '__pycache__',
-    'test',
-    'tests',
-    'idle_test',
-  }
-)
 
 Splits = dict[str, list[str]]
 
@@ -36,11 +24,6 @@ class Document(NamedTuple):
 
   name: str
   text: str
-
-
-def read_stdlib(spec: DataSpec) -> Splits:
-  """The running Python's standard library, split."""
-  return split(stdlib(), spec.select_fraction, spec.test_fraction)
 
 
 def read_files(spec: DataSpec) -> Splits:
@@ -67,31 +50,6 @@ def read_files(spec: DataSpec) -> Splits:
       documents = load(files[name], f'data.{name}_path')
       splits[name] = [document.text for document in documents]
   return splits
-
-
-def stdlib() -> list[Document]:
-  """Source files of the running Python's standard library, by name."""
-  root = pathlib.Path(sysconfig.get_path('stdlib'))
-  documents = []
-  for name, path in sorted(_library_files(root)):
-    try:
-      text = path.read_bytes().decode('utf-8')
-    except UnicodeDecodeError:  # a few files declare another encoding
-      continue
-    if text:
-      documents.append(Document(name, text))
-  return documents
-
-
-def _library_files(
-  root: pathlib.Path,
-) -> Iterator[tuple[str, pathlib.Path]]:
-  for folder, subfolders, names in os.walk(root):
-    subfolders[:] = set(subfolders) - _NOT_LIBRARY
-    for name in names:
-      if name.endswith('.py'):
-        path = pathlib.Path(folder, name)
-        yield path.relative_to(root).as_posix(), path
 
 
 def find(
