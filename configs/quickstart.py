@@ -14,8 +14,4 @@ from ease_jax import config, presets
 
 
 def get_config(argument: str = ''):
-  c = presets.small()
-  c.loss.weights = 'chosen'
-  c.loss.chosen = ((2, 0.15), (3, 0.3), (5, 0.15), (8, 0.4))
-  c.loss.exit_threshold = 0.8
-  return config.with_argument(c, argument)
+  return config.with_argument(presets.quickstart(), argument)

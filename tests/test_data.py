@@ -1,6 +1,5 @@
 """Text, splits, tokens: what a `DataSpec` becomes."""
 
-
 import numpy as np
 import pytest
 
