@@ -1,5 +1,6 @@
 """A study's page and tables, whatever its variants are called."""
 
+import dataclasses
 import re
 
 import fake_run
@@ -53,11 +54,26 @@ def test_tables_keep_their_columns(folder):
   assert r'| a \| b |' in '\n'.join(lines)
 
 
+def test_smoke_runs_are_marked(folder, tmp_path):
+  text = (folder / 'report.html').read_text()
+  assert 'Smoke runs: ' not in text
+  run = single(50.0, 2.0)
+  train = dataclasses.replace(run.results.train, updates=20)
+  run = run._replace(results=dataclasses.replace(run.results, train=train))
+  study = Study('T', 'Q?', {'a': {}}, (0,), ())
+  comparison = statistics.summarize(
+    study, {'a': {0: run}}, [], fake_run.results().provenance
+  )
+  page = write_page(tmp_path, comparison).read_text()
+  assert 'Smoke runs: 20 updates of the parameters (fewer than 200).' in page
+
+
 def test_the_page_says_what_is_told_apart(folder):
   html = (folder / 'report.html').read_text()
   assert 'Of 4 pairs of variants, 0 have a lower perplexity' in html
   assert '4 a higher one, and 0 are not told apart.' in html
   assert '<i>c</i>' not in html
   assert 'field=3' in html
+  assert 'class="warning"' not in html
   for old in ('Holm', 'in every seed', 'paired t-test'):
     assert old not in html

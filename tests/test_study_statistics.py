@@ -48,9 +48,11 @@ def run_of(full_flops, select, report, seed=0, spread=0.0):
     select=with_nll(select[-1][1]),
     report=with_nll(report[-1][1]),
   )
+  chosen = dataclasses.replace(fake_run.chosen(), point=None)
   results = fake_run.results(
     seed=seed,
     readouts=(last,),
+    chosen=chosen,
     sweep=(*rows(SELECT, select), *rows(REPORT, report)),
   )
   points = tuple(sums(c, nll, full_flops, spread) for c, nll in report)
@@ -129,6 +131,26 @@ def test_where_a_curve_lies_below_the_frontier():
   assert first.interval.low == pytest.approx(
     math.exp(1.105 - LINE - half), rel=1e-3
   )
+
+
+def test_the_chosen_point_is_judged_as_well():
+  runs_of = {
+    'small': {0: single(*SMALL)},
+    'large': {0: single(*LARGE)},
+    'exits': {0: run_of(100.0, *[[(0.75, 1.1), (1.0, 1.05)]] * 2)},
+  }
+  chosen = runs_of['exits'][0].results.chosen
+  for point, flops, ratio in (
+    (OperatingPoint('max_prob', 'copy_state', 0.0), 75, math.exp(1.1 - LINE)),
+    (None, 100, math.exp(0.05)),
+  ):
+    other = dataclasses.replace(chosen, point=point)
+    evaluated = runs_of['exits'][0]
+    results = dataclasses.replace(evaluated.results, chosen=other)
+    runs_of['exits'][0] = evaluated._replace(results=results)
+    (item,) = frontier.frontier(('small', 'large'), runs_of).judged
+    assert item.chosen.low == item.chosen.high == flops
+    assert item.chosen.ratio == pytest.approx(ratio)
 
 
 def test_the_frontier_is_straight_on_log_axes():

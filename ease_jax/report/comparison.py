@@ -166,12 +166,14 @@ class Judged(Record):
   Attributes:
     variant: whose curve.
     seeds: number of seeds.
+    chosen: the operating point; None where it is outside the frontier.
     stretches: of the frontier's budgets, from few FLOPs to many; empty where
       the curve has none of them.
   """
 
   variant: str
   seeds: int
+  chosen: Stretch | None
   stretches: tuple[Stretch, ...]
 
 
@@ -203,6 +205,7 @@ class Comparison(Record):
     pairs: those of which a seed has succeeded.
     frontier: None where the study asks for none.
     failed: one line for each run that failed.
+    smoke: why its runs are too small to say anything; empty where not.
     provenance: of the comparison; its runs have their own.
   """
 
@@ -214,4 +217,5 @@ class Comparison(Record):
   pairs: tuple[Pair, ...]
   frontier: Frontier | None
   failed: tuple[str, ...]
+  smoke: str
   provenance: Provenance

@@ -118,6 +118,13 @@ def judgement(item: Judged) -> str:
     return f'{item.variant}: no budget of it is one of the black line.'
 
   parts = []
+  if item.chosen is not None:
+    parts.append(
+      f'at its chosen point, {item.chosen.low:.3g} FLOPs per token, '
+      f'{words.direction(item.chosen.ratio, item.chosen.interval)} than a '
+      'model of that compute, '
+      f'{words.change(item.chosen.ratio, item.chosen.interval)}'
+    )
   for stretch in item.stretches:
     low = f'{stretch.low:.3g}'
     high = f'{stretch.high:.3g}'

@@ -61,7 +61,15 @@ def frontier(
       [[runs_of[model][seed] for model in names] for seed in own_seeds]
     )
     curves.append(_curve(name, curve))
-    judged.append(Judged(name, len(own_seeds), _stretches(curve, models)))
+    chosen = _stretches(sums_of_chosen(own_runs), models)
+    judged.append(
+      Judged(
+        variant=name,
+        seeds=len(own_seeds),
+        chosen=chosen[0] if chosen else None,
+        stretches=_stretches(curve, models),
+      )
+    )
 
   line = _full_depth(
     [[runs_of[name][seed] for name in names] for seed in seeds]
@@ -138,11 +146,29 @@ def sums_of_budgets(runs: Sequence[Evaluated]) -> Sums:
   high = max(table.flops_P.max() for table in tables)
   budgets = np.geomspace(low, high, BUDGETS)
 
+  number_SxP = [[table.best(b) for b in budgets] for table in tables]
+  return _sums(runs, number_SxP)
+
+
+def sums_of_chosen(runs: Sequence[Evaluated]) -> Sums:
+  """The operating points of the runs of a variant."""
+  number_Sx1 = []
+  for run in runs:
+    points = [row.point for row in _rows(run.results, REPORT)]
+    number_Sx1.append([points.index(run.results.chosen.point)])
+  return _sums(runs, number_Sx1)
+
+
+def _sums(
+  runs: Sequence[Evaluated], number_SxP: Sequence[Sequence[int]]
+) -> Sums:
+  """Settings of each run, by their numbers among its rows of the sweep."""
+
   def of(field: str) -> np.ndarray:
     return np.asarray(
       [
-        [getattr(run.windows.points[table.best(b)], field) for b in budgets]
-        for run, table in zip(runs, tables, strict=True)
+        [getattr(run.windows.points[number], field) for number in numbers]
+        for run, numbers in zip(runs, number_SxP, strict=True)
       ]
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ease_jax.evaluate.facts import Provenance
 from ease_jax.evaluate.windows import Interval
+from ease_jax.report import headline
 from ease_jax.report.comparison import (
   Comparison,
   Pair,
@@ -62,8 +63,19 @@ def summarize(
     pairs=tuple(pairs),
     frontier=frontier.frontier(study.frontier, runs_of),
     failed=tuple(failed),
+    smoke=_smoke(runs_of),
     provenance=provenance,
   )
+
+
+def _smoke(runs_of: Mapping[str, Runs]) -> str:
+  """Why the first run that is too small is so."""
+  for runs in runs_of.values():
+    for run in runs.values():
+      reason = headline.smoke(run.results)
+      if reason:
+        return reason
+  return ''
 
 
 def spread(values: Sequence[float] | np.ndarray) -> Spread:
