@@ -80,7 +80,7 @@ def test_every_file_of_a_study_is_written(compared):
 
   page = (out / 'report.html').read_text()
   assert 'gone, seed 0' in page
-  assert 'two against one layer: ' in page
+  assert 'two against one layer, both at full depth: ' in page
   assert 'Of 1 pairs of variants' in page
   assert 'python -m ease_jax.study.main' in page
   assert 'model.num_layers=2' in page

@@ -105,7 +105,7 @@ def verdict(comparison: Comparison) -> str:
 def sentence(pair: Pair) -> str:
   """What a pair says, and how certain that is."""
   return (
-    f'{pair.variant} against {pair.baseline}: '
+    f'{pair.variant} against {pair.baseline}, both at full depth: '
     f'{words.direction(pair.ratio, pair.interval)}, '
     f'{words.change(pair.ratio, pair.interval)} perplexity '
     f'({words.seeds(len(pair.seeds))})'
