@@ -80,6 +80,21 @@ def test_no_point_of_the_sweep_lies_below(split):
       assert nll + row.price * spent >= lowest - 1e-6
 
 
+def test_nothing_is_asked_and_everything_else_is_charged(split):
+  split, policy, _ = split
+  prices = split.model.costs_of_windows(sweeps.LENGTH)
+  fills = 1 if policy == 'copy_state' else 0
+  expected = [
+    (layers * prices.cell_L[0] + prices.head)
+    + fills * (4 - layers) * prices.fill
+    for layers in (1, 2, 3, 4)
+  ]
+  cost_KxRxT = clairvoyant.costs(split.model, policy, split.dump)
+  np.testing.assert_allclose(
+    cost_KxRxT[:, 0, 0], np.asarray(expected) / prices.full
+  )
+
+
 def test_each_point_is_the_best_at_its_own_price(split):
   _, _, frontier = split
   for row in frontier:

@@ -93,6 +93,15 @@ def test_a_threshold_that_is_never_reached_is_null():
   assert type(row).from_json(row.to_json()) == row
 
 
+def test_a_threshold_that_is_always_reached_stays_one():
+  """A signal without a lowest score, such as kl, may stop everybody."""
+  point = OperatingPoint('kl', 'copy_state', (-NEVER, NEVER, NEVER))
+  text = json.dumps(point.to_json(), allow_nan=False)
+  again = OperatingPoint.from_json(json.loads(text))
+  assert again == point
+  assert exits_early(again)
+
+
 @pytest.mark.parametrize(
   'threshold, exits',
   [

@@ -27,8 +27,9 @@ def test_the_spread_of_a_mean_is_that_of_theory():
   nll_W, base, _, table = made_up()
   interval = table.ppl(base)
   half = 1.96 * nll_W.std() / np.sqrt(NUM)
-  expected = np.exp(nll_W.mean() + np.asarray([-half, half]))
-  np.testing.assert_allclose([interval.low, interval.high], expected, rtol=0.01)
+  low, high = np.log([interval.low, interval.high])
+  assert (low + high) / 2 == pytest.approx(nll_W.mean(), abs=0.1 * half)
+  assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
 def test_two_settings_are_compared_on_the_same_draws():

@@ -209,7 +209,7 @@ def _plot_static(ax: Axes, results: Results, top: float) -> Line2D:
 
 def _plot_clairvoyant(ax: Axes, curve: Curve) -> Line2D:
   """What could be reached if all losses were known."""
-  style: Style = dict(color=svg.INK, lw=1.1, ls=(0, (1, 1.5)))
+  style: Style = dict(color=svg.INK, lw=1.2, ls='-.', alpha=0.8)
   ax.plot(*zip(*curve), zorder=2, **style)
   return drawing.key('clairvoyant frontier', **style)
 
