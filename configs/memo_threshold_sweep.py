@@ -7,8 +7,8 @@
       --config.data.test_path="('DIR/test.txt',)"
 
 Cost: 6 minutes on one core, 30 s of it evaluation. Expect, on test, a
-perplexity of 5.41 at full depth (the origin code: 6.71) and 5.80 at 67.5 % of
-the compute: means of three seeds, `docs/results.md`.
+perplexity of 5.41 at full depth (with AdamW 6.87) and 5.80 at 67.5 % of the
+compute: means of three seeds, `docs/results.md`.
 """
 
 from ease_jax import config

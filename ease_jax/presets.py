@@ -40,6 +40,24 @@ def small() -> Config:
   return c
 
 
+def quickstart() -> Config:
+  """`small`, trained to be read after layers 2, 3, 5 and 8, and on exits."""
+  c = small()
+  c.loss.weights = 'chosen'
+  c.loss.chosen = ((2, 0.15), (3, 0.3), (5, 0.15), (8, 0.4))
+  c.loss.exit_threshold = 0.8
+  return c
+
+
+def standard(layers: int) -> Config:
+  """`small` with so many layers and the final loss alone, read at its end."""
+  c = small()
+  c.model.num_layers = layers
+  c.model.readouts = (layers,)
+  c.loss.weights = 'final'
+  return c
+
+
 def wikitext2(folder: str) -> Config:
   """Characters of WikiText-2 on the small models of the research memo.
 

@@ -18,21 +18,17 @@ from ease_jax.workdir import CONFIG, as_json
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
-def provenance(
-  folder: pathlib.Path, config: Config, command: str | None
-) -> Provenance:
+def provenance(command: str, config: Config | None = None) -> Provenance:
   """Command, versions, commit, date and platform of this process.
 
   Args:
-    folder: of the run.
-    config: of the run.
-    command: line of the shell that this process was started with; None = it
-      was started from Python, or by a comparison.
+    command: line of the shell that makes the numbers.
+    config: of the run; None for a comparison, which has many.
   """
   versions = {name: importlib.metadata.version(name) for name in PACKAGES}
   now = datetime.datetime.now(datetime.UTC)
   return Provenance(
-    command=command or _again(folder),
+    command=command,
     versions={
       'python': platform.python_version(),
       **versions,
@@ -41,17 +37,19 @@ def provenance(
     commit=_commit(),
     date=now.isoformat(timespec='seconds'),
     platform=f'{platform.platform()}, {jax.devices()[0].device_kind}',
-    config=as_json(config),
+    config=None if config is None else as_json(config),
   )
 
 
-def command_line(arguments: Sequence[str]) -> str:
-  """The line of the shell that starts a run with these arguments."""
-  return shlex.join(['python', '-m', 'ease_jax.main', *arguments])
+def command_line(
+  arguments: Sequence[str], module: str = 'ease_jax.main'
+) -> str:
+  """The line of the shell that starts a module with these arguments."""
+  return shlex.join(['python', '-m', module, *arguments])
 
 
-def _again(folder: pathlib.Path) -> str:
-  """A command that repeats a run, in a directory beside it."""
+def again(folder: pathlib.Path) -> str:
+  """A command that repeats a run which had none, in a directory beside it."""
   config = f'--config={folder / CONFIG}'
   workdir = f'--workdir={folder}_again'
   return f'{command_line([config, workdir])}  # repeats a run started by Python'

@@ -1,5 +1,6 @@
 """One run from config to report: `run(config, workdir)`."""
 
+import json
 import os
 import pathlib
 
@@ -19,12 +20,13 @@ from ease_jax.deploy import load_model as load_model
 from ease_jax.evaluate import clock, evaluation
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
+from ease_jax.evaluate import windows as windows_lib
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.files import write_atomic, write_together
 from ease_jax.model import Body
 from ease_jax.progress import stage
-from ease_jax.provenance import provenance
+from ease_jax.provenance import again, provenance
 from ease_jax.specs import Specs
 from ease_jax.train import history, loop, saved
 
@@ -187,14 +189,16 @@ def _evaluate(
     readouts=found.readouts,
     sweep=found.sweep,
     chosen=found.chosen,
-    oracle=found.oracle,
+    clairvoyant=found.clairvoyant,
     calibration=found.calibration,
     segments=found.segments,
     speed=speed,
-    provenance=provenance(folder, config, command),
+    provenance=provenance(command or again(folder), config),
   )
+  windows = json.dumps(found.windows.to_json(), allow_nan=False)
   write_together(
     {
+      folder / windows_lib.FILE: windows,
       folder / passage_lib.FILE: folders.dumps(found.passage.to_json()),
       folder / results_lib.FILE: folders.dumps(results.to_json()),
       folder / folders.CONFIG: folders.dumps(folders.as_json(config)),

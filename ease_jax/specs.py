@@ -31,9 +31,11 @@ from ease_jax.decode.options import GenerateSpec
 from ease_jax.decode.sampling import Sampling
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import BODIES, Body
+from ease_jax.train import optimizer
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.targets import TARGETS
+from ease_jax.train.update import abstract_state
 
 # Who declares the fields of each section; those of models are all read.
 OWNERS: dict[str, tuple[type, ...]] = {
@@ -78,11 +80,20 @@ class Specs:
 
   @property
   def train_flops(self) -> float:
-    """Training FLOPs of one token."""
-    prices = self.body.costs_of_windows(self.data.seq_len)
-    return prices.train_per_token(
+    """Training FLOPs of one token, its share of the optimizer's included.
+
+    Training multiplies all keys of a window and masks those of later tokens,
+    so that attention is counted at the whole window.
+    """
+    prices = self.body.costs(self.data.seq_len)
+    per_token = prices.train_per_token(
       self.loss.trained_K, self.loss.asked_K, ahead=self.loss.ahead
     )
+
+    shapes = abstract_state(self.body, self.optimizer).params
+    updates = optimizer.update_flops(self.optimizer, shapes)
+    updates *= self.optimizer.updates_per_step
+    return per_token + updates / (self.train.batch_size * self.data.seq_len)
 
 
 def from_config(config: Config, vocab_size: int = 1) -> Specs:
@@ -115,7 +126,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     per_segment=train.per_segment,
     carry_backprop=model.carry_backprop,
   )
-  optimizer = OptimizerSpec.from_config(
+  optimizer_spec = OptimizerSpec.from_config(
     config.optimizer,
     num_blocks=grid.num_blocks,
     steps=train.steps,
@@ -126,7 +137,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     data=data,
     model=model,
     loss=loss,
-    optimizer=optimizer,
+    optimizer=optimizer_spec,
     train=train,
     sweep=SweepSpec.from_config(config),
     generate=GenerateSpec.from_config(config.generate),

@@ -9,7 +9,7 @@ import numpy as np
 from ease_jax.checks import need
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data import corpus as corpora
-from ease_jax.data import text as readers
+from ease_jax.data import files
 from ease_jax.data.corpus import Corpus
 from ease_jax.data.task import TASKS, LanguageModelling
 from ease_jax.decode.text import Trained
@@ -89,15 +89,24 @@ def evaluate(
     issubclass(TASKS[run_specs.data.task], LanguageModelling),
     f'--text needs a run on text, and data.task={run_specs.data.task}',
   )
-  documents = readers.load(readers.find((path,), '--text'), '--text')
+  account = files.Account()
+  found = files.find((path,), '--text', account)
+  documents = files.load(found, '--text', account)
+  files.say(f'text: {account}')
+
+  tokenizer = trained.tokenizer
   texts = [document.text for document in documents]
-  tokens = corpora.encode(trained.tokenizer, texts)
+  tokens = corpora.encode(tokenizer, texts)
   need(len(tokens) > 1, f'--text={path} has less than two tokens; give more')
 
   spec = run_specs.sweep
   sha256 = hashlib.sha256(tokens.tobytes()).hexdigest()
-  splits = {spec.report_split: tokens}
-  corpus = Corpus('text', trained.tokenizer, splits, sha256)
+  name = spec.report_split
+  unknown = int(np.sum(tokens == tokenizer.unk_id))
+  sized = {}
+  if unknown:
+    sized[name] = corpora.sized_unknowns('--text', tokenizer, texts, tokens)
+  corpus = Corpus('text', tokenizer, {name: tokens}, sha256, sized)
   task = LanguageModelling(corpus, run_specs.data.seq_len)
   signals = () if point is None else (point.signal,)
   split = Evaluator(
@@ -114,7 +123,7 @@ def evaluate(
     files=len(documents),
     characters=sum(map(len, texts)),
     tokens=len(tokens) - 1,
-    unknown=int(np.sum(tokens == getattr(trained.tokenizer, 'unk_id', -1))),
+    unknown=unknown,
     readouts=tuple(
       split.readout(k) for k in range(trained.model.grid.num_readouts)
     ),

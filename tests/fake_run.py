@@ -21,8 +21,9 @@ from ease_jax.evaluate.results import (
   Calibration,
   Chosen,
   ChosenSide,
+  ClairvoyantRow,
   Cost,
-  OracleRow,
+  Intervals,
   Quality,
   ReadoutRow,
   Results,
@@ -30,8 +31,16 @@ from ease_jax.evaluate.results import (
   SpeedPoint,
   SweepRow,
 )
+from ease_jax.evaluate.windows import Interval
 
 NEVER = math.inf
+CLAIRVOYANT = (
+  (0.0, 2.71, 0.62),
+  (0.1, 2.73, 0.55),
+  (1.0, 2.9, 0.42),
+  (10.0, 3.6, 0.3),
+  (100.0, 4.6, 0.27),
+)
 LAYERS = (2, 4, 6, 8)
 FULL_PPL = 3.22
 SIGNALS = ('max_prob', 'margin', 'entropy')
@@ -112,9 +121,20 @@ def chosen():
     point=best.point,
     select_split='select',
     report_split='test',
-    select=ChosenSide(quality(3.27), cost(0.73), ppl_vs_full=1.009),
+    select=ChosenSide(
+      quality(3.27), cost(0.73), ppl_vs_full=1.009, tokens=32_768
+    ),
     report=ChosenSide(
-      best.quality, best.cost, ppl_vs_full=best.quality.ppl / FULL_PPL
+      best.quality,
+      best.cost,
+      ppl_vs_full=best.quality.ppl / FULL_PPL,
+      tokens=32_768,
+      intervals=Intervals(
+        full_ppl=Interval(3.1, 3.34),
+        ppl=Interval(3.12, 3.36),
+        ppl_vs_full=Interval(1.002, 1.006),
+        compute=Interval(0.78, 0.8),
+      ),
     ),
   )
 
@@ -126,11 +146,15 @@ def readouts():
     ReadoutRow(
       segment=1,
       layer=layer,
-      cost_flops=1e6 * cost,
-      cost=cost,
+      flops_static=1e6 * cost,
+      compute_static=cost,
       layer_fraction=layer / 8,
       select=quality(1.01 * ppl),
       report=quality(ppl),
+      ppl_vs_full=ppl / FULL_PPL,
+      ppl_vs_full_interval=Interval(
+        ppl / FULL_PPL - 0.01, ppl / FULL_PPL + 0.01
+      ),
     )
     for layer, cost, ppl in zip(LAYERS, costs, ppls)
   )
@@ -170,9 +194,10 @@ def results(**changes):
     readouts=readouts(),
     sweep=(*sweep(SELECT), *sweep(REPORT)),
     chosen=chosen(),
-    oracle=tuple(
-      OracleRow(split, 'recompute', quality(2.71), cost(0.58))
+    clairvoyant=tuple(
+      ClairvoyantRow(split, 'copy_state', price, quality(ppl), cost(compute))
       for split in ROLES
+      for price, ppl, compute in CLAIRVOYANT
     ),
     calibration=tuple(calibration(k) for k in range(len(LAYERS))),
     segments=(),
@@ -195,7 +220,7 @@ def with_report_side(compute, ppl_vs_full):
   """Results whose chosen point is like this on the split that reports."""
   before = chosen()
   spent = dataclasses.replace(before.report.cost, compute=compute)
-  side = ChosenSide(before.report.quality, spent, ppl_vs_full)
+  side = dataclasses.replace(before.report, cost=spent, ppl_vs_full=ppl_vs_full)
   return results(chosen=dataclasses.replace(before, report=side))
 
 

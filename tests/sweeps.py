@@ -85,7 +85,7 @@ def row(at, ppl, compute, split=SELECT):
 
 
 def chosen(at, ppl=3.3, ratio=1.1, exit_fraction=(0.25, 0.5, 0.25)):
-  side = ChosenSide(quality(ppl), cost(0.5, exit_fraction), ratio)
+  side = ChosenSide(quality(ppl), cost(0.5, exit_fraction), ratio, tokens=100)
   return Chosen(
     rule='by hand',
     policy=at.policy if at else 'copy_state',

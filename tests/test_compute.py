@@ -1,7 +1,5 @@
 """What the exits of a trace cost, by hand."""
 
-import types
-
 import numpy as np
 import pytest
 
@@ -88,11 +86,3 @@ def test_exits_off_cost_exactly_one_full_pass():
     assert cost['compute'] == 1
     assert cost['layer_fraction'] == 1
     assert cost['mean_readout'] == 3
-
-
-def test_the_oracle_stops_where_the_loss_is_as_good_as_the_last_one():
-  nll_KxRxT = np.asarray([[[1, 3, 2, 5]], [[2, 2, 2, 4]], [[1.5, 2, 2, 3]]])
-  dump = types.SimpleNamespace(nll_KxRxT=nll_KxRxT)
-  exit_RxT = compute.oracle_exit(dump)
-  np.testing.assert_array_equal(exit_RxT, [[0, 1, 0, 2]])
-  assert exit_RxT.dtype == np.int32

@@ -166,7 +166,8 @@ def test_what_a_router_spares_is_the_cells_before_the_exit():
   )
   run_LxN = np.asarray([[1, 1, 1], [0, 0, 1], [0, 0, 0], [1, 1, 1]], bool)
   exit_N = np.asarray([0, 2, 2])  # the first token never came to cell 1
-  assert prices.skipped(run_LxN, exit_N) == CELL
+  spared_KxN = prices.spared_KxN(run_LxN)
+  assert [spared_KxN[k, i] for i, k in enumerate(exit_N)] == [0, CELL, 0]
 
 
 def test_training_is_three_forward_passes():

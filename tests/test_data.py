@@ -1,8 +1,5 @@
 """Text, splits, tokens: what a `DataSpec` becomes."""
 
-import itertools
-import pathlib
-
 import numpy as np
 import pytest
 
@@ -216,23 +213,6 @@ def test_own_files_form_a_split_and_limits_truncate(tmp_path):
   # Nothing is held out of `path` for a split that has its own files.
   whole = make_spec(*paths, select_path=select_path)
   assert text.read_files(whole)['train'] == ['a' * 100, 'b' * 90]
-
-
-def test_the_library_is_read_in_one_order_and_without_its_tests(monkeypatch):
-  first = text.stdlib()
-  walk = text.os.walk
-
-  def reversed_walk(root):
-    for folder, subfolders, names in walk(root):
-      yield folder, subfolders, names[::-1]
-
-  monkeypatch.setattr(text.os, 'walk', reversed_walk)
-  assert text.stdlib() == first
-  names = [document.name for document in first]
-  assert names == sorted(set(names))
-  assert {'abc.py', 'json/decoder.py'} <= set(names)
-  folders = itertools.chain(*(pathlib.Path(name).parts for name in names))
-  assert not set(folders) & {'test', 'tests', 'site-packages', '__pycache__'}
 
 
 def test_the_default_config_loads(tmp_path):

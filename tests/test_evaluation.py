@@ -28,17 +28,17 @@ def evaluated(request):
   """
   model = tiny.body(**request.param)
   task = sweeps.task(select=200, test=160)
-  measure = Evaluator.measure
+  make_row = Evaluator.row
 
-  def reversed_on_report(self, point):
-    row = measure(self, point)
+  def reversed_on_report(self, point, trace):
+    row = make_row(self, point, trace)
     if self.role == SELECT:
       return row
     cost = dataclasses.replace(row.cost, compute=2 - row.cost.compute)
     return dataclasses.replace(row, cost=cost)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Evaluator, 'measure', reversed_on_report)
+    patch.setattr(Evaluator, 'row', reversed_on_report)
     done = evaluation.evaluate(SPEC, model, tiny.params(model), task)
   return model, done
 
@@ -105,7 +105,7 @@ def test_the_point_is_reported_on_the_other_split(evaluated):
 
 def test_numbers_are_finite_json(evaluated):
   _, done = evaluated
-  for record in (*done.readouts, *done.sweep, done.chosen, *done.oracle):
+  for record in (*done.readouts, *done.sweep, done.chosen, *done.clairvoyant):
     json.dumps(record.to_json(), allow_nan=False)
   json.dumps(done.passage.to_json(), allow_nan=False)
 
@@ -140,13 +140,35 @@ def test_the_last_readout_is_the_row_with_exits_off(evaluated):
   assert off.cost.compute == 1
 
 
-def test_the_oracle_bounds_both_splits(evaluated):
+def test_intervals_are_those_of_the_reported_split(evaluated):
   _, done = evaluated
-  assert [row.split for row in done.oracle] == [SELECT, REPORT]
-  for row in done.oracle:
-    last = getattr(done.readouts[-1], row.split)
-    assert row.quality.nll <= last.nll
-    assert row.cost.compute <= 1
+  assert done.chosen.select.intervals is None
+  side = done.chosen.report
+  assert side.tokens == 159
+  assert sum(done.windows.tokens) == 159
+  for interval, value in (
+    (side.intervals.ppl, side.quality.ppl),
+    (side.intervals.ppl_vs_full, side.ppl_vs_full),
+  ):
+    assert interval.low <= value <= interval.high
+  last = done.readouts[-1].ppl_vs_full_interval
+  assert (last.low, last.high) == (1, 1)
+
+
+def test_sums_over_windows_are_those_of_the_rows(evaluated):
+  model, done = evaluated
+  windows = done.windows
+  tokens = sum(windows.tokens)
+  assert windows.full_flops == model.costs_of_windows(8).full
+  rows = [row for row in done.sweep if row.split == REPORT]
+  for row, sums in zip(rows, windows.points, strict=True):
+    assert sum(sums.nll) / tokens == pytest.approx(row.quality.nll)
+    compute = sum(sums.flops) / tokens / windows.full_flops
+    # The fixture has turned it round.
+    assert compute == pytest.approx(2 - row.cost.compute)
+  for row, sums in zip(done.readouts, windows.readouts, strict=True):
+    assert sum(sums.nll) / tokens == pytest.approx(row.report.nll)
+    assert sum(sums.flops) / tokens == pytest.approx(row.flops_static)
 
 
 def test_the_passage_begins_the_report_split(evaluated):

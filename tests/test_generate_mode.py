@@ -92,7 +92,16 @@ def test_tokens_exit_as_the_run_chose(finished, capsys):
   depth = exits.mean() + 1
   assert 1 <= depth < 2
   assert f'15 tokens, exits after layer {depth:.2f} of 2' in after
-  assert 'max_prob, copy_state' in after and 'compute 100' not in after
+  assert 'max_prob, copy_state' in after
+
+  # Each token sees the prompt and what was written before it.
+  trained = run_lib.load_model(c, workdir)
+  num_prompt = len(trained.tokenizer.encode(PROMPT))
+  prices = trained.model.costs(np.mean(num_prompt + np.arange(15)))
+  cost_K = prices.exit_K(run_lib.chosen_point(workdir).rule)
+  share = prices.relative(cost_K[exits].mean())
+  assert 0.3 < share < 1
+  assert f', compute_decoder {share:.1%} of a full pass, ' in after
 
 
 def test_full_depth_and_its_drafts_print_the_same(finished, capsys):
@@ -100,7 +109,7 @@ def test_full_depth_and_its_drafts_print_the_same(finished, capsys):
   expected, _ = wanted(c, workdir, None)
   full = printed(capsys, with_(c, method='full'), workdir)
   assert full[1] == expected
-  assert '2.00 run), compute 100.0% of the full model, no exits' in full[2]
+  assert '2.00 run), compute_decoder 100.0% of a full pass, no exits' in full[2]
   drafted = with_(c, method='speculative', draft=(0, 3, 0.0))
   before, text, after = printed(capsys, drafted, workdir)
   assert (before, text) == ('', expected)

@@ -8,12 +8,12 @@ import re
 
 import fake_run
 import markupsafe
+import matplotlib
 import pytest
 
 from ease_jax.checks import ConfigError
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.report import write_report
-from ease_jax.report.page import headline
 
 NEVER = fake_run.NEVER
 
@@ -156,15 +156,6 @@ def test_exits_off_is_said_plainly(tmp_path):
   assert '<b>copy_state</b>' in html  # of the curves in the figure
 
 
-def test_better_quality_is_not_called_a_loss():
-  results = fake_run.with_report_side(compute=0.8, ppl_vs_full=0.99)
-  assert headline(results).title == (
-    '20.0\u202f% less compute, 1.0\u202f% lower perplexity'
-  )
-  results = fake_run.with_report_side(compute=0.8, ppl_vs_full=1.0001)
-  assert headline(results).title.endswith('the same perplexity')
-
-
 @pytest.mark.parametrize(
   'name, mode',
   [
@@ -190,7 +181,33 @@ def test_damaged_file_is_one_line(tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_a_run_without_bound_and_calibration_still_makes_a_page(tmp_path):
-  results = fake_run.results(oracle=(), calibration=())
+def test_a_run_without_frontier_and_calibration_still_makes_a_page(tmp_path):
+  results = fake_run.results(clairvoyant=(), calibration=())
   write_report(fake_run.write_run(tmp_path, results))
   assert not (tmp_path / 'figures' / 'reliability.svg').exists()
+
+
+def test_passage_can_not_be_turned_around(tmp_path):
+  token = dataclasses.replace(fake_run.passage().tokens[0], text='a\u202eb')
+  passage = dataclasses.replace(fake_run.passage(), tokens=(token,))
+  fake_run.write_run(tmp_path)
+  (tmp_path / 'passage.json').write_text(json.dumps(passage.to_json()))
+  page = write_report(tmp_path).read_text(encoding='utf-8')
+  assert '\u202e' not in page
+  assert 'a\u27e8U+202E\u27e9b' in page
+
+
+def test_settings_of_the_user_change_no_figure(run):
+  before = outputs(run)
+  settings = {
+    'savefig.bbox': 'tight',
+    'savefig.pad_inches': 2.0,
+    'savefig.transparent': True,
+    'svg.fonttype': 'path',
+    'axes.grid': False,
+    'lines.linewidth': 9,
+    'text.parse_math': True,
+  }
+  with matplotlib.rc_context(settings):
+    write_report(run)
+  assert outputs(run) == before

@@ -39,7 +39,7 @@ def test_the_sections_of_the_file():
     'readouts',
     'sweep',
     'chosen',
-    'oracle',
+    'clairvoyant',
     'calibration',
     'segments',
     'speed',
@@ -91,6 +91,15 @@ def test_a_threshold_that_is_never_reached_is_null():
   row = fake_run.row(SELECT, point, 0.7, 1.0)
   assert row.to_json()['threshold'] == [0.5, None, None]
   assert type(row).from_json(row.to_json()) == row
+
+
+def test_a_threshold_that_is_always_reached_stays_one():
+  """A signal without a lowest score, such as kl, may stop everybody."""
+  point = OperatingPoint('kl', 'copy_state', (-NEVER, NEVER, NEVER))
+  text = json.dumps(point.to_json(), allow_nan=False)
+  again = OperatingPoint.from_json(json.loads(text))
+  assert again == point
+  assert exits_early(again)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,22 @@ def test_what_is_off_stays_off_and_the_shortest_is_one_step():
   assert lengths(equal.stretched(base, 0.25)) == (250, 25, 50, 0, 1)
 
 
+def test_smaller_twins_of_the_quickstart_train_as_much():
+  path = ROOT / 'configs' / 'studies' / 'quickstart.py'
+  study = main.load(str(path), 'folder')
+  flops = {n: equal.train_flops(c, 257) for n, c in study.variants.items()}
+  exits = study.variants['exits']
+
+  assert len(study.frontier) >= 3
+  for name in study.frontier:
+    assert flops[name] == pytest.approx(flops['exits'], rel=2e-3)
+    twin = study.variants[name]
+    assert twin.model.readouts == (twin.model.num_layers,)
+    # Deeper ones have more layers, not more of anything else.
+    assert twin.model.dim == exits.model.dim
+    assert twin.train.batch_size == exits.train.batch_size
+
+
 def test_equal_compute_is_equal():
   path = ROOT / 'configs' / 'studies' / 'equal_compute.py'
   study = main.load(str(path), 'folder')

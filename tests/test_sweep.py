@@ -159,6 +159,11 @@ def test_the_spec_of_the_default_config():
     ({'segments': -1}, 'evaluate.segments=-1 must be at least 0'),
     ({'select_split': 'dev'}, "evaluate.select_split='dev' is unknown"),
     ({'report_split': 'select'}, 'use two splits'),
+    ({'report_split': 'train'}, 'neither can report; use test'),
+    (
+      {'select_split': 'test', 'report_split': 'select'},
+      'neither can report; use test',
+    ),
   ],
 )
 def test_mistakes_are_one_line(changes, message):

@@ -15,7 +15,7 @@ from ease_jax import config, files
 from ease_jax import workdir as folders
 from ease_jax.config import ConfigError
 from ease_jax.evaluate.results import Results
-from ease_jax.provenance import command_line, provenance
+from ease_jax.provenance import again, command_line, provenance
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -253,14 +253,13 @@ def test_a_config_that_says_the_same_is_not_written(tmp_path):
 def test_provenance_is_complete_and_can_be_run(tmp_path):
   typed = command_line(['--workdir=a b', '--prompt=it$x'])
   assert typed == ("python -m ease_jax.main '--workdir=a b' '--prompt=it$x'")
-  made = provenance(tmp_path, config.base(), typed).to_json()
+  made = provenance(typed, config.base()).to_json()
   assert made['command'] == typed
   assert {'python', 'jax', 'ease_jax', 'numpy'} <= set(made['versions'])
   assert 'T' in made['date'] and made['platform']
   assert made['config'] == folders.as_json(config.base())
 
-  from_python = provenance(tmp_path / 'a b', config.base(), None)
-  assert from_python.command == (
+  assert again(tmp_path / 'a b') == (
     f"python -m ease_jax.main '--config={tmp_path}/a b/config.json' "
     f"'--workdir={tmp_path}/a b_again'  # repeats a run started by Python"
   )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ease_jax.core.grid import Cell, Grid
-from ease_jax.core.policies import ExitRule
+from ease_jax.core.policies import ExitRule, KVPolicy
 from ease_jax.core.spec import CAUSAL, ModelConfig
 
 
@@ -87,11 +87,21 @@ class CostModel:
 
   @property
   def static_K(self) -> np.ndarray:
-    """Always answering at one readout, as a model that is cut off there.
+    """A static exit: all tokens answered at one readout, [K].
 
-    No other head, no deeper keys and values; [K].
+    It is charged as a model that is cut off there: no other head is asked, and
+    deeper keys and values are of use to nobody.
     """
     return self.body_K + self.head
+
+  def answered_K(self, policy: KVPolicy) -> np.ndarray:
+    """Being answered at each readout by somebody who asks nothing, [K].
+
+    Counts the cells up to the exit, the head that answers, and the keys and
+    values that the policy makes for skipped cells.
+    """
+    fills_K = policy.fills(self.grid) * self.fill
+    return self.body_K + self.head + fills_K
 
   def relative(self, flops: float) -> float:
     """FLOPs as a share of this model's own full pass."""
@@ -131,9 +141,8 @@ class CostModel:
     questions_K = np.cumsum(asks_K) * self.asking(rule)
     # A head that was asked for at the exit is the one that answers.
     asked_here_K = asks_K & rule.signal.needs_head
-    answer_K = np.where(asked_here_K, 0.0, self.head)
-    fills_K = rule.policy.fills(self.grid) * self.fill
-    return self.body_K + questions_K + answer_K + fills_K
+    spared_K = np.where(asked_here_K, self.head, 0.0)
+    return self.answered_K(rule.policy) + questions_K - spared_K
 
   @property
   def deferred_KxK(self) -> np.ndarray:
@@ -149,25 +158,21 @@ class CostModel:
     price_KxK = more_KxK - last_K[None, :] + self.fill
     return np.where(more_KxK > 0, price_KxK, 0.0)
 
-  def skipped(self, run_LxN: np.ndarray, exit_N: np.ndarray) -> float:
-    """What routers spared: cells before the exit that a token did not run.
+  def spared_KxN(self, run_LxN: np.ndarray) -> np.ndarray:
+    """What routers spared each token on its way to each readout, in FLOPs.
 
     Args:
-      run_LxN: bool, who ran each cell.
-      exit_N: the readout that answered.
-
-    Returns:
-      FLOPs of all tokens together, a positive number.
+      run_LxN: bool, who ran each cell before it was answered.
     """
-    reach_N = np.asarray(self.grid.reach_K)[exit_N]
-    total = 0.0
+    reach_K = np.asarray(self.grid.reach_K)
+    total_KxN = np.zeros((len(reach_K), run_LxN.shape[1]))
 
     for cell, run_N in zip(self.grid.cells, run_LxN, strict=True):
       if cell.router is None:
         continue
-      passed_by_N = (cell.number < reach_N) & ~run_N.astype(bool)
-      total += float(self.block_L[cell.number] * passed_by_N.sum())
-    return total
+      passed_KxN = (cell.number < reach_K)[:, None] & ~run_N.astype(bool)
+      total_KxN += self.block_L[cell.number] * passed_KxN
+    return total_KxN
 
   def train_per_token(
     self,

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ease_jax.checks import ConfigError, need
-from ease_jax.data import files, text, tfds_source, tokenizers
+from ease_jax.data import files, library, text, tfds_source, tokenizers
 from ease_jax.data.spec import SPLITS, DataSpec
 
 # Every source of SOURCES, and what reads its documents.
 READERS: dict[str, Callable[[DataSpec], text.Splits]] = {
-  'stdlib': text.read_stdlib,
+  'stdlib': library.read,
   'text': text.read_files,
   'tfds': tfds_source.read,
 }

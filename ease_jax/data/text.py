@@ -5,10 +5,8 @@ where a folder lies, on the order a file system lists it, or on a seed.
 """
 
 import hashlib
-import os
 import pathlib
-import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ease_jax.checks import ConfigError
 from ease_jax.data import files as files_lib
@@ -17,23 +15,8 @@ from ease_jax.data.spec import SPLITS, DataSpec
 
 # With fewer documents than this, whole ones cannot match the fractions.
 MIN_DOCUMENTS = 20
-_NOT_LIBRARY = frozenset(
-  {
-    'site-packages',
-    'dist-packages',
-    '__pycache__',
-    'test',
-    'tests',
-    'idle_test',
-  }
-)
 
 Splits = dict[str, list[str]]
-
-
-def read_stdlib(spec: DataSpec) -> Splits:
-  """The running Python's standard library, split."""
-  return split(stdlib(), spec.select_fraction, spec.test_fraction)
 
 
 def read_files(spec: DataSpec) -> Splits:
@@ -71,31 +54,6 @@ def read_files(spec: DataSpec) -> Splits:
     if own is not None:
       splits[name] = [document.text for document in own]
   return splits
-
-
-def stdlib() -> list[Document]:
-  """Source files of the running Python's standard library, by name."""
-  root = pathlib.Path(sysconfig.get_path('stdlib'))
-  documents = []
-  for name, path in sorted(_library_files(root)):
-    try:
-      text = path.read_bytes().decode('utf-8')
-    except UnicodeDecodeError:  # a few files declare another encoding
-      continue
-    if text:
-      documents.append(Document(name, text))
-  return documents
-
-
-def _library_files(
-  root: pathlib.Path,
-) -> Iterator[tuple[str, pathlib.Path]]:
-  for folder, subfolders, names in os.walk(root):
-    subfolders[:] = set(subfolders) - _NOT_LIBRARY
-    for name in names:
-      if name.endswith('.py'):
-        path = pathlib.Path(folder, name)
-        yield path.relative_to(root).as_posix(), path
 
 
 def _check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ease_jax.core.costs import mean_context
 from ease_jax.core.policies import ExitRule, OperatingPoint, thresholds
 from ease_jax.decode import cells, heads
 from ease_jax.decode.cache import Cache, New
@@ -271,9 +272,9 @@ class _Group:
 
 
 def compute_decoder(
-  model: Body, point: OperatingPoint, exit_RxT: np.ndarray
+  model: Body, point: OperatingPoint, exit_RxT: np.ndarray, before: int = 0
 ) -> float:
-  """What this decoder does for rows decoded from their first token on.
+  """What this decoder does for the tokens of some rows.
 
   FLOPs per token, relative to a full pass. Under a policy where exited tokens
   run on (`recompute`) they wait in a window: in the end nearly everything is
@@ -284,8 +285,11 @@ def compute_decoder(
     model: a body.
     point: where tokens exit.
     exit_RxT: the readout that answered each token.
+    before: tokens of the rows that came earlier, such as a prompt: they are
+      looked back at, by the full pass as well, and not charged themselves.
   """
-  prices = model.costs_of_windows(exit_RxT.shape[1])
+  context = mean_context(exit_RxT.shape[1], model.cfg.attention)
+  prices = model.costs(before + context)
   active_K = thresholds(point, model.grid.num_readouts) < np.inf
   cost_K = prices.exit_K(point.rule, active_K)
   flops = float(cost_K[exit_RxT].mean())

@@ -95,11 +95,11 @@ def exit_text(
   exits = []
   layers_run = 0
 
-  tokens = tokenizer.encode(prompt).tolist()
+  prompt_tokens = tokenizer.encode(prompt).tolist()
   steps = loop.stream(
     model,
     {'params': trained.params},
-    [tokens],
+    [prompt_tokens],
     point,
     options=options,
   )
@@ -116,13 +116,16 @@ def exit_text(
   compute = 1.0
   how = 'no exits'
   if point is not None:
-    compute = deferred.compute_decoder(model, point, np.asarray([exits]))
+    # The last token of the prompt is the first to be decoded.
+    compute = deferred.compute_decoder(
+      model, point, np.asarray([exits]), before=len(prompt_tokens) - 1
+    )
     how = f'{point.signal}, {point.policy}'
   say(
     f'[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
-    f'of {depth} on average ({layers_run / len(exits):.2f} run), compute '
-    f'{compute:.1%} of the full model, {how}'
-    f'{_end(len(tokens) + len(exits), options)}]'
+    f'of {depth} on average ({layers_run / len(exits):.2f} run), '
+    f'compute_decoder {compute:.1%} of a full pass, {how}'
+    f'{_end(len(prompt_tokens) + len(exits), options)}]'
   )
 
 

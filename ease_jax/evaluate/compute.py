@@ -1,6 +1,6 @@
 """What exits cost, and what readouts know: numbers of a trace or a dump."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,53 +32,105 @@ def compute(
     (`recompute`) also compute_uncharged, which leaves those out: what most
     papers report.
   """
-  grid = model.grid
   prices = model.costs_of_windows(mask_RxT.shape[1])
+  spent = flops(model, point, trace, mask_RxT)
   mask = mask_RxT > 0
-  exit_N = trace.exit_RxT[mask]
-  num = len(exit_N)
+  num = int(mask.sum())
+
+  row = where_stopped(model, trace.exit_RxT[mask])
+  own = float(spent.own_RxT.sum())
+  row['compute'] = prices.relative(own / num)
+  if spent.made_up_RxT is not None:
+    row['compute_uncharged'] = row['compute']
+    made_up = float(spent.made_up_RxT.sum())
+    row['compute'] = prices.relative((own + made_up) / num)
+  return row
+
+
+def where_stopped(model: Body, exit_N: np.ndarray) -> dict[str, Any]:
+  """layer_fraction, mean_readout (1-based) and exit_fraction [K] of exits."""
+  grid = model.grid
   count_K = np.bincount(exit_N, minlength=grid.num_readouts)
-
-  if point is None:
-    cost_K = prices.static_K
-  else:
-    active_K = thresholds(point, grid.num_readouts) < np.inf
-    cost_K = prices.exit_K(point.rule, active_K)
-  flops = float(count_K @ cost_K)
-  if trace.run_LxRxT is not None:
-    flops -= prices.skipped(trace.run_LxRxT[:, mask], exit_N)
-
-  fraction_K = count_K / num
-  layer_fraction = float(fraction_K @ np.asarray(grid.depth_K)) / grid.depth
-  row = {
-    'compute': prices.relative(flops / num),
-    'layer_fraction': layer_fraction,
+  fraction_K = count_K / len(exit_N)
+  depth = float(fraction_K @ np.asarray(grid.depth_K))
+  return {
+    'layer_fraction': depth / grid.depth,
     'mean_readout': float(fraction_K @ np.arange(1, len(count_K) + 1)),
     'exit_fraction': fraction_K.tolist(),
   }
-  if point is not None and point.rule.policy.runs_on:
-    row['compute_uncharged'] = row['compute']
-    exit_RxT = np.where(mask, trace.exit_RxT, 0)
-    if model.cfg.attention == CAUSAL:
-      deepest_RxT = _deepest_later(exit_RxT)
-    else:
-      highest_Rx1 = exit_RxT.max(1, keepdims=True)
-      deepest_RxT = np.broadcast_to(highest_Rx1, exit_RxT.shape)
-    made_up = prices.deferred_KxK[trace.exit_RxT, deepest_RxT][mask].sum()
-    row['compute'] = prices.relative((flops + float(made_up)) / num)
-  return row
+
+
+class Spent(NamedTuple):
+  """FLOPs of each token, [R, T]; 0 for padding.
+
+  Attributes:
+    own_RxT: up to its answer, keys and values of skipped cells included.
+    made_up_RxT: cells that later tokens look at and it had not run; None where
+      the policy makes up none.
+  """
+
+  own_RxT: np.ndarray
+  made_up_RxT: np.ndarray | None
+
+  @property
+  def total_RxT(self) -> np.ndarray:
+    """What `compute` charges."""
+    if self.made_up_RxT is None:
+      return self.own_RxT
+    return self.own_RxT + self.made_up_RxT
+
+
+def flops(
+  model: Body,
+  point: OperatingPoint | None,
+  trace: Trace,
+  mask_RxT: np.ndarray,
+) -> Spent:
+  """What each token of a trace costs; arguments as those of `compute`."""
+  grid = model.grid
+  prices = model.costs_of_windows(mask_RxT.shape[1])
+  mask = mask_RxT > 0
+
+  cost_K = prices.static_K
+  if point is not None:
+    active_K = thresholds(point, grid.num_readouts) < np.inf
+    cost_K = prices.exit_K(point.rule, active_K)
+  own_RxT = cost_K[trace.exit_RxT]
+  if trace.run_LxRxT is not None:
+    spared_KxRxT = spared(model, trace.run_LxRxT)
+    own_RxT -= _at(spared_KxRxT, trace.exit_RxT)
+  own_RxT = np.where(mask, own_RxT, 0.0)
+
+  if point is None or not point.rule.policy.runs_on:
+    return Spent(own_RxT, None)
+
+  exit_RxT = np.where(mask, trace.exit_RxT, 0)
+  if model.cfg.attention == CAUSAL:
+    deepest_RxT = _deepest_later(exit_RxT)
+  else:
+    highest_Rx1 = exit_RxT.max(1, keepdims=True)
+    deepest_RxT = np.broadcast_to(highest_Rx1, exit_RxT.shape)
+  made_up_RxT = prices.deferred_KxK[trace.exit_RxT, deepest_RxT]
+  return Spent(own_RxT, np.where(mask, made_up_RxT, 0.0))
+
+
+def spared(model: Body, run_LxRxT: np.ndarray) -> np.ndarray:
+  """FLOPs that routers spare each token up to each readout, [K, R, T]."""
+  num_cells, *shape = run_LxRxT.shape
+  prices = model.costs_of_windows(shape[1])
+  spared_KxN = prices.spared_KxN(run_LxRxT.reshape(num_cells, -1))
+  return spared_KxN.reshape(-1, *shape)
+
+
+def _at(x_KxRxT: np.ndarray, index_RxT: np.ndarray) -> np.ndarray:
+  """The entry of each token's index, [R, T]."""
+  return np.take_along_axis(x_KxRxT, index_RxT[None], 0)[0]
 
 
 def _deepest_later(exit_RxT: np.ndarray) -> np.ndarray:
   """Deepest readout among the later tokens of the row, 0 for the last."""
   running = np.maximum.accumulate(exit_RxT[:, ::-1], axis=1)[:, ::-1]
   return np.pad(running[:, 1:], ((0, 0), (0, 1)))
-
-
-def oracle_exit(dump: Dump) -> np.ndarray:
-  """First readout whose loss is no worse than the last one's, [R, T]."""
-  as_good = dump.nll_KxRxT <= dump.nll_KxRxT[-1]
-  return as_good.argmax(0).astype(np.int32)
 
 
 def calibration(dump: Dump, k: int, num_bins: int = 15) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from ease_jax import model as model_lib
-from ease_jax.core.policies import RECOMPUTE, OperatingPoint
+from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.task import Task
-from ease_jax.evaluate import traces
-from ease_jax.evaluate.compute import calibration, oracle_exit
+from ease_jax.evaluate import clairvoyant
+from ease_jax.evaluate.compute import calibration
 from ease_jax.evaluate.facts import ModelFacts
 from ease_jax.evaluate.passage import Passage, PassageToken
 from ease_jax.evaluate.results import (
@@ -21,14 +21,15 @@ from ease_jax.evaluate.results import (
   Calibration,
   Chosen,
   ChosenSide,
-  Cost,
-  OracleRow,
+  ClairvoyantRow,
+  Intervals,
   ReadoutRow,
   SegmentRow,
   SweepRow,
 )
 from ease_jax.evaluate.search import searched_points
 from ease_jax.evaluate.sweep import Evaluator, SweepSpec, scalar_points
+from ease_jax.evaluate.windows import Sums, Windows, in_stretches
 from ease_jax.model import Body, Params
 
 PASSAGE_TOKENS = 900
@@ -40,15 +41,17 @@ class Evaluation:
 
   Attributes: as in `results.Results`, and
     passage: the beginning of the report split.
+    windows: sums over its stretches.
   """
 
   readouts: tuple[ReadoutRow, ...]
   sweep: tuple[SweepRow, ...]
   chosen: Chosen
-  oracle: tuple[OracleRow, ...]
+  clairvoyant: tuple[ClairvoyantRow, ...]
   calibration: tuple[Calibration, ...]
   segments: tuple[SegmentRow, ...]
   passage: Passage
+  windows: Windows
 
 
 def evaluate(
@@ -76,17 +79,29 @@ def evaluate(
     if visited.point not in points:
       points.append(visited.point)
       selected.append(visited.row)
-  reported = [report.measure(point) for point in points]
   best = spec.choice.best(selected, spec.policy)
 
+  reported = []
+  sums = []
+  for point in points:
+    trace = report.trace(point)
+    reported.append(report.row(point, trace))
+    sums.append(report.sums(point, trace))
+  windows = _windows(report, sums)
+  intervals = _intervals(windows, sums[best], sums[points.index(None)])
+
   return Evaluation(
-    readouts=_readout_rows(select, report),
+    readouts=_readout_rows(select, report, windows),
     sweep=(*selected, *reported),
-    chosen=_chosen(spec, selected, reported, best),
-    oracle=(_oracle_row(select), _oracle_row(report)),
+    chosen=_chosen(spec, select, report, selected, reported, best, intervals),
+    clairvoyant=(
+      *clairvoyant.frontier(select, spec.policy),
+      *clairvoyant.frontier(report, spec.policy),
+    ),
     calibration=_calibration(report),
     segments=_segment_rows(spec, select, report),
     passage=_passage(spec, report, points[best]),
+    windows=windows,
   )
 
 
@@ -102,39 +117,66 @@ def model_facts(model: Body, params: Params) -> ModelFacts:
 
 
 def _readout_rows(
-  select: Evaluator, report: Evaluator
+  select: Evaluator, report: Evaluator, windows: Windows
 ) -> tuple[ReadoutRow, ...]:
   grid = report.model.grid
   prices = report.model.costs_of_windows(report.task.seq_len)
+  full = report.readout(grid.num_readouts - 1)
   rows = []
 
   for k, (segment, layer) in enumerate(grid.names_K):
-    cost_flops = float(prices.static_K[k])
+    flops = float(prices.static_K[k])
+    quality = report.readout(k)
     rows.append(
       ReadoutRow(
         segment=segment,
         layer=layer,
-        cost_flops=cost_flops,
-        cost=prices.relative(cost_flops),
+        flops_static=flops,
+        compute_static=prices.relative(flops),
         layer_fraction=grid.depth_K[k] / grid.depth,
         select=select.readout(k),
-        report=report.readout(k),
+        report=quality,
+        ppl_vs_full=quality.ppl / full.ppl,
+        ppl_vs_full_interval=windows.ppl_ratio(
+          windows.readouts[k], windows.readouts[-1]
+        ),
       )
     )
   return tuple(rows)
 
 
+def _intervals(windows: Windows, point: Sums, off: Sums) -> Intervals:
+  return Intervals(
+    full_ppl=windows.ppl(off),
+    ppl=windows.ppl(point),
+    ppl_vs_full=windows.ppl_ratio(point, off),
+    compute=windows.compute(point),
+  )
+
+
 def _chosen(
   spec: SweepSpec,
+  select: Evaluator,
+  report: Evaluator,
   selected: Sequence[SweepRow],
   reported: Sequence[SweepRow],
   best: int,
+  intervals: Intervals,
 ) -> Chosen:
-  def side(rows: Sequence[SweepRow]) -> ChosenSide:
+  def side(
+    split: Evaluator,
+    rows: Sequence[SweepRow],
+    intervals: Intervals | None = None,
+  ) -> ChosenSide:
     row = rows[best]
     off = next(r for r in rows if r.point is None)
-    ratio = row.quality.ppl / off.quality.ppl
-    return ChosenSide(row.quality, row.cost, ppl_vs_full=ratio)
+    return ChosenSide(
+      row.quality,
+      row.cost,
+      ppl_vs_full=row.quality.ppl / off.quality.ppl,
+      tokens=int((split.dump.mask_RxT > 0).sum()),
+      intervals=intervals,
+    )
 
   return Chosen(
     rule=str(spec.choice),
@@ -142,33 +184,29 @@ def _chosen(
     point=selected[best].point,
     select_split=spec.select_split,
     report_split=spec.report_split,
-    select=side(selected),
-    report=side(reported),
+    select=side(select, selected),
+    report=side(report, reported, intervals),
   )
 
 
-def _oracle_row(split: Evaluator) -> OracleRow:
-  """Answers where the loss is first as good as the last readout's."""
-  grid = split.model.grid
-  mask = split.dump.mask_RxT > 0
-  exit_RxT = oracle_exit(split.dump)
-  trace = traces.trace_from_dump(split.dump, exit_RxT)
-
-  count_K = np.bincount(exit_RxT[mask], minlength=grid.num_readouts)
-  fraction_K = count_K / mask.sum()
-  prices = split.model.costs_of_windows(mask.shape[1])
-  depth = float(fraction_K @ np.asarray(grid.depth_K))
-
-  return OracleRow(
-    split=split.role,
-    kv_policy=RECOMPUTE.name,
-    quality=split.quality(trace.nll_RxT, trace.correct_RxT),
-    cost=Cost(
-      compute=prices.relative(float(fraction_K @ prices.static_K)),
-      layer_fraction=depth / grid.depth,
-      mean_readout=float(fraction_K @ np.arange(1, len(fraction_K) + 1)),
-      exit_fraction=tuple(fraction_K.tolist()),
-    ),
+def _windows(report: Evaluator, traced: Sequence[Sums]) -> Windows:
+  """Sums over the report split: static exits, and the points of the sweep."""
+  prices = report.model.costs_of_windows(report.task.seq_len)
+  dump = report.dump
+  tokens_W = in_stretches(np.ones(dump.mask_RxT.shape), dump.mask_RxT)
+  readouts = [
+    Sums(
+      nll=tuple(in_stretches(nll_RxT, dump.mask_RxT).tolist()),
+      flops=tuple((flops * tokens_W).tolist()),
+    )
+    for nll_RxT, flops in zip(dump.nll_KxRxT, prices.static_K, strict=True)
+  ]
+  return Windows(
+    split=report.split,
+    full_flops=prices.full,
+    tokens=tuple(tokens_W.astype(int).tolist()),
+    readouts=tuple(readouts),
+    points=tuple(traced),
   )
 
 

@@ -38,7 +38,8 @@ class TrainFacts(Record):
     updates: of the parameters.
     best_step: whose parameters are evaluated; None where none was best.
     tokens: supervised.
-    flops: forward and backward, counted and not measured.
+    flops: forward, backward and the optimizer's products of matrices, with
+      attention to whole windows; counted, not measured (`docs/compute.md`).
     wall_s: seconds, compilation and evaluations included.
     tokens_per_s: tokens over these seconds.
     extended_from: steps at which the run ended before it was extended; None

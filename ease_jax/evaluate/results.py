@@ -7,78 +7,26 @@ data has which role.
 
 import dataclasses
 import pathlib
-from typing import Annotated
-
-import numpy as np
 
 from ease_jax.checks import ConfigError
-from ease_jax.core.policies import OFF_JSON, OperatingPoint
 from ease_jax.evaluate.facts import (
   DataFacts,
   ModelFacts,
   Provenance,
   TrainFacts,
 )
-from ease_jax.evaluate.records import Inline, Record, parse, read_json
-
-Point = Annotated[OperatingPoint | None, Inline(OFF_JSON)]
+from ease_jax.evaluate.records import Record, parse, read_json
+from ease_jax.evaluate.settings import Cost as Cost
+from ease_jax.evaluate.settings import InlineCost, InlineQuality, Point
+from ease_jax.evaluate.settings import Quality as Quality
+from ease_jax.evaluate.settings import exits_early as exits_early
+from ease_jax.evaluate.windows import Interval
 
 FILE = 'results.json'
 SELECT = 'select'
 REPORT = 'report'
 ROLES = (SELECT, REPORT)
 MODE = 'evaluate'  # of ease_jax.main, which writes it
-
-
-def exits_early(point: OperatingPoint | None) -> bool:
-  """Whether a token may stop before the last readout."""
-  if point is None:
-    return False
-  early = point.threshold
-  if isinstance(early, tuple):
-    *early, _ = early
-  return bool(np.any(np.asarray(early) < np.inf))
-
-
-@dataclasses.dataclass(frozen=True)
-class Quality(Record):
-  """How good the answers of one setting are.
-
-  Attributes:
-    nll: mean negative log-likelihood of a token, nats.
-    ppl: perplexity, exp(nll).
-    bits_per_byte: bits that a byte of the text takes.
-    accuracy: share of the tokens that were the most likely ones.
-  """
-
-  nll: float
-  ppl: float
-  bits_per_byte: float
-  accuracy: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost(Record):
-  """What the answers of one setting cost.
-
-  Attributes:
-    compute: FLOPs per token, divided by those of the full pass.
-    layer_fraction: share of the layers that a token runs on average.
-    mean_readout: mean number of the readout that answers, from 1.
-    exit_fraction: share of the tokens that each readout answers.
-    compute_uncharged: `compute` without the layers that exited tokens make up
-      for later ones; None where a policy makes up none.
-  """
-
-  compute: float
-  layer_fraction: float
-  mean_readout: float
-  exit_fraction: tuple[float, ...]
-  compute_uncharged: float | None = None
-
-
-InlineQuality = Annotated[Quality, Inline()]
-InlineCost = Annotated[Cost, Inline()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +53,25 @@ class ReadoutRow(Record):
   Attributes:
     segment: which run of the body, from 1.
     layer: which layer of the segment, from 1.
-    cost_flops: FLOPs per token of a model that is cut off here.
-    cost: the same, divided by the FLOPs of the full pass.
+    flops_static: FLOPs per token of a static exit, which is charged as a
+      model that is cut off here: its layers and one head.
+    compute_static: the same, divided by the FLOPs of the full pass.
     layer_fraction: share of the layers that are run.
     select: its quality on the split that chooses.
     report: its quality on the split that reports.
+    ppl_vs_full: perplexity on the latter, divided by that of full depth.
+    ppl_vs_full_interval: over windows.
   """
 
   segment: int
   layer: int
-  cost_flops: float
-  cost: float
+  flops_static: float
+  compute_static: float
   layer_fraction: float
   select: Quality
   report: Quality
+  ppl_vs_full: float
+  ppl_vs_full_interval: Interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +82,33 @@ class ChosenSide(Record):
     quality: of the answers.
     cost: of the answers.
     ppl_vs_full: perplexity divided by that with exits off.
+    tokens: scored.
+    intervals: over windows; None on the split that chose, which has chosen
+      what looks good there.
   """
 
   quality: InlineQuality
   cost: InlineCost
   ppl_vs_full: float
+  tokens: int
+  intervals: 'Intervals | None' = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals(Record):
+  """95 % intervals of an operating point, over windows.
+
+  Attributes:
+    full_ppl: of the perplexity with exits off.
+    ppl: of the perplexity.
+    ppl_vs_full: of their ratio; both on the same windows.
+    compute: of the compute.
+  """
+
+  full_ppl: Interval
+  ppl: Interval
+  ppl_vs_full: Interval
+  compute: Interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,18 +140,24 @@ class Chosen(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class OracleRow(Record):
-  """The bound: a free signal that knows the answer, free keys and values.
+class ClairvoyantRow(Record):
+  """A point of the clairvoyant frontier.
+
+  Every token is answered where loss + price x compute is lowest, by somebody
+  who knows all losses and asks nothing. Deeper states are the true ones: a
+  point of the sweep, whose exits change what later tokens see, may lie below.
 
   Attributes:
     split: its role.
-    kv_policy: what deeper layers see of exited tokens: `recompute`.
+    kv_policy: whose keys and values of skipped layers are charged.
+    price: nats that one full pass is worth.
     quality: of the answers.
-    cost: of the answers, heads that were only looked at left out.
+    cost: of the answers: layers, the head that answers, keys and values.
   """
 
   split: str
   kv_policy: str
+  price: float
   quality: InlineQuality
   cost: InlineCost
 
@@ -309,7 +290,7 @@ class Results(Record):
     readouts: in order of cost, the last of which always answers.
     sweep: every setting on `select`, then every setting on `report`.
     chosen: the operating point.
-    oracle: the bound, on both splits.
+    clairvoyant: the frontier of those who know all losses, on both splits.
     calibration: of every readout.
     segments: after 1, 2, ... of them; empty for models of one.
     speed: None where it was not measured.
@@ -322,7 +303,7 @@ class Results(Record):
   readouts: tuple[ReadoutRow, ...]
   sweep: tuple[SweepRow, ...]
   chosen: Chosen
-  oracle: tuple[OracleRow, ...]
+  clairvoyant: tuple[ClairvoyantRow, ...]
   calibration: tuple[Calibration, ...]
   segments: tuple[SegmentRow, ...]
   speed: Speed | None

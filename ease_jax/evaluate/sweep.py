@@ -33,10 +33,11 @@ from ease_jax.data import SPLITS
 from ease_jax.data.pipeline import Batch
 from ease_jax.data.task import Task
 from ease_jax.evaluate import passes, traces
-from ease_jax.evaluate.compute import compute
+from ease_jax.evaluate.compute import compute, flops
 from ease_jax.evaluate.passes import Dump
 from ease_jax.evaluate.results import Cost, Quality, SweepRow
 from ease_jax.evaluate.traces import Trace
+from ease_jax.evaluate.windows import Sums, in_stretches
 from ease_jax.model import Body, Params
 
 Policy = Annotated[str, OneOf(policies.choices)]
@@ -256,7 +257,10 @@ class Evaluator:
 
   def measure(self, point: OperatingPoint | None) -> SweepRow:
     """A row of the sweep; None = exits off."""
-    trace = self.trace(point)
+    return self.row(point, self.trace(point))
+
+  def row(self, point: OperatingPoint | None, trace: Trace) -> SweepRow:
+    """The row of a point whose trace is there already."""
     return SweepRow(
       split=self.role,
       point=point,
@@ -277,6 +281,15 @@ class Evaluator:
     values = compute(self.model, point, trace, self.dump.mask_RxT)
     values['exit_fraction'] = tuple(values['exit_fraction'])
     return Cost(**values)
+
+  def sums(self, point: OperatingPoint | None, trace: Trace) -> Sums:
+    """A trace of the split, summed over its stretches."""
+    mask_RxT = self.dump.mask_RxT
+    spent = flops(self.model, point, trace, mask_RxT)
+    return Sums(
+      nll=tuple(in_stretches(trace.nll_RxT, mask_RxT).tolist()),
+      flops=tuple(in_stretches(spent.total_RxT, mask_RxT).tolist()),
+    )
 
   def readout(self, k: int, dump: Dump | None = None) -> Quality:
     """Quality of always answering at readout k, deeper states the true ones.

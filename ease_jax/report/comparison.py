@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Annotated
 
+from ease_jax.evaluate.facts import Provenance
 from ease_jax.evaluate.records import Inline, Record
+from ease_jax.evaluate.windows import Interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Sizes(Record):
     updates: of the parameters.
     tokens: of the training.
     flops: of the training.
-    inference_flops: per token, exits off.
+    inference_flops: per token of a full pass, exits off.
   """
 
   params: float
@@ -51,7 +53,8 @@ class RunRow(Record):
     select_ppl: perplexity of the last readout on the split that chooses.
     report_ppl: the same on the split that reports.
     chosen_ppl: that of the operating point, on the split that reports.
-    chosen_compute: its compute, divided by that of full depth.
+    chosen_compute: its `compute`, a share of the run's own full pass.
+    chosen_flops: the same in FLOPs per token, which variants share.
     sizes: of the run.
   """
 
@@ -60,19 +63,30 @@ class RunRow(Record):
   report_ppl: float
   chosen_ppl: float
   chosen_compute: float
+  chosen_flops: float
   sizes: Annotated[Sizes, Inline()]
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant(Record):
-  """All runs of one variant; quantities as in `RunRow`, sizes as means."""
+  """All runs of one variant; quantities as in `RunRow`, sizes as means.
+
+  Attributes:
+    name: of the variant.
+    changes: fields of its config that are not those of the first variant, as
+      `field=value`.
+    report_ppl_interval: of the mean over seeds, on other windows.
+  """
 
   name: str
+  changes: tuple[str, ...]
   runs: tuple[RunRow, ...]
   select_ppl: Spread
   report_ppl: Spread
+  report_ppl_interval: Interval
   chosen_ppl: Spread
   chosen_compute: Spread
+  chosen_flops: Spread
   sizes: Annotated[Sizes, Inline()]
 
 
@@ -85,8 +99,9 @@ class Pair(Record):
     baseline: name of the other.
     seeds: in which both have run.
     change: of the report split's perplexity; 0.01 = 1 % higher.
-    p: of a paired t-test on the losses; None for a single seed.
-    p_holm: the same, allowing for the number of pairs (Holm 1979).
+    ratio: of the two perplexities, the mean over the seeds of the losses.
+    interval: of it, 95 %, over windows and, if there is more than one, seeds;
+      None where the two were not measured on the same windows.
     equal: names of the sizes that are the same for both.
     ratios: sizes of the variant, divided by those of the baseline.
   """
@@ -95,8 +110,8 @@ class Pair(Record):
   baseline: str
   seeds: tuple[int, ...]
   change: Spread
-  p: float | None
-  p_holm: float | None
+  ratio: float
+  interval: Interval | None
   equal: tuple[str, ...]
   ratios: Sizes
 
@@ -128,35 +143,38 @@ class Curve(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Stretch(Record):
-  """Budgets in which a curve is below the frontier in every seed.
+  """Neighbouring budgets of which the same can be said.
 
   Attributes:
     low: first of them, FLOPs per token.
     high: last of them.
-    gain: largest mean gain of the loss, nats.
+    ratio: perplexity of the curve over that of the frontier, at the budget
+      where they differ most.
+    interval: of it, 95 %, over seeds and windows.
   """
 
   low: float
   high: float
-  gain: float
+  ratio: float
+  interval: Interval
 
 
 @dataclasses.dataclass(frozen=True)
-class Below(Record):
-  """Where a curve lies below the frontier.
+class Judged(Record):
+  """Where a curve lies in relation to the frontier.
 
   Attributes:
     variant: whose curve.
     seeds: number of seeds.
-    stretches: of budgets where it does.
-    closest: largest mean gain at any budget, nats; negative = above; None
-      where no budget of the curve is one of the frontier's.
+    chosen: the operating point; None where it is outside the frontier.
+    stretches: of the frontier's budgets, from few FLOPs to many; empty where
+      the curve has none of them.
   """
 
   variant: str
   seeds: int
+  chosen: Stretch | None
   stretches: tuple[Stretch, ...]
-  closest: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +184,12 @@ class Frontier(Record):
   Attributes:
     points: models without exits, from few FLOPs to many.
     curves: of all other variants.
-    below: where these beat the points.
+    judged: these against the points.
   """
 
   points: tuple[FrontierPoint, ...]
   curves: tuple[Curve, ...]
-  below: tuple[Below, ...]
+  judged: tuple[Judged, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +205,8 @@ class Comparison(Record):
     pairs: those of which a seed has succeeded.
     frontier: None where the study asks for none.
     failed: one line for each run that failed.
+    smoke: why its runs are too small to say anything; empty where not.
+    provenance: of the comparison; its runs have their own.
   """
 
   title: str
@@ -197,3 +217,5 @@ class Comparison(Record):
   pairs: tuple[Pair, ...]
   frontier: Frontier | None
   failed: tuple[str, ...]
+  smoke: str
+  provenance: Provenance

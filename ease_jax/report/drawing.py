@@ -66,9 +66,14 @@ def series(number: int) -> Style:
   )
 
 
-def key(label: str, **style: Any) -> Line2D:
+def label(name: str) -> str:
+  """A name as a legend shows it; matplotlib hides those that begin with _."""
+  return f'\u200b{name}' if name.startswith('_') else name
+
+
+def key(name: str, **style: Any) -> Line2D:
   """A line of a legend."""
-  return Line2D([], [], label=label, **style)
+  return Line2D([], [], label=label(name), **style)
 
 
 def mark_chosen(ax: Axes, x: float, y: float) -> Line2D:

@@ -113,7 +113,7 @@ def training_curves(
     dense = name == 'train'
     ax.plot(
       *zip(*sorted(curves[name].items())),
-      label=name,
+      label='train: what is minimised' if dense else f'{name}: last readout',
       color=svg.SERIES[number % len(svg.SERIES)],
       lw=1.2 if dense else 1.8,
       marker='' if dense else 'o',

@@ -5,24 +5,45 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.passage import Passage, PassageToken
 from ease_jax.evaluate.records import read_json
 from ease_jax.evaluate.results import (
   REPORT,
-  ChosenSide,
-  OracleRow,
   ReadoutRow,
   Results,
 )
-from ease_jax.report import drawing, figures, html, quality, speed, svg, tables
+from ease_jax.report import (
+  drawing,
+  figures,
+  headline,
+  html,
+  quality,
+  speed,
+  svg,
+  tables,
+  words,
+)
 from ease_jax.report.html import Drawings
 from ease_jax.train.writers import METRICS, read_events
 
 # Control characters would be invisible, or invalid in HTML.
-_VISIBLE = {c: 0x2400 + c for c in range(32) if chr(c) not in '\t\n'}
+_VISIBLE: dict[int, int | str] = {
+  c: 0x2400 + c for c in range(32) if chr(c) not in '\t\n'
+}
 _VISIBLE[0x7F] = 0x2421
+# These would turn the rest of the passage around.
+_TURNING = (
+  0x061C,
+  0x200E,
+  0x200F,
+  *range(0x202A, 0x202F),
+  *range(0x2066, 0x206A),
+)
+_VISIBLE |= {c: f'\u27e8U+{c:04X}\u27e9' for c in _TURNING}
 _NAMED = str.maketrans({' ': '\u2423', '\n': '\u21b5', '\t': '\u21e5'})
 
 
@@ -51,22 +72,27 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   html.write(workdir / 'sweep.md', tables.to_markdown(results.sweep))
 
   page = workdir / 'report.html'
-  html.write(page, render(config, results, passage, drawings))
+  html.write(page, render(config, metrics, results, passage, drawings))
   return page
 
 
 def render(
-  config: dict[str, Any], results: Results, passage: Passage, drawings: Drawings
+  config: dict[str, Any],
+  metrics: list[figures.Event],
+  results: Results,
+  passage: Passage,
+  drawings: Drawings,
 ) -> str:
   """The page as one string that needs nothing else.
 
   Args:
     config: the run's config, as JSON.
+    metrics: its events.
     results: its results.
     passage: its tokens to show.
     drawings: of its figures, by name.
   """
-  top = headline(results)
+  top = headline.headline(results)
   segments = results.model.segments
   readouts = results.readouts
   shades = [100 * svg.shade(k, len(readouts)) for k in range(len(readouts))]
@@ -76,9 +102,12 @@ def render(
     results=results,
     title=top.title,
     lead=top.lead,
+    smoke=headline.smoke(results),
+    fall=headline.last_fall(metrics, results.chosen.select_split),
     full_ppl=results.off(REPORT).quality.ppl,
     thresholds=_thresholds(results),
-    oracle=_oracle(results),
+    words=words,
+    clairvoyant=clairvoyant_compute(results),
     speed=speed.section(results),
     readouts=tables.readout_rows(results),
     names=[drawing.cell_name(row, segments) for row in readouts],
@@ -88,50 +117,6 @@ def render(
     tokens=[_token(t, readouts, segments) for t in passage.tokens],
     config_text=json.dumps(config, indent=2, ensure_ascii=False),
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Headline:
-  """What the run shows in one line, and the sentences below it."""
-
-  title: str
-  lead: str
-
-
-def headline(results: Results) -> Headline:
-  """What the run shows; "no saving" is an allowed result."""
-  chosen = results.chosen
-  compute = chosen.report.cost.compute
-
-  if not chosen.exits:
-    return Headline(
-      'No saving',
-      'No setting of the exits kept the asked-for quality for less than full '
-      f'compute on the {chosen.select_split} split: every token goes through '
-      'all layers.',
-    )
-  # A saving that the display would round to nothing is none.
-  if 1 - compute < 0.0005:
-    return Headline(
-      'No saving',
-      f'The setting chosen on the {chosen.select_split} split costs '
-      f'{html.percent(compute)} of full compute on the {chosen.report_split} '
-      'split.',
-    )
-  return Headline(
-    f'{html.percent(1 - compute)} less compute, {_quality(chosen.report)}',
-    f'Every token stops at the first of {len(results.readouts)} readouts that '
-    f'is sure enough. The thresholds were chosen on the {chosen.select_split} '
-    f'split; the numbers here are from the {chosen.report_split} split.',
-  )
-
-
-def _quality(side: ChosenSide) -> str:
-  change = side.ppl_vs_full - 1
-  if abs(change) < 0.0005:
-    return 'the same perplexity'
-  direction = 'higher' if change > 0 else 'lower'
-  return f'{html.percent(abs(change))} {direction} perplexity'
 
 
 def _draw(results: Results, metrics: list[figures.Event]) -> Drawings:
@@ -161,9 +146,17 @@ def _thresholds(results: Results) -> list[str]:
   return [*texts, 'always']
 
 
-def _oracle(results: Results) -> OracleRow | None:
-  rows = [row for row in results.oracle if row.split == REPORT]
-  return rows[0] if rows else None
+def clairvoyant_compute(results: Results) -> float | None:
+  """Compute at which the clairvoyant frontier is as good as full depth.
+
+  None where it is not in the file; straight lines between its points.
+  """
+  curve = sorted(quality.clairvoyant_curve(results), key=lambda p: -p[1])
+  if not curve:
+    return None
+  computes, ppls = zip(*curve)
+  full_ppl = results.off(REPORT).quality.ppl
+  return float(np.interp(-full_ppl, np.negative(ppls), computes))
 
 
 @dataclasses.dataclass(frozen=True)

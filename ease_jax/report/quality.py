@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import transforms
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ease_jax.core.policies import RECOMPUTE
-from ease_jax.evaluate.results import REPORT, OracleRow, Results, SweepRow
+from ease_jax.evaluate.results import REPORT, Results, SweepRow
 from ease_jax.report import drawing, svg
 from ease_jax.report.drawing import Style
 
@@ -35,19 +34,22 @@ def quality_vs_compute(results: Results, width: float = drawing.WIDE) -> Figure:
   ppls = [ppl for _, ppl in inside]
   top = max(full * 1.02, *ppls)
   bottom = min(full, *ppls) - 0.13 * (top - full)
+  # The frontier goes on below; a part of it must not flatten the rest.
+  clairvoyant = clairvoyant_curve(results)
+  lowest = min([bottom, *(ppl for _, ppl in clairvoyant)])
+  bottom = max(lowest, full - 0.6 * (top - full))
   top += 0.03 * (top - full)
 
   handles.append(_plot_static(ax, results, top))
-  oracles = [row for row in results.oracle if row.split == REPORT]
-  for row in oracles:
-    _plot_oracle(ax, row, bottom)
+  if clairvoyant:
+    handles.append(_plot_clairvoyant(ax, clairvoyant))
   if chosen.exits:
     handles.append(drawing.mark_chosen(ax, *here))
   _draw_full_depth(ax, full)
 
   computes = [1.0]
   computes += [compute for compute, _ in inside]
-  computes += [row.cost.compute for row in oracles]
+  computes += [x for x, ppl in clairvoyant if bottom <= ppl <= top]
   ax.set_xlim(min(computes) - 0.04, max(computes) + 0.06)
   ax.set_ylim(bottom, top)
   ax.xaxis.set_major_formatter(drawing.PERCENT)
@@ -106,6 +108,15 @@ def _searched_curve(results: Results, signal: str, policy: str) -> Curve:
   """In the order of compute."""
   points = set(_curve(_rows(results, signal, policy, True)))
   return sorted(points)
+
+
+def clairvoyant_curve(results: Results) -> Curve:
+  """From the lowest perplexity to the lowest compute."""
+  return [
+    (row.cost.compute, row.quality.ppl)
+    for row in results.clairvoyant
+    if row.split == REPORT
+  ]
 
 
 def _plot_signals(ax: Axes, results: Results) -> list[Line2D]:
@@ -175,7 +186,7 @@ def _keys(
 
 
 def _plot_static(ax: Axes, results: Results, top: float) -> Line2D:
-  """Always answering at one readout, as a model of that depth would."""
+  """Always answering at one readout, as a model that is cut off there."""
   style: Style = dict(
     color=svg.INK,
     marker='s',
@@ -185,7 +196,7 @@ def _plot_static(ax: Axes, results: Results, top: float) -> Line2D:
     lw=0.8,
     ls=':',
   )
-  points = [(row.cost, row.report.ppl) for row in results.readouts]
+  points = [(row.compute_static, row.report.ppl) for row in results.readouts]
   ax.plot(*zip(*points), zorder=5, **style)
 
   for row, point in zip(results.readouts, points):
@@ -193,36 +204,14 @@ def _plot_static(ax: Axes, results: Results, top: float) -> Line2D:
       name = drawing.cell_name(row, results.model.segments)
       ax.annotate(name, point, (6, 7), annotation_clip=True, **drawing.NOTE)
 
-  return drawing.key('static exit (true depth)', **style)
+  return drawing.key('static exit', **style)
 
 
-def _plot_oracle(ax: Axes, row: OracleRow, bottom: float) -> None:
-  """The bound; when it is far below, an arrow at the edge says where."""
-  below = row.quality.ppl < bottom
-  marker = 'v' if below else '*'
-  lift = 6 if below else 0  # points
-  x = row.cost.compute
-  y = max(row.quality.ppl, bottom)
-
-  scale = ax.figure.dpi_scale_trans
-  shift = transforms.ScaledTranslation(0, lift / 72, scale)
-  ax.plot(
-    [x],
-    [y],
-    marker=marker,
-    ms=8,
-    color=svg.INK,
-    zorder=6,
-    transform=ax.transData + shift,
-  )
-  ax.annotate(
-    f'oracle {row.quality.ppl:.2f}',
-    (x, y),
-    (8, lift),
-    va='center_baseline',
-    textcoords='offset points',
-    fontsize=8,
-  )
+def _plot_clairvoyant(ax: Axes, curve: Curve) -> Line2D:
+  """What could be reached if all losses were known."""
+  style: Style = dict(color=svg.INK, lw=1.2, ls='-.', alpha=0.8)
+  ax.plot(*zip(*curve), zorder=2, **style)
+  return drawing.key('clairvoyant frontier', **style)
 
 
 def _draw_full_depth(ax: Axes, ppl: float) -> None:

@@ -86,6 +86,10 @@ def section(results: Results) -> Section | None:
 
   best = _chosen(speed)
   segments = results.model.segments
+  names = tables.threshold_texts(
+    [point.to_json()['threshold'] for point in speed.points]
+  )
+  kept = [point.speedup / point.expected_speedup for point in speed.points]
   return Section(
     data=speed,
     full=speed.points[0],
@@ -93,14 +97,9 @@ def section(results: Results) -> Section | None:
     exits=exits_early(best.point),
     saves=best.speedup >= MIN_SPEEDUP,
     hidden=len(_shown(speed)) < len(speed.points),
-    points=tuple(_point_row(point) for point in speed.points),
+    points=tuple(map(PointRow, speed.points, names, kept)),
     break_even=tuple(_break_even_row(r, segments) for r in speed.break_even),
   )
-
-
-def _point_row(point: SpeedPoint) -> PointRow:
-  name = tables.threshold_text(point.to_json()['threshold'])
-  return PointRow(point, name, point.speedup / point.expected_speedup)
 
 
 def _break_even_row(readout: BreakEven, segments: int) -> BreakEvenRow:

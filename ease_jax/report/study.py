@@ -9,10 +9,11 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ease_jax.report import drawing, html, svg, tables
+from ease_jax.report import drawing, html, svg, tables, words
 from ease_jax.report.comparison import (
   Comparison,
   Frontier,
+  Judged,
   Pair,
   Spread,
   Variant,
@@ -22,22 +23,23 @@ COLUMNS = (
   'variant',
   'seeds',
   'test ppl',
+  '95 % interval',
   'select ppl',
   'parameters',
   'updates',
   'tokens',
   'train FLOPs',
-  'FLOPs/token',
+  'FLOPs/token, full pass',
   'chosen ppl',
-  'chosen compute',
+  'FLOPs/token, chosen',
+  'of its full pass',
 )
 PAIR_COLUMNS = (
   'variant',
   'against',
   'seeds',
-  'change',
-  'p',
-  'p, Holm',
+  'change of test ppl [95 %]',
+  'which is',
   'equal',
   'updates',
   'train FLOPs',
@@ -53,6 +55,8 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
   """
   rows = [_cells(variant) for variant in comparison.variants]
   pair_rows = [_pair_cells(pair) for pair in comparison.pairs]
+
+  judged = comparison.frontier.judged if comparison.frontier else ()
 
   drawings = {'perplexities': html.draw(perplexities, comparison)}
   if comparison.frontier:
@@ -72,11 +76,63 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
     rows=rows,
     pair_columns=PAIR_COLUMNS,
     pair_rows=pair_rows,
+    verdict=verdict(comparison),
+    sentences=[sentence(pair) for pair in comparison.pairs],
+    judged=[judgement(item) for item in judged],
     figures=html.inline(drawings),
   )
   path = workdir / 'report.html'
   html.write(path, page)
   return path
+
+
+def verdict(comparison: Comparison) -> str:
+  """The study in one line: how many differences are told apart."""
+  directions = [words.direction(p.ratio, p.interval) for p in comparison.pairs]
+  if not directions:
+    return 'Nothing is held against anything else.'
+
+  lower = directions.count('lower')
+  higher = directions.count('higher')
+  rest = len(directions) - lower - higher
+  return (
+    f'Of {len(directions)} pairs of variants, {lower} have a lower perplexity '
+    f'than what they are held against, {higher} a higher one, and {rest} are '
+    f'{words.NOT_TOLD_APART}.'
+  )
+
+
+def sentence(pair: Pair) -> str:
+  """What a pair says, and how certain that is."""
+  return (
+    f'{pair.variant} against {pair.baseline}, both at full depth: '
+    f'{words.direction(pair.ratio, pair.interval)}, '
+    f'{words.change(pair.ratio, pair.interval)} perplexity '
+    f'({words.seeds(len(pair.seeds))})'
+  )
+
+
+def judgement(item: Judged) -> str:
+  """Where the exits of a variant lie beside models without exits."""
+  if not item.stretches:
+    return f'{item.variant}: no budget of it is one of the black line.'
+
+  parts = []
+  if item.chosen is not None:
+    parts.append(
+      f'at its chosen point, {item.chosen.low:.3g} FLOPs per token, '
+      f'{words.direction(item.chosen.ratio, item.chosen.interval)} than a '
+      'model of that compute, '
+      f'{words.change(item.chosen.ratio, item.chosen.interval)}'
+    )
+  for stretch in item.stretches:
+    low = f'{stretch.low:.3g}'
+    high = f'{stretch.high:.3g}'
+    where = f'at {high}' if low == high else f'from {low} to {high}'
+    side = words.direction(stretch.ratio, stretch.interval)
+    most = words.change(stretch.ratio, stretch.interval)
+    parts.append(f'{where} FLOPs per token {side}, at most {most}')
+  return f'{item.variant}: {"; ".join(parts)} ({words.seeds(item.seeds)}).'
 
 
 def spread(value: Spread, digits: int = 3, scale: float = 1) -> str:
@@ -90,10 +146,12 @@ def spread(value: Spread, digits: int = 3, scale: float = 1) -> str:
 def _cells(variant: Variant) -> list[str]:
   """A row under COLUMNS."""
   sizes = variant.sizes
+  interval = variant.report_ppl_interval
   return [
     variant.name,
     str(len(variant.runs)),
     spread(variant.report_ppl),
+    f'{interval.low:.3f} to {interval.high:.3f}',
     spread(variant.select_ppl),
     html.number(round(sizes.params)),
     html.number(round(sizes.updates)),
@@ -101,32 +159,24 @@ def _cells(variant: Variant) -> list[str]:
     f'{sizes.flops:.3g}',
     f'{sizes.inference_flops:.3g}',
     spread(variant.chosen_ppl),
+    f'{variant.chosen_flops.mean:.3g}',
     spread(variant.chosen_compute, 1, 100) + ' %',
   ]
 
 
 def _pair_cells(pair: Pair) -> list[str]:
   """A row under PAIR_COLUMNS."""
-  change = f'{100 * pair.change.mean:+.2f}'
-  if pair.change.sd is not None:
-    change += f' ± {100 * pair.change.sd:.2f}'
-
   return [
     pair.variant,
     pair.baseline,
     str(len(pair.seeds)),
-    f'{change} %',
-    _small(pair.p),
-    _small(pair.p_holm),
+    words.change(pair.ratio, pair.interval),
+    words.direction(pair.ratio, pair.interval),
     ', '.join(pair.equal) or 'nothing',
     f'× {pair.ratios.updates:.2f}',
     f'× {pair.ratios.flops:.2f}',
     f'× {pair.ratios.inference_flops:.2f}',
   ]
-
-
-def _small(p: float | None) -> str:
-  return '–' if p is None else f'{p:.2g}'
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -196,7 +246,7 @@ def frontier(data: Frontier, width: float) -> Figure:
       ppls,
       lw=1.8,
       ms=4.5,
-      label=curve.variant,
+      label=drawing.label(curve.variant),
       **style,
     )
 

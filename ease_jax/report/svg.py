@@ -5,10 +5,11 @@ these colours becomes a CSS variable, so that figures follow dark mode; as
 files of their own they keep the colours and only the ink adapts.
 """
 
+import contextlib
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import matplotlib
@@ -54,6 +55,7 @@ THEME: Any = {
   'grid.alpha': 0.12,
   'grid.linewidth': 0.6,
   'text.color': INK,
+  'text.parse_math': False,  # names of variants are text
   'xtick.color': INK,
   'ytick.color': INK,
   'xtick.major.size': 0,
@@ -71,14 +73,21 @@ _OWN_STYLE = (
 _METADATA = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
 
 
+@contextlib.contextmanager
+def theme() -> Iterator[None]:
+  """The theme alone, whatever the user's own matplotlib settings."""
+  with matplotlib.rc_context():
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(THEME)
+    yield
+
+
 def themed(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-  """Draws in the theme, whatever the user's own matplotlib settings."""
+  """A drawing function that draws in the theme."""
 
   @functools.wraps(draw)
   def wrapper(*args: Any, **kwargs: Any) -> Figure:
-    with matplotlib.rc_context():
-      matplotlib.rcdefaults()
-      matplotlib.rcParams.update(THEME)
+    with theme():
       return draw(*args, **kwargs)
 
   return wrapper
@@ -98,7 +107,7 @@ def shade(readout: int, num: int) -> float:
 def to_svg(figure: Figure) -> str:
   """A self-contained SVG file; the same figure gives the same bytes."""
   buffer = io.StringIO()
-  with matplotlib.rc_context(THEME):
+  with theme():  # some settings count when a figure is saved
     figure.savefig(buffer, format='svg', metadata=_METADATA)
   text = buffer.getvalue()
   text = text[text.index('<svg') :].replace(INK, 'currentColor')

@@ -9,6 +9,7 @@ from typing import Any
 
 from ease_jax.evaluate.records import Json
 from ease_jax.evaluate.results import Results, SweepRow
+from ease_jax.evaluate.windows import Interval
 
 COLUMNS = (
   'split',
@@ -58,22 +59,43 @@ def markdown(
   head: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> str:
   """A table of finished cells; `rule` says how columns are aligned."""
-  lines = [f'| {" | ".join(cells)} |\n' for cells in (head, rule, *rows)]
+  lines = [
+    f'| {" | ".join(map(_cell, cells))} |\n' for cells in (head, rule, *rows)
+  ]
   return ''.join(lines)
 
 
-def threshold_text(threshold: Any) -> str:
+def _cell(text: str) -> str:
+  """Text that can neither end its cell nor its row."""
+  return ' '.join(text.split('\n')).replace('|', r'\|')
+
+
+DIGITS = (4, 6, 9, 17)  # of a threshold; 17 tell any two numbers apart
+
+
+def threshold_texts(thresholds: Sequence[Any]) -> list[str]:
+  """Thresholds for people, different ones with different texts."""
+  texts = []
+  for digits in DIGITS:
+    texts = [threshold_text(t, digits) for t in thresholds]
+    if len(set(texts)) == len(texts):
+      break
+  return texts
+
+
+def threshold_text(threshold: Any, digits: int = DIGITS[0]) -> str:
   """A threshold for people: `off`, `0.8` or `0.31, never, last`.
 
   Args:
     threshold: as `results.json` has it.
+    digits: that are shown.
   """
   if threshold is None:
     return 'off'
   if not isinstance(threshold, list):
-    return f'{threshold:.4g}'
+    return f'{threshold:.{digits}g}'
   *early, _ = threshold
-  texts = ['never' if t is None else f'{t:.4g}' for t in early]
+  texts = ['never' if t is None else f'{t:.{digits}g}' for t in early]
   return ', '.join([*texts, 'last'])
 
 
@@ -86,6 +108,8 @@ class ReadoutCells:
     cost: compute, divided by that of full depth.
     select_ppl: perplexity on the split that chooses.
     ppl: perplexity on the split that reports, as all that follows.
+    ppl_vs_full: the same, divided by that of full depth.
+    interval: of this ratio.
     bits_per_byte: of the text.
     accuracy: share of the tokens that were the most likely ones.
     ece: expected calibration error; None where it was not measured.
@@ -95,6 +119,8 @@ class ReadoutCells:
   cost: float
   select_ppl: float
   ppl: float
+  ppl_vs_full: float
+  interval: Interval
   bits_per_byte: float
   accuracy: float
   ece: float | None
@@ -106,9 +132,11 @@ def readout_rows(results: Results) -> list[ReadoutCells]:
   return [
     ReadoutCells(
       k=k,
-      cost=row.cost,
+      cost=row.compute_static,
       select_ppl=row.select.ppl,
       ppl=row.report.ppl,
+      ppl_vs_full=row.ppl_vs_full,
+      interval=row.ppl_vs_full_interval,
       bits_per_byte=row.report.bits_per_byte,
       accuracy=row.report.accuracy,
       ece=ece.get((row.segment, row.layer)),
@@ -133,5 +161,4 @@ def _rounded(column: str, value: Any) -> str:
     return threshold_text(value)
   if value is None:
     return ''
-  text = f'{value:.4f}' if isinstance(value, float) else str(value)
-  return text.replace('|', r'\|')
+  return f'{value:.4f}' if isinstance(value, float) else str(value)

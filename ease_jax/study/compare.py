@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import pathlib
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -19,12 +20,15 @@ from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.evaluate import results as results_lib
-from ease_jax.evaluate.results import Results
+from ease_jax.evaluate import windows as windows_lib
 from ease_jax.files import write_atomic
+from ease_jax.provenance import provenance
 from ease_jax.report.study import write_page
 from ease_jax.study import statistics
-from ease_jax.study.study import Config, Study, folder_of
+from ease_jax.study.study import Config, Evaluated, Study, folder_of
 from ease_jax.study.workers import Worker, ready
+
+FROM_PYTHON = '# started from Python'
 
 
 class Run(NamedTuple):
@@ -41,7 +45,10 @@ class Run(NamedTuple):
 
 
 def compare(
-  study: Study, workdir: str | os.PathLike[str], jobs: int = 1
+  study: Study,
+  workdir: str | os.PathLike[str],
+  jobs: int = 1,
+  command: str = FROM_PYTHON,
 ) -> list[str]:
   """Runs what is not finished yet, then writes table, figures and page.
 
@@ -50,6 +57,7 @@ def compare(
     workdir: gets `runs/VARIANT/SEED/`, `comparison.json`, `comparison.csv`,
       `comparison.md`, `figures/` and `report.html`.
     jobs: runs at a time, each on its share of the cores.
+    command: line of the shell that started it; the page names it.
 
   Returns:
     One line for each run that failed.
@@ -61,10 +69,12 @@ def compare(
   check_configs(study)
   folder = folders.locate(workdir)
   with folders.locked(folder):
-    return _compare(study, folder, jobs)
+    return _compare(study, folder, jobs, command)
 
 
-def _compare(study: Study, workdir: pathlib.Path, jobs: int) -> list[str]:
+def _compare(
+  study: Study, workdir: pathlib.Path, jobs: int, command: str
+) -> list[str]:
   """What `compare` does in a directory that nobody else writes to."""
   runs = _runs(study, workdir)
   for run in runs:
@@ -72,15 +82,21 @@ def _compare(study: Study, workdir: pathlib.Path, jobs: int) -> list[str]:
   todo = [run for run in runs if not _is_finished(run)]
   failed = _run_all(todo, len(runs), jobs)
 
-  runs_of: dict[str, dict[int, Results]] = {name: {} for name in study.variants}
+  runs_of: dict[str, dict[int, Evaluated]] = {
+    name: {} for name in study.variants
+  }
   for run in runs:
-    path = pathlib.Path(run.folder) / results_lib.FILE
-    if path.exists():
-      runs_of[run.variant][run.seed] = results_lib.load(path)
+    folder = pathlib.Path(run.folder)
+    if (folder / results_lib.FILE).exists():
+      runs_of[run.variant][run.seed] = Evaluated(
+        results_lib.load(folder / results_lib.FILE),
+        windows_lib.load(folder / windows_lib.FILE),
+      )
   if not any(runs_of.values()):
     raise ConfigError(f'no run of {workdir} has succeeded: {"; ".join(failed)}')
 
-  comparison = statistics.summarize(study, runs_of, failed)
+  command = command_line(sys.argv[1:], 'ease_jax.study.main')
+  comparison = statistics.summarize(study, runs_of, failed, provenance(command))
   text = json.dumps(comparison.to_json(), indent=2)
   write_atomic(workdir / 'comparison.json', text)
   page = write_page(workdir, comparison)
@@ -114,7 +130,8 @@ def _runs(study: Study, workdir: pathlib.Path) -> list[Run]:
 def _is_finished(run: Run) -> bool:
   """Whether its results are of this config, evaluation included."""
   folder = pathlib.Path(run.folder)
-  if not (folder / results_lib.FILE).exists():
+  files = (results_lib.FILE, windows_lib.FILE)
+  if not all((folder / name).exists() for name in files):
     return False
 
   there = json.loads((folder / folders.CONFIG).read_text(encoding='utf-8'))

@@ -33,6 +33,7 @@ _DATA = flags.DEFINE_string(
   'data', 'data/wikitext2', 'Folder with train.txt, valid.txt, test.txt.'
 )
 _JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time.')
+_COMMAND = sys.argv[1:]  # as it was typed
 _SEEDS = flags.DEFINE_list('seeds', None, 'Other seeds than the file has.')
 
 
@@ -112,13 +113,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  from ease_jax.provenance import command_line
   from ease_jax.study.compare import compare
 
   try:
     study = load(str(_STUDY.value), _DATA.value)
     if _SEEDS.value is not None:
       study = dataclasses.replace(study, seeds=seeds_of(_SEEDS.value))
-    failed = compare(study, str(_WORKDIR.value), _JOBS.value)
+    command = command_line(_COMMAND, 'ease_jax.study.main')
+    failed = compare(study, str(_WORKDIR.value), _JOBS.value, command)
   except (ConfigError, OSError) as error:
     failed = [str(error)]
   except KeyboardInterrupt:

@@ -1,12 +1,14 @@
-"""What a study's runs say: spreads, paired tests, sizes that are equal."""
+"""What a study's runs say: spreads, differences, sizes that are equal."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import scipy.stats
 
-from ease_jax.evaluate.results import Results
+from ease_jax.evaluate.facts import Provenance
+from ease_jax.evaluate.windows import Interval
+from ease_jax.report import headline
 from ease_jax.report.comparison import (
   Comparison,
   Pair,
@@ -15,8 +17,8 @@ from ease_jax.report.comparison import (
   Spread,
   Variant,
 )
-from ease_jax.study import frontier
-from ease_jax.study.study import Study
+from ease_jax.study import frontier, uncertainty
+from ease_jax.study.study import Evaluated, Runs, Study, changes
 
 SAME = 0.03  # sizes within 3 % of each other count as equal
 # Sizes that two variants may have in common, and their names on the page.
@@ -27,11 +29,12 @@ KINDS = {
   'params': 'parameters',
 }
 
-Runs = Mapping[int, Results]  # by seed
-
 
 def summarize(
-  study: Study, runs_of: Mapping[str, Runs], failed: Sequence[str]
+  study: Study,
+  runs_of: Mapping[str, Runs],
+  failed: Sequence[str],
+  provenance: Provenance,
 ) -> Comparison:
   """What `comparison.json` says.
 
@@ -39,7 +42,9 @@ def summarize(
     study: what was run.
     runs_of: variant -> seed -> results; variants may lack seeds, or all.
     failed: one line for each run that failed.
+    provenance: of the comparison.
   """
+  changes_of = changes(study.variants)
   runs_of = {name: runs for name, runs in runs_of.items() if runs}
   pairs = [
     _pair(name, baseline, runs_of[name], runs_of[baseline])
@@ -52,11 +57,25 @@ def summarize(
     question=study.question,
     seeds=study.seeds,
     same=SAME,
-    variants=tuple(_variant(name, runs) for name, runs in runs_of.items()),
-    pairs=_with_holm(pairs),
+    variants=tuple(
+      _variant(name, changes_of[name], runs) for name, runs in runs_of.items()
+    ),
+    pairs=tuple(pairs),
     frontier=frontier.frontier(study.frontier, runs_of),
     failed=tuple(failed),
+    smoke=_smoke(runs_of),
+    provenance=provenance,
   )
+
+
+def _smoke(runs_of: Mapping[str, Runs]) -> str:
+  """Why the first run that is too small is so."""
+  for runs in runs_of.values():
+    for run in runs.values():
+      reason = headline.smoke(run.results)
+      if reason:
+        return reason
+  return ''
 
 
 def spread(values: Sequence[float] | np.ndarray) -> Spread:
@@ -66,24 +85,8 @@ def spread(values: Sequence[float] | np.ndarray) -> Spread:
   return Spread(float(np.mean(values)), sd, tuple(values))
 
 
-def holm(ps: Sequence[float | None]) -> list[float | None]:
-  """p-values that allow for their number (Holm 1979).
-
-  Args:
-    ps: of the tests; None where there was no test, which then counts for
-      nothing and stays None.
-  """
-  tested = sorted((p, i) for i, p in enumerate(ps) if p is not None)
-  adjusted: list[float | None] = [None] * len(ps)
-
-  highest = 0.0
-  for rank, (p, i) in enumerate(tested):
-    highest = max(highest, min(1.0, (len(tested) - rank) * p))
-    adjusted[i] = highest
-  return adjusted
-
-
-def _run_row(run: Results) -> RunRow:
+def _run_row(evaluated: Evaluated) -> RunRow:
+  run = evaluated.results
   last = run.readouts[-1]
   chosen = run.chosen.report
   return RunRow(
@@ -92,28 +95,39 @@ def _run_row(run: Results) -> RunRow:
     report_ppl=last.report.ppl,
     chosen_ppl=chosen.quality.ppl,
     chosen_compute=chosen.cost.compute,
+    chosen_flops=chosen.cost.compute * last.flops_static,
     sizes=Sizes(
       params=run.model.params,
       steps=run.train.steps,
       updates=run.train.updates,
       tokens=run.train.tokens,
       flops=run.train.flops,
-      inference_flops=last.cost_flops,
+      inference_flops=last.flops_static,
     ),
   )
 
 
-def _variant(name: str, runs: Runs) -> Variant:
+def _variant(name: str, changed: tuple[str, ...], runs: Runs) -> Variant:
   rows = tuple(_run_row(run) for run in runs.values())
+  interval = uncertainty.of_mean(*full_depth(list(runs.values())))
   return Variant(
     name=name,
+    changes=changed,
     runs=rows,
     select_ppl=spread([row.select_ppl for row in rows]),
     report_ppl=spread([row.report_ppl for row in rows]),
+    report_ppl_interval=uncertainty.of_ratio(interval),
     chosen_ppl=spread([row.chosen_ppl for row in rows]),
     chosen_compute=spread([row.chosen_compute for row in rows]),
+    chosen_flops=spread([row.chosen_flops for row in rows]),
     sizes=_mean_sizes(rows),
   )
+
+
+def full_depth(runs: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray]:
+  """Losses of the last readout summed over stretches [S, W]; their tokens."""
+  sum_SxW = np.asarray([run.windows.readouts[-1].nll for run in runs])
+  return sum_SxW, np.asarray(runs[0].windows.tokens)
 
 
 def _mean_sizes(rows: Sequence[RunRow]) -> Sizes:
@@ -138,10 +152,6 @@ def _pair(name: str, baseline: str, runs: Runs, base_runs: Runs) -> Pair:
   nll_S = np.asarray([_nll(runs[seed]) for seed in seeds])
   base_nll_S = np.asarray([_nll(base_runs[seed]) for seed in seeds])
 
-  p = None
-  if len(seeds) > 1 and np.ptp(nll_S - base_nll_S) > 0:
-    p = float(scipy.stats.ttest_rel(nll_S, base_nll_S).pvalue)
-
   sizes = _mean_sizes([_run_row(runs[seed]) for seed in seeds])
   base_sizes = _mean_sizes([_run_row(base_runs[seed]) for seed in seeds])
 
@@ -153,8 +163,10 @@ def _pair(name: str, baseline: str, runs: Runs, base_runs: Runs) -> Pair:
     baseline=baseline,
     seeds=tuple(seeds),
     change=spread(np.expm1(nll_S - base_nll_S)),
-    p=p,
-    p_holm=None,
+    ratio=math.exp(np.mean(nll_S - base_nll_S)),
+    interval=_interval(
+      [runs[seed] for seed in seeds], [base_runs[seed] for seed in seeds]
+    ),
     equal=tuple(
       label for field, label in KINDS.items() if abs(ratio(field) - 1) <= SAME
     ),
@@ -162,14 +174,19 @@ def _pair(name: str, baseline: str, runs: Runs, base_runs: Runs) -> Pair:
   )
 
 
-def _nll(run: Results) -> float:
+def _nll(run: Evaluated) -> float:
   """Of the last readout on the split that reports."""
-  return run.readouts[-1].report.nll
+  return run.results.readouts[-1].report.nll
 
 
-def _with_holm(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-  adjusted = holm([pair.p for pair in pairs])
-  return tuple(
-    dataclasses.replace(pair, p_holm=p_holm)
-    for pair, p_holm in zip(pairs, adjusted)
-  )
+def _interval(
+  runs: Sequence[Evaluated], base_runs: Sequence[Evaluated]
+) -> Interval | None:
+  """Of the ratio of perplexities, paired by seed and by window."""
+  of_tokens = {run.windows.tokens for run in (*runs, *base_runs)}
+  if len(of_tokens) > 1:
+    return None
+
+  sum_SxW, tokens_W = full_depth(runs)
+  base_SxW, _ = full_depth(base_runs)
+  return uncertainty.of_ratio(uncertainty.of_mean(sum_SxW - base_SxW, tokens_W))

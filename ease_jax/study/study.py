@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 from ease_jax.checks import (
   ConfigError,
@@ -14,9 +15,21 @@ from ease_jax.checks import (
   check_value,
   need,
 )
+from ease_jax.evaluate.results import Results
+from ease_jax.evaluate.windows import Windows
 
 Config = Any  # a ConfigDict, whose attributes no type checker can know
 MARKUP = '|$\\'  # what Markdown or Matplotlib read in a name
+
+
+class Evaluated(NamedTuple):
+  """What a run of a study has left behind."""
+
+  results: Results
+  windows: Windows
+
+
+Runs = Mapping[int, Evaluated]  # by seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,3 +102,28 @@ def _check_name(name: object) -> None:
 def folder_of(variant: str) -> str:
   """The name of the folder that a variant runs in."""
   return re.sub(r'\W+', '_', variant).strip('_')
+
+
+def changes(variants: Mapping[str, Config]) -> dict[str, tuple[str, ...]]:
+  """What sets each variant apart from the first, as `field=value`."""
+  flat_of = {name: _flat(config) for name, config in variants.items()}
+  first = next(iter(flat_of.values()))
+  return {
+    name: tuple(
+      f'{field}={value}'
+      for field, value in flat.items()
+      if field not in first or first[field] != value
+    )
+    for name, flat in flat_of.items()
+  }
+
+
+def _flat(config: Config, prefix: str = '') -> dict[str, Any]:
+  """Dotted name -> value of every field."""
+  flat = {}
+  for name, value in config.items():
+    if hasattr(value, 'items'):
+      flat |= _flat(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat

@@ -1,0 +1,38 @@
+"""What the quickstart's exits save: against full depth, and smaller models.
+
+  python -m ease_jax.study.main --study=configs/studies/quickstart.py \
+      --workdir=runs/quickstart_study
+
+Cost: about an hour on 2 cores, fifteen runs of the quickstart's length. The
+line to beat: standard models of 3, 5, 6 and 8 layers, each trained with the
+FLOPs of the quickstart's own training; one of 6 layers costs about what the
+chosen exits do. Settings were chosen with seed 0, which is not reported;
+`quickstart_rates.py` chooses the rates of both kinds of models alike.
+"""
+
+from ease_jax import presets
+from ease_jax.study.equal import with_equal_training
+from ease_jax.study.study import Study
+
+VOCAB = 257  # bytes, and the end of a text
+LAYERS = (3, 5, 6, 8)
+
+
+def get_study(data: str) -> Study:
+  del data  # the running Python's library is the text
+  like = presets.quickstart()
+  line = {
+    f'standard, {layers} layers': with_equal_training(
+      presets.standard(layers), like, VOCAB
+    )
+    for layers in LAYERS
+  }
+  return Study(
+    'The quickstart against smaller models',
+    'Do exits save anything that a smaller standard model, trained with the '
+    'same FLOPs, would not?',
+    {'exits': like} | line,
+    seeds=(1, 2, 3),
+    pairs=tuple(('exits', name) for name in line),
+    frontier=tuple(line),
+  )

@@ -1,0 +1,89 @@
+"""Training FLOPs against XLA's own count of a whole update."""
+
+import jax
+import numpy as np
+import pytest
+import training
+
+import tiny
+from ease_jax.train import optimizer, update
+
+LENGTH = 32
+LONG = 256  # where most of the work is attention
+ROWS = 4
+
+
+def config_of(name, weights='uniform', length=LENGTH):
+  c = training.make_plain_config()
+  tiny.update_model(
+    c.model, num_layers=2, dim=64, num_heads=2, num_kv_heads=1, mlp_dim=256
+  )
+  c.loss.weights = weights
+  c.optimizer.name = name
+  c.data.seq_len = length
+  c.train.batch_size = ROWS
+  return c
+
+
+def xla_flops(function, *args, **static):
+  return function.lower(*args, **static).compile().cost_analysis()['flops']
+
+
+@pytest.mark.parametrize(
+  'name, length', [('adamw', LENGTH), ('muon', LENGTH), ('adamw', LONG)]
+)
+def test_an_update_is_what_xla_counts(name, length, optimized):
+  run_specs = training.make_specs(config_of(name, length=length))
+  state = update.abstract_state(run_specs.body, run_specs.optimizer)
+  flops = xla_flops(
+    update.train_step,
+    state,
+    tiny.batch(ROWS, length),
+    jax.random.key(0),
+    model=run_specs.body,
+    loss_spec=run_specs.loss,
+    opt_spec=run_specs.optimizer,
+    accumulate=1,
+  )
+  counted = run_specs.train_flops * ROWS * length
+  # Norms, softmax, activations and Adam come on top, on a model so small.
+  assert counted == pytest.approx(flops, rel=0.15)
+  assert counted < flops
+
+
+@pytest.mark.parametrize('shape', [(48, 80), (80, 48), (64, 64)])
+def test_muon_on_one_matrix_is_what_xla_counts(shape, optimized):
+  spec = training.make_specs(config_of('muon')).optimizer
+  params = {'layer_0': {'kernel': np.ones(shape, np.float32)}}
+  rule = optimizer.build(spec)
+
+  @jax.jit
+  def step(grads, state):
+    return rule.update(grads, state, params)[0]
+
+  flops = xla_flops(step, params, rule.init(params))
+  assert optimizer.update_flops(spec, params) == pytest.approx(flops, rel=0.1)
+
+
+def test_only_muon_multiplies_matrices_and_only_those_in_layers():
+  params = {
+    'embed': np.ones((9, 4)),
+    'layer_0': {'kernel': np.ones((2, 3)), 'scale': np.ones(4)},
+  }
+  muon = training.make_specs(config_of('muon')).optimizer
+  assert optimizer.update_flops(muon, params) == 5 * (4 * 4 * 3 + 2 * 8)
+  adamw = training.make_specs(config_of('adamw')).optimizer
+  assert optimizer.update_flops(adamw, params) == 0
+
+
+def test_each_segment_may_be_an_update_of_its_own():
+  flops = {}
+  for updates in ('joint', 'per_segment'):
+    c = config_of('muon', weights='segment_ends')
+    c.model.update(body='refine', segments=3)
+    c.train.updates = updates
+    run_specs = training.make_specs(c)
+    params = update.abstract_state(run_specs.body, run_specs.optimizer).params
+    flops[updates] = run_specs.train_flops * ROWS * LENGTH
+    own = optimizer.update_flops(run_specs.optimizer, params)
+  assert flops['per_segment'] - flops['joint'] == pytest.approx(2 * own)
