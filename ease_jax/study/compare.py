@@ -9,7 +9,6 @@ import copy
 import json
 import os
 import pathlib
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -95,7 +94,6 @@ def _compare(
   if not any(runs_of.values()):
     raise ConfigError(f'no run of {workdir} has succeeded: {"; ".join(failed)}')
 
-  command = command_line(sys.argv[1:], 'ease_jax.study.main')
   comparison = statistics.summarize(study, runs_of, failed, provenance(command))
   text = json.dumps(comparison.to_json(), indent=2)
   write_atomic(workdir / 'comparison.json', text)
