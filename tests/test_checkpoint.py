@@ -15,7 +15,7 @@ import pytest
 import training
 
 from ease_jax.checks import ConfigError
-from ease_jax.train import checkpoint, quiet
+from ease_jax.train import checkpoint, quiet, saved
 from ease_jax.train.saved import Host
 
 
@@ -210,6 +210,17 @@ def test_one_of_another_model_is_not_called_damaged(tmp_path):
       'run was made with'
     )
   assert not (tmp_path / 'damaged').exists()
+
+
+def test_data_that_were_not_noted_are_not_vouched_for(tmp_path, capsys):
+  saved.check_facts(tmp_path, None, {'sha256': 'a'})
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(
+    f'ease_jax: warning: {tmp_path} is of an older version'
+  )
+  saved.check_facts(tmp_path, {'sha256': 'a'}, {'sha256': 'a', 'new': 1})
+  with pytest.raises(ConfigError, match='sha256=a there, b here'):
+    saved.check_facts(tmp_path, {'sha256': 'a'}, {'sha256': 'b'})
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
