@@ -228,14 +228,9 @@ def test_another_config_in_the_same_place_is_refused(compared):
       'study.variants: name=3 must be a text',
     ),
     (
-      {'variants': {'_a': None}},
-      "study variant '_a': tables and figures read a leading _ and any of | $ "
-      '\\ as markup; rename it',
-    ),
-    (
-      {'variants': {'cost $\\x$': None}},
-      "study variant 'cost $\\\\x$': tables and figures read a leading _ and "
-      'any of | $ \\ as markup; rename it',
+      {'variants': {'two\nlines': None}},
+      "study variant 'two\\nlines' has a character that cannot be printed; "
+      'rename it',
     ),
     (
       {'pairs': (('a', 'c'),)},

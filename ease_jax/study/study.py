@@ -19,7 +19,6 @@ from ease_jax.evaluate.results import Results
 from ease_jax.evaluate.windows import Windows
 
 Config = Any  # a ConfigDict, whose attributes no type checker can know
-MARKUP = '|$\\'  # what Markdown or Matplotlib read in a name
 
 
 class Evaluated(NamedTuple):
@@ -89,13 +88,12 @@ class Study:
 
 
 def _check_name(name: object) -> None:
-  """Tables and figures take names as they are."""
+  """One line of a table; what is markup there is shown as it is."""
   check_value('study.variants: name', name, Annotated[str, Filled()])
   assert isinstance(name, str)
   need(
-    name.isprintable() and not set(name) & set(MARKUP) and name[0] != '_',
-    f'study variant {name!r}: tables and figures read a leading _ and any of '
-    f'{" ".join(MARKUP)} as markup; rename it',
+    name.isprintable(),
+    f'study variant {name!r} has a character that cannot be printed; rename it',
   )
 
 
