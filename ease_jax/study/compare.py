@@ -86,7 +86,7 @@ def _compare(
   }
   for run in runs:
     folder = pathlib.Path(run.folder)
-    if (folder / results_lib.FILE).exists():
+    if _is_finished(run):  # and not by another config
       runs_of[run.variant][run.seed] = Evaluated(
         results_lib.load(folder / results_lib.FILE),
         windows_lib.load(folder / windows_lib.FILE),
@@ -192,7 +192,6 @@ def _run_one(variant: str, seed: int, config: Config, folder: str) -> str:
     for stream in (1, 2):  # whatever writes there, in whichever language
       os.dup2(log.fileno(), stream)
 
-  (place / results_lib.FILE).unlink(missing_ok=True)  # of another evaluation
   try:
     run_lib.run(config, folder)
   except Exception as error:  # one run must not lose the others
