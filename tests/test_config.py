@@ -96,7 +96,7 @@ def test_a_config_of_another_version_is_refused():
   with pytest.raises(config.ConfigError) as error:
     config.from_json(tree)
   assert str(error.value) == (
-    'config.json, section model was written by another version of ease_jax, '
-    "or names a method that is not registered: it lacks ['dim'] and has "
-    "['width']; use that version, register the method, or make the run again"
+    "config.json has ['model.width']: it was written by another version of "
+    'ease_jax, or names a method that is not registered; use that version, '
+    'register the method, or make the run again'
   )

@@ -138,6 +138,7 @@ def test_the_draft_is_the_fastest_on_other_text(
   before, text, after = printed(capsys, with_(c, method='speculative'), workdir)
   assert text == wanted(c, workdir, None)[0]
   assert before == (
+    '[text: 1 files, 1,920 characters]\n'
     '[timing 3 ways to draft]\n'
     '[generate.draft=(0, 2, 0.0) is the fastest of 3: '
     f'{"1.50" if faster else "0.50"} times as fast as plain decoding on 4 '
@@ -150,8 +151,8 @@ def test_the_draft_is_the_fastest_on_other_text(
 
 def test_a_full_context_is_said(finished, capsys):
   c, workdir = finished
-  for method in ('exits', 'speculative'):
-    longer = with_(c, method=method, draft=(0, 3, 0.0), max_new_tokens=99)
+  for method, draft in (('exits', ()), ('speculative', (0, 3, 0.0))):
+    longer = with_(c, method=method, draft=draft, max_new_tokens=99)
     _, text, after = printed(capsys, longer, workdir)
     assert len(text.encode()) == c.data.seq_len
     assert 'the context of 32 tokens (data.seq_len) is full' in after

@@ -93,9 +93,9 @@ def test_workdir_alone_is_not_enough_before_there_is_a_run(tmp_path):
   [
     ('def get_config():\n  return {}\n', ['returns dict without', 'base()']),
     ('def get_config():\n  pass\n', ['returns NoneType without', 'base()']),
-    ('def get_config():\n  return 1 / 0\n', ['division', 'mine.py, line 2)']),
-    ('import nothing_like_it\n', ['nothing_like_it', 'mine.py, line 1)']),
-    ('def get_config():\n  int("x")\n', ['invalid literal', 'line 2)']),
+    ('def get_config():\n  return 1 / 0\n', ['division', 'mine.py:2: ']),
+    ('import nothing_like_it\n', ['nothing_like_it', 'mine.py:1: ']),
+    ('def get_config():\n  int("x")\n', ['invalid literal', 'mine.py:2: ']),
   ],
 )
 def test_a_config_file_that_makes_no_config(tmp_path, body, parts):

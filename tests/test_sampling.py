@@ -70,7 +70,7 @@ def generated_with(policy, threshold=0.5, signal='max_prob'):
       lambda: decode.Options(0, 8),
       'generate.max_new_tokens=0 must be at least 1',
     ),
-    (lambda: generate([]), 'no prompts; give at least one'),
+    (lambda: generate([]), 'no prompts; give a list of at least one'),
     (
       lambda: generated_with('share'),
       "K/V policy 'share' is unknown; use one of ('recompute', 'copy_state', "

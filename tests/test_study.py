@@ -40,7 +40,7 @@ def compared(tmp_path_factory):
     pairs=(('two', 'one layer'),),
     frontier=('one layer',),
   )
-  failed = compare(study, folder / 'out', jobs=1)
+  failed = compare(study, folder / 'out', command='make the study')
   return folder / 'out', study, failed
 
 
@@ -82,7 +82,7 @@ def test_every_file_of_a_study_is_written(compared):
   assert 'gone, seed 0' in page
   assert 'two against one layer, both at full depth: ' in page
   assert 'Of 1 pairs of variants' in page
-  assert 'python -m ease_jax.study.main' in page
+  assert 'make the study' in page
   assert 'model.num_layers=2' in page
   assert 'http' not in page.replace('http://www.w3.org', '')
 

@@ -159,10 +159,13 @@ def test_the_spec_of_the_default_config():
     ({'segments': -1}, 'evaluate.segments=-1 must be at least 0'),
     ({'select_split': 'dev'}, "evaluate.select_split='dev' is unknown"),
     ({'report_split': 'select'}, 'use two splits'),
-    ({'report_split': 'train'}, 'neither can report; use test'),
+    (
+      {'report_split': 'train'},
+      'neither says what the model is worth; use test',
+    ),
     (
       {'select_split': 'test', 'report_split': 'select'},
-      'neither can report; use test',
+      'neither says what the model is worth; use test',
     ),
   ],
 )
