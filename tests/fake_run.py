@@ -248,6 +248,7 @@ def speed(chosen_rate=7400.4):
     tokens=1016,
     rounds=5,
     batch_size=1,
+    context=127,
     device='cpu <A&B>',
     head_layers=0.33,
     points=(

@@ -67,15 +67,18 @@ def test_the_clock_runs_on_points_spread_over_the_sweep():
   json.dumps(speed.to_json(), allow_nan=False)
   assert speed.tokens == LENGTH * WINDOWS
 
-  off, best, *others = speed.points
+  off, best, *others, never = speed.points
   assert off.point is None
   assert best.point.threshold == (0.4, 0.4, NEVER)
   assert [p.point.threshold for p in others] == [0.05, 0.2, 0.5, 0.6]
-  assert [p.chosen for p in speed.points] == [False, True, *[False] * 4]
+  assert [p.chosen for p in speed.points] == [False, True, *[False] * 5]
 
   assert [p.ppl for p in speed.points[:3]] == pytest.approx([3.0, 3.3, 3.05])
   assert best.ppl_vs_full == pytest.approx(1.1)
   assert off.speedup == off.expected_speedup == 1
+  # R21: exits that are compiled in and never taken, beside those that are not.
+  assert never.ppl == off.ppl
+  assert never.expected_speedup < 1
   for p in speed.points:
     assert 0 < p.tokens_per_second_low
     assert p.tokens_per_second_low <= p.tokens_per_second
@@ -126,7 +129,9 @@ def test_what_the_decoder_makes_up_is_no_saving(policy):
   tokens = task.corpus.splits['test'][:-1].reshape(WINDOWS, 1, LENGTH)
   prices = model.costs(CONTEXT)
 
-  for p in speed.points[1:]:
+  *points, never = speed.points[1:]
+  assert never.expected_speedup < 1  # whatever the policy
+  for p in points:
     exit_RxT = clock.decoding(model, tiny.params(model), tokens, p.point)()
     active_K = p.point.threshold_K(model.grid.num_readouts) < np.inf
     cost_K = prices.exit_K(p.point.rule, active_K)

@@ -71,7 +71,8 @@ def test_speed_is_told_beside_what_was_expected(timed):
     'At the chosen thresholds the decoder writes 7 400 tokens a second '
     'instead of 6 100: 1.21 times as fast, where the FLOPs promise 1.36 '
     'times on these tokens.',
-    '1 016 tokens per point and round, 5 rounds, batch size 1, on cpu <A&B>',
+    '1 016 tokens per point and round, 5 rounds, batch size 1, contexts of 1 '
+    'to 127 tokens, on cpu <A&B>',
     'off 3.220 6 100 (6 010–6 210) 1.00 100.0 % 1.00 100.0 %',
     '0.95, 0.74, never, last (chosen) 3.246 7 400 (7 310–7 510) 1.21 73.5 % '
     '1.36 89.2 %',

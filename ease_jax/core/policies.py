@@ -27,6 +27,8 @@ from ease_jax.core.signals import SIGNALS, Signal
 
 UNITS = ('token', 'sequence')
 LOWEST = float(np.finfo(np.float32).min)  # JSON has no word for -inf
+# No score reaches it, but unlike at +inf the readout is asked for one.
+UNREACHED = float(np.finfo(np.float32).max)
 
 # (cells, i) -> the earlier cell whose keys and values an exited token shows
 # in cell i, as an index, or None where they are made from its frozen state.

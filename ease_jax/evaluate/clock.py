@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ease_jax import decode
-from ease_jax.core.policies import OperatingPoint, thresholds
+from ease_jax.core.policies import UNREACHED, OperatingPoint, thresholds
 from ease_jax.data.task import Task
 from ease_jax.decode import loop
 from ease_jax.decode import step as steps
@@ -105,6 +105,11 @@ def measure(
     points.insert(1, chosen.point)
     ppls.insert(1, chosen.report.quality.ppl)
 
+  # What exits cost where none is ever taken.
+  signal = _signal(spec, chosen)
+  points.append(OperatingPoint(signal, spec.policy, UNREACHED))
+  ppls.append(off.quality.ppl)
+
   runs = timed([decoding(model, params, windows, point) for point in points])
   full_seconds = statistics.median(runs[0].seconds)
   prices = model.costs_of_windows(task.seq_len)
@@ -112,6 +117,7 @@ def measure(
     tokens=runs[0].value.size,
     rounds=ROUNDS,
     batch_size=1,
+    context=task.seq_len,
     device=jax.devices()[0].device_kind,
     head_layers=prices.head / float(prices.cell_L.mean()),
     points=tuple(
@@ -265,11 +271,16 @@ def _windows(spec: SweepSpec, task: Task) -> list[np.ndarray]:
   return [b['tokens'] for b in batches if b['mask'][:, -1].all()]
 
 
+def _signal(spec: SweepSpec, chosen: Chosen) -> str:
+  """Name of the signal that points are timed with."""
+  return chosen.point.signal if chosen.point else spec.signals[0]
+
+
 def _others(
   spec: SweepSpec, chosen: Chosen, sweep: Sequence[SweepRow]
 ) -> list[SweepRow]:
   """Points with exits like the chosen one's, spread over their compute."""
-  signal = chosen.point.signal if chosen.point else spec.signals[0]
+  signal = _signal(spec, chosen)
   rows = [
     row
     for row in sweep

@@ -265,15 +265,18 @@ class Speed(Record):
     tokens: decoded at each point in each round.
     rounds: in each of them, all points take turns.
     batch_size: rows decoded together.
+    context: tokens of a window, from whose first on it is decoded.
     device: kind of the machine's.
     head_layers: FLOPs of a head, divided by those of a layer.
-    points: without exits first, then the chosen one, then others.
+    points: without exits first, then the chosen one, then others; last the one
+      where every readout is asked and none answers.
     break_even: of all readouts but the last; empty where no stop saves FLOPs.
   """
 
   tokens: int
   rounds: int
   batch_size: int
+  context: int
   device: str
   head_layers: float
   points: tuple[SpeedPoint, ...]

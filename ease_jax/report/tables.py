@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ease_jax.core.policies import UNREACHED
 from ease_jax.evaluate.records import Json
 from ease_jax.evaluate.results import Results, SweepRow
 from ease_jax.evaluate.windows import Interval
@@ -92,6 +93,8 @@ def threshold_text(threshold: Any, digits: int = DIGITS[0]) -> str:
   """
   if threshold is None:
     return 'off'
+  if threshold == UNREACHED:
+    return 'asked, not taken'
   if not isinstance(threshold, list):
     return f'{threshold:.{digits}g}'
   *early, _ = threshold
