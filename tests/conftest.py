@@ -6,6 +6,7 @@ little, which halves its own time, nearly all that a test takes.
 `tests/test_exact.py` wants programs as users run them.
 """
 
+import gc
 import os
 import tempfile
 
@@ -59,6 +60,14 @@ def finished_run(tmp_path_factory):
   text.write_text(small_run.TEXT)
   run.run(small_run.make_full_config(text), folder / 'run')
   return text, folder / 'run'
+
+
+@pytest.fixture(autouse=True, scope='module')
+def forgotten():
+  """A process that keeps the programs of all files becomes slow."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope='module')

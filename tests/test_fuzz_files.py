@@ -18,7 +18,12 @@ FIRST = int(os.environ.get('FUZZ_FROM', '0'))
 # What each mode is there to write.
 WRITTEN = {
   'train': ('metrics.jsonl', 'checkpoints', 'damaged'),
-  'evaluate': ('results.json', 'passage.json', 'config.json'),
+  'evaluate': (
+    'results.json',
+    'windows.json',
+    'passage.json',
+    'config.json',
+  ),
   'report': ('report.html', 'sweep.csv', 'sweep.md', 'figures'),
   'generate': (),
   'export': ('decoder.jax',),

@@ -55,6 +55,7 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
   c.loss.gates = gates
   if gates:
     c.loss.gate_exploration = 0.5
+    c.model.hrm.cycles = 1
   run_specs = training.make_specs(c)
   straight = tmp_path / 'straight'
   training.run(run_specs, straight)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -181,17 +182,16 @@ if __name__ == '__main__':
   wait_until(stands_still, 30, 1.5)
 
 
-def test_another_evaluation_is_made_again(compared):
-  """What does not train may change, but not for some of the runs."""
-  out, study, _ = compared
+def test_another_evaluation_is_made_again(compared, tmp_path):
+  """What does not train may change."""
+  there, study, _ = compared
+  out = shutil.copytree(there, tmp_path / 'out')
   metrics = out / 'runs' / 'two' / '0' / 'metrics.jsonl'
   before = metrics.read_bytes()
 
-  variants = {}
-  for name in ('one layer', 'two'):
-    c = study.variants[name].copy_and_resolve_references()
-    c.exit.thresholds.max_prob = (0.25,)
-    variants[name] = c
+  c = study.variants['two'].copy_and_resolve_references()
+  c.exit.thresholds.max_prob = (0.25,)
+  variants = {'one layer': study.variants['one layer'], 'two': c}
   changed = dataclasses.replace(study, variants=variants)
   assert compare(changed, out) == []
 
@@ -199,7 +199,6 @@ def test_another_evaluation_is_made_again(compared):
     rows = results_of(out, 'two', seed).sweep
     assert 0.25 in [row.point.threshold for row in rows if row.point]
   assert metrics.read_bytes() == before
-  compare(study, out)
 
 
 def test_another_config_in_the_same_place_is_refused(compared):
