@@ -42,6 +42,9 @@ _PROMPT = flags.DEFINE_string(
 _TEXT = flags.DEFINE_string(
   'text', None, 'File, folder or glob to evaluate, for --mode=evaluate.'
 )
+INTERRUPTED = (
+  'ease_jax: interrupted; the same command continues from the last checkpoint'
+)
 _COMMAND = sys.argv[1:]  # as it was typed
 _SAVED = pathlib.Path(__file__).with_name('saved_config.py')
 
@@ -140,7 +143,11 @@ def main(argv: Sequence[str]) -> None:
   except (ConfigError, train_loop.TrainingDiverged, OSError) as error:
     _fail(error)
   except KeyboardInterrupt:
-    _fail('interrupted; the same command continues from the last checkpoint')
+    # XLA's threads do not survive the end of an interpreter that is torn down
+    # while they work.
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 if __name__ == '__main__':

@@ -29,7 +29,16 @@ CONFIG = 'config.json'
 LOCK = 'lock'
 STEPS = 'train.steps'
 SECTIONS = {'data', 'model', 'train', 'exit'}  # of every config
-FILES = ('tokenizer.json', METRICS)  # what a run writes before a checkpoint
+# What a run writes, and so would replace. `results.json` and checkpoints bind.
+FILES = (
+  'tokenizer.json',
+  METRICS,
+  'windows.json',
+  'passage.json',
+  'report.html',
+  'sweep.csv',
+  'sweep.md',
+)
 # What a later command in the same directory may change: it has no influence
 # on the parameters.
 FREE_FIELDS = (
@@ -216,7 +225,9 @@ def check_config(
   """
   path = folder / CONFIG
   if not is_bound(folder):
-    _check_foreign(folder)
+    if path.exists():
+      _read(path)  # or it raises
+    check_foreign(folder, CONFIG, FILES)
     return
   need(
     path.exists(),
@@ -236,19 +247,34 @@ def check_config(
     'another --workdir or the same config'
     + _how_to_extend(folder, differing, *longer),
   )
+  newest = saved.newest_step(folder)
+  need(
+    newest <= here[STEPS],
+    f'{folder} has a checkpoint of step {newest}, beyond '
+    f'{STEPS}={here[STEPS]}; set {STEPS}={newest}, or restore its {CONFIG}',
+  )
 
 
-def _check_foreign(folder: pathlib.Path) -> None:
-  """Raises ConfigError if files would be replaced that no run has made."""
-  path = folder / CONFIG
-  if path.exists():
-    _read(path)  # or it raises
+def check_foreign(
+  folder: pathlib.Path, mark: str, names: tuple[str, ...]
+) -> None:
+  """Refuses to replace files of somebody else.
+
+  Args:
+    folder: a directory.
+    mark: the file that lies there if the others are one's own.
+    names: of the others.
+
+  Raises:
+    ConfigError: one of them lies there without it.
+  """
+  if (folder / mark).exists():
     return
-  for name in FILES:
+  for name in names:
     need(
       not (folder / name).exists(),
-      f'{folder / name} lies there without a config.json, so that nobody can '
-      'tell whose it is; move it away, or choose another --workdir',
+      f'{folder / name} lies there without a {mark}, so that nobody can tell '
+      'whose it is; move it away, or choose another --workdir',
     )
 
 

@@ -269,6 +269,14 @@ def test_a_file_of_another_encoding_is_named(tmp_path):
   )
 
 
+def test_a_file_of_two_names_is_one_file(tmp_path):
+  path = write(tmp_path / 'a.txt', 'a' * 99)
+  other = tmp_path / 'b.txt'
+  other.hardlink_to(path)
+  spec = make_spec(path, test_path=(str(other),))
+  assert 'is in both data.path and data.test_path' in message(spec, tmp_path)
+
+
 def test_a_file_in_two_splits_is_named(tmp_path):
   path = write(tmp_path / 'a.txt', 'a' * 99)
   spec = make_spec(tmp_path, test_path=(path,))

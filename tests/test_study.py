@@ -201,6 +201,33 @@ def test_another_evaluation_is_made_again(compared, tmp_path):
   assert metrics.read_bytes() == before
 
 
+@pytest.mark.parametrize('name', ['results.json', 'windows.json'])
+def test_files_of_another_run_are_refused(compared, tmp_path, name):
+  there, study, _ = compared
+  out = shutil.copytree(there, tmp_path / 'out')
+  runs = out / 'runs'
+  shutil.copy(runs / 'one_layer' / '0' / name, runs / 'two' / '0' / name)
+  page = (out / 'report.html').read_bytes()
+  with pytest.raises(ConfigError, match=name):
+    compare(dataclasses.replace(study, variants=made(study)), out)
+  assert (out / 'report.html').read_bytes() == page
+
+
+def made(study):
+  """The variants of a study whose runs do not fail."""
+  return {name: c for name, c in study.variants.items() if name != 'gone'}
+
+
+@pytest.mark.parametrize('name', ['report.html', 'comparison.csv'])
+def test_what_no_study_has_made_is_not_replaced(compared, tmp_path, name):
+  _, study, _ = compared
+  (tmp_path / name).write_text('mine')
+  with pytest.raises(ConfigError, match=f'{name} lies there without a compar'):
+    compare(study, tmp_path)
+  assert (tmp_path / name).read_text() == 'mine'
+  assert not (tmp_path / 'runs').exists()
+
+
 def test_another_config_in_the_same_place_is_refused(compared):
   out, study, _ = compared
   c = study.variants['two'].copy_and_resolve_references()
@@ -234,6 +261,10 @@ def test_another_config_in_the_same_place_is_refused(compared):
     (
       {'pairs': (('a', 'c'),)},
       "the study names 'c', which is none of its variants: a, b",
+    ),
+    (
+      {'pairs': (('a', 'a'),)},
+      "study.pairs holds 'a' against itself; name another baseline",
     ),
     (
       {'frontier': ('d',)},

@@ -100,10 +100,21 @@ def test_nothing_binds_before_a_checkpoint(tmp_path):
   folders.check_config(small_run.make_config('b.txt'), tmp_path)
 
 
-@pytest.mark.parametrize('name', ['config.json', 'tokenizer.json'])
+@pytest.mark.parametrize(
+  'name', ['config.json', 'tokenizer.json', 'report.html', 'sweep.csv']
+)
 def test_files_of_others_are_not_replaced(tmp_path, name):
   (tmp_path / name).write_text('{"architectures": ["GPT2LMHeadModel"]}')
   assert str(tmp_path / name) in refusal(config.base(), tmp_path)
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):
+  c = small_run.make_config('a.txt')  # of 4 steps
+  bound(tmp_path, c)
+  (tmp_path / 'checkpoints' / '7').mkdir()
+  for may_extend in (False, True):
+    text = refusal(c, tmp_path, may_extend=may_extend)
+    assert 'has a checkpoint of step 7, beyond train.steps=4' in text
 
 
 def test_checkpoints_without_a_config_are_refused(tmp_path):

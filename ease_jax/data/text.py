@@ -57,15 +57,16 @@ def read_files(spec: DataSpec) -> Splits:
 
 
 def _check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:
-  owner: dict[pathlib.Path, str] = {}
+  owner: dict[tuple[int, int], str] = {}  # of a file, whatever its names
   for field, paths in files.items():
     for path in paths:
-      if path in owner:
+      status = path.stat()
+      file = status.st_dev, status.st_ino
+      if owner.setdefault(file, field) != field:
         raise ConfigError(
-          f'{str(path)!r} is in both {owner[path]} and {field}; name it in one '
+          f'{str(path)!r} is in both {owner[file]} and {field}; name it in one '
           'of them'
         )
-      owner[path] = field
 
 
 def split(documents: Sequence[Document], select: float, test: float) -> Splits:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ease_jax.checks import need
 from ease_jax.evaluate.records import Record, parse, read_json
 
 FILE = 'windows.json'
@@ -141,3 +142,23 @@ def load(path: pathlib.Path) -> Windows:
     ConfigError: the file is missing, damaged or of an older version.
   """
   return parse(Windows, read_json(path, MODE), path, MODE)
+
+
+def check(path: pathlib.Path, windows: Windows, nll_K: Sequence[float]) -> None:
+  """Refuses sums that are not of a run's results.
+
+  Args:
+    path: of the file, for the message.
+    windows: what it holds.
+    nll_K: loss of each readout on the report split, as the results have it.
+
+  Raises:
+    ConfigError: the losses differ.
+  """
+  tokens = sum(windows.tokens)
+  mean_K = [sum(readout.nll) / tokens for readout in windows.readouts]
+  need(
+    len(mean_K) == len(nll_K) and np.allclose(mean_K, nll_K, rtol=1e-5),
+    f'{path} is not of the results beside it: its readouts have losses of '
+    f'{mean_K}, theirs {list(nll_K)}; run --mode={MODE} again',
+  )

@@ -27,6 +27,7 @@ from ease_jax.study import statistics
 from ease_jax.study.study import Config, Evaluated, Study, folder_of
 from ease_jax.study.workers import Worker, ready
 
+COMPARISON = 'comparison.json'
 FROM_PYTHON = '# started from Python'
 
 
@@ -67,6 +68,7 @@ def compare(
   need(jobs >= 1, f'--jobs={jobs} must be at least 1')
   check_configs(study)
   folder = folders.locate(workdir)
+  folders.check_foreign(folder, COMPARISON, ('report.html', 'comparison.csv'))
   with folders.locked(folder):
     return _compare(study, folder, jobs, command)
 
@@ -87,19 +89,30 @@ def _compare(
   for run in runs:
     folder = pathlib.Path(run.folder)
     if _is_finished(run):  # and not by another config
-      runs_of[run.variant][run.seed] = Evaluated(
-        results_lib.load(folder / results_lib.FILE),
-        windows_lib.load(folder / windows_lib.FILE),
-      )
+      runs_of[run.variant][run.seed] = _evaluated(folder)
   if not any(runs_of.values()):
     raise ConfigError(f'no run of {workdir} has succeeded: {"; ".join(failed)}')
 
   comparison = statistics.summarize(study, runs_of, failed, provenance(command))
   text = json.dumps(comparison.to_json(), indent=2)
-  write_atomic(workdir / 'comparison.json', text)
+  write_atomic(workdir / COMPARISON, text)
   page = write_page(workdir, comparison)
   print(f'Report: {page.resolve()}')
   return failed
+
+
+def _evaluated(folder: pathlib.Path) -> Evaluated:
+  """What a run has left behind, if its files belong together.
+
+  Raises:
+    ConfigError: they do not.
+  """
+  results = results_lib.load(folder / results_lib.FILE)
+  folders.check_results(results, folder)
+  windows = windows_lib.load(folder / windows_lib.FILE)
+  nll_K = [readout.report.nll for readout in results.readouts]
+  windows_lib.check(folder / windows_lib.FILE, windows, nll_K)
+  return Evaluated(results, windows)
 
 
 def check_configs(study: Study) -> None:
@@ -187,7 +200,10 @@ def _run_one(variant: str, seed: int, config: Config, folder: str) -> str:
   """Returns what went wrong, or nothing; the run's output is in `log.txt`."""
   del variant, seed
   place = pathlib.Path(folder)
-  place.mkdir(parents=True, exist_ok=True)
+  try:
+    place.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    return str(error)
   with open(place / 'log.txt', 'a', encoding='utf-8') as log:
     for stream in (1, 2):  # whatever writes there, in whichever language
       os.dup2(log.fileno(), stream)

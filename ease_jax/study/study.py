@@ -76,6 +76,12 @@ class Study:
           f'{folder!r}; rename one'
         )
 
+    for name, baseline in self.pairs:
+      need(
+        name != baseline,
+        f'study.pairs holds {name!r} against itself; name another baseline',
+      )
+
     named = [*self.frontier]
     for pair in self.pairs:
       named += pair
