@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import math
 import numbers
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any
@@ -51,18 +52,18 @@ class Range:
     infinite: plus and minus infinity are in.
   """
 
-  low: float = -math.inf
-  high: float = math.inf
+  low: float = -sys.float_info.max
+  high: float = sys.float_info.max
   above: bool = False
   below: bool = False
   infinite: bool = False
 
   def fault(self, value: float) -> str:
     """What is wrong with a number; '' if nothing is."""
-    if math.isinf(value) and self.infinite:
-      return ''
-    if not math.isfinite(value):
-      return 'must be a finite number'
+    is_whole = isinstance(value, numbers.Integral)  # no float may hold it
+    if not is_whole and not math.isfinite(value):
+      passes = self.infinite and math.isinf(value)
+      return '' if passes else 'must be a finite number'
     if value < self.low:
       return f'must be {"above" if self.above else "at least"} {self.low}'
     if value > self.high:
@@ -148,6 +149,7 @@ Depth = Annotated[int, Range(1, 1000)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Share = Annotated[float, Range(0, 1)]
 NotNegative = Annotated[float, Range(0)]
+Threshold = Annotated[float, Range(infinite=True)]
 
 # Of each plain type: the classes of its values, its name, an example.
 _PLAIN: dict[type, tuple[type, str, str]] = {

@@ -106,7 +106,7 @@ def generate(config: Config, folder: pathlib.Path, prompt: str) -> None:
   point = None
   if run_specs.generate.method == 'exits':
     point = chosen_point(folder, config)
-  color = sys.stdout.isatty()
+  color = sys.stdout is not None and sys.stdout.isatty()  # None = closed
   _print(text.exit_text(trained, prompt, point, options, color=color, say=_say))
 
 

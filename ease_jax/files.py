@@ -1,11 +1,36 @@
-"""Single files of a run: written whole or not at all."""
+"""Single files: where they are; those of a run, written whole or not at all."""
 
 import contextlib
 import os
 import pathlib
 from collections.abc import Mapping
 
+from ease_jax.checks import ConfigError, need
+
 Content = str | bytes
+
+
+def expanded(path: object, field: str) -> pathlib.Path:
+  """A path in which `~` is the home of whom it names.
+
+  Args:
+    path: a str or a path.
+    field: what the error message calls it.
+
+  Raises:
+    ConfigError: it is something else, or names a user without a home.
+  """
+  if not isinstance(path, (str, os.PathLike)):
+    raise ConfigError(
+      f'{field}={path!r} is {type(path).__name__}, not a path; give a str'
+    )
+  place = pathlib.Path(os.path.expanduser(path))
+  need(
+    not str(place).startswith('~'),
+    f'{field}={path}: there is no home of such a user here; write the whole '
+    'path, or ./~ for a name that starts with it',
+  )
+  return place
 
 
 def write_atomic(path: pathlib.Path, content: Content) -> None:

@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 an error (one line on stderr), 143 stopped by SIGTERM
 with everything saved.
 """
 
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ease_jax import machine, userfile
+from ease_jax.files import expanded
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -75,13 +75,13 @@ def _complete(argv: Sequence[str]) -> list[str]:
   config = _given(argv, 'config')
   if config is not None:
     place, name = config
-    name = os.path.expanduser(name)
+    name = str(expanded(name, '--config'))
     if name.endswith('.json'):
       name = f'{_SAVED}:{name}'
     argv[place] = [f'--config={name}']
   elif workdir is not None and workdir[1]:
-    saved = os.path.join(os.path.expanduser(workdir[1]), 'config.json')
-    if not os.path.exists(saved):
+    saved = expanded(workdir[1], '--workdir') / 'config.json'
+    if not saved.exists():
       _fail(f'--config is missing, and there is no {saved}; give --config=FILE')
     # Before the fields that override it.
     argv.insert(1, f'--config={_SAVED}:{saved}')
@@ -89,10 +89,10 @@ def _complete(argv: Sequence[str]) -> list[str]:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  # The config's own flags look there for what overrides it.
-  sys.argv[:] = _complete(argv)
   logging.set_verbosity(logging.ERROR)
   try:
+    # The config's own flags look there for what overrides it.
+    sys.argv[:] = _complete(argv)
     rest = flags.FLAGS(sys.argv)
     getattr(_CONFIG.value, 'seed', None)  # raises if there is no such file
   except Exception as error:  # a config file may raise anything

@@ -82,9 +82,13 @@ class LoadedRun:
       point: where tokens exit; None = the run's own point.
 
     Raises:
-      ConfigError: a text has nothing to predict.
+      ConfigError: a text has nothing to predict, or the point is none.
     """
     _need_texts(texts, 'score', 'text')
+    need(
+      point is None or isinstance(point, OperatingPoint),
+      f'point={point!r} is {type(point).__name__}; give an OperatingPoint',
+    )
     tables = [
       self._score(number, text, point or self.point)
       for number, text in enumerate(texts)

@@ -9,7 +9,7 @@ import jax
 from ease_jax import deploy, report, specs, texts
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
-from ease_jax.checks import need
+from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
 from ease_jax.core.policies import UNITS
 from ease_jax.core.spec import CAUSAL
@@ -23,7 +23,7 @@ from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate import windows as windows_lib
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
-from ease_jax.files import write_atomic, write_together
+from ease_jax.files import expanded, write_atomic, write_together
 from ease_jax.model import Body
 from ease_jax.progress import stage
 from ease_jax.provenance import again, provenance
@@ -65,12 +65,7 @@ def run(
     TrainingDiverged, Preempted: as `train.loop.train` does.
     OSError: a file cannot be read or written; it names the file.
   """
-  promotion: str = jax.config.jax_numpy_dtype_promotion  # pyright: ignore
-  need(
-    promotion == 'standard',
-    f'jax_numpy_dtype_promotion={promotion} is set, which optax does not work '
-    "with; unset it, or set it to 'standard'",
-  )
+  _check_jax()
   need(mode in MODES, f'--mode={mode} is unknown; use one of {MODES}')
   need(
     mode != 'generate' or prompt is not None,
@@ -80,6 +75,8 @@ def run(
     text is None or mode == results_lib.MODE,
     f'--text={text} needs --mode={results_lib.MODE}',
   )
+  if text is not None:
+    expanded(text, '--text')  # or it raises
   folder = folders.locate(workdir)
   if config is None:
     config = folders.read_config(folder)
@@ -104,6 +101,30 @@ def run(
       _evaluate_text(config, folder, text)
     else:
       _make(config, checked, folder, mode, command)
+
+
+def _check_jax() -> None:
+  """Raises ConfigError if JAX is set to something that no run works with."""
+  promotion: str = jax.config.jax_numpy_dtype_promotion  # pyright: ignore
+  need(
+    promotion == 'standard',
+    f'jax_numpy_dtype_promotion={promotion} is set, which optax does not work '
+    "with; unset it, or set it to 'standard'",
+  )
+  wide: bool = jax.config.jax_enable_x64  # pyright: ignore
+  need(
+    not wide,
+    'jax_enable_x64 is set, and a run is of 32 bits; unset JAX_ENABLE_X64',
+  )
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:  # the latter says nothing
+    platforms: str = jax.config.jax_platforms  # pyright: ignore
+    reason = str(error).partition('\n')[0] or 'unknown to it'
+    raise ConfigError(
+      f'JAX finds no device for JAX_PLATFORMS={platforms} ({reason}); unset it, '
+      'or install what JAX needs for that'
+    ) from None
 
 
 def _make(

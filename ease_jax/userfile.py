@@ -3,9 +3,14 @@
 import pathlib
 import re
 import traceback
+import types
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from ease_jax.checks import ConfigError
+
+# With which ml_collections begins an error that holds a whole traceback.
+WRAPPER = 'Error whilst parsing config file'
 
 
 def explain(error: BaseException, module: str) -> str:
@@ -16,6 +21,9 @@ def explain(error: BaseException, module: str) -> str:
     module: name that the file was imported under.
   """
   chain = list(_causes(error))
+  wrapped = [str(cause).startswith(WRAPPER) for cause in chain]
+  if any(wrapped):
+    chain = chain[1 + wrapped.index(True) :]
   for cause in chain:
     if isinstance(cause, SyntaxError) and str(cause.filename).endswith('.py'):
       return f'{cause.filename}:{cause.lineno}: {cause.msg}'
@@ -23,7 +31,13 @@ def explain(error: BaseException, module: str) -> str:
       file = frame.f_code.co_filename
       if frame.f_globals.get('__name__') == module and not _is_ours(file):
         return f'{file}:{line}: {_text(cause)}'
-  return _text(error)
+    if isinstance(cause, AttributeError) and _is_module(cause.obj, module):
+      return f'{cause.obj.__file__}: there is no {cause.name} in it'
+  return _text(chain[0])
+
+
+def _is_module(thing: object, name: str) -> TypeGuard[types.ModuleType]:
+  return isinstance(thing, types.ModuleType) and thing.__name__ == name
 
 
 def _is_ours(file: str) -> bool:

@@ -21,7 +21,7 @@ from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.results import Results
-from ease_jax.files import write_atomic
+from ease_jax.files import expanded, write_atomic
 from ease_jax.train import saved
 from ease_jax.train.writers import METRICS
 
@@ -72,8 +72,9 @@ def locate(workdir: Path) -> pathlib.Path:
   """The directory that `--workdir` names; `~` is the home. Makes nothing.
 
   Raises:
-    ConfigError: it is empty, a file, or not on a disk of this machine.
+    ConfigError: it is no path, empty, a file, or not on a disk of this machine.
   """
+  folder = expanded(workdir, '--workdir')
   name = os.fspath(workdir)
   need(bool(name), '--workdir is empty; give a directory')
   need(
@@ -85,7 +86,6 @@ def locate(workdir: Path) -> pathlib.Path:
     not _SURROGATE.search(name),
     f'--workdir={name!a} cannot be written in this locale; set PYTHONUTF8=1',
   )
-  folder = pathlib.Path(name).expanduser()
   need(
     folder.is_dir() or not folder.exists(),
     f'--workdir={folder} is a file; choose a directory',

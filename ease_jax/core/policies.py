@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ease_jax.checks import need, one_of
+from ease_jax.checks import Threshold, check_value, need, one_of
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.signals import SIGNALS, Signal
 
@@ -162,6 +162,9 @@ class OperatingPoint:
       f'K/V policy {self.policy!r} is unknown; use one of {choices()}',
     )
     one_of('unit', self.unit, UNITS)
+    several = isinstance(self.threshold, tuple)
+    kind = tuple[Threshold, ...] if several else Threshold
+    check_value('exit threshold', self.threshold, kind)
 
   @property
   def rule(self) -> ExitRule:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ease_jax.checks import ConfigError, need
+from ease_jax.files import expanded
 
 MAX_NOTES = 8  # of a printed line
 
@@ -95,7 +96,7 @@ def find(
   )
   files: dict[pathlib.Path, str] = {}
   for pattern in patterns:
-    path = pathlib.Path(pattern).expanduser()
+    path = expanded(pattern, field)
     names = _matches(path, field, account)
     if not names:
       problem = 'holds no *.txt file' if path.is_dir() else 'does not exist'

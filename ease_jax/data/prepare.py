@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from ease_jax.checks import ConfigError, check_value, need
 from ease_jax.data.spec import Fraction, Paths
+from ease_jax.files import expanded
 
 
 def prepare(
@@ -36,11 +37,15 @@ def prepare(
     ConfigError: the text cannot be read or leaves a split empty, or data_dir
       is no folder or already has a corpus.
   """
+  need(
+    isinstance(paths, Sequence) and not isinstance(paths, (str, bytes)),
+    f'FILE={paths!r} is {type(paths).__name__}; give a list of paths',
+  )
   names = tuple(map(os.fspath, paths))
   check_value('FILE', names, Paths)
   check_value('--select_fraction', select_fraction, Fraction)
   check_value('--test_fraction', test_fraction, Fraction)
-  place = pathlib.Path(data_dir).expanduser()
+  place = expanded(data_dir, '--out')
   need(
     bool(os.fspath(data_dir)) and (place.is_dir() or not place.exists()),
     f'--out={os.fspath(data_dir)!r} is no folder; name one, or a new one',

@@ -1,11 +1,11 @@
 """Documents of a prepared TensorFlow Datasets folder, without TensorFlow."""
 
-import pathlib
 from typing import Any
 
 from ease_jax.checks import ConfigError
 from ease_jax.data.files import decode
 from ease_jax.data.spec import DataSpec
+from ease_jax.files import expanded
 
 FIELD = 'text'
 Builder = Any  # of TFDS, which is imported only where it is used
@@ -40,7 +40,7 @@ def read(spec: DataSpec) -> dict[str, list[str]]:
 def _builder(path: str) -> Builder:
   import tensorflow_datasets as tfds  # slow to import, and only needed here
 
-  folder = pathlib.Path(path).expanduser()
+  folder = expanded(path, 'data.path')
   try:
     if folder.is_dir():
       return tfds.builder_from_directory(str(folder))

@@ -1,12 +1,12 @@
 """How drafts of self-speculative decoding are made, and what came of them."""
 
 import dataclasses
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from ease_jax.checks import Count, Range, Size, check_fields, need
+from ease_jax.checks import Count, Size, Threshold, check_fields, need
 from ease_jax.core.signals import MAX_PROB, SIGNALS
 from ease_jax.model import Body
 
@@ -26,7 +26,7 @@ class Draft:
 
   readout: Size = 0
   length: Count = 4
-  threshold: Annotated[float, Range(infinite=True)] = -np.inf
+  threshold: Threshold = -np.inf
   signal: str = MAX_PROB.name
 
   def __post_init__(self):

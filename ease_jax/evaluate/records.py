@@ -12,7 +12,7 @@ import pathlib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 from ease_jax.checks import ConfigError
 
@@ -129,12 +129,20 @@ def read_json(path: pathlib.Path, mode: str) -> Any:
   try:
     text = path.read_text(encoding='utf-8')
     if path.suffix == '.jsonl':
-      return [json.loads(line) for line in text.splitlines() if line.strip()]
-    return json.loads(text)
+      return [_loads(line) for line in text.splitlines() if line.strip()]
+    return _loads(text)
   except ValueError as error:  # also of bytes that are not UTF-8
     raise ConfigError(
       f'{path} is not JSON ({error}); make it again with --mode={mode}'
     ) from None
+
+
+def _loads(text: str) -> Any:
+  return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> NoReturn:
+  raise ValueError(f'{constant} is no number there')
 
 
 def parse(cls: type[_R], row: Json, path: pathlib.Path, mode: str) -> _R:

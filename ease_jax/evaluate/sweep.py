@@ -20,6 +20,7 @@ from ease_jax.checks import (
   Range,
   ReadIf,
   Size,
+  Threshold,
   check_fields,
   need,
   one_of,
@@ -41,7 +42,6 @@ from ease_jax.evaluate.windows import Sums, in_stretches
 from ease_jax.model import Body, Params
 
 Policy = Annotated[str, OneOf(policies.choices)]
-Threshold = Annotated[float, Range(infinite=True)]
 LEARNED_FROM = ('train', 'select')  # splits that training looks at
 EVALUATE = (  # fields of the section `evaluate`; the others are in `exit`
   'batch_size',

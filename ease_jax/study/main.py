@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from ease_jax import machine, userfile
 from ease_jax.checks import ConfigError, need
+from ease_jax.files import expanded
 
 if TYPE_CHECKING:
   from ease_jax.study.study import Study
@@ -52,7 +52,7 @@ def load(flag: str, data: str) -> Study:
   from ease_jax.study.study import Study
 
   name, _, argument = flag.partition(':')
-  path = pathlib.Path(name).expanduser()
+  path = expanded(name, '--study')
   need(
     path.is_file() and path.suffix == '.py',
     f'--study={name} is no file NAME.py; give a Python file',
@@ -77,7 +77,8 @@ def load(flag: str, data: str) -> Study:
       for variant, config in study.variants.items()
     }
   except Exception as error:  # a user's file may raise anything
-    raise ConfigError(userfile.explain(error, MODULE)) from error
+    line = userfile.explain(error, MODULE)
+    raise ConfigError(line if name in line else f'{name}: {line}') from error
   return dataclasses.replace(study, variants=variants)
 
 
@@ -89,7 +90,7 @@ def seeds_of(texts: Sequence[str]) -> tuple[int, ...]:
   """
   for text in texts:
     need(
-      text.strip().isdigit(),
+      text.strip().isdecimal(),
       f'--seeds has {text!r}, which is no whole number; give such as 0,1,2',
     )
   return tuple(map(int, texts))
@@ -108,6 +109,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     _end([error])
   if len(rest) > 1:
     _end([f'unexpected argument {rest[1]!r}; flags start with --'])
+  # JAX tells which accelerators it looked for; app.run would even ask for that.
+  if flags.FLAGS['verbosity'].using_default_value:
+    flags.FLAGS.verbosity = logging.ERROR
   return rest
 
 

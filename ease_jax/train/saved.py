@@ -133,13 +133,21 @@ def folder_of(workdir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def steps_on_disk(folder: pathlib.Path) -> list[int]:
+  """The steps of the checkpoints in a folder, in no order.
+
+  Raises:
+    ConfigError: one was renamed to what only looks like a step.
+  """
   if not folder.is_dir():
     return []
-  return [
-    int(path.name)
-    for path in folder.iterdir()
-    if path.name.isdigit() and path.is_dir()
-  ]
+  steps = []
+  for path in folder.iterdir():
+    if not path.name.isdecimal() or not path.is_dir():
+      continue
+    step = int(path.name)
+    need(path.name == str(step), f'{path} is of no step; call it {step} again')
+    steps.append(step)
+  return steps
 
 
 def leaves(tree: Tree) -> dict[str, Any]:
