@@ -203,7 +203,7 @@ def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
 def _set(section: Config, name: str, value: Any, path: str) -> None:
   try:
     section[name] = value
-  except TypeError:
+  except (TypeError, OverflowError):
     raise ConfigError(
       f'config.json is damaged at {path}={value!r}, which should be like '
       f'{section[name]!r}; restore it from a copy'

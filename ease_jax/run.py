@@ -122,8 +122,8 @@ def _check_jax() -> None:
     platforms: str = jax.config.jax_platforms  # pyright: ignore
     reason = str(error).partition('\n')[0] or 'unknown to it'
     raise ConfigError(
-      f'JAX finds no device for JAX_PLATFORMS={platforms} ({reason}); unset it, '
-      'or install what JAX needs for that'
+      f'JAX finds no device for JAX_PLATFORMS={platforms} ({reason}); unset '
+      'it, or install what JAX needs for that'
     ) from None
 
 

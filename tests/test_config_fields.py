@@ -8,6 +8,7 @@ from ease_jax import config, presets, specs
 from ease_jax.checks import ConfigError
 from ease_jax.evaluate.sweep import SweepSpec
 
+HUGE = pytest.param(10**320, id='1e320')  # no float can hold it
 # What makes the fields below be read.
 READ = {
   'model.body': 'refine',
@@ -62,7 +63,7 @@ def test_every_number_has_a_range(name, value):
 
 
 @pytest.mark.parametrize('name', WHOLE)
-@pytest.mark.parametrize('value', [-1, 2**63, None])
+@pytest.mark.parametrize('value', [-1, 2**63, HUGE, None])
 def test_every_whole_number_has_a_range(name, value):
   # A batch that nothing divides is refused for that.
   assert name in refusal(READ | {name: value})

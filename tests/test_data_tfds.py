@@ -100,6 +100,10 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path):
   )
 
 
+def test_the_home_of_nobody(tmp_path):
+  assert 'no home of such a user' in failure(tmp_path, '~no_such_user/x')
+
+
 def test_an_unknown_dataset_is_named(tmp_path):
   assert failure(tmp_path, 'no_such_dataset') == (
     "data.path: 'no_such_dataset' is no prepared TFDS folder or builder; "
@@ -178,6 +182,20 @@ def test_prepare_reports_an_error_in_one_line(
     prepare.main(['--out=out', *arguments])
   assert str(caught.value) == f'error: {problem}'
   assert not list(pathlib.Path('out').glob('**/*.json'))
+
+
+@pytest.mark.parametrize(
+  'paths, out, problem',
+  [
+    ('a.txt', 'out', "FILE='a.txt' is str; give a list of paths"),
+    (None, 'out', 'FILE=None is NoneType; give a list of paths'),
+    (['a.txt'], None, '--out=None is NoneType, not a path; give a str'),
+  ],
+)
+def test_prepare_takes_a_list_and_a_folder(paths, out, problem):
+  with pytest.raises(ConfigError) as caught:
+    prepare.prepare(paths, out)
+  assert str(caught.value) == problem
 
 
 def test_prepare_prints_the_folder_and_nothing_else(tmp_path, capfd):

@@ -159,6 +159,12 @@ def test_a_full_context_is_said(finished, capsys):
     assert 'is full' not in printed(capsys, with_(c, method='full'), workdir)[2]
 
 
+def test_nobody_may_listen(finished, monkeypatch):
+  c, workdir = finished
+  monkeypatch.setattr('sys.stdout', None)  # as in a process that closed it
+  run_lib.run(with_(c, max_new_tokens=1), workdir, 'generate', PROMPT)
+
+
 def test_a_prompt_that_is_not_utf8_is_refused(finished):
   c, workdir = finished
   with pytest.raises(config.ConfigError) as error:
@@ -334,6 +340,12 @@ def test_texts_that_cannot_be_scored(loaded, texts, message):
   with pytest.raises(config.ConfigError) as error:
     loaded.score(texts)
   assert str(error.value) == message
+
+
+@pytest.mark.parametrize('point', ['max_prob', 0.5])
+def test_a_point_that_is_none(loaded, point):
+  with pytest.raises(config.ConfigError, match='give an OperatingPoint'):
+    loaded.score(['fine'], point)
 
 
 @pytest.mark.parametrize(

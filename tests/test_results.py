@@ -1,6 +1,7 @@
 """results.json and passage.json: their form, and files of another one."""
 
 import json
+import math
 
 import fake_run
 import pytest
@@ -115,6 +116,24 @@ def test_who_may_exit_early(threshold, exits):
   point = OperatingPoint('max_prob', 'copy_state', threshold)
   assert exits_early(point) == exits
   assert not exits_early(None)
+
+
+@pytest.mark.parametrize(
+  'threshold', [math.nan, '0.5', None, True, (0.5, math.nan), [0.5]]
+)
+def test_a_threshold_is_a_number(threshold):
+  with pytest.raises(ConfigError, match='^exit threshold='):
+    OperatingPoint('max_prob', 'copy_state', threshold)
+
+
+@pytest.mark.parametrize('number', [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_have_are_refused(tmp_path, number):
+  tree = fake_run.results().to_json()
+  tree['train']['wall_s'] = number
+  path = tmp_path / 'results.json'
+  path.write_text(json.dumps(tree))
+  with pytest.raises(ConfigError, match='is no number there'):
+    results.load(path)
 
 
 def test_a_file_of_an_older_version_is_one_clear_line(tmp_path):

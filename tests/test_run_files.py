@@ -179,6 +179,16 @@ def test_results_of_another_config_are_not_reported(copied):
     assert '--mode=evaluate again' in text
 
 
+@pytest.mark.parametrize('mode', ['train', 'generate'])
+def test_a_renamed_checkpoint_is_named(copied, mode):
+  _, workdir = copied
+  step = workdir / 'checkpoints' / '4'
+  renamed = step.rename(step.with_name('0004'))
+  assert refusal(None, workdir, mode, PROMPT) == (
+    f'{renamed} is of no step; call it 4 again'
+  )
+
+
 @pytest.mark.parametrize('mode', ['report', 'generate', 'export'])
 def test_a_field_that_would_change_the_results_is_not_ignored(copied, mode):
   c, workdir = copied
@@ -267,6 +277,8 @@ def test_a_text_needs_its_mode(copied):
   assert "--text: 'a.txt' does not exist" in refusal(
     None, workdir, 'evaluate', text='a.txt'
   )
+  text = refusal(None, workdir, 'evaluate', text=7)
+  assert text == '--text=7 is int, not a path; give a str'
 
 
 # ----------------------------------------------------------- odd directories
@@ -285,3 +297,27 @@ def test_strict_types_are_not_taken_for_damage(copied):
   with jax.numpy_dtype_promotion('strict'):
     text = refusal(None, workdir, 'evaluate')
   assert 'jax_numpy_dtype_promotion=strict is set' in text
+
+
+def test_numbers_of_64_bits_are_refused(copied):
+  _, workdir = copied
+  with jax.enable_x64(True):
+    text = refusal(None, workdir, 'evaluate')
+  assert text.endswith('unset JAX_ENABLE_X64')
+
+
+@pytest.mark.parametrize(
+  'error, reason',
+  [
+    (AssertionError(), 'unknown to it'),
+    (RuntimeError('no libtpu.so\nat all'), 'no libtpu.so'),
+  ],
+)
+def test_a_missing_device_is_one_line(copied, monkeypatch, error, reason):
+  def devices():
+    raise error
+
+  monkeypatch.setattr(jax, 'devices', devices)
+  text = refusal(None, copied[1], 'report')
+  assert text.startswith('JAX finds no device for JAX_PLATFORMS=')
+  assert f' ({reason}); unset it' in text

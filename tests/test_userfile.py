@@ -1,12 +1,15 @@
 """What is wrong in a Python file of a user is said with its line."""
 
+import json
+import sys
 import warnings
 
 import pytest
-from absl import flags
+from absl import flags, logging
+from absl.testing import flagsaver
 from ml_collections import config_flags
 
-from ease_jax import userfile
+from ease_jax import config, saved_config, userfile, workdir
 from ease_jax.checks import ConfigError
 from ease_jax.study import main as study_main
 
@@ -120,6 +123,11 @@ def test_a_flag_is_no_line_of_the_file(flag, problem, tmp_path):
       'mine.py: get_study returned a NoneType; return a '
       'ease_jax.study.study.Study',
     ),
+    (
+      'def get_study():\n  return None',
+      'mine.py: TypeError: get_study() takes 0 positional arguments but 1 was '
+      'given',
+    ),
   ],
 )
 def test_a_file_without_a_study(content, problem, tmp_path, monkeypatch):
@@ -136,14 +144,57 @@ def test_variants_that_are_no_configs_cannot_be_shrunk(tmp_path):
   with pytest.raises(ConfigError) as caught:
     study_main.load(f'{path}:smoke', 'data')
   assert str(caught.value) == (
-    'a config is expected, not a int; start from ease_jax.config.base()'
+    f'{path}: a config is expected, not a int; start from '
+    'ease_jax.config.base()'
   )
 
 
-@pytest.mark.parametrize('text', ['a', '1.5', '-1', ''])
+@pytest.mark.parametrize('text', ['a', '1.5', '-1', '', '²'])
 def test_seeds_that_are_no_numbers(text):
   with pytest.raises(ConfigError) as caught:
     study_main.seeds_of(['0', text])
   assert str(caught.value) == (
     f'--seeds has {text!r}, which is no whole number; give such as 0,1,2'
   )
+
+
+def test_a_config_file_without_a_config(tmp_path, monkeypatch):
+  # ml_collections would load it over the one of another test.
+  monkeypatch.delitem(sys.modules, 'config_config', raising=False)
+  path = tmp_path / 'mine.py'
+  path.write_text('')
+  assert problem_of_config(path) == f'{path}: there is no get_config in it'
+
+
+@pytest.mark.parametrize(
+  'section, field, value, problem',
+  [
+    ('model', 'dim', '32', "damaged at model.dim='32', which should be like"),
+    ('optimizer', 'eps', 10**320, 'which should be like'),
+    (None, 'model', 'stack', 'damaged at model; restore it from a copy'),
+    (None, 'exit', None, 'is not the config of a run; restore it'),
+  ],
+)
+def test_a_damaged_config_json(section, field, value, problem, tmp_path):
+  path = tmp_path / 'config.json'
+  tree = workdir.as_json(config.base())
+  part = tree if section is None else tree[section]
+  part[field] = value
+  if value is None:
+    del part[field]
+  path.write_text(json.dumps(tree))
+  line = problem_of_config(f'{saved_config.__file__}:{path}')
+  assert problem in line and 'Traceback' not in line
+
+  mine = tmp_path / 'mine.py'
+  read = (
+    f'from ease_jax import saved_config\n  saved_config.get_config("{path}")'
+  )
+  mine.write_text(CONFIG.format(line=read))
+  assert problem_of_config(mine) == f'{mine}:6: {line}'
+
+
+def test_a_study_does_not_tell_what_jax_looks_for():
+  with flagsaver.flagsaver():
+    study_main._parse(['study', '--study=a.py', '--workdir=b'])
+    assert logging.get_verbosity() == logging.ERROR

@@ -1,6 +1,7 @@
 """The directory of a run: whose it is, who works in it, and its config."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -12,10 +13,14 @@ import pytest
 import small_run
 
 from ease_jax import config, files
+from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.config import ConfigError
+from ease_jax.data import prepare
+from ease_jax.data.files import Account, find
 from ease_jax.evaluate.results import Results
 from ease_jax.provenance import again, command_line, provenance
+from ease_jax.study import main as study_main
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -165,11 +170,39 @@ def test_the_home_is_a_directory(monkeypatch, tmp_path):
     ('gs://bucket/run', 'is not on a disk'),
     (__file__, 'is a file'),
     ('L\udcc3\udca4ufe', 'set PYTHONUTF8=1'),
+    (123, '--workdir=123 is int, not a path'),
+    (None, '--workdir=None is NoneType, not a path'),
+    (b'run', "--workdir=b'run' is bytes, not a path"),
   ],
 )
 def test_what_is_no_directory(name, part):
   with pytest.raises(ConfigError, match=part):
     folders.locate(name)
+
+
+NOBODY = '~no_such_user/x'
+
+
+@pytest.mark.parametrize(
+  'field, read',
+  [
+    ('--workdir', folders.locate),
+    ('--study', functools.partial(study_main.load, data='')),
+    ('--out', functools.partial(prepare.prepare, ['x'])),
+    (
+      '--text',
+      functools.partial(run_lib.run, None, 'x', 'evaluate', text=NOBODY),
+    ),
+    ('data.path', lambda path: find((path,), 'data.path', Account())),
+  ],
+)
+def test_the_home_of_nobody(field, read):
+  with pytest.raises(ConfigError) as caught:
+    read(*([] if field == '--text' else [NOBODY]))
+  assert str(caught.value) == (
+    f'{field}={NOBODY}: there is no home of such a user here; write the whole '
+    'path, or ./~ for a name that starts with it'
+  )
 
 
 # ---------------------------------------------------------------- the lock
