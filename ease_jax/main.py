@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 an error (one line on stderr), 143 stopped by SIGTERM
 with everything saved.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -146,7 +147,7 @@ def main(argv: Sequence[str]) -> None:
     # XLA's threads do not survive the end of an interpreter that is torn down
     # while they work.
     print(INTERRUPTED, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    print(end='', flush=True)  # also where stdout is closed
     os._exit(1)
 
 
