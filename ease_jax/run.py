@@ -24,6 +24,7 @@ from ease_jax.evaluate import windows as windows_lib
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.files import expanded, write_atomic, write_together
+from ease_jax.lock import locked
 from ease_jax.model import Body
 from ease_jax.progress import stage
 from ease_jax.provenance import again, provenance
@@ -91,7 +92,7 @@ def run(
     trains or (folder / folders.CONFIG).exists(),
     f'{folder / folders.CONFIG} is missing; run --mode=train first',
   )
-  with folders.locked(folder):
+  with locked(folder):
     if mode == 'report':
       _report(config, folder)
     elif mode == 'export':

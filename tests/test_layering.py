@@ -14,6 +14,7 @@ ORDER = (
   'version',
   'checks',
   'files',
+  'lock',
   'userfile',
   'core',
   'config',

@@ -12,7 +12,7 @@ import sys
 import pytest
 import small_run
 
-from ease_jax import config, files
+from ease_jax import config, files, lock
 from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.config import ConfigError
@@ -210,8 +210,8 @@ def test_the_home_of_nobody(field, read):
 
 HOLD = """
 import pathlib, sys, time
-from ease_jax import workdir
-with workdir.locked(pathlib.Path(sys.argv[1])):
+from ease_jax import lock
+with lock.locked(pathlib.Path(sys.argv[1])):
   print('locked', flush=True)
   time.sleep(60)
 """
@@ -225,7 +225,7 @@ def test_the_second_comer_is_told_who_is_there(tmp_path):
     stdout=subprocess.PIPE,
   ) as owner:
     assert owner.stdout.readline() == b'locked\n'
-    with pytest.raises(ConfigError) as caught, folders.locked(folder):
+    with pytest.raises(ConfigError) as caught, lock.locked(folder):
       pass
     text = str(caught.value)
     assert text.startswith(f'{folder} is in use by process {owner.pid} on ')
@@ -235,27 +235,27 @@ def test_the_second_comer_is_told_who_is_there(tmp_path):
     owner.send_signal(signal.SIGKILL)
     owner.wait()
   assert (folder / 'lock').exists()
-  with folders.locked(folder):
+  with lock.locked(folder):
     pass
   assert not (folder / 'lock').exists()
 
 
 def test_a_lock_leaves_nothing_behind(tmp_path):
   folder = tmp_path / 'run'
-  with pytest.raises(KeyError), folders.locked(folder):
+  with pytest.raises(KeyError), lock.locked(folder):
     assert (folder / 'lock').exists()
     raise KeyError
   assert not folder.exists()
 
-  with folders.locked(folder):
+  with lock.locked(folder):
     (folder / 'made').touch()
   assert [path.name for path in folder.iterdir()] == ['made']
 
 
 def test_one_process_has_one_lock(tmp_path):
-  with folders.locked(tmp_path):
+  with lock.locked(tmp_path):
     with pytest.raises(ConfigError, match=f'process {os.getpid()}'):
-      with folders.locked(tmp_path):
+      with lock.locked(tmp_path):
         pass
     assert (tmp_path / 'lock').exists()
 

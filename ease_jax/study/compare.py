@@ -21,6 +21,7 @@ from ease_jax.checks import ConfigError, need
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate import windows as windows_lib
 from ease_jax.files import write_atomic
+from ease_jax.lock import locked
 from ease_jax.provenance import provenance
 from ease_jax.report.study import write_page
 from ease_jax.study import statistics
@@ -69,7 +70,7 @@ def compare(
   check_configs(study)
   folder = folders.locate(workdir)
   folders.check_foreign(folder, COMPARISON, ('report.html', 'comparison.csv'))
-  with folders.locked(folder):
+  with locked(folder):
     return _compare(study, folder, jobs, command)
 
 
