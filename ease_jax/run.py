@@ -231,6 +231,11 @@ def _evaluate(
 
 def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
   """Prints what the run does on another text, and keeps it beside."""
+  kept = folder / texts.FOLDER
+  need(
+    kept.is_dir() or not kept.exists(),
+    f'{kept} is a file, where the results of other texts go; move it away',
+  )
   trained = load_model(config, folder)
   run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
   evaluated = (folder / results_lib.FILE).exists()
@@ -239,7 +244,7 @@ def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
     found = texts.evaluate(run_specs, trained, point, path)
   print(found)
   place = folder / found.file
-  place.parent.mkdir(exist_ok=True)
+  kept.mkdir(exist_ok=True)
   write_atomic(place, folders.dumps(found.to_json()))
   print(f'Results: {place.resolve()}')
 

@@ -281,6 +281,15 @@ def test_a_text_needs_its_mode(copied):
   assert text == '--text=7 is int, not a path; give a str'
 
 
+def test_results_of_texts_need_their_place(copied):
+  _, workdir = copied
+  (workdir / 'texts').write_text('mine')
+  text = refusal(None, workdir, 'evaluate', text='a.txt')
+  assert text.endswith(
+    'texts is a file, where the results of other texts go; move it away'
+  )
+
+
 # ----------------------------------------------------------- odd directories
 
 

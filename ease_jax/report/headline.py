@@ -25,8 +25,9 @@ def headline(results: Results) -> Headline:
   found = _found(results)
   if not smoke(results):
     return found
-  first, rest = found.title[0], found.title[1:]
-  return Headline(f'Smoke run: {first.lower()}{rest}', found.lead)
+  first = found.title[0].lower()
+  rest = found.title[1:]
+  return Headline(f'Smoke run: {first}{rest}', found.lead)
 
 
 def smoke(results: Results) -> str:
