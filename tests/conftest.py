@@ -39,6 +39,44 @@ for name, value in QUICK.items():
   os.environ[name.upper()] = str(value)  # for processes that tests start
 
 
+# Files that take longer than 25 seconds each, nine tenths of all time.
+SLOW = (
+  'test_checkpoint',
+  'test_clock',
+  'test_decode',
+  'test_decode_costs',
+  'test_docs',
+  'test_evaluate',
+  'test_exact',
+  'test_exits',
+  'test_export',
+  'test_extension',
+  'test_fuzz_config',
+  'test_fuzz_files',
+  'test_generate_mode',
+  'test_halting',
+  'test_loss_segments',
+  'test_losses',
+  'test_main',
+  'test_optimizer',
+  'test_readout',
+  'test_refine',
+  'test_resume',
+  'test_run_files',
+  'test_speculate',
+  'test_study',
+  'test_train_flops',
+  'test_train_loop',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """`make check` leaves them out."""
+  for item in items:
+    if item.path.stem in SLOW:
+      item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope='session')
 def parsed_flags():
   if not flags.FLAGS.is_parsed():  # TFDS and grain read absl flags
