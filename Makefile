@@ -17,7 +17,7 @@ SHARED := -n $(PYTEST_WORKERS) --dist loadfile
 
 help:
 	@echo 'make quickstart   train, sweep and write $(WORKDIR)/report.html'
-	@echo 'make check        lint, type check and the quick tests: two minutes'
+	@echo 'make check        lint, type check and the quick tests: three minutes'
 	@echo 'make test         lint, type check and all tests: about twelve'
 	@echo 'make lint         lint, format check and type check only'
 	@echo 'make clean        remove caches and build output (not .venv, not runs)'

@@ -6,8 +6,9 @@
 
 Cost: 3 to 5 minutes on 2 cores, three times as long on slow ones, evaluation
 and clock included. Its text is the running Python's library. With Python 3.11
-and seed 0, 95 % over windows in brackets: test perplexity of 3.172 [3.03, 3.34] at
-full depth, 3.196 (+0.8 % [0.6, 1.0]) at 75.7 % [74.7, 76.8] of its compute.
+and seed 0, 95 % over windows in brackets: a test perplexity of 3.172 [3.03,
+3.34] at full depth, 3.196 (+0.8 % [0.6, 1.0]) at 75.7 % [74.7, 76.8] of its
+compute.
 Settings were chosen with seed 0; `studies/quickstart.py` reports others.
 """
 
