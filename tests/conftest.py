@@ -39,7 +39,7 @@ for name, value in QUICK.items():
   os.environ[name.upper()] = str(value)  # for processes that tests start
 
 
-# Files that take longer than 25 seconds each, nine tenths of all time.
+# Files that take longest.
 SLOW = (
   'test_checkpoint',
   'test_clock',

@@ -1,6 +1,6 @@
 """The config of a run of a second, on text of one's own."""
 
-from ease_jax import config
+from ease_jax import config, data
 
 TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
 
@@ -34,3 +34,13 @@ def make_full_config(path):
   c.evaluate.speed_tokens = 0
   c.generate.max_new_tokens = 3
   return c
+
+
+def make_spec(*paths, **fields):
+  """Section `data` of texts in windows of 8 tokens."""
+  section = config.base().data
+  section.source = 'text'
+  section.path = tuple(map(str, paths))
+  section.seq_len = 8
+  section.update(fields)
+  return data.DataSpec.from_config(section)

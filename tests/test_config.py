@@ -13,7 +13,8 @@ def valid():
 
 
 def test_the_default_is_valid():
-  specs.from_config(config.base())
+  c = config.base()
+  assert specs.from_config(c).body.grid.num_readouts == c.model.num_layers
 
 
 @pytest.mark.parametrize(

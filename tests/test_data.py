@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_run import make_spec
 
 from ease_jax import config, data
 from ease_jax.checks import ConfigError
@@ -12,15 +13,6 @@ def write(path, content):
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(content.encode() if isinstance(content, str) else content)
   return str(path)
-
-
-def make_spec(*paths, **fields):
-  section = config.base().data
-  section.source = 'text'
-  section.path = tuple(map(str, paths))
-  section.seq_len = 8
-  section.update(fields)
-  return data.DataSpec.from_config(section)
 
 
 def write_documents(folder, count=40):

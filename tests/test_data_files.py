@@ -5,19 +5,11 @@ import os
 
 import numpy as np
 import pytest
+from small_run import make_spec
 
-from ease_jax import config, data
+from ease_jax import data
 from ease_jax.checks import ConfigError
 from ease_jax.data import corpus, files, text, tokenizers
-
-
-def make_spec(*paths, **fields):
-  section = config.base().data
-  section.source = 'text'
-  section.path = tuple(map(str, paths))
-  section.seq_len = 8
-  section.update(fields)
-  return data.DataSpec.from_config(section)
 
 
 def read(*paths):

@@ -77,7 +77,6 @@ def trained():
   return model, state.params, windows(range(0, room, 300))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('threshold', [0.4, 0.7])
 def test_projected_keys_and_values_must_not_be_copied(trained, threshold):
   """R11: layers that see another layer's K/V lose; copy_state hardly does."""

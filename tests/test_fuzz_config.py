@@ -27,7 +27,7 @@ ODD = (
 # What a person may write behind a field on the command line.
 TEXTS = tuple(map(str, ODD)) + (
   *('(', '()', '(1,', '1,2', '[1]', '{}', "'", '"', '\\', '-', 'true', '1e3'),
-  *('None', 'a b', '0x10', '١', '/tmp/*', '~', '=', '#', '\t'),
+  *('None', 'a b', '0x10', '١', 'texts/*', '~', '=', '#', '\t'),
 )
 # Each field gets so many of them; more is more of the same.
 PER_FIELD = 12

@@ -113,7 +113,6 @@ def trial(seed, source, workdir, capfd):
   return ''
 
 
-@pytest.mark.slow
 def test_damage_is_one_line_and_nothing_else_is_lost(
   finished_run, tmp_path, capfd, monkeypatch
 ):

@@ -208,7 +208,6 @@ def assert_drawn_from(token_N, p_V):
   assert chi2 < degrees + 5 * np.sqrt(2 * max(degrees, 1))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('settings', [Sampling(1.0), Sampling(0.8, top_k=5)])
 def test_sampled_tokens_have_the_full_models_distribution(settings):
   token_Nx2, tally = drawn(settings)
