@@ -87,7 +87,10 @@ class Specs:
     """
     prices = self.body.costs(self.data.seq_len)
     per_token = prices.train_per_token(
-      self.loss.trained_K, self.loss.asked_K, ahead=self.loss.ahead
+      self.loss.trained_K,
+      self.loss.asked_K,
+      ahead=self.loss.ahead,
+      frozen=self.loss.frozen,
     )
 
     shapes = abstract_state(self.body, self.optimizer).params
@@ -124,6 +127,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     config.loss,
     grid,
     per_segment=train.per_segment,
+    frozen=train.frozen,
     carry_backprop=model.carry_backprop,
   )
   optimizer_spec = OptimizerSpec.from_config(
@@ -131,6 +135,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     num_blocks=grid.num_blocks,
     steps=train.steps,
     updates_per_step=train.updates_per_step(grid.segments),
+    frozen=train.frozen,
   )
   specs = Specs(
     seed=config.seed,
