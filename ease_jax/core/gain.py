@@ -19,8 +19,8 @@ NAME = 'gain'
 
 def loss(lesson: GridLesson) -> jax.Array:
   """Mean squared error over the readouts before the last, [B, T] nats^2."""
-  depth_Kx1x1 = jnp.asarray(lesson.depth_K, jnp.float32)[:, None, None]
-  left_Kx1x1 = 1 - depth_Kx1x1 / depth_Kx1x1[-1]
+  depth_K = jnp.asarray(lesson.depth_K, jnp.float32)
+  left_Kx1x1 = (1 - depth_K / lesson.depth_K[-1])[:, None, None]
   gained_KxBxT = lesson.nll_KxBxT - lesson.nll_KxBxT[-1:]
   predicted_KxBxT = left_Kx1x1 * lesson.output_KxBxTxO[..., 0]
   return ((predicted_KxBxT - gained_KxBxT)[:-1] ** 2).mean(0)
