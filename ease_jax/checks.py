@@ -130,9 +130,8 @@ class ReadIf:
     other = section[self.field]
     if not self.values:
       return bool(other)
-    if isinstance(other, tuple):
-      return bool(set(other) & set(self.values))
-    return other in self.values
+    items = other if isinstance(other, tuple) else ()
+    return other in self.values or any(item in self.values for item in items)
 
   def __str__(self) -> str:
     if not self.values:

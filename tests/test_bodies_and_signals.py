@@ -24,8 +24,8 @@ CHANGED = 9  # a position
 
 BODIES = {
   # Its third layer has no readout.
-  'stack': tiny.stack(readouts=(1, 2, 4), gates=('calm', 'ouro')),
-  'refine': tiny.refine(gates=('dat', 'gain')),
+  'stack': tiny.stack(readouts=(1, 2, 4), gates=('calm',)),
+  'refine': tiny.refine(gates=('dat', 'gain', 'ouro')),
   'learned': tiny.refine(carry_init='learned', inject='gate'),
   'random': tiny.refine(carry_init='random', inject='concat'),
   'hrm': tiny.hrm(cycles=1, segments=2),
@@ -35,12 +35,10 @@ SIGNALS = {
     'max_prob',
     'kl',
     'state_cosine',
-    'state_steadiness',
     'patience',
     'calm',
-    'ouro',
   ),
-  'refine': ('max_prob', 'dat', 'gain', 'state_change'),
+  'refine': ('max_prob', 'dat', 'gain', 'ouro', 'state_change'),
   'learned': ('kl',),
   'random': ('patience',),
   'hrm': ('max_prob', 'q_halt'),
@@ -52,7 +50,7 @@ CASES = [
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),
   ('stack', 'calm', 'recompute'),
-  ('stack', 'ouro', 'copy_state'),
+  ('refine', 'ouro', 'copy_state'),
   ('refine', 'dat', 'recompute'),
   ('refine', 'gain', 'latest'),
   ('refine', 'state_change', 'drop'),
