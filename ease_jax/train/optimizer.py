@@ -227,10 +227,10 @@ def update_flops(spec: OptimizerSpec, params: Params) -> float:
   return flops
 
 
-def _are_gates(params: Params) -> Params:
-  def label(path: jax.tree_util.KeyPath, x: jax.Array) -> bool:
+def _gate_or_frozen(params: Params) -> Params:
+  def label(path: jax.tree_util.KeyPath, x: jax.Array) -> str:
     del x
-    return is_gate(path[0].key)
+    return 'gate' if is_gate(path[0].key) else 'frozen'
 
   return jax.tree_util.tree_map_with_path(label, params)
 
@@ -244,8 +244,8 @@ def build(spec: OptimizerSpec) -> optax.GradientTransformation:
   """The update rule; its rate is `learning_rate(spec, update)`."""
   rule = OPTIMIZERS[spec.name](spec)
   if spec.frozen:
-    rules = {True: rule, False: optax.set_to_zero()}
-    rule = optax.partition(rules, _are_gates)
+    rules = {'gate': rule, 'frozen': optax.set_to_zero()}
+    rule = optax.partition(rules, _gate_or_frozen)
   transformations = [rule]
   if spec.clip_norm > 0:
     transformations.insert(0, optax.clip_by_global_norm(spec.clip_norm))
