@@ -244,8 +244,9 @@ def build(spec: OptimizerSpec) -> optax.GradientTransformation:
   """The update rule; its rate is `learning_rate(spec, update)`."""
   rule = OPTIMIZERS[spec.name](spec)
   if spec.frozen:
-    rules = {'gate': rule, 'frozen': optax.set_to_zero()}
-    rule = optax.partition(rules, _gate_or_frozen)
+    rule = optax.partition(
+      {'gate': rule, 'frozen': optax.set_to_zero()}, _gate_or_frozen
+    )
   transformations = [rule]
   if spec.clip_norm > 0:
     transformations.insert(0, optax.clip_by_global_norm(spec.clip_norm))
