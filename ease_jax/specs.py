@@ -20,6 +20,7 @@ from ease_jax.checks import (
   plain,
 )
 from ease_jax.config import Config
+from ease_jax.core.distillation import DistillSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec, WeightSpec
 from ease_jax.core.policies import POLICIES, ExitRule
@@ -40,7 +41,7 @@ from ease_jax.train.update import abstract_state
 # Who declares the fields of each section; those of models are all read.
 OWNERS: dict[str, tuple[type, ...]] = {
   'data': (DataSpec,),
-  'loss': (WeightSpec, LossSpec),
+  'loss': (WeightSpec, DistillSpec, LossSpec),
   'optimizer': (OptimizerSpec,),
   'train': (TrainSpec,),
   'exit': (SweepSpec,),
@@ -87,7 +88,10 @@ class Specs:
     """
     prices = self.body.costs(self.data.seq_len)
     per_token = prices.train_per_token(
-      self.loss.trained_K, self.loss.asked_K, ahead=self.loss.ahead
+      self.loss.trained_K,
+      self.loss.asked_K,
+      ahead=self.loss.ahead,
+      rehearsed=self.loss.rehearses,
     )
 
     shapes = abstract_state(self.body, self.optimizer).params

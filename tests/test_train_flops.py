@@ -6,6 +6,7 @@ import pytest
 import training
 
 import tiny
+from ease_jax import specs
 from ease_jax.train import optimizer, update
 
 LENGTH = 32
@@ -29,11 +30,26 @@ def xla_flops(function, *args, **static):
   return function.lower(*args, **static).compile().cost_analysis()['flops']
 
 
+LARGE = 256  # tokens of a vocabulary whose heads weigh as much as the layers
+PLAIN = {}
+TAUGHT = {'loss.target': 'distill'}
+LIKELIEST = TAUGHT | {'loss.teacher_top_k': 4}
+
+
 @pytest.mark.parametrize(
-  'name, length', [('adamw', LENGTH), ('muon', LENGTH), ('adamw', LONG)]
+  'name, length, changes',
+  [
+    ('adamw', LENGTH, PLAIN),
+    ('muon', LENGTH, PLAIN),
+    ('adamw', LONG, PLAIN),
+    ('adamw', LENGTH, TAUGHT),
+    ('adamw', LENGTH, LIKELIEST),
+  ],
 )
-def test_an_update_is_what_xla_counts(name, length, optimized):
-  run_specs = training.make_specs(config_of(name, length=length))
+def test_an_update_is_what_xla_counts(name, length, changes, optimized):
+  c = config_of(name, length=length)
+  c.update_from_flattened_dict(changes)
+  run_specs = specs.from_config(c, LARGE if changes else tiny.VOCAB)
   state = update.abstract_state(run_specs.body, run_specs.optimizer)
   flops = xla_flops(
     update.train_step,

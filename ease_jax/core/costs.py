@@ -180,6 +180,7 @@ class CostModel:
     asked_K: Sequence[float] | None = None,
     *,
     ahead: bool = False,
+    rehearsed: bool = False,
   ) -> float:
     """Forward and backward FLOPs of one training token; recomputation is free.
 
@@ -188,10 +189,12 @@ class CostModel:
 
     Args:
       trained_K: share of the tokens that each readout is trained on.
-      asked_K: share of the tokens for which each readout's head runs forward
-        only, to decide on an exit or whether a prediction was right.
+      asked_K: heads of each readout that run forward only, for a token: to
+        decide on an exit or whether a prediction was right, or to teach.
       ahead: whether every segment is run a second time, forward, to look one
         segment ahead.
+      rehearsed: whether all cells are run a second time, forward, for what the
+        last readout will say.
     """
     carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
     body_L = self.cell_L[: len(carries_L)]
@@ -200,6 +203,8 @@ class CostModel:
 
     if ahead:
       forward += body_L[len(self.grid.prelude) :].sum()
+    if rehearsed:
+      forward += self.cell_L.sum()
 
     trained = float(np.sum(np.asarray(trained_K)))
     asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))

@@ -21,6 +21,8 @@ from ease_jax.checks import (
   need,
   plain,
 )
+from ease_jax.core import distillation
+from ease_jax.core.distillation import DistillSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.weights import (
@@ -76,6 +78,7 @@ class LossSpec:
     segments: S.
     carry_backprop: last segments that losses reach through; 1 = their own.
     target: what a readout is trained to say, a name of `train.targets`.
+    distill: who teaches, and how, where the target is that.
     gates: learned signals that are trained.
     gate_weight: weight of their losses.
     gate_exploration: chance that a token must go on, whatever its gate says.
@@ -93,6 +96,7 @@ class LossSpec:
   segments: Depth = 1
   carry_backprop: Depth = 1
   target: str = 'label'
+  distill: DistillSpec = DistillSpec()
   gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
   gate_weight: Annotated[NotNegative, ReadIf('gates')] = 0.0
   gate_exploration: Annotated[Share, ReadIf('gates')] = 0.0
@@ -105,6 +109,7 @@ class LossSpec:
       f'{self.schedule_steps}',
     )
     self._check_weights()
+    self._check_teacher()
     for name in self.gates:
       self._check_gate(name)
     self._check_updates()
@@ -141,6 +146,14 @@ class LossSpec:
       not self.exit_threshold or len(self.weight_K) > 1,
       f'loss.exit_threshold={self.exit_threshold} has no effect on a model '
       'with one readout; use 0, or more model.readouts',
+    )
+
+  def _check_teacher(self) -> None:
+    need(
+      not self.distils or any(self.taught_K),
+      f'loss.target={self.target} has no effect: the last readout teaches, and '
+      'no earlier one has a weight; give one of them a weight, or name a '
+      'loss.teacher',
     )
 
   def _check_gate(self, name: str) -> None:
@@ -193,11 +206,16 @@ class LossSpec:
       ConfigError: two fields clash.
     """
     fields = plain(section)
-    names = [field.name for field in dataclasses.fields(WeightSpec)]
-    spec = WeightSpec(**{name: fields.pop(name) for name in names})
+
+    def own(kind: type) -> dict[str, Any]:
+      names = [field.name for field in dataclasses.fields(kind)]
+      return {name: fields.pop(name) for name in names}
+
+    spec = WeightSpec(**own(WeightSpec))
     weight_K = WEIGHTS[spec.weights](grid.names_K, dataclasses.asdict(spec))
     return cls(
       tuple(weight_K),
+      distill=DistillSpec(**own(DistillSpec)),
       per_segment=per_segment,
       segments=grid.segments,
       carry_backprop=carry_backprop,
@@ -262,15 +280,51 @@ class LossSpec:
     return shares
 
   @property
-  def asked_K(self) -> list[float]:
-    """Share of tokens whose head each readout runs forward only.
+  def distils(self) -> bool:
+    """Whether a teacher has a say."""
+    return self.target == distillation.NAME and self.distill.teacher_weight > 0
 
-    That is to decide on an exit, or whether a prediction was right.
+  @property
+  def teaches_itself(self) -> bool:
+    """Whether the model's own last readout teaches the others."""
+    return self.distils and not self.distill.teacher
+
+  @property
+  def rehearses(self) -> bool:
+    """Whether all segments are run before, forward, for what the last says."""
+    return self.teaches_itself and self.segments > 1
+
+  @property
+  def taught_K(self) -> list[float]:
+    """Share of tokens on which a teacher teaches each readout."""
+    if not self.distils:
+      return [0.0] * len(self.weight_K)
+    early = self.trained_K[:-1]
+    return [*early, 0.0 if self.teaches_itself else self.trained_K[-1]]
+
+  @property
+  def teacher_heads(self) -> float:
+    """Heads that the teacher runs for a token: one for each readout taught.
+
+    Its likeliest tokens are found once for all of them.
+    """
+    heads = sum(self.taught_K)
+    return float(heads > 0) if self.distill.teacher_top_k else heads
+
+  @property
+  def asked_K(self) -> list[float]:
+    """Heads that each readout runs forward only, for a token.
+
+    That is to decide on an exit, or whether a prediction was right, or to
+    teach.
     """
     last = len(self.weight_K) - 1
     for_exits = 1.0 if self.exit_threshold else 0.0
     for_gates = 1.0 if self.learned else 0.0
-    return [
+    asked_K = [
       max(for_exits if k < last else 0.0, for_gates)
       for k in range(len(self.weight_K))
     ]
+    if self.teaches_itself:
+      asked_K[last] += self.teacher_heads
+    return asked_K

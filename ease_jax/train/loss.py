@@ -20,7 +20,7 @@ from ease_jax.train.segment import (
   prepared,
   segment_loss,
 )
-from ease_jax.train.targets import Batch
+from ease_jax.train.targets import Batch, Teacher
 
 Metrics = dict[str, jax.Array]
 Carry = TypeVar('Carry')
@@ -83,6 +83,7 @@ def grid_loss(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None = None,
 ) -> tuple[jax.Array, Metrics]:
   """J = sum_k W_k(step) * mean loss at readout k, in nats.
 
@@ -98,8 +99,9 @@ def grid_loss(
     batch: tokens, targets int32 and mask float32, each [B, T].
     step: the update's number, from 0.
     key: of everything random in the update.
+    teacher: of the target, where it has one beside the model.
   """
-  setting = prepared(params, model, spec, batch, key)
+  setting = prepared(params, model, spec, batch, key, teacher)
   started = begin(params, setting)
   progress = first_progress(model, batch)
   carried = {name: started[name] for name in progress.state}
@@ -141,6 +143,7 @@ def by_segment(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None,
   *,
   params_of: Callable[[Carry], Params],
   take: Callable[[Carry, Params], Carry],
@@ -151,7 +154,7 @@ def by_segment(
 
   Args:
     carry: before the first segment.
-    model, spec, batch, step, key: as in `grid_loss`.
+    model, spec, batch, step, key, teacher: as in `grid_loss`.
     params_of: the parameters of a segment.
     take: (carry, gradient) -> the carry after a segment.
 
@@ -159,7 +162,7 @@ def by_segment(
     The carry after the last one, the metrics, and the norm of each segment's
     gradient, [S].
   """
-  setting = prepared(params_of(carry), model, spec, batch, key)
+  setting = prepared(params_of(carry), model, spec, batch, key, teacher)
   gradient = jax.grad(segment_loss, has_aux=True)
 
   def one(
@@ -184,6 +187,7 @@ def grid_gradient(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None = None,
 ) -> tuple[Params, Metrics]:
   """Gradient of `grid_loss`, and its metrics.
 
@@ -191,7 +195,7 @@ def grid_gradient(
   """
   if spec.segments == 1 or spec.carry_backprop > 1:
     gradient = jax.grad(grid_loss, has_aux=True)
-    return gradient(params, model, spec, batch, step, key)
+    return gradient(params, model, spec, batch, step, key, teacher)
 
   def added(total: Params, grads: Params) -> Params:
     return jax.tree.map(jnp.add, total, grads)
@@ -204,6 +208,7 @@ def grid_gradient(
     batch,
     step,
     key,
+    teacher,
     params_of=lambda total: params,
     take=added,
   )
