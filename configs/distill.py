@@ -6,7 +6,7 @@ A trained run teaches in its place, all readouts of this one:
 
   ... --workdir=runs/taught --config.loss.teacher=runs/standard
 
-Cost: that of the quickstart and 4 % of its training FLOPs, the heads that
+Cost: that of the quickstart and 2 % of its training FLOPs, for the heads that
 teach. Not measured yet beyond `:smoke`; `studies/distillation.py` asks what it
 is worth. Published, of other models: distilling the detached last output made
 the small-coefficient recipe the most stable (2410.20672); exits of a frozen

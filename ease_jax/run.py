@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from ease_jax import deploy, report, specs, texts
+from ease_jax import deploy, report, specs, teacher, texts
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
@@ -141,6 +141,8 @@ def _make(
     mode != results_lib.MODE or saved.has_steps(folder),
     f'{folder / saved.FOLDER} has no checkpoint; run --mode=train first',
   )
+  if mode != results_lib.MODE:
+    teacher.check(checked)
   with stage('reading the data'):
     task = load_task(checked.data, folder if bound else None)
   checked = specs.from_config(config, task.vocab_size)
@@ -157,6 +159,7 @@ def _make(
 def _train(
   config: Config, run_specs: Specs, folder: pathlib.Path, task: Task
 ) -> None:
+  taught_by = teacher.load(run_specs, task)
   if not folders.is_bound(folder):
     folders.write_config(config, folder)
     task.save(folder)
@@ -173,6 +176,7 @@ def _train(
     seed=run_specs.seed,
     eval_batch_size=run_specs.sweep.batch_size,
     eval_max_tokens=run_specs.sweep.max_tokens,
+    teacher=taught_by,
   )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax.core.distillation import DIVERGENCES, DistillSpec
+from ease_jax.core.distillation import DIVERGENCES, TeachingSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import readout
 from ease_jax.train import loss as losses
@@ -27,8 +27,8 @@ TEACHER_NxD = RNG.normal(size=(NUM, 8)).astype(np.float32)
 def loss_of(weight=0.7, **fields):
   """Of two readouts, the last of which teaches."""
   fields = {f'teacher_{name}': value for name, value in fields.items()}
-  distill = DistillSpec(teacher_weight=weight, **fields)
-  return LossSpec((1.0, 1.0), target='distill', distill=distill)
+  teaching = TeachingSpec('distill', teacher_weight=weight, **fields)
+  return LossSpec((1.0, 1.0), teaching=teaching)
 
 
 def value_and_grads(loss, h_NxD=H_NxD, teacher_NxD=TEACHER_NxD, w=WEIGHT_N):
@@ -43,8 +43,8 @@ def value_and_grads(loss, h_NxD=H_NxD, teacher_NxD=TEACHER_NxD, w=WEIGHT_N):
 
 def fused(spec, h_NxD, w_VxD, weight_N, teacher_NxD):
   said = teacher_NxD
-  if spec.distill.teacher_top_k:
-    said = readout.likeliest(said, w_VxD, spec.distill.teacher_top_k)
+  if spec.teaching.teacher_top_k:
+    said = readout.likeliest(said, w_VxD, spec.teaching.teacher_top_k)
   ready_N = LABEL_N, said
   return Distill(spec).loss(h_NxD, w_VxD, ready_N, weight_N, False)
 
@@ -68,18 +68,18 @@ NAIVE = {
 
 def naive(spec, h_NxD, w_VxD, weight_N, teacher_NxD):
   """The same by its definition, with all logits of both sides."""
-  distill = spec.distill
+  teaching = spec.teaching
   logits_NxV = h_NxD @ w_VxD.T
   teacher_NxV = jax.lax.stop_gradient(teacher_NxD @ w_VxD.T)
   nll_N = -jax.nn.log_softmax(logits_NxV)[jnp.arange(NUM), LABEL_N]
-  top_k = distill.teacher_top_k or VOCAB
+  top_k = teaching.teacher_top_k or VOCAB
   least_Nx1 = jnp.sort(teacher_NxV)[:, -top_k][:, None]
   keep_NxV = teacher_NxV >= least_Nx1
-  temperature = distill.teacher_temperature
+  temperature = teaching.teacher_temperature
   p_NxV = softened(teacher_NxV, temperature, keep_NxV)
   q_NxV = softened(logits_NxV, temperature, keep_NxV)
-  far_N = temperature**2 * NAIVE[distill.teacher_divergence](p_NxV, q_NxV)
-  weight = distill.teacher_weight
+  far_N = temperature**2 * NAIVE[teaching.teacher_divergence](p_NxV, q_NxV)
+  weight = teaching.teacher_weight
   return weight_N @ ((1 - weight) * nll_N + weight * far_N)
 
 
@@ -118,7 +118,7 @@ def test_who_equals_the_teacher_has_nothing_to_learn(
   divergence, temperature, top_k
 ):
   """R32: exactly 0, value and gradient."""
-  compare = DistillSpec(
+  compare = TeachingSpec(
     teacher_divergence=divergence, teacher_temperature=temperature
   )
 
@@ -134,7 +134,7 @@ def test_who_equals_the_teacher_has_nothing_to_learn(
   spec = loss_of(divergence=divergence, temperature=temperature, top_k=top_k)
   label = value_and_grads(functools.partial(fused, loss_of(0.0)))
   found = value_and_grads(functools.partial(fused, spec), teacher_NxD=H_NxD)
-  share = 1 - np.float32(spec.distill.teacher_weight)
+  share = 1 - np.float32(spec.teaching.teacher_weight)
   tiny.assert_trees_close(
     found, jax.tree.map(lambda x: share * x, label), rtol=1e-6
   )
@@ -143,7 +143,7 @@ def test_who_equals_the_teacher_has_nothing_to_learn(
 @pytest.mark.parametrize('divergence', NAIVE)
 def test_distant_distributions_stay_finite(divergence):
   sure_NxV = 200 * jnp.eye(VOCAB)[LABEL_N]
-  spec = DistillSpec(teacher_divergence=divergence)
+  spec = TeachingSpec(teacher_divergence=divergence)
   far_N, slope_NxV = spec.distance(sure_NxV, -sure_NxV)
   assert np.isfinite(far_N).all() and np.isfinite(slope_NxV).all()
   assert (np.asarray(far_N) > 0).all()
@@ -208,13 +208,14 @@ def run_model(params, teacher, model, spec):
 
 def spec_for(model, **changes):
   num = model.grid.num_readouts
-  distill = DistillSpec(teacher_weight=0.6, teacher_temperature=2.0)
+  teaching = TeachingSpec(
+    'distill', teacher_weight=0.6, teacher_temperature=2.0
+  )
   fields = dict(
     weight_K=(1.0,) * num,
     segments=model.grid.segments,
     carry_backprop=model.cfg.carry_backprop,
-    target='distill',
-    distill=distill,
+    teaching=teaching,
   )
   return LossSpec(**(fields | changes))
 
@@ -251,8 +252,10 @@ def test_readouts_learn_what_the_definition_says(model, teacher):
   """R32: T^2, and no gradient to the teacher, in one and more segments."""
   params = tiny.params(model)
   field = '' if teacher is None else 'runs/big'
-  distill = DistillSpec(field, teacher_weight=0.6, teacher_temperature=2.0)
-  spec = spec_for(model, distill=distill)
+  teaching = TeachingSpec(
+    'distill', field, teacher_weight=0.6, teacher_temperature=2.0
+  )
+  spec = spec_for(model, teaching=teaching)
   (total, metrics), (grads, to_teacher) = run_model(
     params, teacher, model, spec
   )
@@ -261,6 +264,22 @@ def test_readouts_learn_what_the_definition_says(model, teacher):
   tiny.assert_trees_close(grads, expected, rtol=1e-4, atol=1e-5)
   assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(to_teacher))
   np.testing.assert_allclose(metrics['loss'], total, rtol=1e-6)
+
+
+def test_segments_one_by_one_are_taught_alike():
+  """As each is differentiated alone, and through the scan over all."""
+  params = tiny.params(TWICE)
+  teaching = TeachingSpec('distill', 'runs/big')
+  spec = spec_for(TWICE, teaching=teaching, carry_backprop=1)
+  _, (expected, _) = run_model(params, TEACHER, TWICE, spec)
+
+  @jax.jit
+  def one_by_one(params, teacher):
+    key = jax.random.key(0)
+    return losses.grid_gradient(params, TWICE, spec, BATCH, 0, key, teacher)
+
+  grads, _ = one_by_one(params, TEACHER)
+  tiny.assert_trees_close(grads, expected, rtol=1e-4, atol=1e-5)
 
 
 def label_like(spec):
@@ -289,7 +308,7 @@ def test_the_readout_that_teaches_learns_the_label(model):
 @pytest.mark.parametrize('model', [STACK, TWICE], ids=['one', 'two'])
 def test_a_teacher_without_weight_changes_no_bit(model):
   params = tiny.params(model)
-  spec = spec_for(model, distill=DistillSpec(teacher_weight=0.0))
+  spec = spec_for(model, teaching=TeachingSpec('distill', teacher_weight=0.0))
   found = run_model(params, None, model, spec)
   tiny.assert_trees_equal(
     found, run_model(params, None, model, label_like(spec))
@@ -314,12 +333,12 @@ def test_heads_that_teach_are_counted():
   spec = spec_for(STACK, token_fraction=0.5)
   assert spec.taught_K == [0.5, 0.5, 0.0]
   assert spec.asked_K == [0.0, 0.0, 1.0]
-  assert not spec.rehearses
-  likeliest = spec_for(STACK, distill=DistillSpec(teacher_top_k=4))
+  likeliest = spec_for(STACK, teaching=TeachingSpec('distill', teacher_top_k=4))
   assert likeliest.asked_K == [0.0, 0.0, 1.0]
   assert spec_for(STACK).asked_K == [0.0, 0.0, 2.0]
-  other = spec_for(STACK, distill=DistillSpec('runs/big'))
+  off = spec_for(STACK, teaching=TeachingSpec('distill', teacher_weight=0.0))
+  assert off.asked_K == [0.0, 0.0, 0.0]
+  other = spec_for(STACK, teaching=TeachingSpec('distill', 'runs/big'))
   assert other.taught_K == [1.0, 1.0, 1.0]
   assert (other.asked_K, other.teacher_heads) == ([0.0] * 3, 3.0)
-  assert spec_for(TWICE).rehearses
   assert label_like(spec).taught_K == [0.0] * 3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax.core.distillation import DistillSpec
+from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import readout
 from ease_jax.model.readout import Read
@@ -219,8 +219,8 @@ def largest(jaxpr):
   )
 
 
-TAUGHT = dict(target='distill', distill=DistillSpec(teacher_top_k=0))
-LIKELIEST = dict(target='distill', distill=DistillSpec(teacher_top_k=8))
+TAUGHT = dict(teaching=TeachingSpec('distill'))
+LIKELIEST = dict(teaching=TeachingSpec('distill', teacher_top_k=8))
 
 
 @pytest.mark.parametrize('target', [{}, TAUGHT, LIKELIEST])

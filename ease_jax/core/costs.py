@@ -174,6 +174,14 @@ class CostModel:
       total_KxN += self.block_L[cell.number] * passed_KxN
     return total_KxN
 
+  def teaching(self, heads: float) -> float:
+    """What a teacher takes for one token: every cell, forward, and heads.
+
+    Args:
+      heads: how often its head runs.
+    """
+    return float(self.cell_L.sum()) + heads * self.head
+
   def train_per_token(
     self,
     trained_K: Sequence[float],
@@ -204,7 +212,7 @@ class CostModel:
     if ahead:
       forward += body_L[len(self.grid.prelude) :].sum()
     if rehearsed:
-      forward += self.cell_L.sum()
+      forward += self.teaching(heads=0)
 
     trained = float(np.sum(np.asarray(trained_K)))
     asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))

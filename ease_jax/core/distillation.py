@@ -9,7 +9,7 @@ when T changes (Hinton et al. 1503.02531). D is one of DIVERGENCES.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import jax
@@ -83,10 +83,11 @@ _Read = ReadIf('target', (NAME,))
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillSpec:
-  """The fields of section `loss` that say who teaches, and how.
+class TeachingSpec:
+  """The fields of section `loss` that say what readouts learn, and of whom.
 
   Attributes:
+    target: what a readout is trained to say, a name of `train.targets`.
     teacher: folder of a trained run, which teaches every readout; '' = the
       model's own last readout teaches the others.
     teacher_weight: w, its share of the loss; the rest is the label's.
@@ -96,6 +97,7 @@ class DistillSpec:
       both distributions are renormalised on them; 0 = all.
   """
 
+  target: str = 'label'
   teacher: Annotated[str, _Read] = ''
   teacher_weight: Annotated[Share, _Read] = 0.5
   teacher_temperature: Annotated[float, Range(0.01, 100), _Read] = 1.0
@@ -115,6 +117,39 @@ class DistillSpec:
       'leaves it to nobody how likely all other tokens are; give the label a '
       'share, or use loss.teacher_top_k=0',
     )
+
+  @property
+  def on(self) -> bool:
+    """Whether a teacher has a say."""
+    return self.target == NAME and self.teacher_weight > 0
+
+  @property
+  def run(self) -> str:
+    """Folder of the run that teaches; '' = none does."""
+    return self.teacher if self.on else ''
+
+  @property
+  def own(self) -> bool:
+    """Whether the model's own last readout teaches the others."""
+    return self.on and not self.teacher
+
+  def taught(self, trained_K: Sequence[float]) -> list[float]:
+    """Share of tokens on which each readout is taught.
+
+    Args:
+      trained_K: share of tokens on which it is trained at all.
+    """
+    if not self.on:
+      return [0.0] * len(trained_K)
+    return [*trained_K[:-1], 0.0 if self.own else trained_K[-1]]
+
+  def heads(self, taught_K: Sequence[float]) -> float:
+    """Heads that the teacher runs for a token: one for each readout taught.
+
+    Its likeliest tokens are found once for all of them.
+    """
+    heads = float(sum(taught_K))
+    return float(heads > 0) if self.teacher_top_k else heads
 
   def distance(
     self, teacher_NxV: jax.Array, student_NxV: jax.Array

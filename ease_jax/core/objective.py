@@ -21,43 +21,19 @@ from ease_jax.checks import (
   need,
   plain,
 )
-from ease_jax.core import distillation
-from ease_jax.core.distillation import DistillSpec
+from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.weights import (
   SCHEDULES,
   TIMELESS,
   WEIGHTS,
+  WeightSpec,
   schedule_factors,
 )
 
 NORMALIZATIONS = ('none', 'sum_to_one')
 TIMED = tuple(name for name in SCHEDULES if name not in TIMELESS)
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightSpec:
-  """The fields of section `loss` that weights are made of.
-
-  Attributes:
-    weights: of WEIGHTS.
-    chosen: (layer, weight) of single layers.
-    matrix: a row of weights for each segment, one for each layer.
-    e_scale: scale of early layers.
-  """
-
-  weights: Annotated[str, OneOf(WEIGHTS)]
-  chosen: Annotated[
-    tuple[tuple[int, NotNegative], ...], ReadIf('weights', ('chosen',))
-  ]
-  matrix: Annotated[
-    tuple[tuple[NotNegative, ...], ...], ReadIf('weights', ('matrix',))
-  ]
-  e_scale: Annotated[NotNegative, ReadIf('weights', ('layerskip',))]
-
-  def __post_init__(self):
-    check_fields('loss', self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +53,7 @@ class LossSpec:
     per_segment: each segment is an update of its own, and normalised so.
     segments: S.
     carry_backprop: last segments that losses reach through; 1 = their own.
-    target: what a readout is trained to say, a name of `train.targets`.
-    distill: who teaches, and how, where the target is that.
+    teaching: what readouts learn, and of whom.
     gates: learned signals that are trained.
     gate_weight: weight of their losses.
     gate_exploration: chance that a token must go on, whatever its gate says.
@@ -95,8 +70,7 @@ class LossSpec:
   per_segment: bool = False
   segments: Depth = 1
   carry_backprop: Depth = 1
-  target: str = 'label'
-  distill: DistillSpec = DistillSpec()
+  teaching: TeachingSpec = TeachingSpec()
   gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
   gate_weight: Annotated[NotNegative, ReadIf('gates')] = 0.0
   gate_exploration: Annotated[Share, ReadIf('gates')] = 0.0
@@ -150,10 +124,10 @@ class LossSpec:
 
   def _check_teacher(self) -> None:
     need(
-      not self.distils or any(self.taught_K),
-      f'loss.target={self.target} has no effect: the last readout teaches, and '
-      'no earlier one has a weight; give one of them a weight, or name a '
-      'loss.teacher',
+      not self.teaching.on or any(self.taught_K),
+      f'loss.target={self.teaching.target} has no effect: the last readout '
+      'teaches, and no earlier one has a weight; give one of them a weight, or '
+      'name a loss.teacher',
     )
 
   def _check_gate(self, name: str) -> None:
@@ -215,7 +189,7 @@ class LossSpec:
     weight_K = WEIGHTS[spec.weights](grid.names_K, dataclasses.asdict(spec))
     return cls(
       tuple(weight_K),
-      distill=DistillSpec(**own(DistillSpec)),
+      teaching=TeachingSpec(**own(TeachingSpec)),
       per_segment=per_segment,
       segments=grid.segments,
       carry_backprop=carry_backprop,
@@ -280,36 +254,14 @@ class LossSpec:
     return shares
 
   @property
-  def distils(self) -> bool:
-    """Whether a teacher has a say."""
-    return self.target == distillation.NAME and self.distill.teacher_weight > 0
-
-  @property
-  def teaches_itself(self) -> bool:
-    """Whether the model's own last readout teaches the others."""
-    return self.distils and not self.distill.teacher
-
-  @property
-  def rehearses(self) -> bool:
-    """Whether all segments are run before, forward, for what the last says."""
-    return self.teaches_itself and self.segments > 1
-
-  @property
   def taught_K(self) -> list[float]:
     """Share of tokens on which a teacher teaches each readout."""
-    if not self.distils:
-      return [0.0] * len(self.weight_K)
-    early = self.trained_K[:-1]
-    return [*early, 0.0 if self.teaches_itself else self.trained_K[-1]]
+    return self.teaching.taught(self.trained_K)
 
   @property
   def teacher_heads(self) -> float:
-    """Heads that the teacher runs for a token: one for each readout taught.
-
-    Its likeliest tokens are found once for all of them.
-    """
-    heads = sum(self.taught_K)
-    return float(heads > 0) if self.distill.teacher_top_k else heads
+    """Heads that the teacher runs for a token."""
+    return self.teaching.heads(self.taught_K)
 
   @property
   def asked_K(self) -> list[float]:
@@ -325,6 +277,6 @@ class LossSpec:
       max(for_exits if k < last else 0.0, for_gates)
       for k in range(len(self.weight_K))
     ]
-    if self.teaches_itself:
+    if self.teaching.own:
       asked_K[last] += self.teacher_heads
     return asked_K

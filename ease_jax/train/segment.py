@@ -79,7 +79,7 @@ def prepared(
     key: of the update.
     teacher: of the target, where it has one beside the model.
   """
-  target = TARGETS[spec.target](spec, teacher)
+  target = TARGETS[spec.teaching.target](spec, teacher)
   start_key = jax.random.fold_in(key, spec.segments)
   setting = Setting(model, spec, batch, target, None, start_key)
   if spec.segments == 1:

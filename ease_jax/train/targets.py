@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core.distillation import NAME, DistillSpec
+from ease_jax.core.distillation import NAME, TeachingSpec
 from ease_jax.core.objective import LossSpec
+from ease_jax.evaluate.facts import TeacherFacts
 from ease_jax.model import Body, Params, readout
 from ease_jax.model.readout import Tree, linear_cross_entropy, linear_loss
 
@@ -27,7 +28,7 @@ Batch = Mapping[str, jax.Array]
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=['params'],
-  meta_fields=['model'],
+  meta_fields=['model', 'facts'],
 )
 @dataclasses.dataclass(frozen=True)
 class Teacher:
@@ -36,10 +37,12 @@ class Teacher:
   Attributes:
     model: a body.
     params: its parameters.
+    facts: what is written down of it, if it is another run.
   """
 
   model: Body
   params: Params
+  facts: TeacherFacts | None = None
 
   @property
   def _bound(self) -> Body:
@@ -134,7 +137,7 @@ class Distill:
     self, bound: Body, batch: Batch, answer: Callable[[], jax.Array]
   ) -> Prepared:
     label_BxT = batch['targets']
-    if not self.spec.distils:
+    if not self.spec.teaching.on:
       return label_BxT, ()
     if self.teacher is None:
       said_BxTxD = answer()
@@ -143,7 +146,7 @@ class Distill:
       said_BxTxD = self.teacher.answer(batch['tokens'])
       w_VxD = self.teacher.unembedding()
 
-    num = self.spec.distill.teacher_top_k
+    num = self.spec.teaching.teacher_top_k
     if not num:
       return label_BxT, said_BxTxD
     said_NxD = said_BxTxD.reshape(-1, said_BxTxD.shape[-1])
@@ -159,7 +162,7 @@ class Distill:
     weight_N: jax.Array,
     is_last: bool | jax.Array,
   ) -> jax.Array:
-    if not self.spec.distils:
+    if not self.spec.teaching.on:
       return _learn_label(normed_NxD, w_VxD, prepared_N, weight_N)
     if self.teacher is not None:
       is_last = False  # it is taught like all others
@@ -183,13 +186,13 @@ class Distill:
     prepared_N: Prepared,
     weight_N: jax.Array,
   ) -> jax.Array:
-    own = self.teacher is None
+    teacher_VxD = w_VxD if self.teacher is None else self.teacher.unembedding()
     return linear_loss(
-      functools.partial(_taught, self.spec.distill),
+      functools.partial(_taught, self.spec.teaching),
       normed_NxD,
       w_VxD,
       prepared_N,
-      w_VxD if own else self.teacher.unembedding(),
+      teacher_VxD,
       weight_N,
     )
 
@@ -205,7 +208,7 @@ def _learn_label(
 
 
 def _taught(
-  spec: DistillSpec,
+  spec: TeachingSpec,
   logits_NxV: jax.Array,
   prepared_N: Tree,
   teacher_VxD: jax.Array,
