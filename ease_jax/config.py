@@ -98,6 +98,11 @@ def _add_loss(c: Config) -> None:
   c.loss.exit_threshold = 0.0  # max_prob at which training tokens exit; 0 = off
   c.loss.exit_rows = 0.5  # share of the rows in which they do
   c.loss.target = 'label'  # what readouts learn, one of train.targets.TARGETS
+  c.loss.teacher = ''  # distill: folder of a run; '' = the own last readout
+  c.loss.teacher_weight = 0.5  # its share of the loss, the rest is the label's
+  c.loss.teacher_temperature = 1.0  # T of both distributions; scaled by T^2
+  c.loss.teacher_divergence = 'forward_kl'  # or reverse_kl, jensen_shannon
+  c.loss.teacher_top_k = 0  # compare its likeliest so many tokens; 0 = all
   c.loss.gates = ()  # learned signals to train: calm, dat, ouro, gain, q_halt
   c.loss.gate_weight = 0.5  # weight of their losses; 0 = off
   c.loss.gate_gradient = True  # their losses move the model too

@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from ease_jax import deploy, report, specs, texts
+from ease_jax import deploy, report, specs, teacher, texts
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
@@ -140,6 +140,8 @@ def _make(
     mode != results_lib.MODE or saved.has_steps(folder),
     f'{folder / saved.FOLDER} has no checkpoint; run --mode=train first',
   )
+  if mode != results_lib.MODE:
+    teacher.check(checked)
   with stage('reading the data'):
     # A run that starts from another one reads with the tokenizer of that.
     reader = folder if folders.is_bound(folder) else deploy.source_of(checked)
@@ -164,6 +166,7 @@ def _train(
     if source is not None:
       initial = deploy.initial_params(run_specs, source, task)
 
+  taught_by = teacher.load(run_specs, task)
   if not folders.is_bound(folder):
     folders.write_config(config, folder)
     task.save(folder)
@@ -181,6 +184,7 @@ def _train(
     eval_batch_size=run_specs.sweep.batch_size,
     eval_max_tokens=run_specs.sweep.max_tokens,
     initial=initial,
+    teacher=taught_by,
   )
 
 

@@ -17,6 +17,7 @@ REFINE = {
   'loss.weights': 'segment_ends',
 }
 HRM = {'model.body': 'hrm', 'model.segments': 3}
+DISTILL = {'loss.target': 'distill', 'loss.weights': 'uniform'}
 ERRORS = [
   (
     {'data.source': 'web'},
@@ -316,7 +317,37 @@ ERRORS = [
   ),
   (
     {'loss.target': 'teacher'},
-    "loss.target='teacher' is unknown; use one of: label",
+    "loss.target='teacher' is unknown; use one of: label, distill",
+  ),
+  (
+    {'loss.target': 'distill'},
+    'loss.target=distill has no effect: the last readout teaches, and no '
+    'earlier one has a weight; give one of them a weight, or name a '
+    'loss.teacher',
+  ),
+  (
+    DISTILL | {'loss.teacher_weight': 1.5},
+    'loss.teacher_weight=1.5 must be at most 1',
+  ),
+  (
+    DISTILL | {'loss.teacher_temperature': 0.0},
+    'loss.teacher_temperature=0.0 must be at least 0.01',
+  ),
+  (
+    DISTILL | {'loss.teacher_divergence': 'mse'},
+    "loss.teacher_divergence='mse' is unknown; use one of: forward_kl, "
+    'reverse_kl, jensen_shannon',
+  ),
+  (
+    DISTILL | {'loss.teacher_top_k': 1},
+    'loss.teacher_top_k=1 teaches nothing: on one token all distributions are '
+    'the same; use 2 or more, or 0 for all tokens',
+  ),
+  (
+    DISTILL | {'loss.teacher_top_k': 9, 'loss.teacher_weight': 1.0},
+    'loss.teacher_top_k=9 with loss.teacher_weight=1 leaves it to nobody how '
+    'likely all other tokens are; give the label a share, or use '
+    'loss.teacher_top_k=0',
   ),
   (
     {'model.refine.inject': 'gate'},

@@ -174,6 +174,14 @@ class CostModel:
       total_KxN += self.block_L[cell.number] * passed_KxN
     return total_KxN
 
+  def teaching(self, heads: float) -> float:
+    """What a teacher takes for one token: every cell, forward, and heads.
+
+    Args:
+      heads: how often its head runs.
+    """
+    return float(self.cell_L.sum()) + heads * self.head
+
   def train_per_token(
     self,
     trained_K: Sequence[float],
@@ -181,6 +189,7 @@ class CostModel:
     *,
     ahead: bool = False,
     frozen: bool = False,
+    rehearsed: bool = False,
   ) -> float:
     """Forward and backward FLOPs of one training token; recomputation is free.
 
@@ -189,11 +198,13 @@ class CostModel:
 
     Args:
       trained_K: share of the tokens that each readout is trained on.
-      asked_K: share of the tokens for which each readout's head runs forward
-        only, to decide on an exit or whether a prediction was right.
+      asked_K: heads of each readout that run forward only, for a token: to
+        decide on an exit or whether a prediction was right, or to teach.
       ahead: whether every segment is run a second time, forward, to look one
         segment ahead.
       frozen: whether no gradient reaches the cells and heads.
+      rehearsed: whether all cells are run a second time, forward, for what the
+        last readout will say.
     """
     carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
     body_L = self.cell_L[: len(carries_L)]
@@ -202,6 +213,8 @@ class CostModel:
 
     if ahead:
       forward += body_L[len(self.grid.prelude) :].sum()
+    if rehearsed:
+      forward += self.teaching(heads=0)
 
     trained = float(np.sum(np.asarray(trained_K)))
     asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))

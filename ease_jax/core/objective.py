@@ -22,41 +22,19 @@ from ease_jax.checks import (
   plain,
 )
 from ease_jax.core import depth_adaptive, halting, ouro
+from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.weights import (
   SCHEDULES,
   TIMELESS,
   WEIGHTS,
+  WeightSpec,
   schedule_factors,
 )
 
 NORMALIZATIONS = ('none', 'sum_to_one')
 TIMED = tuple(name for name in SCHEDULES if name not in TIMELESS)
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightSpec:
-  """The fields of section `loss` that weights are made of.
-
-  Attributes:
-    weights: of WEIGHTS.
-    chosen: (layer, weight) of single layers.
-    matrix: a row of weights for each segment, one for each layer.
-    e_scale: scale of early layers.
-  """
-
-  weights: Annotated[str, OneOf(WEIGHTS)]
-  chosen: Annotated[
-    tuple[tuple[int, NotNegative], ...], ReadIf('weights', ('chosen',))
-  ]
-  matrix: Annotated[
-    tuple[tuple[NotNegative, ...], ...], ReadIf('weights', ('matrix',))
-  ]
-  e_scale: Annotated[NotNegative, ReadIf('weights', ('layerskip',))]
-
-  def __post_init__(self):
-    check_fields('loss', self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +55,7 @@ class LossSpec:
     frozen: only gates learn; everything else is a constant.
     segments: S.
     carry_backprop: last segments that losses reach through; 1 = their own.
-    target: what a readout is trained to say, a name of `train.targets`.
+    teaching: what readouts learn, and of whom.
     gates: learned signals that are trained.
     gate_weight: weight of their losses.
     gate_gradient: their losses move the model too, not only the gates.
@@ -101,7 +79,7 @@ class LossSpec:
   frozen: bool = False
   segments: Depth = 1
   carry_backprop: Depth = 1
-  target: str = 'label'
+  teaching: TeachingSpec = TeachingSpec()
   gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
   gate_weight: Annotated[NotNegative, ReadIf('gates')] = 0.0
   gate_gradient: Annotated[bool, ReadIf('gates')] = True
@@ -130,6 +108,7 @@ class LossSpec:
       f'{self.schedule_steps}',
     )
     self._check_weights()
+    self._check_teacher()
     for name in self.gates:
       self._check_gate(name)
     need(
@@ -171,6 +150,14 @@ class LossSpec:
       not self.exit_threshold or len(self.weight_K) > 1,
       f'loss.exit_threshold={self.exit_threshold} has no effect on a model '
       'with one readout; use 0, or more model.readouts',
+    )
+
+  def _check_teacher(self) -> None:
+    need(
+      not self.teaching.on or any(self.taught_K),
+      f'loss.target={self.teaching.target} has no effect: the last readout '
+      'teaches, and no earlier one has a weight; give one of them a weight, or '
+      'name a loss.teacher',
     )
 
   def _check_gate(self, name: str) -> None:
@@ -242,11 +229,16 @@ class LossSpec:
       ConfigError: two fields clash.
     """
     fields = plain(section)
-    names = [field.name for field in dataclasses.fields(WeightSpec)]
-    spec = WeightSpec(**{name: fields.pop(name) for name in names})
+
+    def own(kind: type) -> dict[str, Any]:
+      names = [field.name for field in dataclasses.fields(kind)]
+      return {name: fields.pop(name) for name in names}
+
+    spec = WeightSpec(**own(WeightSpec))
     weight_K = WEIGHTS[spec.weights](grid.names_K, dataclasses.asdict(spec))
     return cls(
       tuple(weight_K),
+      teaching=TeachingSpec(**own(TeachingSpec)),
       per_segment=per_segment,
       frozen=frozen,
       segments=grid.segments,
@@ -325,15 +317,29 @@ class LossSpec:
     return shares
 
   @property
-  def asked_K(self) -> list[float]:
-    """Share of tokens whose head each readout runs forward only.
+  def taught_K(self) -> list[float]:
+    """Share of tokens on which a teacher teaches each readout."""
+    return self.teaching.taught(self.trained_K)
 
-    That is to decide on an exit, or whether a prediction was right.
+  @property
+  def teacher_heads(self) -> float:
+    """Heads that the teacher runs for a token."""
+    return self.teaching.heads(self.taught_K)
+
+  @property
+  def asked_K(self) -> list[float]:
+    """Heads that each readout runs forward only, for a token.
+
+    That is to decide on an exit, or whether a prediction was right, or to
+    teach.
     """
     last = len(self.weight_K) - 1
     for_exits = 1.0 if self.exit_threshold else 0.0
     for_gates = 1.0 if self.learned else 0.0
-    return [
+    asked_K = [
       max(for_exits if k < last else 0.0, for_gates)
       for k in range(len(self.weight_K))
     ]
+    if self.teaching.own:
+      asked_K[last] += self.teacher_heads
+    return asked_K

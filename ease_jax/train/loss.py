@@ -22,7 +22,7 @@ from ease_jax.train.segment import (
   prepared,
   segment_loss,
 )
-from ease_jax.train.targets import Batch
+from ease_jax.train.targets import Batch, Teacher
 
 Metrics = dict[str, jax.Array]
 Carry = TypeVar('Carry')
@@ -99,6 +99,7 @@ def grid_loss(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None = None,
 ) -> tuple[jax.Array, Metrics]:
   """J = sum_k W_k(step) * mean loss at readout k, in nats.
 
@@ -114,10 +115,11 @@ def grid_loss(
     batch: tokens, targets int32 and mask float32, each [B, T].
     step: the update's number, from 0.
     key: of everything random in the update.
+    teacher: of the target, where it has one beside the model.
   """
   if spec.frozen:
     params = only_gates(params)
-  setting = prepared(params, model, spec, batch, key)
+  setting = prepared(params, model, spec, batch, key, teacher)
   started = begin(params, setting)
   progress = first_progress(model, batch)
   carried = {name: started[name] for name in progress.state}
@@ -169,6 +171,7 @@ def by_segment(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None,
   *,
   params_of: Callable[[Carry], Params],
   take: Callable[[Carry, Params], Carry],
@@ -179,7 +182,7 @@ def by_segment(
 
   Args:
     carry: before the first segment.
-    model, spec, batch, step, key: as in `grid_loss`.
+    model, spec, batch, step, key, teacher: as in `grid_loss`.
     params_of: the parameters of a segment.
     take: (carry, gradient) -> the carry after a segment.
 
@@ -187,7 +190,7 @@ def by_segment(
     The carry after the last one, the metrics, and the norm of each segment's
     gradient, [S].
   """
-  setting = prepared(params_of(carry), model, spec, batch, key)
+  setting = prepared(params_of(carry), model, spec, batch, key, teacher)
   gradient = jax.grad(segment_loss, has_aux=True)
 
   def one(
@@ -212,6 +215,7 @@ def grid_gradient(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None = None,
 ) -> tuple[Params, Metrics]:
   """Gradient of `grid_loss`, and its metrics.
 
@@ -220,7 +224,7 @@ def grid_gradient(
   is_joined = spec.carry_backprop > 1 or spec.learned_from_grid or spec.frozen
   if spec.segments == 1 or is_joined:
     gradient = jax.grad(grid_loss, has_aux=True)
-    return gradient(params, model, spec, batch, step, key)
+    return gradient(params, model, spec, batch, step, key, teacher)
 
   def added(total: Params, grads: Params) -> Params:
     return jax.tree.map(jnp.add, total, grads)
@@ -233,6 +237,7 @@ def grid_gradient(
     batch,
     step,
     key,
+    teacher,
     params_of=lambda total: params,
     take=added,
   )
