@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from ease_jax import decode, specs
+from ease_jax import decode, fields, specs
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
@@ -29,14 +29,16 @@ EXPORTED = 'decoder.jax'
 Path = str | os.PathLike[str]
 
 
-def restore_best(run_specs: Specs, folder: pathlib.Path, model: Body) -> Best:
+def restore_best(
+  config: Config, run_specs: Specs, folder: pathlib.Path, model: Body
+) -> Best:
   """The best checkpoint of a run.
 
   Raises:
-    ConfigError: there is none, or it is not of this model.
+    ConfigError: there is none, or it is not of this model and config.
   """
   abstract = abstract_state(model, run_specs.optimizer)
-  return checkpoint.restore_best(folder, abstract)
+  return checkpoint.restore_best(folder, abstract, fields.of_training(config))
 
 
 def load_model(config: Config, workdir: Path) -> Trained:
@@ -51,7 +53,7 @@ def load_model(config: Config, workdir: Path) -> Trained:
   tokenizer = load_tokenizer(path)
   run_specs = specs.from_config(config, tokenizer.vocab_size)
   model = run_specs.body
-  best = restore_best(run_specs, folder, model)
+  best = restore_best(config, run_specs, folder, model)
 
   for name, here in tokenizers.vocabulary(tokenizer).items():
     there = (best.facts or {}).get(name, here)

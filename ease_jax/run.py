@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from ease_jax import deploy, report, specs, texts
+from ease_jax import deploy, fields, report, specs, texts
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
@@ -173,6 +173,7 @@ def _train(
     seed=run_specs.seed,
     eval_batch_size=run_specs.sweep.batch_size,
     eval_max_tokens=run_specs.sweep.max_tokens,
+    made_by=fields.of_training(config),
   )
 
 
@@ -185,7 +186,7 @@ def _evaluate(
 ) -> None:
   """Writes results.json and what belongs to it, from the best checkpoint."""
   model = run_specs.body
-  best = deploy.restore_best(run_specs, folder, model)
+  best = deploy.restore_best(config, run_specs, folder, model)
   saved.check_facts(folder, best.facts, task.to_json())
   params = best.state.params
   with stage('evaluating'):

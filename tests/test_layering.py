@@ -18,6 +18,7 @@ ORDER = (
   'userfile',
   'core',
   'config',
+  'fields',
   'presets',
   'machine',
   'model',

@@ -7,9 +7,11 @@ import jax
 import pytest
 import small_run
 
+from ease_jax import fields
 from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.config import ConfigError
+from ease_jax.train import saved
 
 PROMPT = 'the'
 
@@ -187,6 +189,49 @@ def test_a_renamed_checkpoint_is_named(copied, mode):
   assert refusal(None, workdir, mode, PROMPT) == (
     f'{renamed} is of no step; call it 4 again'
   )
+
+
+OTHERS = {  # same shapes, same text
+  'seed': 7,
+  'model.block.attention.rope_base': 5000.0,
+  'optimizer.learning_rate': 0.5,
+  'loss.weights': 'uniform',
+  'train.eval_every': 4,
+  'train.steps': 9,
+}
+
+
+@pytest.mark.parametrize('field', OTHERS)
+def test_checkpoints_of_another_run_are_not_ones_own(copied, field):
+  """They lie in a directory of whose config they know nothing."""
+  c, workdir = copied
+  there = fields.flat(folders.as_json(c))[field]
+  c.update_from_flattened_dict({field: OTHERS[field]})
+  (workdir / 'config.json').write_text(json.dumps(folders.as_json(c)))
+  (workdir / 'results.json').unlink()
+  if field == 'train.steps':  # as those of a longer run
+    there = 4
+    step = workdir / 'checkpoints' / '4'
+    shutil.rmtree(step)
+  for mode in 'train', 'evaluate', 'export':
+    c.generate.method = 'full'
+    newest = saved.newest_step(workdir)
+    assert refusal(c, workdir, mode) == (
+      f'checkpoint {workdir}/checkpoints/{newest} was made by another config: '
+      f'{field}={there} there, {OTHERS[field]} here; put the checkpoints of '
+      'this run back, or choose another --workdir'
+    )
+
+
+def test_checkpoints_do_not_know_how_they_are_used(copied):
+  c, workdir = copied
+  c.train.update(keep=1, checkpoint_every=3, log_every=2)
+  c.evaluate.max_tokens = 32
+  c.exit.max_ppl_ratio = 1.5
+  (workdir / 'config.json').write_text(json.dumps(folders.as_json(c)))
+  (workdir / 'results.json').unlink()
+  run_lib.run(c, workdir, 'train')  # or it raises
+  assert run_lib.load_model(c, workdir).model.cfg.num_layers == 2
 
 
 @pytest.mark.parametrize('mode', ['report', 'generate', 'export'])

@@ -26,7 +26,7 @@ from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.loss import Metrics
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.preemption import Preempted, Sigterm
-from ease_jax.train.saved import Host, check_facts
+from ease_jax.train.saved import Host, Json, check_facts
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.update import (
   TrainState,
@@ -103,6 +103,7 @@ def train(
   seed: int,
   eval_batch_size: int,
   eval_max_tokens: int,
+  made_by: Json | None = None,
 ) -> Run:
   """Trains to the end, from wherever the workdir's checkpoints stand.
 
@@ -116,6 +117,8 @@ def train(
     seed: of parameters, data order and everything random.
     eval_batch_size: windows per batch of an evaluation.
     eval_max_tokens: tokens that an evaluation scores, about; 0 = all.
+    made_by: the fields of the config that decide what is trained, flat; each
+      checkpoint notes them, and one of others is refused.
 
   Returns:
     The run at its end; `state.params` are its newest parameters.
@@ -126,7 +129,7 @@ def train(
     Preempted: SIGTERM came. The update and the evaluation in progress are
       completed and saved first.
     ConfigError: no checkpoint of the workdir can be read, or they are of
-      other data.
+      other data or of another config.
     OSError: something cannot be written; the last good checkpoint is
       untouched.
   """
@@ -149,7 +152,9 @@ def train(
     return passes.last_nll(model, params, batches)
 
   with Sigterm() as sigterm:
-    with Checkpoints(workdir, spec.keep, task.to_json()) as checkpoints:
+    with Checkpoints(
+      workdir, spec.keep, task.to_json(), made_by
+    ) as checkpoints:
       abstract = abstract_state(model, opt_spec)
       run = _begin(checkpoints, workdir, task, batches, abstract, fresh)
       over = _is_over(spec, run)
