@@ -143,8 +143,7 @@ def _make(
   )
   with stage('reading the data'):
     task = load_task(checked.data, folder if bound else None)
-  checked = specs.from_config(config, task.vocab_size)
-  checked.sweep.check_data(task)
+  checked = specs_on(config, task)
 
   if mode != results_lib.MODE:
     _train(config, checked, folder, task)
@@ -152,6 +151,17 @@ def _make(
     _evaluate(config, checked, folder, task, command)
   if mode == 'all' or (mode != 'train' and (folder / PAGE).exists()):
     _report(config, folder)
+
+
+def specs_on(config: Config, task: Task) -> Specs:
+  """The specs of a config whose data have been read.
+
+  Raises:
+    ConfigError: there is too little of them.
+  """
+  checked = specs.from_config(config, task.vocab_size)
+  checked.sweep.check_data(task)
+  return checked
 
 
 def _train(

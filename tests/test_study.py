@@ -15,6 +15,7 @@ import scipy.stats
 from small_run import TEXT, make_config
 
 from ease_jax.checks import ConfigError
+from ease_jax.data import task as task_lib
 from ease_jax.evaluate import results as results_lib
 from ease_jax.study import compare as compare_lib
 from ease_jax.study import main
@@ -26,16 +27,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture(scope='module')
 def compared(tmp_path_factory):
-  """Two variants, two seeds, and one whose data is missing."""
+  """Two variants, two seeds, and one that diverges."""
   folder = tmp_path_factory.mktemp('compared')
   (folder / 'text.txt').write_text(TEXT)
+  lost = make_config(folder / 'text.txt')
+  lost.optimizer.learning_rate = 1e30
   study = Study(
     'Title',
     'Question?',
     {
       'one layer': make_config(folder / 'text.txt'),
       'two': make_config(folder / 'text.txt', 2),
-      'gone': make_config(folder / 'none.txt'),
+      'lost': lost,
     },
     seeds=(0, 1),
     pairs=(('two', 'one layer'),),
@@ -59,8 +62,7 @@ def test_a_failed_run_loses_no_other(compared):
   out, _, failed = compared
   assert len(failed) == 2
   for seed, line in enumerate(failed):
-    assert line.startswith(f'gone, seed {seed}: ')
-    assert 'none.txt' in line
+    assert line.startswith(f'lost, seed {seed}: training diverged at step')
 
   summary = summary_of(out)
   assert [v['name'] for v in summary['variants']] == ['one layer', 'two']
@@ -80,7 +82,7 @@ def test_every_file_of_a_study_is_written(compared):
     assert (out / name).stat().st_size > 100, name
 
   page = (out / 'report.html').read_text()
-  assert 'gone, seed 0' in page
+  assert 'lost, seed 0' in page
   assert 'two against one layer, both at full depth: ' in page
   assert 'Of 1 pairs of variants' in page
   assert 'make the study' in page
@@ -215,7 +217,7 @@ def test_files_of_another_run_are_refused(compared, tmp_path, name):
 
 def made(study):
   """The variants of a study whose runs do not fail."""
-  return {name: c for name, c in study.variants.items() if name != 'gone'}
+  return {name: c for name, c in study.variants.items() if name != 'lost'}
 
 
 @pytest.mark.parametrize('name', ['report.html', 'comparison.csv'])
@@ -295,6 +297,41 @@ def test_a_mistake_in_a_config_names_its_variant(tmp_path):
     "variant 'a': model.num_layers=0 must be at least 1"
   )
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'changes, part',
+  [
+    ({'data.path': ('none.txt',)}, "data.path: 'none.txt' does not exist"),
+    ({'data.seq_len': 10_000}, 'fewer than data.seq_len + 1'),
+    ({'data.select_fraction': 1e-4}, 'the select split has 0 tokens'),
+  ],
+)
+def test_texts_are_checked_before_the_first_run(tmp_path, changes, part):
+  (tmp_path / 'text.txt').write_text(TEXT)
+  c = make_config(tmp_path / 'text.txt')
+  bad = c.copy_and_resolve_references()
+  bad.update_from_flattened_dict(changes)
+  study = Study('', '', {'a': c, 'b': bad}, (0,), ())
+  with pytest.raises(ConfigError) as error:
+    compare(study, tmp_path / 'out')
+  assert str(error.value).startswith("variant 'b': ")
+  assert part in str(error.value)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_alike_texts_are_read_once(tmp_path, monkeypatch):
+  (tmp_path / 'text.txt').write_text(TEXT)
+  read = []
+
+  def load(spec):
+    read.append(spec)
+    return task_lib.load(spec)
+
+  monkeypatch.setattr(compare_lib, 'load_task', load)
+  c = make_config(tmp_path / 'text.txt')
+  compare_lib.check_data({'a': c, 'b': c.copy_and_resolve_references()})
+  assert len(read) == 1
 
 
 def test_a_study_needs_a_job(tmp_path):
