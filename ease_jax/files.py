@@ -33,6 +33,11 @@ def expanded(path: object, field: str) -> pathlib.Path:
   return place
 
 
+def draft_of(path: pathlib.Path) -> pathlib.Path:
+  """Where a file is written before it replaces the one that lies there."""
+  return path.with_name(path.name + '.tmp')
+
+
 def write_atomic(path: pathlib.Path, content: Content) -> None:
   """Replaces a file; a reader or a killed run sees the old or the new one.
 
@@ -51,7 +56,7 @@ def write_together(contents: Mapping[pathlib.Path, Content]) -> None:
   Raises:
     OSError: one cannot be written; names it, and all are as they were.
   """
-  drafts = {path: path.with_name(path.name + '.tmp') for path in contents}
+  drafts = {path: draft_of(path) for path in contents}
   try:
     for path, content in contents.items():
       with _naming(path):

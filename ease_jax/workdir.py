@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ease_jax import config as config_lib
@@ -18,13 +19,21 @@ from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.results import Results
 from ease_jax.fields import STEPS
 from ease_jax.fields import as_json as as_json
-from ease_jax.files import expanded, write_atomic
+from ease_jax.files import draft_of, expanded, write_atomic
 from ease_jax.train import saved
 from ease_jax.train.writers import METRICS
 
 CONFIG = 'config.json'
 SECTIONS = {'data', 'model', 'train', 'exit'}  # of every config
-# What a run writes, and so would replace. `results.json` and checkpoints bind.
+# What each part of a run writes; a folder ends with a slash.
+WRITTEN = {
+  'train': (CONFIG, 'tokenizer.json', METRICS, f'{saved.FOLDER}/'),
+  'evaluate': (CONFIG, results_lib.FILE, 'windows.json', 'passage.json'),
+  'report': ('report.html', 'sweep.csv', 'sweep.md', 'figures/'),
+  'export': ('decoder.jax',),
+  'texts': ('texts/',),
+}
+# What would be replaced. `results.json` and checkpoints bind a directory.
 FILES = (
   'tokenizer.json',
   METRICS,
@@ -178,6 +187,35 @@ def check_foreign(
       f'{folder / name} lies there without a {mark}, so that nobody can tell '
       'whose it is; move it away, or choose another --workdir',
     )
+
+
+def check_places(folder: pathlib.Path, names: Iterable[str]) -> None:
+  """Refuses what lies where files and folders will be written.
+
+  Args:
+    folder: a directory, which may be missing.
+    names: of what will be written there; a folder ends with a slash.
+
+  Raises:
+    ConfigError: a folder lies where a file goes, or the other way round.
+  """
+  for name in names:
+    place = folder / name
+    if name.endswith('/'):
+      need(
+        place.is_dir() or not os.path.lexists(place),
+        f'{place} is no folder, where one is written; move it away',
+      )
+      need(
+        not place.exists() or os.access(place, os.W_OK | os.X_OK),
+        f'{place} cannot be written to; change its permissions',
+      )
+      continue
+    for path in (place, draft_of(place)):
+      need(
+        path.is_file() or not os.path.lexists(path),
+        f'{path} is no file, where one is written; move it away',
+      )
 
 
 def _extends(folder: pathlib.Path, there: Any, here: int) -> bool:

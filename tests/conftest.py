@@ -8,6 +8,7 @@ little, which halves its own time, nearly all that a test takes.
 
 import gc
 import os
+import shutil
 import tempfile
 
 import jax
@@ -63,6 +64,7 @@ SLOW = (
   'test_refine',
   'test_resume',
   'test_run_files',
+  'test_run_places',
   'test_speculate',
   'test_study',
   'test_train_flops',
@@ -98,6 +100,16 @@ def finished_run(tmp_path_factory):
   text.write_text(small_run.TEXT)
   run.run(small_run.make_full_config(text), folder / 'run')
   return text, folder / 'run'
+
+
+@pytest.fixture
+def copied(finished_run, tmp_path):
+  """(config, workdir) of a copy, and of a text that may be changed."""
+  import small_run
+
+  text, workdir = finished_run
+  shutil.copytree(workdir, tmp_path / 'run')
+  return small_run.make_full_config(text), tmp_path / 'run'
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -159,10 +159,14 @@ def test_a_full_context_is_said(finished, capsys):
     assert 'is full' not in printed(capsys, with_(c, method='full'), workdir)[2]
 
 
-def test_nobody_may_listen(finished, monkeypatch):
+def test_nobody_may_listen(finished, monkeypatch, capfd):
   c, workdir = finished
+  capfd.readouterr()
   monkeypatch.setattr('sys.stdout', None)  # as in a process that closed it
   run_lib.run(with_(c, max_new_tokens=1), workdir, 'generate', PROMPT)
+  said = capfd.readouterr()
+  assert said.out == ''
+  assert said.err.startswith('[1 tokens, exits after layer ')
 
 
 def test_a_prompt_that_is_not_utf8_is_refused(finished):

@@ -6,41 +6,16 @@ import shutil
 import jax
 import pytest
 import small_run
+from small_run import refusal, snapshot
 
 from ease_jax import fields
 from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.config import ConfigError
+from ease_jax.notebook import load_run
 from ease_jax.train import saved
 
 PROMPT = 'the'
-
-
-@pytest.fixture
-def copied(finished_run, tmp_path):
-  """(config, workdir) of a copy, and of a text that may be changed."""
-  text, workdir = finished_run
-  shutil.copytree(workdir, tmp_path / 'run')
-  return small_run.make_full_config(text), tmp_path / 'run'
-
-
-def snapshot(folder):
-  return {
-    p.relative_to(folder): p.read_bytes()
-    for p in sorted(folder.rglob('*'))
-    if p.is_file()
-  }
-
-
-def refusal(config, workdir, *args, **arguments):
-  """The message of a command that fails and changes nothing."""
-  before = snapshot(workdir) if workdir.exists() else None
-  with pytest.raises(ConfigError) as caught:
-    run_lib.run(config, workdir, *args, **arguments)
-  assert (snapshot(workdir) if workdir.exists() else None) == before
-  text = str(caught.value)
-  assert '\n' not in text
-  return text
 
 
 # ----------------------------------------------------------- a failed start
@@ -326,15 +301,6 @@ def test_a_text_needs_its_mode(copied):
   assert text == '--text=7 is int, not a path; give a str'
 
 
-def test_results_of_texts_need_their_place(copied):
-  _, workdir = copied
-  (workdir / 'texts').write_text('mine')
-  text = refusal(None, workdir, 'evaluate', text='a.txt')
-  assert text.endswith(
-    'texts is a file, where the results of other texts go; move it away'
-  )
-
-
 # ----------------------------------------------------------- odd directories
 
 
@@ -357,6 +323,8 @@ def test_numbers_of_64_bits_are_refused(copied):
   _, workdir = copied
   with jax.enable_x64(True):
     text = refusal(None, workdir, 'evaluate')
+    with pytest.raises(ConfigError, match='unset JAX_ENABLE_X64'):
+      load_run(workdir)
   assert text.endswith('unset JAX_ENABLE_X64')
 
 

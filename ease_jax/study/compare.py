@@ -34,6 +34,14 @@ from ease_jax.study.study import Config, Evaluated, Study, folder_of
 from ease_jax.study.workers import Worker, ready
 
 COMPARISON = 'comparison.json'
+WRITTEN = (
+  COMPARISON,
+  'comparison.csv',
+  'comparison.md',
+  'report.html',
+  'figures/',
+  'runs/',
+)
 FROM_PYTHON = '# started from Python'
 
 
@@ -75,6 +83,7 @@ def compare(
   check_configs(study)
   folder = folders.locate(workdir)
   folders.check_foreign(folder, COMPARISON, ('report.html', 'comparison.csv'))
+  folders.check_places(folder, WRITTEN)
   with locked(folder):
     return _compare(study, folder, jobs, command)
 

@@ -21,6 +21,7 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.data import Batch, BatchIterator, Task
 from ease_jax.evaluate import passes
 from ease_jax.model import Body, Params
+from ease_jax.progress import stage
 from ease_jax.train import history
 from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.loss import Metrics
@@ -218,7 +219,8 @@ def _loop(
 ) -> None:
   """Everything that happens until the run is over, in order."""
   unread: Metrics | None = None  # of the newest step, still on the device
-  with contextlib.ExitStack() as trace:
+  with contextlib.ExitStack() as trace, contextlib.ExitStack() as compiling:
+    compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
       if spec.profile and run.step == PROFILE_STEPS.start:
         trace.enter_context(jax.profiler.trace(writers.folder / PROFILE))
@@ -226,6 +228,7 @@ def _loop(
       batch = next(run.batches)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
         run.state, metrics = update(run.state, batch)
+      compiling.close()
 
       # While the device is busy with this step, wait for the one before.
       if unread is not None:
