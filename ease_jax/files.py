@@ -18,12 +18,14 @@ def expanded(path: object, field: str) -> pathlib.Path:
     field: what the error message calls it.
 
   Raises:
-    ConfigError: it is something else, or names a user without a home.
+    ConfigError: it is something else, empty, or names a user without a home.
   """
   if not isinstance(path, (str, os.PathLike)):
     raise ConfigError(
       f'{field}={path!r} is {type(path).__name__}, not a path; give a str'
     )
+  # It would be the folder that the process happens to stand in.
+  need(bool(os.fspath(path)), f'{field} is empty; give a path')
   place = pathlib.Path(os.path.expanduser(path))
   need(
     not str(place).startswith('~'),

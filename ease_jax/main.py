@@ -83,7 +83,7 @@ def _complete(argv: Sequence[str]) -> list[str]:
       file, colon, argument = name.partition(':')
       name = f'{userfile.locate(file, "--config")}{colon}{argument}'
     argv[place] = [f'--config={name}']
-  elif workdir is not None and workdir[1]:
+  elif workdir is not None:
     saved = expanded(workdir[1], '--workdir') / 'config.json'
     if not saved.exists():
       _fail(f'--config is missing, and there is no {saved}; give --config=FILE')

@@ -22,7 +22,7 @@ from ease_jax.evaluate import windows as windows_lib
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.files import expanded, write_atomic, write_together
-from ease_jax.lock import locked
+from ease_jax.lock import LOCK, locked
 from ease_jax.model import Body
 from ease_jax.progress import stage
 from ease_jax.provenance import again, provenance
@@ -92,7 +92,7 @@ def run(
     f'{folder / folders.CONFIG} is missing; run --mode=train first',
   )
   for part in _parts(folder, mode, text):
-    folders.check_places(folder, folders.WRITTEN[part])
+    folders.check_places(folder, (LOCK, *folders.WRITTEN[part]))
   with locked(folder):
     if mode == 'report':
       _report(config, folder)

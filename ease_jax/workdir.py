@@ -58,7 +58,6 @@ def locate(workdir: Path) -> pathlib.Path:
   """
   folder = expanded(workdir, '--workdir')
   name = os.fspath(workdir)
-  need(bool(name), '--workdir is empty; give a directory')
   need(
     not re.match(r'\w+://', name),
     f'--workdir={name} is not on a disk; give a directory (a bucket can be '

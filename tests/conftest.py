@@ -59,6 +59,7 @@ SLOW = (
   'test_loss_segments',
   'test_losses',
   'test_main',
+  'test_notebook',
   'test_optimizer',
   'test_readout',
   'test_refine',
@@ -100,6 +101,44 @@ def finished_run(tmp_path_factory):
   text.write_text(small_run.TEXT)
   run.run(small_run.make_full_config(text), folder / 'run')
   return text, folder / 'run'
+
+
+@pytest.fixture(scope='session')
+def exiting_run(tmp_path_factory):
+  """(config, workdir) of a run with exits, its first readout near the last."""
+  import tiny
+  from ease_jax import config, run
+
+  folder = tmp_path_factory.mktemp('exiting_run')
+  path = folder / 'text.txt'
+  path.write_text('the cat sat on the mat. ' * 80)
+  c = config.base()
+  c.data.update(
+    source='text',
+    path=(str(path),),
+    seq_len=32,
+    select_fraction=0.2,
+    test_fraction=0.2,
+  )
+  tiny.update_model(
+    c.model, num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16
+  )
+  c.loss.weights = 'uniform'
+  c.optimizer.update(learning_rate=0.01, warmup_steps=5)
+  c.train.update(
+    steps=60, batch_size=8, eval_every=60, checkpoint_every=60, log_every=60
+  )
+  c.evaluate.max_tokens, c.evaluate.speed_tokens = 128, 0
+  c.exit.update(
+    signals=('max_prob',),
+    policies=('copy_state',),
+    search_points=0,
+    max_ppl_ratio=2.0,
+  )
+  c.generate.max_new_tokens = 15
+  run.run(c, folder / 'run', 'train')
+  run.run(c, folder / 'run', 'evaluate')
+  return c, folder / 'run'
 
 
 @pytest.fixture

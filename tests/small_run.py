@@ -2,10 +2,11 @@
 
 import pytest
 
-from ease_jax import config, data
+from ease_jax import config, data, decode, specs
 from ease_jax import run as run_lib
 from ease_jax.config import ConfigError
 
+PROMPT = 'the cat '
 TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
 
 
@@ -68,3 +69,19 @@ def refusal(config, workdir, *args, **arguments):
   text = str(caught.value)
   assert '\n' not in text
   return text
+
+
+def wanted(c, workdir, point):
+  """Text and exits of PROMPT's continuation by a run."""
+  trained = run_lib.load_model(c, workdir)
+  tokenizer = trained.tokenizer
+  (text,), _ = decode.generate(
+    trained.model,
+    {'params': trained.params},
+    [tokenizer.encode(PROMPT)],
+    point,
+    options=specs.from_config(c).generate.options(
+      context=c.data.seq_len, eos_id=tokenizer.eos_id
+    ),
+  )
+  return tokenizer.decode(text.tokens), text.exits

@@ -153,7 +153,7 @@ def test_another_file_format_is_named(tmp_path):
       ['a.txt', '--out=a.txt'],
       "--out='a.txt' is no folder; name one, or a new one",
     ),
-    (['a.txt', '--out='], "--out='' is no folder; name one, or a new one"),
+    (['a.txt', '--out='], '--out is empty; give a path'),
     (
       ['a.txt', '--out=a.txt/below'],
       "[Errno 20] Not a directory: 'a.txt/below'",

@@ -299,6 +299,8 @@ def test_a_text_needs_its_mode(copied):
   )
   text = refusal(None, workdir, 'evaluate', text=7)
   assert text == '--text=7 is int, not a path; give a str'
+  text = refusal(None, workdir, 'evaluate', text='')
+  assert text == '--text is empty; give a path'
 
 
 # ----------------------------------------------------------- odd directories

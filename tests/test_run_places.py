@@ -13,6 +13,7 @@ from ease_jax import workdir as folders
   'mode, name',
   [
     ('train', 'metrics.jsonl'),
+    ('train', 'lock'),
     ('evaluate', 'results.json.tmp'),
     ('evaluate', 'passage.json'),
     ('evaluate', 'sweep.csv'),  # there is a page, which is drawn again

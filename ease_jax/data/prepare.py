@@ -49,7 +49,7 @@ def prepare(
   check_value('--test_fraction', test_fraction, Fraction)
   place = expanded(data_dir, '--out')
   need(
-    bool(os.fspath(data_dir)) and (place.is_dir() or not place.exists()),
+    place.is_dir() or not place.exists(),
     f'--out={os.fspath(data_dir)!r} is no folder; name one, or a new one',
   )
   from ease_jax.data.text_corpus import text_corpus_dataset_builder as corpus
