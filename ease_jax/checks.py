@@ -34,10 +34,18 @@ def need(ok: bool, message: str) -> None:
     raise ConfigError(message)
 
 
+def shown(value: object) -> str:
+  """A value as a message shows it, even one that Python will not print."""
+  try:
+    return repr(value)
+  except ValueError:  # a whole number of thousands of digits
+    return '(more digits than can be printed)'
+
+
 def one_of(field: str, value: object, options: Iterable[object]) -> None:
   """Raises ConfigError unless `value`, of a config's `field`, is an option."""
   fault = OneOf(tuple(options)).fault(value)
-  need(not fault, f'{field}={value!r} {fault}')
+  need(not fault, f'{field}={shown(value)} {fault}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +208,7 @@ def check_value(field: str, value: object, hint: Hint) -> None:
       check_value(f'{field}.{name}', item, typing.get_args(hint)[1])
     return
   fault = _fault(value, hint)
-  need(not fault, f'{field}={value!r} {fault}')
+  need(not fault, f'{field}={shown(value)} {fault}')
 
 
 def check_read(
@@ -277,7 +285,7 @@ def _items_fault(items: Iterable[Any], kinds: Iterable[Hint]) -> str:
   for item, kind in zip(items, kinds):
     fault = _fault(item, kind)
     if fault:
-      return f'holds {item!r}, which {fault}'
+      return f'holds {shown(item)}, which {fault}'
   return ''
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ease_jax import decode, specs
+from ease_jax import decode, fields, specs
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
@@ -35,29 +35,57 @@ EXPORTED = 'decoder.jax'
 Path = str | os.PathLike[str]
 
 
-def restore_best(run_specs: Specs, folder: pathlib.Path, model: Body) -> Best:
+def check_jax() -> None:
+  """Raises ConfigError if JAX is set to something that no run works with."""
+  promotion: str = jax.config.jax_numpy_dtype_promotion  # pyright: ignore
+  need(
+    promotion == 'standard',
+    f'jax_numpy_dtype_promotion={promotion} is set, which optax does not work '
+    "with; unset it, or set it to 'standard'",
+  )
+  wide: bool = jax.config.jax_enable_x64  # pyright: ignore
+  need(
+    not wide,
+    'jax_enable_x64 is set, and a run is of 32 bits; unset JAX_ENABLE_X64',
+  )
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:  # the latter says nothing
+    platforms: str = jax.config.jax_platforms  # pyright: ignore
+    reason = str(error).partition('\n')[0] or 'unknown to it'
+    raise ConfigError(
+      f'JAX finds no device for JAX_PLATFORMS={platforms} ({reason}); unset '
+      'it, or install what JAX needs for that'
+    ) from None
+
+
+def restore_best(
+  config: Config, run_specs: Specs, folder: pathlib.Path, model: Body
+) -> Best:
   """The best checkpoint of a run.
 
   Raises:
-    ConfigError: there is none, or it is not of this model.
+    ConfigError: there is none, or it is not of this model and config.
   """
   abstract = abstract_state(model, run_specs.optimizer)
-  return checkpoint.restore_best(folder, abstract)
+  return checkpoint.restore_best(folder, abstract, fields.of_training(config))
 
 
 def load_model(config: Config, workdir: Path) -> Trained:
   """Model, parameters and tokenizer of the best checkpoint of a run.
 
   Raises:
-    ConfigError: there is none, or they do not belong together.
+    ConfigError: there is none, or they do not belong together, or JAX is set
+      to something that no run works with.
   """
+  check_jax()
   folder = folders.locate(workdir)
   path = folder / tokenizers.FILE
   need(path.exists(), f'{path} is missing; run --mode=train first')
   tokenizer = load_tokenizer(path)
   run_specs = specs.from_config(config, tokenizer.vocab_size)
   model = run_specs.body
-  best = restore_best(run_specs, folder, model)
+  best = restore_best(config, run_specs, folder, model)
 
   for name, here in tokenizers.vocabulary(tokenizer).items():
     there = (best.facts or {}).get(name, here)

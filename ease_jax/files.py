@@ -18,12 +18,14 @@ def expanded(path: object, field: str) -> pathlib.Path:
     field: what the error message calls it.
 
   Raises:
-    ConfigError: it is something else, or names a user without a home.
+    ConfigError: it is something else, empty, or names a user without a home.
   """
   if not isinstance(path, (str, os.PathLike)):
     raise ConfigError(
       f'{field}={path!r} is {type(path).__name__}, not a path; give a str'
     )
+  # It would be the folder that the process happens to stand in.
+  need(bool(os.fspath(path)), f'{field} is empty; give a path')
   place = pathlib.Path(os.path.expanduser(path))
   need(
     not str(place).startswith('~'),
@@ -31,6 +33,11 @@ def expanded(path: object, field: str) -> pathlib.Path:
     'path, or ./~ for a name that starts with it',
   )
   return place
+
+
+def draft_of(path: pathlib.Path) -> pathlib.Path:
+  """Where a file is written before it replaces the one that lies there."""
+  return path.with_name(path.name + '.tmp')
 
 
 def write_atomic(path: pathlib.Path, content: Content) -> None:
@@ -51,7 +58,7 @@ def write_together(contents: Mapping[pathlib.Path, Content]) -> None:
   Raises:
     OSError: one cannot be written; names it, and all are as they were.
   """
-  drafts = {path: path.with_name(path.name + '.tmp') for path in contents}
+  drafts = {path: draft_of(path) for path in contents}
   try:
     for path, content in contents.items():
       with _naming(path):

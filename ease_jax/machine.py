@@ -1,11 +1,15 @@
-"""Memory, cores and terminal of this process, set before JAX makes threads."""
+"""Memory, cores, terminal, signals of a process, set before JAX has threads."""
 
+import contextlib
 import ctypes
 import io
 import os
 import platform
+import signal
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 
 def keep_mapped() -> None:
@@ -34,6 +38,35 @@ def print_anything() -> None:
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
+
+
+def _stop(number: int, frame: types.FrameType | None) -> NoReturn:
+  del frame
+  raise KeyboardInterrupt(number)
+
+
+@contextlib.contextmanager
+def stopped_in_a_line() -> Iterator[None]:
+  """Ctrl-C and SIGTERM end the process with one line, cleaned up.
+
+  Its exit code is then 1, or 143. Whoever has something to save first handles
+  SIGTERM itself meanwhile, as training does.
+  """
+  signal.signal(signal.SIGTERM, _stop)
+  try:
+    yield
+  except KeyboardInterrupt as stop:
+    terminated = stop.args == (signal.SIGTERM,)
+    what = 'stopped by SIGTERM' if terminated else 'interrupted'
+    print(
+      f'ease_jax: {what}; the same command goes on from what is saved',
+      file=sys.stderr,
+      flush=True,
+    )
+    print(end='', flush=True)  # also where stdout is closed
+    # XLA's threads do not survive the end of an interpreter that is torn down
+    # while they work.
+    os._exit(128 + signal.SIGTERM if terminated else 1)
 
 
 def cores() -> list[int]:

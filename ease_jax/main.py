@@ -10,8 +10,8 @@ Exit codes: 0 done, 1 an error (one line on stderr), 143 stopped by SIGTERM
 with everything saved.
 """
 
-import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -43,30 +43,31 @@ _PROMPT = flags.DEFINE_string(
 _TEXT = flags.DEFINE_string(
   'text', None, 'File, folder or glob to evaluate, for --mode=evaluate.'
 )
-INTERRUPTED = (
-  'ease_jax: interrupted; the same command continues from the last checkpoint'
-)
+MODULE = 'config_config'  # as which ml_collections imports the user's file
 _COMMAND = sys.argv[1:]  # as it was typed
+_LONG = re.compile(r'(\d{20})\d{400,}')  # numbers that nobody reads
 _SAVED = pathlib.Path(__file__).with_name('saved_config.py')
 
 
 def _fail(message: object, code: int = 1) -> NoReturn:
   """One line on stderr, whatever the message was."""
-  print('ease_jax:', ' '.join(str(message).split()), file=sys.stderr)
+  line = ' '.join(str(message).split())
+  print('ease_jax:', _LONG.sub(r'\1...', line), file=sys.stderr)
   sys.exit(code)
 
 
 def _given(argv: Sequence[str], name: str) -> tuple[slice, str] | None:
-  """Where a flag stands among the arguments, and its value."""
+  """Where a flag stands among the arguments, and its value; the last counts."""
+  found = None
   for i, argument in enumerate(argv):
     flag, has_value, value = argument.lstrip('-').partition('=')
     if flag != name or not argument.startswith('-'):
       continue
     if has_value:
-      return slice(i, i + 1), value
-    if i + 1 < len(argv):
-      return slice(i, i + 2), argv[i + 1]
-  return None
+      found = slice(i, i + 1), value
+    elif i + 1 < len(argv):
+      found = slice(i, i + 2), argv[i + 1]
+  return found
 
 
 def _complete(argv: Sequence[str]) -> list[str]:
@@ -76,11 +77,13 @@ def _complete(argv: Sequence[str]) -> list[str]:
   config = _given(argv, 'config')
   if config is not None:
     place, name = config
-    name = str(expanded(name, '--config'))
     if name.endswith('.json'):
-      name = f'{_SAVED}:{name}'
+      name = f'{_SAVED}:{expanded(name, "--config")}'
+    else:
+      file, colon, argument = name.partition(':')
+      name = f'{userfile.locate(file, "--config")}{colon}{argument}'
     argv[place] = [f'--config={name}']
-  elif workdir is not None and workdir[1]:
+  elif workdir is not None:
     saved = expanded(workdir[1], '--workdir') / 'config.json'
     if not saved.exists():
       _fail(f'--config is missing, and there is no {saved}; give --config=FILE')
@@ -96,8 +99,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
     sys.argv[:] = _complete(argv)
     rest = flags.FLAGS(sys.argv)
     getattr(_CONFIG.value, 'seed', None)  # raises if there is no such file
+  except SystemExit as error:  # of --help, or of a config file
+    if not userfile.is_to_blame(error, MODULE):
+      raise
+    _fail(userfile.explain(error, MODULE))
   except Exception as error:  # a config file may raise anything
-    _fail(userfile.explain(error, 'config_config'))
+    _fail(userfile.explain(error, MODULE))
   if len(rest) > 1:
     _fail(f'unexpected argument {rest[1]!r}; flags start with --')
   # Orbax tells all it does; app.run would even ask for that.
@@ -143,16 +150,11 @@ def main(argv: Sequence[str]) -> None:
     _fail(stop, 143)
   except (ConfigError, train_loop.TrainingDiverged, OSError) as error:
     _fail(error)
-  except KeyboardInterrupt:
-    # XLA's threads do not survive the end of an interpreter that is torn down
-    # while they work.
-    print(INTERRUPTED, file=sys.stderr, flush=True)
-    print(end='', flush=True)  # also where stdout is closed
-    os._exit(1)
 
 
 if __name__ == '__main__':
   machine.keep_mapped()
   machine.print_anything()
   flags.mark_flag_as_required('workdir')
-  app.run(main, flags_parser=_parse)
+  with machine.stopped_in_a_line():
+    app.run(main, flags_parser=_parse)

@@ -6,8 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-from ease_jax.train.writers import duration
-
 FIRST_S = 5.0  # the second line comes after twice as long, and so on
 
 
@@ -34,3 +32,12 @@ def _say(words: str, over: threading.Event, start_s: float) -> None:
   while not over.wait(start_s + next_s - time.monotonic()):
     print(f'{words}, {duration(next_s)}', file=sys.stderr, flush=True)
     next_s *= 2
+
+
+def duration(seconds: float) -> str:
+  """Seconds as a clock shows them: 90.4 is 1:30, 3700 is 1:01:40."""
+  minutes, second = divmod(round(seconds), 60)
+  hours, minute = divmod(minutes, 60)
+  if hours:
+    return f'{hours}:{minute:02}:{second:02}'
+  return f'{minute}:{second:02}'

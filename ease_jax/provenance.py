@@ -12,8 +12,9 @@ import jax
 
 from ease_jax.config import Config
 from ease_jax.evaluate.facts import Provenance
+from ease_jax.fields import as_json
 from ease_jax.version import __version__
-from ease_jax.workdir import CONFIG, as_json
+from ease_jax.workdir import CONFIG
 
 PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 

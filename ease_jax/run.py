@@ -4,12 +4,10 @@ import json
 import os
 import pathlib
 
-import jax
-
-from ease_jax import deploy, report, specs, teacher, texts
+from ease_jax import deploy, fields, report, specs, teacher, texts
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
-from ease_jax.checks import ConfigError, need
+from ease_jax.checks import need
 from ease_jax.config import Config
 from ease_jax.core.policies import UNITS
 from ease_jax.core.spec import CAUSAL
@@ -24,7 +22,7 @@ from ease_jax.evaluate import windows as windows_lib
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.files import expanded, write_atomic, write_together
-from ease_jax.lock import locked
+from ease_jax.lock import LOCK, locked
 from ease_jax.model import Body
 from ease_jax.progress import stage
 from ease_jax.provenance import again, provenance
@@ -32,6 +30,7 @@ from ease_jax.specs import Specs
 from ease_jax.train import history, loop, saved
 
 MODES = ('all', 'train', 'evaluate', 'report', 'generate', 'export')
+TRAINING = ('all', 'train')
 PAGE = 'report.html'
 
 Path = str | os.PathLike[str]
@@ -66,7 +65,7 @@ def run(
     TrainingDiverged, Preempted: as `train.loop.train` does.
     OSError: a file cannot be read or written; it names the file.
   """
-  _check_jax()
+  deploy.check_jax()
   need(mode in MODES, f'--mode={mode} is unknown; use one of {MODES}')
   need(
     mode != 'generate' or prompt is not None,
@@ -82,7 +81,7 @@ def run(
   if config is None:
     config = folders.read_config(folder)
   checked = specs.from_config(config)
-  trains = mode in ('all', 'train')
+  trains = mode in TRAINING
   folders.check_config(config, folder, may_extend=trains)
 
   if mode == 'generate':
@@ -92,6 +91,8 @@ def run(
     trains or (folder / folders.CONFIG).exists(),
     f'{folder / folders.CONFIG} is missing; run --mode=train first',
   )
+  for part in _parts(folder, mode, text):
+    folders.check_places(folder, (LOCK, *folders.WRITTEN[part]))
   with locked(folder):
     if mode == 'report':
       _report(config, folder)
@@ -104,28 +105,15 @@ def run(
       _make(config, checked, folder, mode, command)
 
 
-def _check_jax() -> None:
-  """Raises ConfigError if JAX is set to something that no run works with."""
-  promotion: str = jax.config.jax_numpy_dtype_promotion  # pyright: ignore
-  need(
-    promotion == 'standard',
-    f'jax_numpy_dtype_promotion={promotion} is set, which optax does not work '
-    "with; unset it, or set it to 'standard'",
-  )
-  wide: bool = jax.config.jax_enable_x64  # pyright: ignore
-  need(
-    not wide,
-    'jax_enable_x64 is set, and a run is of 32 bits; unset JAX_ENABLE_X64',
-  )
-  try:
-    jax.devices()
-  except (RuntimeError, AssertionError) as error:  # the latter says nothing
-    platforms: str = jax.config.jax_platforms  # pyright: ignore
-    reason = str(error).partition('\n')[0] or 'unknown to it'
-    raise ConfigError(
-      f'JAX finds no device for JAX_PLATFORMS={platforms} ({reason}); unset '
-      'it, or install what JAX needs for that'
-    ) from None
+def _parts(folder: pathlib.Path, mode: str, text: str | None) -> list[str]:
+  """The parts of `workdir.WRITTEN` that a mode writes."""
+  if text is not None:
+    return ['texts']
+  if mode == 'all':
+    return ['train', 'evaluate', 'report']
+  if mode == results_lib.MODE and (folder / PAGE).exists():
+    return ['evaluate', 'report']
+  return [mode]
 
 
 def _make(
@@ -146,8 +134,7 @@ def _make(
     # A run that starts from another one reads with the tokenizer of that.
     reader = folder if folders.is_bound(folder) else deploy.source_of(checked)
     task = load_task(checked.data, reader)
-  checked = specs.from_config(config, task.vocab_size)
-  checked.sweep.check_data(task)
+  checked = specs_on(config, task)
 
   if mode != results_lib.MODE:
     _train(config, checked, folder, task)
@@ -155,6 +142,17 @@ def _make(
     _evaluate(config, checked, folder, task, command)
   if mode == 'all' or (mode != 'train' and (folder / PAGE).exists()):
     _report(config, folder)
+
+
+def specs_on(config: Config, task: Task) -> Specs:
+  """The specs of a config whose data have been read.
+
+  Raises:
+    ConfigError: there is too little of them.
+  """
+  checked = specs.from_config(config, task.vocab_size)
+  checked.sweep.check_data(task)
+  return checked
 
 
 def _train(
@@ -185,6 +183,7 @@ def _train(
     eval_max_tokens=run_specs.sweep.max_tokens,
     initial=initial,
     teacher=taught_by,
+    made_by=fields.of_training(config),
   )
 
 
@@ -197,7 +196,7 @@ def _evaluate(
 ) -> None:
   """Writes results.json and what belongs to it, from the best checkpoint."""
   model = run_specs.body
-  best = deploy.restore_best(run_specs, folder, model)
+  best = deploy.restore_best(config, run_specs, folder, model)
   saved.check_facts(folder, best.facts, task.to_json())
   params = best.state.params
   with stage('evaluating'):
@@ -243,11 +242,6 @@ def _evaluate(
 
 def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
   """Prints what the run does on another text, and keeps it beside."""
-  kept = folder / texts.FOLDER
-  need(
-    kept.is_dir() or not kept.exists(),
-    f'{kept} is a file, where the results of other texts go; move it away',
-  )
   trained = load_model(config, folder)
   run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
   evaluated = (folder / results_lib.FILE).exists()
@@ -256,7 +250,7 @@ def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
     found = texts.evaluate(run_specs, trained, point, path)
   print(found)
   place = folder / found.file
-  kept.mkdir(exist_ok=True)
+  place.parent.mkdir(exist_ok=True)
   write_atomic(place, folders.dumps(found.to_json()))
   print(f'Results: {place.resolve()}')
 

@@ -18,6 +18,7 @@ from ease_jax.checks import (
   need,
   one_of,
   plain,
+  shown,
 )
 from ease_jax.config import Config
 from ease_jax.core.distillation import TeachingSpec
@@ -247,7 +248,7 @@ def _check_complete(config: Config, base: Config, path: str) -> None:
   for name, value in config.items():
     need(
       name in base or isinstance(value, type(base)),
-      f'{path}.{name}={value!r}: there is no such field; leave it out',
+      f'{path}.{name}={shown(value)}: there is no such field; leave it out',
     )
   for name, default in base.items():
     is_section = isinstance(default, type(base))
@@ -274,7 +275,7 @@ def _check_unread(config: Config) -> None:
       usual = base.model[name][field]
       need(
         value == usual,
-        f'model.{name}.{field}={value!r} has no effect: it is read where '
+        f'model.{name}.{field}={shown(value)} has no effect: it is read where '
         f'model.body is {name} only, and that is {body!r}; change that, or '
         f'leave {field} at {usual!r}',
       )

@@ -2,15 +2,31 @@
 
 import pathlib
 import re
+import sys
 import traceback
 import types
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from ease_jax.checks import ConfigError
+from ease_jax.checks import ConfigError, need
+from ease_jax.files import expanded
 
 # With which ml_collections begins an error that holds a whole traceback.
 WRAPPER = 'Error whilst parsing config file'
+
+
+def locate(name: str, flag: str) -> pathlib.Path:
+  """The Python file that a flag names.
+
+  Raises:
+    ConfigError: it is none.
+  """
+  path = expanded(name, flag)
+  need(
+    path.is_file() and path.suffix == '.py',
+    f'{flag}={name} is no file NAME.py; give a Python file',
+  )
+  return path
 
 
 def explain(error: BaseException, module: str) -> str:
@@ -33,7 +49,19 @@ def explain(error: BaseException, module: str) -> str:
         return f'{file}:{line}: {_text(cause)}'
     if isinstance(cause, AttributeError) and _is_module(cause.obj, module):
       return f'{cause.obj.__file__}: there is no {cause.name} in it'
+    if isinstance(cause, TypeError) and str(cause).startswith('get_config()'):
+      file = sys.modules[module].__file__  # it was called with :ARGUMENT
+      return f'{file}: {cause}; write "def get_config(argument=\'\')"'
   return _text(chain[0])
+
+
+def is_to_blame(error: BaseException, module: str) -> bool:
+  """Whether the file that was imported under a name raised an error."""
+  return any(
+    frame.f_globals.get('__name__') == module
+    for cause in _causes(error)
+    for frame, _ in traceback.walk_tb(cause.__traceback__)
+  )
 
 
 def _is_module(thing: object, name: str) -> TypeGuard[types.ModuleType]:

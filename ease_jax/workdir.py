@@ -5,25 +5,35 @@ any use to anybody, and a corrected command may start anew there.
 """
 
 import json
-import math
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ease_jax import config as config_lib
+from ease_jax import fields
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.results import Results
-from ease_jax.files import expanded, write_atomic
+from ease_jax.fields import STEPS
+from ease_jax.fields import as_json as as_json
+from ease_jax.files import draft_of, expanded, write_atomic
 from ease_jax.train import saved
 from ease_jax.train.writers import METRICS
 
 CONFIG = 'config.json'
-STEPS = 'train.steps'
 SECTIONS = {'data', 'model', 'train', 'exit'}  # of every config
-# What a run writes, and so would replace. `results.json` and checkpoints bind.
+# What each part of a run writes; a folder ends with a slash.
+WRITTEN = {
+  'train': (CONFIG, 'tokenizer.json', METRICS, f'{saved.FOLDER}/'),
+  'evaluate': (CONFIG, results_lib.FILE, 'windows.json', 'passage.json'),
+  'report': ('report.html', 'sweep.csv', 'sweep.md', 'figures/'),
+  'export': ('decoder.jax',),
+  'texts': ('texts/',),
+}
+# What would be replaced. `results.json` and checkpoints bind a directory.
 FILES = (
   'tokenizer.json',
   METRICS,
@@ -32,28 +42,6 @@ FILES = (
   'report.html',
   'sweep.csv',
   'sweep.md',
-)
-# What a later command in the same directory may change: it has no influence
-# on the parameters.
-FREE_FIELDS = (
-  'evaluate.batch_size',
-  'evaluate.select_split',
-  'evaluate.report_split',
-  'evaluate.segments',
-  'evaluate.speed_tokens',
-  'exit.',
-  'generate.',
-  'train.log_every',
-  'train.tensorboard',
-  'train.profile',
-)
-# What has no influence on the results of an evaluation either.
-SILENT_FIELDS = (
-  'evaluate.batch_size',
-  'generate.',
-  'train.log_every',
-  'train.tensorboard',
-  'train.profile',
 )
 
 _SURROGATE = re.compile('[\ud800-\udfff]')  # half a character
@@ -70,7 +58,6 @@ def locate(workdir: Path, field: str = '--workdir') -> pathlib.Path:
   """
   folder = expanded(workdir, field)
   name = os.fspath(workdir)
-  need(bool(name), f'{field} is empty; give a directory')
   need(
     not re.match(r'\w+://', name),
     f'{field}={name} is not on a disk; give a directory (a bucket can be '
@@ -88,21 +75,6 @@ def locate(workdir: Path, field: str = '--workdir') -> pathlib.Path:
 
 
 # ---------------------------------------------------------------- the config
-
-
-def as_json(config: Config) -> Any:
-  """A config as plain JSON; infinite thresholds become strings."""
-  return _plain(config.to_dict())
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {name: _plain(field) for name, field in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_plain(item) for item in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return str(value)
-  return value
 
 
 def dumps(tree: Any) -> str:
@@ -138,7 +110,7 @@ def read_config_file(path: pathlib.Path) -> Config:
 
 def read_steps(folder: pathlib.Path) -> object:
   """`train.steps` as the directory's config has it."""
-  return _flat(_read(folder / CONFIG)).get(STEPS)
+  return fields.flat(_read(folder / CONFIG)).get(STEPS)
 
 
 def is_bound(folder: pathlib.Path) -> bool:
@@ -172,13 +144,13 @@ def check_config(
     f'{folder} has checkpoints or results but no config.json, so that nobody '
     'can tell whose they are; choose another --workdir',
   )
-  there = _flat(_read(path))
-  here = _flat(as_json(config))
+  there = fields.flat(_read(path))
+  here = fields.flat(as_json(config))
   longer = there.get(STEPS), here[STEPS]
   if may_extend and _extends(folder, *longer):
     there[STEPS] = here[STEPS]
 
-  differing = _differing(there, here, FREE_FIELDS)
+  differing = fields.differing(there, here, fields.FREE)
   need(
     not differing,
     f'{folder} was made by another config: {"; ".join(differing)}; choose '
@@ -216,6 +188,35 @@ def check_foreign(
     )
 
 
+def check_places(folder: pathlib.Path, names: Iterable[str]) -> None:
+  """Refuses what lies where files and folders will be written.
+
+  Args:
+    folder: a directory, which may be missing.
+    names: of what will be written there; a folder ends with a slash.
+
+  Raises:
+    ConfigError: a folder lies where a file goes, or the other way round.
+  """
+  for name in names:
+    place = folder / name
+    if name.endswith('/'):
+      need(
+        place.is_dir() or not os.path.lexists(place),
+        f'{place} is no folder, where one is written; move it away',
+      )
+      need(
+        not place.exists() or os.access(place, os.W_OK | os.X_OK),
+        f'{place} cannot be written to; change its permissions',
+      )
+      continue
+    for path in (place, draft_of(place)):
+      need(
+        path.is_file() or not os.path.lexists(path),
+        f'{path} is no file, where one is written; move it away',
+      )
+
+
 def _extends(folder: pathlib.Path, there: Any, here: int) -> bool:
   """Whether a run did all steps that it was to do, and may do more."""
   return isinstance(there, int) and saved.newest_step(folder) == there < here
@@ -248,25 +249,14 @@ def check_results(
   if made_by is None:  # of an older version
     return
   here = _read(folder / CONFIG) if config is None else as_json(config)
-  differing = _differing(_flat(made_by), _flat(here), SILENT_FIELDS)
+  differing = fields.differing(
+    fields.flat(made_by), fields.flat(here), fields.SILENT
+  )
   need(
     not differing,
     f'{folder / results_lib.FILE} was made by another config: '
     f'{"; ".join(differing)}; run --mode={results_lib.MODE} again',
   )
-
-
-def _differing(there: Json, here: Json, free: tuple[str, ...]) -> list[str]:
-  """What two flat configs disagree about."""
-  default = _flat(as_json(config_lib.base()))
-  differing = []
-
-  for name in sorted(there.keys() | here.keys()):
-    theirs = there.get(name, default.get(name, 'missing'))
-    ours = here.get(name, 'missing')
-    if theirs != ours and not name.startswith(free):
-      differing.append(f'{name}={theirs} there, {ours} here')
-  return differing
 
 
 def _read(path: pathlib.Path) -> Json:
@@ -285,14 +275,3 @@ def _read(path: pathlib.Path) -> Json:
       '--workdir'
     )
   return tree
-
-
-def _flat(tree: Json, prefix: str = '') -> Json:
-  """{'a': {'b': 1}} -> {'a.b': 1}."""
-  flat: Json = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{name}.')
-    else:
-      flat[prefix + name] = value
-  return flat

@@ -8,6 +8,7 @@ little, which halves its own time, nearly all that a test takes.
 
 import gc
 import os
+import shutil
 import tempfile
 
 import jax
@@ -59,11 +60,13 @@ SLOW = (
   'test_loss_segments',
   'test_losses',
   'test_main',
+  'test_notebook',
   'test_optimizer',
   'test_readout',
   'test_refine',
   'test_resume',
   'test_run_files',
+  'test_run_places',
   'test_speculate',
   'test_study',
   'test_teacher',
@@ -100,6 +103,54 @@ def finished_run(tmp_path_factory):
   text.write_text(small_run.TEXT)
   run.run(small_run.make_full_config(text), folder / 'run')
   return text, folder / 'run'
+
+
+@pytest.fixture(scope='session')
+def exiting_run(tmp_path_factory):
+  """(config, workdir) of a run with exits, its first readout near the last."""
+  import tiny
+  from ease_jax import config, run
+
+  folder = tmp_path_factory.mktemp('exiting_run')
+  path = folder / 'text.txt'
+  path.write_text('the cat sat on the mat. ' * 80)
+  c = config.base()
+  c.data.update(
+    source='text',
+    path=(str(path),),
+    seq_len=32,
+    select_fraction=0.2,
+    test_fraction=0.2,
+  )
+  tiny.update_model(
+    c.model, num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16
+  )
+  c.loss.weights = 'uniform'
+  c.optimizer.update(learning_rate=0.01, warmup_steps=5)
+  c.train.update(
+    steps=60, batch_size=8, eval_every=60, checkpoint_every=60, log_every=60
+  )
+  c.evaluate.max_tokens, c.evaluate.speed_tokens = 128, 0
+  c.exit.update(
+    signals=('max_prob',),
+    policies=('copy_state',),
+    search_points=0,
+    max_ppl_ratio=2.0,
+  )
+  c.generate.max_new_tokens = 15
+  run.run(c, folder / 'run', 'train')
+  run.run(c, folder / 'run', 'evaluate')
+  return c, folder / 'run'
+
+
+@pytest.fixture
+def copied(finished_run, tmp_path):
+  """(config, workdir) of a copy, and of a text that may be changed."""
+  import small_run
+
+  text, workdir = finished_run
+  shutil.copytree(workdir, tmp_path / 'run')
+  return small_run.make_full_config(text), tmp_path / 'run'
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -1,7 +1,12 @@
-"""The config of a run of a second, on text of one's own."""
+"""The config of a run of a second, and what commands do to its files."""
 
-from ease_jax import config, data
+import pytest
 
+from ease_jax import config, data, decode, specs
+from ease_jax import run as run_lib
+from ease_jax.config import ConfigError
+
+PROMPT = 'the cat '
 TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
 
 
@@ -21,6 +26,7 @@ def make_config(path, layers=1, **train):
     steps=4, batch_size=2, eval_every=2, checkpoint_every=2, log_every=1
   )
   c.train.update(train)
+  c.optimizer.warmup_steps = 2
   c.evaluate.max_tokens = 64
   c.exit.update(signals=('max_prob',), policies=('copy_state',))
   c.exit.search_points = 1
@@ -44,3 +50,38 @@ def make_spec(*paths, **fields):
   section.seq_len = 8
   section.update(fields)
   return data.DataSpec.from_config(section)
+
+
+def snapshot(folder):
+  return {
+    p.relative_to(folder): p.read_bytes()
+    for p in sorted(folder.rglob('*'))
+    if p.is_file()
+  }
+
+
+def refusal(config, workdir, *args, **arguments):
+  """The message of a command that fails and changes nothing."""
+  before = snapshot(workdir) if workdir.exists() else None
+  with pytest.raises(ConfigError) as caught:
+    run_lib.run(config, workdir, *args, **arguments)
+  assert (snapshot(workdir) if workdir.exists() else None) == before
+  text = str(caught.value)
+  assert '\n' not in text
+  return text
+
+
+def wanted(c, workdir, point):
+  """Text and exits of PROMPT's continuation by a run."""
+  trained = run_lib.load_model(c, workdir)
+  tokenizer = trained.tokenizer
+  (text,), _ = decode.generate(
+    trained.model,
+    {'params': trained.params},
+    [tokenizer.encode(PROMPT)],
+    point,
+    options=specs.from_config(c).generate.options(
+      context=c.data.seq_len, eos_id=tokenizer.eos_id
+    ),
+  )
+  return tokenizer.decode(text.tokens), text.exits

@@ -223,6 +223,35 @@ def test_data_that_were_not_noted_are_not_vouched_for(tmp_path, capsys):
     saved.check_facts(tmp_path, {'sha256': 'a'}, {'sha256': 'b'})
 
 
+def test_what_did_not_note_its_config_is_read(tmp_path):
+  state = state_of()
+  save(tmp_path, 1, state)
+  here = {'seed': 0, 'train.steps': 9}
+  best = checkpoint.restore_best(tmp_path, abstract_of(state), here)
+  assert best.newest_step == 1
+
+
+def checkpoint_of(step, **config):
+  return saved.Restored(step, None, {}, Host(), None, config)
+
+
+@pytest.mark.parametrize(
+  'step, newest, taken',
+  [(4, True, True), (2, True, False), (2, False, True)],
+)
+def test_only_what_was_over_belongs_to_a_longer_run(
+  tmp_path, step, newest, taken
+):
+  there = checkpoint_of(step, **{'train.steps': 4})
+  refused = contextlib.nullcontext()
+  if not taken:
+    refused = pytest.raises(ConfigError, match='train.steps=4 there, 8 here')
+  with refused:
+    saved.check_config(tmp_path, there, {'train.steps': 8}, newest=newest)
+  with pytest.raises(ConfigError, match='train.steps=4 there, 3 here'):
+    saved.check_config(tmp_path, there, {'train.steps': 3}, newest=newest)
+
+
 def test_a_file_where_the_folder_should_be(tmp_path):
   (tmp_path / 'checkpoints').touch()
   with pytest.raises(ConfigError, match='checkpoints is a file; move it'):

@@ -47,7 +47,11 @@ def test_the_default_is_valid():
 def test_valid_configs(changes):
   c = valid()
   c.update_from_flattened_dict(changes)
-  specs.from_config(c)
+  layers = c.model.readouts or (1, 2, 3, 4)
+  checked = specs.from_config(c)
+  assert checked.body.grid.names_K == tuple((1, layer) for layer in layers)
+  assert checked.sweep.policy == c.exit.policy
+  assert checked.sweep.signals == c.exit.signals
 
 
 def test_a_mistyped_field_is_an_error():

@@ -9,6 +9,7 @@ from ease_jax.checks import ConfigError
 from ease_jax.evaluate.sweep import SweepSpec
 
 HUGE = pytest.param(10**320, id='1e320')  # no float can hold it
+ENDLESS = pytest.param(10**5000, id='1e5000')  # nor does Python print it
 # What makes the fields below be read.
 READ = {
   'model.body': 'refine',
@@ -64,14 +65,14 @@ def test_every_number_has_a_range(name, value):
 
 
 @pytest.mark.parametrize('name', WHOLE)
-@pytest.mark.parametrize('value', [-1, 2**63, HUGE, None])
+@pytest.mark.parametrize('value', [-1, 2**63, HUGE, ENDLESS, None])
 def test_every_whole_number_has_a_range(name, value):
   # A batch that nothing divides is refused for that.
   assert name in refusal(READ | {name: value})
 
 
 @pytest.mark.parametrize('name', TUPLES)
-@pytest.mark.parametrize('value', [3, 'x', None, ((3,),)])
+@pytest.mark.parametrize('value', [3, 'x', None, ((3,),), ENDLESS])
 def test_every_tuple_has_a_shape(name, value):
   assert name in refusal(READ | {name: value})
 
@@ -199,6 +200,11 @@ def test_a_change_without_effect_is_refused(changes, parts):
       'before the last',
     ),
     (
+      {'train.steps': 99},
+      'optimizer.warmup_steps=100 is more than train.steps=99, so that the '
+      'rate would never reach its peak; lower it',
+    ),
+    (
       {'loss.exit_threshold': 0.5, 'train.batch_size': 1},
       'loss.exit_rows=0.5 of train.batch_size=1 are 0 rows, which '
       'train.accumulate=1 micro-batches cannot share evenly; change one of '
@@ -239,6 +245,20 @@ def test_a_window_to_time_is_asked_for_before_training():
   )
   Short.splits = {'select': 2, 'test': 9}
   spec.check_data(Short())
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'exit.policies': (10**5000,)},
+    {'model.hrm.cycles': 10**5000},
+    {'exit.thresholds.max_prob': (10**5000,)},
+  ],
+  ids=lambda changes: ' '.join(changes),
+)
+def test_what_python_does_not_print_is_refused_all_the_same(changes):
+  (name,) = changes
+  assert name in refusal(changes)
 
 
 def test_a_section_of_ones_own_is_no_mistake():

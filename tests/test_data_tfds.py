@@ -153,7 +153,7 @@ def test_another_file_format_is_named(tmp_path):
       ['a.txt', '--out=a.txt'],
       "--out='a.txt' is no folder; name one, or a new one",
     ),
-    (['a.txt', '--out='], "--out='' is no folder; name one, or a new one"),
+    (['a.txt', '--out='], '--out is empty; give a path'),
     (
       ['a.txt', '--out=a.txt/below'],
       "[Errno 20] Not a directory: 'a.txt/below'",
@@ -167,6 +167,11 @@ def test_another_file_format_is_named(tmp_path):
       '--test_fraction=-1.0 must be above 0',
     ),
     (
+      ['a.txt', '--test_fraction=half'],
+      "argument --test_fraction: invalid float value: 'half'",
+    ),
+    ([], 'the following arguments are required: FILE'),
+    (
       ['a.txt', '--test_fraction=0.01'],
       'FILE: 12 characters leave nothing for the split test; give more text '
       'or other fractions',
@@ -174,14 +179,31 @@ def test_another_file_format_is_named(tmp_path):
   ],
 )
 def test_prepare_reports_an_error_in_one_line(
-  arguments, problem, tmp_path, monkeypatch
+  arguments, problem, tmp_path, monkeypatch, capsys
 ):
   monkeypatch.chdir(tmp_path)
   pathlib.Path('a.txt').write_text('a dozen of a')
   with pytest.raises(SystemExit) as caught:
     prepare.main(['--out=out', *arguments])
   assert str(caught.value) == f'error: {problem}'
-  assert not list(pathlib.Path('out').glob('**/*.json'))
+  assert capsys.readouterr().out == ''
+  assert [path.name for path in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_an_interrupted_prepare_keeps_what_was_there(
+  tmp_path, monkeypatch, capsys
+):
+  def interrupt(*arguments):
+    (tmp_path / 'tfds' / 'text_corpus').mkdir()
+    raise KeyboardInterrupt
+
+  files = write_documents(tmp_path / 'text')
+  (tmp_path / 'tfds' / 'mine').mkdir(parents=True)
+  monkeypatch.setattr(prepare.contextlib, 'redirect_stdout', interrupt)
+  with pytest.raises(SystemExit) as caught:
+    prepare.main([f'--out={tmp_path / "tfds"}', str(files)])
+  assert caught.value.code == 'error: interrupted; nothing was made'
+  assert [path.name for path in (tmp_path / 'tfds').iterdir()] == ['mine']
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,10 @@ def test_the_point_is_reported_on_the_other_split(evaluated):
 
 def test_numbers_are_finite_json(evaluated):
   _, done = evaluated
-  for record in (*done.readouts, *done.sweep, done.chosen, *done.clairvoyant):
-    json.dumps(record.to_json(), allow_nan=False)
-  json.dumps(done.passage.to_json(), allow_nan=False)
+  records = *done.readouts, *done.sweep, done.chosen, *done.clairvoyant
+  for record in (*records, done.passage):
+    text = json.dumps(record.to_json(), allow_nan=False)
+    assert json.loads(text) == record.to_json()
 
 
 def test_rows_name_their_readouts(evaluated):

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,12 +24,13 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import KVPolicy
 from ease_jax.core.routers import Route, Router
 from ease_jax.core.signals import Gate, Learned, Signal
+from ease_jax.core.spec import ModelConfig
 from ease_jax.data import task as tasks
 from ease_jax.data import tokenizers
 from ease_jax.decode import sampling
 from ease_jax.evaluate import passes, traces
 from ease_jax.model import Kind, readout
-from ease_jax.model.streams import Streams, summed
+from ease_jax.model.streams import summed
 from ease_jax.train import targets
 
 DIGITS = '0123456789'
@@ -59,8 +61,10 @@ def schedule(cfg):
   )
 
 
-class Anchored(Streams):
+class Anchored(nn.Module):
   """The prelude's output x and the carried state z."""
+
+  cfg: ModelConfig
 
   def start(self, x_BxTxD, position_BxT, key):
     del position_BxT, key

@@ -1,56 +1,17 @@
 """`--mode=generate`, `report` and `export` on a finished run."""
 
-import dataclasses
 import re
 
 import jax.export
 import numpy as np
 import pytest
+from small_run import PROMPT, wanted
 
-import tiny
-from ease_jax import config, decode, specs
+from ease_jax import config
 from ease_jax import run as run_lib
 from ease_jax.data import tokenizers
 from ease_jax.decode import text as decode_text
 from ease_jax.evaluate import clock
-from ease_jax.notebook import load_run
-
-PROMPT = 'the cat '
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-  """(config, workdir) of a run with exits, its first readout near the last."""
-  folder = tmp_path_factory.mktemp('finished')
-  path = folder / 'text.txt'
-  path.write_text('the cat sat on the mat. ' * 80)
-  c = config.base()
-  c.data.update(
-    source='text',
-    path=(str(path),),
-    seq_len=32,
-    select_fraction=0.2,
-    test_fraction=0.2,
-  )
-  tiny.update_model(
-    c.model, num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_dim=16
-  )
-  c.loss.weights = 'uniform'
-  c.optimizer.update(learning_rate=0.01, warmup_steps=5)
-  c.train.update(
-    steps=60, batch_size=8, eval_every=60, checkpoint_every=60, log_every=60
-  )
-  c.evaluate.max_tokens, c.evaluate.speed_tokens = 128, 0
-  c.exit.update(
-    signals=('max_prob',),
-    policies=('copy_state',),
-    search_points=0,
-    max_ppl_ratio=2.0,
-  )
-  c.generate.max_new_tokens = 15
-  run_lib.run(c, folder / 'run', 'train')
-  run_lib.run(c, folder / 'run', 'evaluate')
-  return c, folder / 'run'
 
 
 def with_(c, **changes):
@@ -69,23 +30,8 @@ def printed(capsys, c, workdir, prompt=PROMPT):
   return ''.join(before), said.out[:-1], after
 
 
-def wanted(c, workdir, point):
-  trained = run_lib.load_model(c, workdir)
-  tokenizer = trained.tokenizer
-  (text,), _ = decode.generate(
-    trained.model,
-    {'params': trained.params},
-    [tokenizer.encode(PROMPT)],
-    point,
-    options=specs.from_config(c).generate.options(
-      context=c.data.seq_len, eos_id=tokenizer.eos_id
-    ),
-  )
-  return tokenizer.decode(text.tokens), text.exits
-
-
-def test_tokens_exit_as_the_run_chose(finished, capsys):
-  c, workdir = finished
+def test_tokens_exit_as_the_run_chose(exiting_run, capsys):
+  c, workdir = exiting_run
   _, text, after = printed(capsys, c, workdir)
   expected, exits = wanted(c, workdir, run_lib.chosen_point(workdir))
   assert text == expected
@@ -104,8 +50,8 @@ def test_tokens_exit_as_the_run_chose(finished, capsys):
   assert f', compute_decoder {share:.1%} of a full pass, ' in after
 
 
-def test_full_depth_and_its_drafts_print_the_same(finished, capsys):
-  c, workdir = finished
+def test_full_depth_and_its_drafts_print_the_same(exiting_run, capsys):
+  c, workdir = exiting_run
   expected, _ = wanted(c, workdir, None)
   full = printed(capsys, with_(c, method='full'), workdir)
   assert full[1] == expected
@@ -124,9 +70,9 @@ def test_full_depth_and_its_drafts_print_the_same(finished, capsys):
 
 @pytest.mark.parametrize('faster', [True, False])
 def test_the_draft_is_the_fastest_on_other_text(
-  finished, capsys, monkeypatch, faster
+  exiting_run, capsys, monkeypatch, faster
 ):
-  c, workdir = finished
+  c, workdir = exiting_run
   asked = {}
 
   def fastest(model, variables, prompts, drafts, *, options):
@@ -149,8 +95,8 @@ def test_the_draft_is_the_fastest_on_other_text(
   assert len(asked['drafts']) == 3
 
 
-def test_a_full_context_is_said(finished, capsys):
-  c, workdir = finished
+def test_a_full_context_is_said(exiting_run, capsys):
+  c, workdir = exiting_run
   for method, draft in (('exits', ()), ('speculative', (0, 3, 0.0))):
     longer = with_(c, method=method, draft=draft, max_new_tokens=99)
     _, text, after = printed(capsys, longer, workdir)
@@ -159,14 +105,18 @@ def test_a_full_context_is_said(finished, capsys):
     assert 'is full' not in printed(capsys, with_(c, method='full'), workdir)[2]
 
 
-def test_nobody_may_listen(finished, monkeypatch):
-  c, workdir = finished
+def test_nobody_may_listen(exiting_run, monkeypatch, capfd):
+  c, workdir = exiting_run
+  capfd.readouterr()
   monkeypatch.setattr('sys.stdout', None)  # as in a process that closed it
   run_lib.run(with_(c, max_new_tokens=1), workdir, 'generate', PROMPT)
+  said = capfd.readouterr()
+  assert said.out == ''
+  assert said.err.startswith('[1 tokens, exits after layer ')
 
 
-def test_a_prompt_that_is_not_utf8_is_refused(finished):
-  c, workdir = finished
+def test_a_prompt_that_is_not_utf8_is_refused(exiting_run):
+  c, workdir = exiting_run
   with pytest.raises(config.ConfigError) as error:
     run_lib.run(c, workdir, 'generate', 'caf\udce9')
   assert str(error.value) == (
@@ -174,8 +124,8 @@ def test_a_prompt_that_is_not_utf8_is_refused(finished):
   )
 
 
-def test_a_seed_draws_another_text(finished, capsys):
-  c, workdir = finished
+def test_a_seed_draws_another_text(exiting_run, capsys):
+  c, workdir = exiting_run
   texts = [
     printed(capsys, with_(c, temperature=2.0, seed=seed), workdir)[1]
     for seed in (0, 1, 0)
@@ -202,8 +152,8 @@ def test_text_comes_in_whole_characters(kind):
     assert speech.say(0xC3) + speech.say(ord('a')) == '\ufffda'
 
 
-def test_a_report_says_where_it_is(finished, capsys):
-  c, workdir = finished
+def test_a_report_says_where_it_is(exiting_run, capsys):
+  c, workdir = exiting_run
   capsys.readouterr()
   run_lib.run(c, workdir, 'report')
   page = workdir.resolve() / 'report.html'
@@ -211,8 +161,8 @@ def test_a_report_says_where_it_is(finished, capsys):
   assert page.exists()
 
 
-def test_what_is_exported_is_what_is_generated(finished, capsys):
-  c, workdir = finished
+def test_what_is_exported_is_what_is_generated(exiting_run, capsys):
+  c, workdir = exiting_run
   prompt_1xC = np.zeros((1, 32), np.int32)
   prompt_1xC[0, -len(PROMPT) :] = np.frombuffer(PROMPT.encode(), np.uint8)
   for method, point in (
@@ -263,123 +213,15 @@ def test_what_is_exported_is_what_is_generated(finished, capsys):
     ),
   ],
 )
-def test_what_cannot_be(finished, changes, mode, message):
-  c, workdir = finished
+def test_what_cannot_be(exiting_run, changes, mode, message):
+  c, workdir = exiting_run
   with pytest.raises(config.ConfigError) as error:
     run_lib.run(with_(c, **changes), workdir, mode, PROMPT)
   assert str(error.value) == message
 
 
-def test_no_draft_is_timed_for_a_bad_prompt(finished, monkeypatch):
-  c, workdir = finished
+def test_no_draft_is_timed_for_a_bad_prompt(exiting_run, monkeypatch):
+  c, workdir = exiting_run
   monkeypatch.setattr(clock, 'fastest_draft', None)
   with pytest.raises(config.ConfigError, match='--prompt has 0 tokens'):
     run_lib.run(with_(c, method='speculative'), workdir, 'generate', '')
-
-
-# ------------------------------------------------------------ in a notebook
-
-
-@pytest.fixture(scope='module')
-def loaded(finished):
-  return load_run(finished[1])
-
-
-def test_a_run_is_loaded_from_its_folder_alone(finished, loaded):
-  c, workdir = finished
-  assert loaded.config.to_dict() == c.to_dict()
-  assert loaded.point == run_lib.chosen_point(workdir)
-  with pytest.raises(config.ConfigError, match='config.json is missing'):
-    load_run(workdir / 'nowhere')
-
-
-def test_every_token_but_the_first_is_scored_where_it_exits(loaded):
-  texts = ['the cat sat on the mat. ' * 3, 'on the mat']
-  # A threshold in the midst of what the first readout says, so that some
-  # tokens exit there and some do not, on whatever machine it was trained.
-  never = dataclasses.replace(loaded.point, threshold=np.inf)
-  middle = float(np.median(loaded.score(texts, never).max_prob_KxN[0]))
-  point = dataclasses.replace(loaded.point, threshold=middle)
-
-  table = loaded.score(texts, point)
-  lengths = [len(text.encode()) - 1 for text in texts]
-  np.testing.assert_array_equal(np.bincount(table.text_N), lengths)
-  assert ''.join(table.piece_N[table.text_N == 1]) == 'n the mat'
-  np.testing.assert_array_equal(
-    table.position_N[table.text_N == 1], np.arange(1, 10)
-  )
-
-  assert table.nll_KxN.shape == (2, sum(lengths))
-  assert set(table.exit_N) == {0, 1}, 'the exits must be mixed'
-  # At the first readout nothing that a token looks back at has exited.
-  early = table.exit_N == 0
-  np.testing.assert_allclose(
-    table.exit_nll_N[early], table.nll_KxN[0, early], rtol=1e-4, atol=1e-5
-  )
-
-
-def test_a_notebook_continues_texts_like_the_command_line(finished, loaded):
-  expected, _ = wanted(*finished, loaded.point)
-  assert loaded.generate([PROMPT], max_new_tokens=15) == [expected]
-
-
-@pytest.mark.parametrize(
-  'texts, message',
-  [
-    ('one text', 'score takes a list of texts, not str'),
-    (3, 'score takes a list of texts, not int'),
-    (['fine', 3], 'text 1 is int, not text; give a str'),
-    ([], 'no texts; give at least one'),
-    (
-      ['fine', 'x'],
-      'text 1 has 1 tokens; the first is never predicted, so give two or more',
-    ),
-  ],
-)
-def test_texts_that_cannot_be_scored(loaded, texts, message):
-  with pytest.raises(config.ConfigError) as error:
-    loaded.score(texts)
-  assert str(error.value) == message
-
-
-@pytest.mark.parametrize('point', ['max_prob', 0.5])
-def test_a_point_that_is_none(loaded, point):
-  with pytest.raises(config.ConfigError, match='give an OperatingPoint'):
-    loaded.score(['fine'], point)
-
-
-@pytest.mark.parametrize(
-  'prompts, message',
-  [
-    ('the', 'generate takes a list of prompts, not str'),
-    (None, 'generate takes a list of prompts, not NoneType'),
-    ([], 'no prompts; give at least one'),
-    ([b'the'], 'prompt 0 is bytes, not text; give a str'),
-    (
-      ['fine', 'caf\udce9'],
-      'prompt 1 is not UTF-8 at character 3; give it in ',
-    ),
-  ],
-)
-def test_prompts_that_cannot_be_continued(loaded, prompts, message):
-  with pytest.raises(config.ConfigError) as error:
-    loaded.generate(prompts)
-  assert str(error.value).startswith(message)
-
-
-@pytest.mark.parametrize(
-  'prompts, message',
-  [
-    ('the', 'no prompts; give a list of at least one'),
-    (['the'], "the prompt 'the' is no list of token ids"),
-    ([1, 2], 'the prompt 1 is no list of token ids'),
-  ],
-)
-def test_the_decoder_says_that_it_wants_tokens(loaded, prompts, message):
-  options = decode.Options(max_new_tokens=3, context=32)
-  variables = {'params': loaded.params}
-  with pytest.raises(config.ConfigError) as error:
-    decode.generate(loaded.model, variables, prompts, options=options)
-  assert str(error.value).startswith(message)
-  with pytest.raises(config.ConfigError, match="have no 'params'"):
-    decode.generate(loaded.model, loaded.params, [[1]], options=options)

@@ -3,8 +3,10 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -32,7 +34,9 @@ def main(*args, cwd=ROOT):
     (['--config.modl.dim=3'], ['modl;', '"model"']),
     (['--config.model.dim=x'], ['config.model.dim=x', 'invalid literal']),
     (['--mode=trian'], ['--mode=trian', 'train']),
-    (['--config=none.py'], ["No such file or directory: 'none.py'"]),
+    (['--config=none.py'], ['--config=none.py is no file NAME.py']),
+    (['--config=configs'], ['--config=configs is no file NAME.py']),
+    (['--config.seed=' + '9' * 5000], ['config.seed=' + '9' * 20 + '...: ']),
     (['--config=configs/quickstart.py:big'], ["'big'", ':smoke']),
     (['--confg=x'], ['confg']),
     (['--workdir='], ['--workdir is empty']),
@@ -96,6 +100,7 @@ def test_workdir_alone_is_not_enough_before_there_is_a_run(tmp_path):
     ('def get_config():\n  return 1 / 0\n', ['division', 'mine.py:2: ']),
     ('import nothing_like_it\n', ['nothing_like_it', 'mine.py:1: ']),
     ('def get_config():\n  int("x")\n', ['invalid literal', 'mine.py:2: ']),
+    ('def get_config():\n  exit(3)\n', ['SystemExit: 3', 'mine.py:2: ']),
   ],
 )
 def test_a_config_file_that_makes_no_config(tmp_path, body, parts):
@@ -136,6 +141,53 @@ def test_a_run_s_directory_is_enough(finished_run, tmp_path):
   (note,) = done.stderr.decode().splitlines()
   assert note.startswith('[1 tokens, exits after layer 2.00 of 2')
   assert note.endswith('no exits]')
+
+
+@pytest.fixture
+def heard():
+  """Ctrl-C reaches processes that are started, wherever the tests were."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('heard')
+@pytest.mark.parametrize(
+  'number, code, words',
+  [
+    (signal.SIGTERM, 143, 'stopped by SIGTERM'),
+    (signal.SIGINT, 1, 'interrupted'),
+  ],
+)
+def test_what_is_stopped_says_so_and_unlocks(
+  finished_run, tmp_path, number, code, words
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(finished_run[1], workdir)
+  before = {path.name: path.stat().st_mtime_ns for path in workdir.iterdir()}
+  with subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'ease_jax.main', f'--workdir={workdir}'),
+      '--mode=evaluate',
+    ],
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    deadline = time.monotonic() + 60
+    while not (workdir / 'lock').exists():
+      assert process.poll() is None and time.monotonic() < deadline
+      time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+  assert (process.returncode, out) == (code, '')
+  assert err.splitlines()[-1] == (
+    f'ease_jax: {words}; the same command goes on from what is saved'
+  )
+  assert 'Traceback' not in err
+  after = {path.name: path.stat().st_mtime_ns for path in workdir.iterdir()}
+  assert after == before
 
 
 def test_a_config_json_is_a_config(tmp_path, finished_run):

@@ -6,39 +6,16 @@ import shutil
 import jax
 import pytest
 import small_run
+from small_run import refusal, snapshot
 
+from ease_jax import fields
 from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.config import ConfigError
+from ease_jax.notebook import load_run
+from ease_jax.train import saved
 
 PROMPT = 'the'
-
-
-@pytest.fixture
-def copied(finished_run, tmp_path):
-  """(config, workdir) of a copy, and of a text that may be changed."""
-  text, workdir = finished_run
-  shutil.copytree(workdir, tmp_path / 'run')
-  return small_run.make_full_config(text), tmp_path / 'run'
-
-
-def snapshot(folder):
-  return {
-    p.relative_to(folder): p.read_bytes()
-    for p in sorted(folder.rglob('*'))
-    if p.is_file()
-  }
-
-
-def refusal(config, workdir, *args, **arguments):
-  """The message of a command that fails and changes nothing."""
-  before = snapshot(workdir) if workdir.exists() else None
-  with pytest.raises(ConfigError) as caught:
-    run_lib.run(config, workdir, *args, **arguments)
-  assert (snapshot(workdir) if workdir.exists() else None) == before
-  text = str(caught.value)
-  assert '\n' not in text
-  return text
 
 
 # ----------------------------------------------------------- a failed start
@@ -189,6 +166,49 @@ def test_a_renamed_checkpoint_is_named(copied, mode):
   )
 
 
+OTHERS = {  # same shapes, same text
+  'seed': 7,
+  'model.block.attention.rope_base': 5000.0,
+  'optimizer.learning_rate': 0.5,
+  'loss.weights': 'uniform',
+  'train.eval_every': 4,
+  'train.steps': 9,
+}
+
+
+@pytest.mark.parametrize('field', OTHERS)
+def test_checkpoints_of_another_run_are_not_ones_own(copied, field):
+  """They lie in a directory of whose config they know nothing."""
+  c, workdir = copied
+  there = fields.flat(folders.as_json(c))[field]
+  c.update_from_flattened_dict({field: OTHERS[field]})
+  (workdir / 'config.json').write_text(json.dumps(folders.as_json(c)))
+  (workdir / 'results.json').unlink()
+  if field == 'train.steps':  # as those of a longer run
+    there = 4
+    step = workdir / 'checkpoints' / '4'
+    shutil.rmtree(step)
+  for mode in 'train', 'evaluate', 'export':
+    c.generate.method = 'full'
+    newest = saved.newest_step(workdir)
+    assert refusal(c, workdir, mode) == (
+      f'checkpoint {workdir}/checkpoints/{newest} was made by another config: '
+      f'{field}={there} there, {OTHERS[field]} here; put the checkpoints of '
+      'this run back, or choose another --workdir'
+    )
+
+
+def test_checkpoints_do_not_know_how_they_are_used(copied):
+  c, workdir = copied
+  c.train.update(keep=1, checkpoint_every=3, log_every=2)
+  c.evaluate.max_tokens = 32
+  c.exit.max_ppl_ratio = 1.5
+  (workdir / 'config.json').write_text(json.dumps(folders.as_json(c)))
+  (workdir / 'results.json').unlink()
+  run_lib.run(c, workdir, 'train')  # or it raises
+  assert run_lib.load_model(c, workdir).model.cfg.num_layers == 2
+
+
 @pytest.mark.parametrize('mode', ['report', 'generate', 'export'])
 def test_a_field_that_would_change_the_results_is_not_ignored(copied, mode):
   c, workdir = copied
@@ -279,15 +299,8 @@ def test_a_text_needs_its_mode(copied):
   )
   text = refusal(None, workdir, 'evaluate', text=7)
   assert text == '--text=7 is int, not a path; give a str'
-
-
-def test_results_of_texts_need_their_place(copied):
-  _, workdir = copied
-  (workdir / 'texts').write_text('mine')
-  text = refusal(None, workdir, 'evaluate', text='a.txt')
-  assert text.endswith(
-    'texts is a file, where the results of other texts go; move it away'
-  )
+  text = refusal(None, workdir, 'evaluate', text='')
+  assert text == '--text is empty; give a path'
 
 
 # ----------------------------------------------------------- odd directories
@@ -312,6 +325,8 @@ def test_numbers_of_64_bits_are_refused(copied):
   _, workdir = copied
   with jax.enable_x64(True):
     text = refusal(None, workdir, 'evaluate')
+    with pytest.raises(ConfigError, match='unset JAX_ENABLE_X64'):
+      load_run(workdir)
   assert text.endswith('unset JAX_ENABLE_X64')
 
 

@@ -16,8 +16,6 @@ from small_run import TEXT, make_config
 
 from ease_jax.checks import ConfigError
 from ease_jax.evaluate import results as results_lib
-from ease_jax.study import compare as compare_lib
-from ease_jax.study import main
 from ease_jax.study.compare import compare
 from ease_jax.study.study import Study
 
@@ -26,16 +24,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture(scope='module')
 def compared(tmp_path_factory):
-  """Two variants, two seeds, and one whose data is missing."""
+  """Two variants, two seeds, and one that diverges."""
   folder = tmp_path_factory.mktemp('compared')
   (folder / 'text.txt').write_text(TEXT)
+  lost = make_config(folder / 'text.txt')
+  lost.optimizer.learning_rate = 1e30
   study = Study(
     'Title',
     'Question?',
     {
       'one layer': make_config(folder / 'text.txt'),
       'two': make_config(folder / 'text.txt', 2),
-      'gone': make_config(folder / 'none.txt'),
+      'lost': lost,
     },
     seeds=(0, 1),
     pairs=(('two', 'one layer'),),
@@ -59,8 +59,7 @@ def test_a_failed_run_loses_no_other(compared):
   out, _, failed = compared
   assert len(failed) == 2
   for seed, line in enumerate(failed):
-    assert line.startswith(f'gone, seed {seed}: ')
-    assert 'none.txt' in line
+    assert line.startswith(f'lost, seed {seed}: training diverged at step')
 
   summary = summary_of(out)
   assert [v['name'] for v in summary['variants']] == ['one layer', 'two']
@@ -80,7 +79,7 @@ def test_every_file_of_a_study_is_written(compared):
     assert (out / name).stat().st_size > 100, name
 
   page = (out / 'report.html').read_text()
-  assert 'gone, seed 0' in page
+  assert 'lost, seed 0' in page
   assert 'two against one layer, both at full depth: ' in page
   assert 'Of 1 pairs of variants' in page
   assert 'make the study' in page
@@ -215,7 +214,7 @@ def test_files_of_another_run_are_refused(compared, tmp_path, name):
 
 def made(study):
   """The variants of a study whose runs do not fail."""
-  return {name: c for name, c in study.variants.items() if name != 'gone'}
+  return {name: c for name, c in study.variants.items() if name != 'lost'}
 
 
 @pytest.mark.parametrize('name', ['report.html', 'comparison.csv'])
@@ -235,99 +234,3 @@ def test_another_config_in_the_same_place_is_refused(compared):
   changed = dataclasses.replace(study, variants=study.variants | {'two': c})
   with pytest.raises(ConfigError, match='train.steps=4 there, 5 here'):
     compare(changed, out)
-
-
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    ({'seeds': ()}, 'study.seeds=() names no seed'),
-    ({'seeds': (1, 1)}, 'study.seeds=(1, 1) names 1 twice'),
-    ({'seeds': 3}, 'study.seeds=3 must look like (1, ...)'),
-    ({'seeds': (-1,)}, 'study.seeds=(-1,) holds -1, which must be at least 0'),
-    (
-      {'pairs': ('a', 'b')},
-      "study.pairs=('a', 'b') holds 'a', which must look like ('text', 'text')",
-    ),
-    ({'variants': {}}, 'study.variants={} must be a dict of names and configs'),
-    (
-      {'variants': {3: None}},
-      'study.variants: name=3 must be a text',
-    ),
-    (
-      {'variants': {'two\nlines': None}},
-      "study variant 'two\\nlines' has a character that cannot be printed; "
-      'rename it',
-    ),
-    (
-      {'pairs': (('a', 'c'),)},
-      "the study names 'c', which is none of its variants: a, b",
-    ),
-    (
-      {'pairs': (('a', 'a'),)},
-      "study.pairs holds 'a' against itself; name another baseline",
-    ),
-    (
-      {'frontier': ('d',)},
-      "the study names 'd', which is none of its variants: a, b",
-    ),
-    (
-      {'variants': {'a + b': None, 'a, b': None}},
-      "variants 'a + b', 'a, b' would run in the folder 'a_b'; rename one",
-    ),
-    (
-      {'variants': {'+': None, 'b': None}},
-      "variants '+' would run in the folder ''; rename one",
-    ),
-  ],
-)
-def test_mistakes_in_a_study(changes, message):
-  fields = {'variants': {'a': None, 'b': None}, 'seeds': (0,), 'pairs': ()}
-  with pytest.raises(ConfigError) as error:
-    Study('', '', **(fields | changes))
-  assert str(error.value) == message
-
-
-def test_a_mistake_in_a_config_names_its_variant(tmp_path):
-  study = Study('', '', {'a': make_config('x', layers=0)}, (0,), ())
-  with pytest.raises(ConfigError) as error:
-    compare(study, tmp_path)
-  assert str(error.value) == (
-    "variant 'a': model.num_layers=0 must be at least 1"
-  )
-  assert not list(tmp_path.iterdir())
-
-
-def test_a_study_needs_a_job(tmp_path):
-  study = Study('', '', {'a': make_config('x')}, (0,), ())
-  with pytest.raises(ConfigError) as error:
-    compare(study, tmp_path, jobs=0)
-  assert str(error.value) == '--jobs=0 must be at least 1'
-
-
-def test_study_files_that_are_none(tmp_path):
-  with pytest.raises(ConfigError, match='is no file'):
-    main.load('nowhere.py', 'data')
-  (tmp_path / 'empty.py').write_text('')
-  with pytest.raises(ConfigError, match='no function get_study'):
-    main.load(str(tmp_path / 'empty.py'), 'data')
-
-
-STUDIES = sorted((ROOT / 'configs' / 'studies').glob('*.py'))
-
-
-@pytest.mark.parametrize('path', STUDIES, ids=lambda p: p.stem)
-@pytest.mark.parametrize('argument', ['', ':smoke'])
-def test_every_study_is_valid(path, argument):
-  study = main.load(f'{path}{argument}', 'folder')
-  compare_lib.check_configs(study)  # or it raises
-  for c in study.variants.values():
-    assert (c.train.steps <= 20) == bool(argument)
-  if path.stem.endswith('_rates'):
-    assert study.seeds == (0,)  # chooses settings, and ranks nothing
-  else:
-    assert len(study.seeds) >= 3  # a ranking of fewer is none
-
-
-def test_the_seed_that_chose_settings_is_not_reported():
-  study = main.load(str(ROOT / 'configs' / 'studies' / 'quickstart.py'), 'data')
-  assert 0 not in study.seeds

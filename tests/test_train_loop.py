@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import training
 
-from ease_jax import data
+from ease_jax import data, progress
 from ease_jax.checks import ConfigError
 from ease_jax.train import checkpoint, history, loop
 from ease_jax.train.checkpoint import Checkpoints, Host
@@ -264,3 +265,11 @@ def test_a_trace_is_written_even_if_the_run_ends_first(tmp_path, monkeypatch):
   monkeypatch.setattr(loop, 'PROFILE_STEPS', range(4, 99))
   training.run(training.small_specs(profile=True), tmp_path)
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+
+
+def test_the_first_step_says_that_it_is_compiled(tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(progress, 'FIRST_S', 0.1)
+  task = training.interrupted_task(0, lambda: time.sleep(0.15))
+  training.run(training.plain_specs(steps=2), tmp_path, task)
+  said = capfd.readouterr().err.splitlines()
+  assert said[0] == 'compiling the first step, 0:00'

@@ -138,6 +138,23 @@ def test_a_file_without_a_study(content, problem, tmp_path, monkeypatch):
   assert str(caught.value) == problem
 
 
+def test_a_config_file_without_the_argument(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text('def get_config():\n  return None\n')
+  assert problem_of_config(f'{path}:smoke') == (
+    f'{path}: get_config() takes 0 positional arguments but 1 was given; write '
+    '"def get_config(argument=\'\')"'
+  )
+
+
+def test_a_study_file_that_exits(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(STUDY.format(line='raise SystemExit(3)'))
+  with pytest.raises(ConfigError) as caught:
+    study_main.load(str(path), 'data')
+  assert str(caught.value) == f'{path}:6: SystemExit: 3'
+
+
 def test_variants_that_are_no_configs_cannot_be_shrunk(tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text(STUDY.format(line='c = 3'))
@@ -149,12 +166,12 @@ def test_variants_that_are_no_configs_cannot_be_shrunk(tmp_path):
   )
 
 
-@pytest.mark.parametrize('text', ['a', '1.5', '-1', '', '²'])
+@pytest.mark.parametrize('text', ['a', '1.5', '-1', '', '²', '9' * 5000])
 def test_seeds_that_are_no_numbers(text):
   with pytest.raises(ConfigError) as caught:
     study_main.seeds_of(['0', text])
   assert str(caught.value) == (
-    f'--seeds has {text!r}, which is no whole number; give such as 0,1,2'
+    f'--seeds has {text[:20]!r}, which is no whole number; give such as 0,1,2'
   )
 
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from ease_jax import progress
 from ease_jax.train import writers
 
 
@@ -109,4 +110,4 @@ def test_a_full_disk_is_named(tmp_path):
   'seconds, text', [(0.4, '0:00'), (90.4, '1:30'), (3700, '1:01:40')]
 )
 def test_durations_read_like_a_clock(seconds, text):
-  assert writers.duration(seconds) == text
+  assert progress.duration(seconds) == text

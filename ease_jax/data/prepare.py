@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import os
 import pathlib
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from ease_jax.checks import ConfigError, check_value, need
 from ease_jax.data.spec import Fraction, Paths
@@ -47,7 +49,7 @@ def prepare(
   check_value('--test_fraction', test_fraction, Fraction)
   place = expanded(data_dir, '--out')
   need(
-    bool(os.fspath(data_dir)) and (place.is_dir() or not place.exists()),
+    place.is_dir() or not place.exists(),
     f'--out={os.fspath(data_dir)!r} is no folder; name one, or a new one',
   )
   from ease_jax.data.text_corpus import text_corpus_dataset_builder as corpus
@@ -63,9 +65,29 @@ def prepare(
   folder = os.fspath(builder.data_path)
   if pathlib.Path(folder).exists():  # TFDS would keep the old text unasked
     raise ConfigError(f'{folder!r} already exists; choose another folder')
-  with contextlib.redirect_stdout(sys.stderr):
-    builder.download_and_prepare()
+  with _all_or_nothing(pathlib.Path(folder)):
+    with contextlib.redirect_stdout(sys.stderr):
+      builder.download_and_prepare()
   return folder
+
+
+@contextlib.contextmanager
+def _all_or_nothing(folder: pathlib.Path) -> Iterator[None]:
+  """What fails leaves no folder that was not there before."""
+  missing = [path for path in (folder, *folder.parents) if not path.exists()]
+  try:
+    yield
+  except BaseException:
+    if missing:
+      shutil.rmtree(missing[-1], ignore_errors=True)
+    raise
+
+
+class _Parser(argparse.ArgumentParser):
+  """One line for what cannot be parsed, without the usage."""
+
+  def error(self, message: str) -> NoReturn:
+    sys.exit(f'error: {message}')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   Args:
     argv: arguments without the program's name; None = those of this process.
   """
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog='python -m ease_jax.data.prepare',
     description='Turns text files into a TFDS folder.',
   )
@@ -92,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
   except (ConfigError, OSError) as error:
     sys.exit(f'error: {" ".join(str(error).split())}')
+  except KeyboardInterrupt:
+    sys.exit('error: interrupted; nothing was made')
   print(folder)
 
 

@@ -48,7 +48,8 @@ class Kind:
   Attributes:
     name: as `model.body` calls it.
     schedule: config -> grid.
-    streams: the states that its cells read and write.
+    streams: the states that its cells read and write: a module's class, made
+      with the config.
     options: frozen dataclass of the config's section `model.<name>`, with the
       fields of that section; None = there is no such section.
     unit_embedding: embeddings have the size of one in every dimension, that
@@ -57,7 +58,7 @@ class Kind:
 
   name: str
   schedule: Callable[[ModelConfig], Grid]
-  streams: type[Streams] = Plain
+  streams: Callable[..., Streams] = Plain
   options: type | None = None
   unit_embedding: bool = False
 

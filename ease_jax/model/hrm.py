@@ -11,6 +11,7 @@ a language model: causal layers, both states per position, halting per token.
 import dataclasses
 from typing import Annotated
 
+import flax.linen as nn
 import jax
 
 from ease_jax.checks import Depth, OneOf, check_fields, need
@@ -19,7 +20,6 @@ from ease_jax.core.spec import ModelConfig
 from ease_jax.model.body import Kind
 from ease_jax.model.streams import (
   FIRST_STATES,
-  Streams,
   first_state,
   summed,
 )
@@ -88,8 +88,10 @@ def _check(cfg: ModelConfig) -> None:
   )
 
 
-class TwoStates(Streams):
+class TwoStates(nn.Module):
   """The input and both states; what a cell reads is summed."""
+
+  cfg: ModelConfig
 
   def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array

@@ -22,7 +22,6 @@ from ease_jax.model.body import EMBED_STD, Kind
 from ease_jax.model.layers import Linear
 from ease_jax.model.streams import (
   FIRST_STATES,
-  Streams,
   first_state,
   summed,
 )
@@ -64,8 +63,10 @@ def schedule(cfg: ModelConfig) -> Grid:
   return Grid(tuple(cells), cfg.segments)
 
 
-class Carried(Streams):
+class Carried(nn.Module):
   """The input x and the carried state z."""
+
+  cfg: ModelConfig
 
   def setup(self):
     spec: RefineSpec = self.cfg.options

@@ -4,6 +4,8 @@ Each body has one final class of streams. `start` makes them from the input,
 `combine` makes the input of a cell that reads some of them.
 """
 
+from typing import Protocol
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,8 @@ from ease_jax.model.walk import RUNNING, State
 TRUNCATED_STD = 0.87962566
 
 
-class Streams(nn.Module):
-  """The streams of a body; abstract."""
-
-  cfg: ModelConfig
+class Streams(Protocol):
+  """What a body asks of its streams; each class is a module of `cfg`."""
 
   def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
@@ -32,19 +32,21 @@ class Streams(nn.Module):
         1 where all rows stand at the same ones.
       key: of random states.
     """
-    raise NotImplementedError
+    ...
 
   def combine(self, cell: Cell, state: State) -> jax.Array:
     """The input of a cell that reads streams, [B, T, D]."""
-    raise NotImplementedError
+    ...
 
   def flops(self, cell: Cell) -> float:
     """FLOPs of `combine` for one token, additions left out."""
-    raise NotImplementedError
+    ...
 
 
-class Plain(Streams):
+class Plain(nn.Module):
   """One running state and the input; what a cell reads is summed."""
+
+  cfg: ModelConfig
 
   def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array

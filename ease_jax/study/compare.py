@@ -5,23 +5,28 @@ comparison goes on where it was, and a failed run loses no other. Numbers come
 from the runs' `results.json`, sizes and FLOPs included.
 """
 
+import contextlib
 import copy
 import json
 import os
 import pathlib
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ease_jax import machine, specs
 from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
+from ease_jax.data.spec import DataSpec
+from ease_jax.data.task import Task
+from ease_jax.data.task import load as load_task
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate import windows as windows_lib
 from ease_jax.files import write_atomic
 from ease_jax.lock import locked
+from ease_jax.progress import stage
 from ease_jax.provenance import provenance
 from ease_jax.report.study import write_page
 from ease_jax.study import statistics
@@ -29,6 +34,14 @@ from ease_jax.study.study import Config, Evaluated, Study, folder_of
 from ease_jax.study.workers import Worker, ready
 
 COMPARISON = 'comparison.json'
+WRITTEN = (
+  COMPARISON,
+  'comparison.csv',
+  'comparison.md',
+  'report.html',
+  'figures/',
+  'runs/',
+)
 FROM_PYTHON = '# started from Python'
 
 
@@ -70,6 +83,7 @@ def compare(
   check_configs(study)
   folder = folders.locate(workdir)
   folders.check_foreign(folder, COMPARISON, ('report.html', 'comparison.csv'))
+  folders.check_places(folder, WRITTEN)
   with locked(folder):
     return _compare(study, folder, jobs, command)
 
@@ -82,6 +96,7 @@ def _compare(
   for run in runs:
     folders.check_config(run.config, pathlib.Path(run.folder))
   todo = [run for run in runs if not _is_finished(run)]
+  check_data({run.variant: run.config for run in todo})
   failed = _run_all(todo, len(runs), jobs)
 
   runs_of: dict[str, dict[int, Evaluated]] = {
@@ -119,10 +134,32 @@ def _evaluated(folder: pathlib.Path) -> Evaluated:
 def check_configs(study: Study) -> None:
   """Raises ConfigError if a variant cannot run; names it."""
   for name, config in study.variants.items():
-    try:
+    with _naming(name):
       specs.from_config(config)
-    except ConfigError as error:
-      raise ConfigError(f'variant {name!r}: {error}') from None
+
+
+def check_data(variants: Mapping[str, Config]) -> None:
+  """Reads the data of each variant, alike ones once.
+
+  Raises:
+    ConfigError: those of a variant cannot be read, or are too short; names it.
+  """
+  tasks: dict[DataSpec, Task] = {}
+  for name, config in variants.items():
+    with _naming(name), stage('reading the data'):
+      spec = specs.from_config(config).data
+      if spec not in tasks:
+        tasks[spec] = load_task(spec)
+      run_lib.specs_on(config, tasks[spec])
+
+
+@contextlib.contextmanager
+def _naming(variant: str) -> Iterator[None]:
+  """Says of which variant an error is."""
+  try:
+    yield
+  except ConfigError as error:
+    raise ConfigError(f'variant {variant!r}: {error}') from None
 
 
 def _runs(study: Study, workdir: pathlib.Path) -> list[Run]:

@@ -3,7 +3,8 @@
   python -m ease_jax.study.main --study=configs/studies/FILE.py \
       --workdir=DIR --data=FOLDER
 
-Exit codes: 0 done, 1 an error or a failed run (a line each on stderr).
+Exit codes: 0 done, 1 an error or a failed run (a line each on stderr), 143
+stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from absl import app, flags, logging
 
 from ease_jax import machine, userfile
 from ease_jax.checks import ConfigError, need
-from ease_jax.files import expanded
 
 if TYPE_CHECKING:
   from ease_jax.study.study import Study
 
+MAX_DIGITS = 20  # of a seed, and more than any has
 MODULE = 'study_file'  # as which the user's file is imported
 
 _STUDY = flags.DEFINE_string(
@@ -52,11 +53,7 @@ def load(flag: str, data: str) -> Study:
   from ease_jax.study.study import Study
 
   name, _, argument = flag.partition(':')
-  path = expanded(name, '--study')
-  need(
-    path.is_file() and path.suffix == '.py',
-    f'--study={name} is no file NAME.py; give a Python file',
-  )
+  path = userfile.locate(name, '--study')
   spec = importlib.util.spec_from_file_location(MODULE, path)
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
@@ -76,7 +73,7 @@ def load(flag: str, data: str) -> Study:
       variant: with_argument(config, argument)
       for variant, config in study.variants.items()
     }
-  except Exception as error:  # a user's file may raise anything
+  except (Exception, SystemExit) as error:  # a user's file may raise anything
     line = userfile.explain(error, MODULE)
     raise ConfigError(line if name in line else f'{name}: {line}') from error
   return dataclasses.replace(study, variants=variants)
@@ -90,8 +87,9 @@ def seeds_of(texts: Sequence[str]) -> tuple[int, ...]:
   """
   for text in texts:
     need(
-      text.strip().isdecimal(),
-      f'--seeds has {text!r}, which is no whole number; give such as 0,1,2',
+      text.strip().isdecimal() and len(text) <= MAX_DIGITS,
+      f'--seeds has {text[:MAX_DIGITS]!r}, which is no whole number; give such '
+      'as 0,1,2',
     )
   return tuple(map(int, texts))
 
@@ -128,13 +126,11 @@ def main(argv: Sequence[str]) -> None:
     failed = compare(study, str(_WORKDIR.value), _JOBS.value, command)
   except (ConfigError, OSError) as error:
     failed = [str(error)]
-  except KeyboardInterrupt:
-    failed = ['interrupted; the same command goes on from here']
-
   _end(failed)
 
 
 if __name__ == '__main__':
   machine.keep_mapped()
   flags.mark_flags_as_required(['study', 'workdir'])
-  app.run(main, flags_parser=_parse)
+  with machine.stopped_in_a_line():
+    app.run(main, flags_parser=_parse)

@@ -17,6 +17,7 @@ from ease_jax.checks import (
 )
 from ease_jax.evaluate.results import Results
 from ease_jax.evaluate.windows import Windows
+from ease_jax.fields import flat
 
 Config = Any  # a ConfigDict, whose attributes no type checker can know
 
@@ -110,7 +111,7 @@ def folder_of(variant: str) -> str:
 
 def changes(variants: Mapping[str, Config]) -> dict[str, tuple[str, ...]]:
   """What sets each variant apart from the first, as `field=value`."""
-  flat_of = {name: _flat(config) for name, config in variants.items()}
+  flat_of = {name: flat(config) for name, config in variants.items()}
   first = next(iter(flat_of.values()))
   return {
     name: tuple(
@@ -120,14 +121,3 @@ def changes(variants: Mapping[str, Config]) -> dict[str, tuple[str, ...]]:
     )
     for name, flat in flat_of.items()
   }
-
-
-def _flat(config: Config, prefix: str = '') -> dict[str, Any]:
-  """Dotted name -> value of every field."""
-  flat = {}
-  for name, value in config.items():
-    if hasattr(value, 'items'):
-      flat |= _flat(value, f'{prefix}{name}.')
-    else:
-      flat[prefix + name] = value
-  return flat

@@ -93,11 +93,12 @@ def _work(
   machine.keep_mapped()
   machine.pin(cores)
   logging.set_verbosity(logging.ERROR)
-  while True:
-    try:
-      pipe.send(function(*pipe.recv()))
-    except (EOFError, BrokenPipeError):
-      return
+  with machine.stopped_in_a_line():
+    while True:
+      try:
+        pipe.send(function(*pipe.recv()))
+      except (EOFError, BrokenPipeError):
+        return
 
 
 def _end_with(parent: int) -> None:

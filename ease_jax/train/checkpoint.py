@@ -28,6 +28,7 @@ from ease_jax.train.saved import (
   Restored,
   Tree,
   as_type,
+  check_config,
   check_shapes,
   checksum,
   folder_of,
@@ -63,6 +64,8 @@ class Checkpoints:
     workdir: of the run; they lie in its folder `checkpoints`.
     keep: how many of the newest ones stay, beside the best one.
     facts: what the task says of its data, saved with each.
+    config: the fields of the config that decide what is trained, flat; saved
+      with each, and compared with what was read.
 
   Raises:
     ConfigError: `checkpoints` is a file, or damaged beyond opening.
@@ -73,13 +76,14 @@ class Checkpoints:
     workdir: str | os.PathLike[str],
     keep: int,
     facts: Json | None = None,
+    config: Json | None = None,
   ):
     self.folder = folder_of(workdir)
     need(
       self.folder.is_dir() or not self.folder.exists(),
       f'{self.folder} is a file; move it away, or choose another --workdir',
     )
-    self._facts = facts
+    self._notes = {'facts': facts, 'config': config}
     self._policy = _NewestAndBest(keep)
     self._manager = _manager(
       self.folder,
@@ -136,8 +140,9 @@ class Checkpoints:
     """
     self._policy.best_step = host.best_step
     notes: Json = {'data': data, 'host': dataclasses.asdict(host)}
-    if self._facts is not None:
-      notes['facts'] = self._facts
+    notes |= {
+      name: note for name, note in self._notes.items() if note is not None
+    }
     notes['checksum'] = checksum(state, notes)
     saved = ocp.args.Composite(
       state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
@@ -164,12 +169,14 @@ class Checkpoints:
       abstract: tree of `jax.ShapeDtypeStruct` like the saved state.
 
     Raises:
-      ConfigError: there are checkpoints, but none can be read.
+      ConfigError: there are checkpoints, but none can be read, or the newest
+        is of another config.
     """
     steps = _newest_first(self._manager)
     if not steps:
       return None
     restored = _first_readable(self._manager, self.folder, steps, abstract)
+    check_config(self.folder, restored, self._notes['config'], newest=True)
     damaged = [step for step in steps if step > restored.step]
     for step in damaged:
       set_aside(self.folder, step)
@@ -178,7 +185,11 @@ class Checkpoints:
     return restored
 
 
-def restore_best(workdir: str | os.PathLike[str], abstract: Tree) -> Best:
+def restore_best(
+  workdir: str | os.PathLike[str],
+  abstract: Tree,
+  config: Json | None = None,
+) -> Best:
   """Reads the state of the lowest select loss.
 
   Changes nothing on disk.
@@ -186,10 +197,12 @@ def restore_best(workdir: str | os.PathLike[str], abstract: Tree) -> Best:
   Args:
     workdir: of the run.
     abstract: tree of `jax.ShapeDtypeStruct` like the saved state.
+    config: the fields of the config that decide what is trained, flat; None
+      compares nothing.
 
   Raises:
-    ConfigError: there is no checkpoint, it is of another model, or none can be
-      read.
+    ConfigError: there is no checkpoint, it is of another model or config, or
+      none can be read.
   """
   folder = folder_of(workdir)
   if not steps_on_disk(folder):
@@ -197,6 +210,7 @@ def restore_best(workdir: str | os.PathLike[str], abstract: Tree) -> Best:
   with _manager(folder, read_only=True) as manager:
     steps = _newest_first(manager)
     newest = _first_readable(manager, folder, steps, abstract)
+    check_config(folder, newest, config, newest=True)
     best_step = newest.host.best_step
     stopped_before_evaluation = best_step == 0
     if stopped_before_evaluation or best_step == newest.step:
@@ -206,6 +220,7 @@ def restore_best(workdir: str | os.PathLike[str], abstract: Tree) -> Best:
     if best_step in older:
       older.insert(0, best_step)
     best = _first_readable(manager, folder, older, abstract)
+    check_config(folder, best, config, newest=False)
     return Best(best.state, newest.step, newest.host, newest.facts)
 
 
@@ -308,4 +323,5 @@ def _read(
     data=notes['data'],
     host=Host(**host),
     facts=notes.get('facts'),
+    config=notes.get('config'),
   )

@@ -21,6 +21,7 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.data import Batch, BatchIterator, Task
 from ease_jax.evaluate import passes
 from ease_jax.model import Body, Params
+from ease_jax.progress import stage
 from ease_jax.train import history
 from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.loss import Metrics
@@ -106,6 +107,7 @@ def train(
   eval_max_tokens: int,
   initial: Params | None = None,
   teacher: Teacher | None = None,
+  made_by: Json | None = None,
 ) -> Run:
   """Trains to the end, from wherever the workdir's checkpoints stand.
 
@@ -123,6 +125,8 @@ def train(
       that it lacks are random. Not read where a checkpoint is.
     teacher: of the loss's target, where another run is one; stays as it is,
       and is in no checkpoint.
+    made_by: the fields of the config that decide what is trained, flat; each
+      checkpoint notes them, and one of others is refused.
 
   Returns:
     The run at its end; `state.params` are its newest parameters.
@@ -133,7 +137,7 @@ def train(
     Preempted: SIGTERM came. The update and the evaluation in progress are
       completed and saved first.
     ConfigError: no checkpoint of the workdir can be read, or they are of
-      other data or another teacher.
+      other data, of another config, or had another teacher.
     OSError: something cannot be written; the last good checkpoint is
       untouched.
   """
@@ -158,7 +162,9 @@ def train(
     return passes.last_nll(model, params, batches)
 
   with Sigterm() as sigterm:
-    with Checkpoints(workdir, spec.keep, task.to_json()) as checkpoints:
+    with Checkpoints(
+      workdir, spec.keep, task.to_json(), made_by
+    ) as checkpoints:
       abstract = abstract_state(model, opt_spec)
       facts = teacher.facts.to_json() if teacher and teacher.facts else None
       run = _begin(checkpoints, workdir, task, facts, batches, abstract, fresh)
@@ -224,7 +230,8 @@ def _loop(
 ) -> None:
   """Everything that happens until the run is over, in order."""
   unread: Metrics | None = None  # of the newest step, still on the device
-  with contextlib.ExitStack() as trace:
+  with contextlib.ExitStack() as trace, contextlib.ExitStack() as compiling:
+    compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
       if spec.profile and run.step == PROFILE_STEPS.start:
         trace.enter_context(jax.profiler.trace(writers.folder / PROFILE))
@@ -232,6 +239,7 @@ def _loop(
       batch = next(run.batches)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
         run.state, metrics = update(run.state, batch)
+      compiling.close()
 
       # While the device is busy with this step, wait for the one before.
       if unread is not None:

@@ -19,6 +19,7 @@ from ease_jax.checks import (
   Share,
   Size,
   check_fields,
+  need,
   plain,
 )
 from ease_jax.model import Params
@@ -98,6 +99,11 @@ class OptimizerSpec:
 
   def __post_init__(self):
     check_fields('optimizer', self)
+    need(
+      self.warmup_steps <= self.steps,
+      f'optimizer.warmup_steps={self.warmup_steps} is more than train.steps='
+      f'{self.steps}, so that the rate would never reach its peak; lower it',
+    )
 
 
 def schedule(spec: OptimizerSpec, update: jax.typing.ArrayLike) -> jax.Array:

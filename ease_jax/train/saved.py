@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from ease_jax import fields
 from ease_jax.checks import need
+from ease_jax.fields import STEPS
 
 FOLDER = 'checkpoints'
 DAMAGED = 'damaged'
@@ -54,6 +56,7 @@ class Restored:
     data: position in the training batches.
     host: the rest of what the run knew.
     facts: what the task said of its data; None in older checkpoints.
+    config: the fields that made it, flat; None in older checkpoints.
   """
 
   step: int
@@ -61,6 +64,7 @@ class Restored:
   data: Json
   host: Host
   facts: Json | None
+  config: Json | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +146,45 @@ def check_teacher(
     checksums[0] == checksums[1],
     f'the teacher has changed since {workdir} was trained: parameters '
     f'{checksums[0]} there, {checksums[1]} here; bring them back, or choose '
+    'another --workdir',
+  )
+
+
+def check_config(
+  folder: pathlib.Path,
+  restored: Restored,
+  here: Json | None,
+  *,
+  newest: bool,
+) -> None:
+  """Refuses a checkpoint that another run has made.
+
+  A run that had done all its steps may have been given more since then.
+
+  Args:
+    folder: the checkpoints.
+    restored: one of them.
+    here: the fields of the config that decide what is trained, flat; None
+      compares nothing.
+    newest: whether it is the newest; of earlier ones the run may have been
+      shorter.
+
+  Raises:
+    ConfigError: names every field that differs.
+  """
+  if here is None or restored.config is None:  # of an older version
+    return
+  there = dict(restored.config)
+  end = there.get(STEPS)
+  was_over = end == restored.step or not newest
+  if isinstance(end, int) and was_over and end < here[STEPS]:
+    there[STEPS] = here[STEPS]
+
+  differing = fields.differing(there, here)
+  need(
+    not differing,
+    f'checkpoint {folder / str(restored.step)} was made by another config: '
+    f'{"; ".join(differing)}; put the checkpoints of this run back, or choose '
     'another --workdir',
   )
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 
 from ease_jax.checks import ConfigError, need
 from ease_jax.files import write_atomic
+from ease_jax.progress import duration
 
 METRICS = 'metrics.jsonl'
 QUIET_S = 30.0  # a file hears of the training at least so often
@@ -185,15 +186,6 @@ class Writers:
       f'{split} loss {values["loss"]:.4f}  best {values["best_loss"]:.4f}\n'
     )
     self._stream.flush()
-
-
-def duration(seconds: float) -> str:
-  """Seconds as a clock shows them: 90.4 is 1:30, 3700 is 1:01:40."""
-  minutes, second = divmod(round(seconds), 60)
-  hours, minute = divmod(minutes, 60)
-  if hours:
-    return f'{hours}:{minute:02}:{second:02}'
-  return f'{minute}:{second:02}'
 
 
 def _open_board(workdir: str | os.PathLike[str], resume_step: int) -> Board:

@@ -1,0 +1,98 @@
+"""A config as flat fields of JSON: which of them two configs disagree about."""
+
+import math
+from typing import Any
+
+from ease_jax import config as config_lib
+from ease_jax.config import Config, ConfigDict
+
+Json = dict[str, Any]
+
+STEPS = 'train.steps'
+# What a later command in the same directory may change: it has no influence
+# on the parameters.
+FREE = (
+  'evaluate.batch_size',
+  'evaluate.select_split',
+  'evaluate.report_split',
+  'evaluate.segments',
+  'evaluate.speed_tokens',
+  'exit.',
+  'generate.',
+  'train.log_every',
+  'train.tensorboard',
+  'train.profile',
+)
+# What has no influence on the results of an evaluation either.
+SILENT = (
+  'evaluate.batch_size',
+  'generate.',
+  'train.log_every',
+  'train.tensorboard',
+  'train.profile',
+)
+# What a checkpoint does not depend on. Which text it saw, it knows by a hash.
+_UNTRAINED = (
+  *FREE,
+  'data.',
+  'evaluate.',
+  'train.checkpoint_every',
+  'train.keep',
+)
+_OF_THE_TASK = ('data.seq_len', 'data.task')
+
+
+def as_json(config: Config) -> Json:
+  """A config as plain JSON; infinite thresholds become strings."""
+  return _plain(config.to_dict())
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {name: _plain(field) for name, field in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return str(value)
+  return value
+
+
+def flat(tree: Config | Json, prefix: str = '') -> Json:
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  found: Json = {}
+  for name, value in tree.items():
+    if isinstance(value, (dict, ConfigDict)):
+      found |= flat(value, f'{prefix}{name}.')
+    else:
+      found[prefix + name] = value
+  return found
+
+
+def of_training(config: Config) -> Json:
+  """The fields that decide what a checkpoint holds, flat."""
+  return {
+    name: value
+    for name, value in flat(as_json(config)).items()
+    if name in _OF_THE_TASK or not name.startswith(_UNTRAINED)
+  }
+
+
+def differing(there: Json, here: Json, free: tuple[str, ...] = ()) -> list[str]:
+  """What two flat configs disagree about, `FIELD=VALUE there, VALUE here`.
+
+  A field that is new since one was written has its default there.
+
+  Args:
+    there: as it was written.
+    here: as it is asked for.
+    free: beginnings of names that may differ.
+  """
+  default = flat(as_json(config_lib.base()))
+  found = []
+
+  for name in sorted(there.keys() | here.keys()):
+    theirs = there.get(name, default.get(name, 'missing'))
+    ours = here.get(name, 'missing')
+    if theirs != ours and not name.startswith(free):
+      found.append(f'{name}={theirs} there, {ours} here')
+  return found
