@@ -207,6 +207,7 @@ def test_a_teacher_that_is_no_run_is_refused(finished_run, tmp_path):
       ('loss.teacher=~no_such_user/x: there is no',),
     ),
   ],
+  ids=lambda x: ' '.join(x),
 )
 def test_a_teacher_that_cannot_teach_is_refused(
   finished_run, tmp_path, changes, parts
