@@ -93,6 +93,7 @@ class Specs:
       self.loss.trained_K,
       self.loss.asked_K,
       ahead=self.loss.ahead,
+      frozen=self.loss.frozen,
       rehearsed=self.loss.teaching.own and self.loss.segments > 1,
     )
 
@@ -130,6 +131,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     config.loss,
     grid,
     per_segment=train.per_segment,
+    frozen=train.frozen,
     carry_backprop=model.carry_backprop,
   )
   optimizer_spec = OptimizerSpec.from_config(
@@ -137,6 +139,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     num_blocks=grid.num_blocks,
     steps=train.steps,
     updates_per_step=train.updates_per_step(grid.segments),
+    frozen=train.frozen,
   )
   specs = Specs(
     seed=config.seed,

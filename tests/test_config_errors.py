@@ -177,7 +177,8 @@ ERRORS = [
   (
     {'exit.signals': ('max_prob', 'vibes')},
     "exit.signals=('max_prob', 'vibes') holds 'vibes', which is unknown; use "
-    'one of: max_prob, margin, entropy, state_cosine, kl, patience, q_halt',
+    'one of: max_prob, margin, entropy, state_cosine, state_change, '
+    'state_steadiness, kl, patience, calm, dat, gain, q_halt, ouro',
   ),
   (
     {'exit.thresholds.max_prob': (0.5, 1.5)},

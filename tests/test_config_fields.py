@@ -123,7 +123,11 @@ def test_the_shape_is_shown():
     ({'loss.teacher_divergence': 'reverse_kl'}, ('teacher_divergence',)),
     ({'loss.teacher_top_k': 5}, ('teacher_top_k=5', 'is distill')),
     ({'loss.gate_weight': 0.1}, ('loss.gate_weight', 'loss.gates is on')),
-    ({'loss.gate_exploration': 0.2}, ('gate_exploration', 'gates is on')),
+    ({'loss.gate_exploration': 0.2}, ('gate_exploration', 'is q_halt')),
+    (
+      {'loss.gates': ('calm',), 'loss.gate_price': 0.2},
+      ('gate_price=0.2', 'loss.gates is dat'),
+    ),
     ({'loss.token_fraction': 0.5}, ('loss.token_fraction', 'no readout')),
     ({'loss.schedule': 'rotate'}, ('loss.schedule=rotate', 'no readout')),
     (

@@ -125,7 +125,12 @@ KNOWS = Signal(
   low=0.0,
   high=1.0,
   sweep=(0.2, 0.5),
-  gate=Gate(init_knows, apply_knows, learn_knows, flops=lambda dim: 2.0 * dim),
+  gate=Gate(
+    init_knows,
+    apply_knows,
+    flops=lambda dim: 2.0 * dim,
+    loss=learn_knows,
+  ),
 )
 
 # ------------------------------------------------------------ a K/V policy

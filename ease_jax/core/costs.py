@@ -188,6 +188,7 @@ class CostModel:
     asked_K: Sequence[float] | None = None,
     *,
     ahead: bool = False,
+    frozen: bool = False,
     rehearsed: bool = False,
   ) -> float:
     """Forward and backward FLOPs of one training token; recomputation is free.
@@ -201,13 +202,14 @@ class CostModel:
         decide on an exit or whether a prediction was right, or to teach.
       ahead: whether every segment is run a second time, forward, to look one
         segment ahead.
+      frozen: whether no gradient reaches the cells and heads.
       rehearsed: whether all cells are run a second time, forward, for what the
         last readout will say.
     """
     carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
     body_L = self.cell_L[: len(carries_L)]
     forward = body_L.sum()
-    backward = 2 * (body_L * carries_L).sum()
+    backward = 0.0 if frozen else 2 * (body_L * carries_L).sum()
 
     if ahead:
       forward += body_L[len(self.grid.prelude) :].sum()
@@ -216,7 +218,8 @@ class CostModel:
 
     trained = float(np.sum(np.asarray(trained_K)))
     asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))
-    heads = trained * 3 * (self.head + self.coda) + asked * self.head
+    passes = 1 if frozen else 3
+    heads = trained * passes * (self.head + self.coda) + asked * self.head
     return float(forward + backward + heads)
 
 

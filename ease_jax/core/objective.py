@@ -21,6 +21,7 @@ from ease_jax.checks import (
   need,
   plain,
 )
+from ease_jax.core import depth_adaptive, halting, ouro
 from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.signals import SIGNALS
@@ -51,12 +52,19 @@ class LossSpec:
       stop there, as under `copy_state` at inference; 0 = none do.
     exit_rows: share of the rows in which they do.
     per_segment: each segment is an update of its own, and normalised so.
+    frozen: only gates learn; everything else is a constant.
     segments: S.
     carry_backprop: last segments that losses reach through; 1 = their own.
     teaching: what readouts learn, and of whom.
     gates: learned signals that are trained.
     gate_weight: weight of their losses.
+    gate_gradient: their losses move the model too, not only the gates.
     gate_exploration: chance that a token must go on, whatever its gate says.
+    gate_oracle: what names the readout where a token should have stopped.
+    gate_price: what the oracle asks every further cell to bring.
+    gate_smoothing: width of the oracle's kernel over neighbours; 0 = none.
+    gate_objective: what ouro's gate learns.
+    gate_entropy: weight of its distribution's entropy, beta.
   """
 
   weight_K: tuple[NotNegative, ...]
@@ -68,12 +76,29 @@ class LossSpec:
   exit_threshold: Share = 0.0
   exit_rows: Annotated[Share, ReadIf('exit_threshold')] = 0.5
   per_segment: bool = False
+  frozen: bool = False
   segments: Depth = 1
   carry_backprop: Depth = 1
   teaching: TeachingSpec = TeachingSpec()
   gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
   gate_weight: Annotated[NotNegative, ReadIf('gates')] = 0.0
-  gate_exploration: Annotated[Share, ReadIf('gates')] = 0.0
+  gate_gradient: Annotated[bool, ReadIf('gates')] = True
+  gate_exploration: Annotated[Share, ReadIf('gates', (halting.NAME,))] = 0.0
+  gate_oracle: Annotated[
+    str,
+    OneOf(depth_adaptive.ORACLES),
+    ReadIf('gates', (depth_adaptive.NAME,)),
+  ] = depth_adaptive.ORACLES[0]
+  gate_price: Annotated[
+    NotNegative, ReadIf('gates', (depth_adaptive.NAME,))
+  ] = 0.0
+  gate_smoothing: Annotated[
+    NotNegative, ReadIf('gates', (depth_adaptive.NAME,))
+  ] = 0.0
+  gate_objective: Annotated[
+    str, OneOf(ouro.OBJECTIVES), ReadIf('gates', (ouro.NAME,))
+  ] = ouro.OBJECTIVES[0]
+  gate_entropy: Annotated[NotNegative, ReadIf('gates', (ouro.NAME,))] = 0.0
 
   def __post_init__(self):
     check_fields('loss', self)
@@ -86,6 +111,11 @@ class LossSpec:
     self._check_teacher()
     for name in self.gates:
       self._check_gate(name)
+    need(
+      not self.frozen or bool(self.learned),
+      f'train.freeze=model leaves nothing to learn: loss.gates={self.gates} '
+      f'with loss.gate_weight={self.gate_weight}; name a gate, or use nothing',
+    )
     self._check_updates()
 
   def _check_weights(self) -> None:
@@ -142,6 +172,23 @@ class LossSpec:
       f'loss.gates names {name}, which learns at the end of a segment only; '
       'let model.readouts name the last layer alone',
     )
+    if gate.grid_loss is None:
+      return
+    need(
+      len(self.weight_K) > 1,
+      f'loss.gates names {name}, which learns where to stop, and the model has '
+      'one readout; add more to model.readouts',
+    )
+    need(
+      not self.per_segment,
+      f'loss.gates names {name}, which learns from all segments together, and '
+      'train.updates=per_segment makes an update of each; use joint',
+    )
+    need(
+      not self.exit_threshold or self.exit_rows < 1,
+      f'loss.gates names {name}, which learns in rows without exits, and '
+      f'loss.exit_rows={self.exit_rows} leaves none; lower it',
+    )
 
   def _check_updates(self) -> None:
     if not self.per_segment:
@@ -166,6 +213,7 @@ class LossSpec:
     grid: Grid,
     *,
     per_segment: bool,
+    frozen: bool,
     carry_backprop: int,
   ) -> 'LossSpec':
     """The loss of a config.
@@ -174,6 +222,7 @@ class LossSpec:
       section: `loss` of the config.
       grid: the model's cells.
       per_segment: whether each segment is an update of its own.
+      frozen: whether only gates learn.
       carry_backprop: of the model.
 
     Raises:
@@ -191,6 +240,7 @@ class LossSpec:
       tuple(weight_K),
       teaching=TeachingSpec(**own(TeachingSpec)),
       per_segment=per_segment,
+      frozen=frozen,
       segments=grid.segments,
       carry_backprop=carry_backprop,
       **fields,
@@ -237,6 +287,19 @@ class LossSpec:
   def learned(self) -> tuple[str, ...]:
     """Signals whose gates are trained."""
     return self.gates if self.gate_weight else ()
+
+  @property
+  def learned_from_grid(self) -> tuple[str, ...]:
+    """Those of them that look at all readouts at once."""
+    gates = {name: SIGNALS[name].gate for name in self.learned}
+    return tuple(
+      name for name, gate in gates.items() if gate and gate.grid_loss
+    )
+
+  def exits(self, rows: int) -> jax.Array:
+    """Rows of a batch in which tokens may stop while training, [B, 1] bool."""
+    some = round(self.exit_rows * rows) if self.exit_threshold else 0
+    return (jnp.arange(rows) < some)[:, None]
 
   @property
   def ahead(self) -> bool:

@@ -171,7 +171,9 @@ def _observe(chunk, w_VxD, with_kl):
   h_NxD, prev_NxD, prevn_NxD, n_NxD, target_N = chunk
   before_NxV = logits(prevn_NxD, w_VxD) if with_kl else None
   obs = statistics(logits(n_NxD, w_VxD), target_N, before_NxV)
-  return obs._replace(state_cosine=cosine(h_NxD, prev_NxD))
+  return obs._replace(
+    state_cosine=cosine(h_NxD, prev_NxD), state_change=change(h_NxD, prev_NxD)
+  )
 
 
 def statistics(
@@ -220,6 +222,14 @@ def cosine(a_NxD: jax.Array, b_NxD: jax.Array) -> jax.Array:
   return jnp.clip((a_NxD * b_NxD).sum(-1) / (norms_N + 1e-12), -1.0, 1.0)
 
 
+def change(h_NxD: jax.Array, before_NxD: jax.Array) -> jax.Array:
+  """Length of the difference of two states by that of the earlier, [N]."""
+  h_NxD = h_NxD.astype(jnp.float32)
+  before_NxD = before_NxD.astype(jnp.float32)
+  moved_N = jnp.linalg.norm(h_NxD - before_NxD, axis=-1)
+  return moved_N / (jnp.linalg.norm(before_NxD, axis=-1) + 1e-12)
+
+
 def _flat(x: jax.Array) -> jax.Array:
   return x.reshape(-1, x.shape[-1])
 
@@ -262,7 +272,10 @@ def observe(
 
   obs = jax.tree.map(whole, jax.lax.map(observe_chunk, chunks))
   if previous is None:
-    obs = obs._replace(state_cosine=jnp.full(shape, -jnp.inf))
+    blank = signals.blank(shape)
+    obs = obs._replace(
+      state_cosine=blank.state_cosine, state_change=blank.state_change
+    )
   return obs
 
 
@@ -271,5 +284,10 @@ def observe_states(read: Read, previous: Read | None) -> Observation:
   obs = signals.blank(read.h_BxTxD.shape[:-1])
   if previous is None:
     return obs
-  cosine_N = cosine(_flat(read.h_BxTxD), _flat(previous.h_BxTxD))
-  return obs._replace(state_cosine=cosine_N.reshape(obs.nll.shape))
+  h_NxD = _flat(read.h_BxTxD)
+  before_NxD = _flat(previous.h_BxTxD)
+  shape = obs.nll.shape
+  return obs._replace(
+    state_cosine=cosine(h_NxD, before_NxD).reshape(shape),
+    state_change=change(h_NxD, before_NxD).reshape(shape),
+  )

@@ -104,6 +104,7 @@ def train(
   seed: int,
   eval_batch_size: int,
   eval_max_tokens: int,
+  initial: Params | None = None,
   teacher: Teacher | None = None,
 ) -> Run:
   """Trains to the end, from wherever the workdir's checkpoints stand.
@@ -118,6 +119,8 @@ def train(
     seed: of parameters, data order and everything random.
     eval_batch_size: windows per batch of an evaluation.
     eval_max_tokens: tokens that an evaluation scores, about; 0 = all.
+    initial: parameters to start with instead of random ones, by group; those
+      that it lacks are random. Not read where a checkpoint is.
     teacher: of the loss's target, where another run is one; stays as it is,
       and is in no checkpoint.
 
@@ -147,7 +150,8 @@ def train(
   )
 
   def fresh() -> TrainState:
-    return init_state(init_key, model=model, opt_spec=opt_spec)
+    state = init_state(init_key, model=model, opt_spec=opt_spec)
+    return state._replace(params=state.params | (initial or {}))
 
   def select_loss(params: Params) -> float:
     batches = task.eval_batches('select', eval_batch_size, eval_max_tokens)
@@ -304,7 +308,8 @@ def _write_select_loss(run: Run, loss: float, writers: Writers) -> bool:
       'lower optimizer.learning_rate'
     )
   host = run.host
-  improved = host.best_loss is None or loss < host.best_loss
+  # Of equally good ones the newest: a frozen model's loss does not change.
+  improved = host.best_loss is None or loss <= host.best_loss
   if improved:
     host.best_loss = loss
     host.best_step = run.step

@@ -1,7 +1,7 @@
 """The grid loss: a weighted sum of the readouts' losses over all segments."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
@@ -10,7 +10,9 @@ import optax
 
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
+from ease_jax.model.body import is_gate
 from ease_jax.model.walk import Tree
+from ease_jax.train.gates import learn_from_grid
 from ease_jax.train.segment import (
   Part,
   Progress,
@@ -34,11 +36,22 @@ def parts(spec: LossSpec, step: jax.Array, key: jax.Array) -> Part:
   return Part(number_S, weight_SxR, key_S)
 
 
-def metrics(spec: LossSpec, losses: SegmentLosses, step: jax.Array) -> Metrics:
-  """Scalars of an update from the losses of its segments, stacked [S, ...].
+def metrics(
+  spec: LossSpec,
+  losses: SegmentLosses,
+  step: jax.Array,
+  learned: Mapping[str, jax.Array] | None = None,
+) -> Metrics:
+  """Scalars of an update.
 
   loss, loss_final, weight_sum, loss of each supervised readout (`loss_k`,
   1-based) and of each learned signal (`loss_NAME`).
+
+  Args:
+    spec: the loss.
+    losses: of the segments, stacked [S, ...].
+    step: the update's number, from 0.
+    learned: losses of gates that learn from the whole grid.
   """
   loss_K = losses.readout_R.reshape(-1)
   weight_K = spec.weights_at(step)
@@ -48,6 +61,9 @@ def metrics(spec: LossSpec, losses: SegmentLosses, step: jax.Array) -> Metrics:
   for name, loss_S in losses.gates.items():
     named[f'loss_{name}'] = loss_S.mean()
     total += spec.gate_scale * loss_S.sum()
+  for name, loss in (learned or {}).items():
+    named[f'loss_{name}'] = loss
+    total += spec.gate_weight * loss
 
   return named | {
     'loss': total,
@@ -101,6 +117,8 @@ def grid_loss(
     key: of everything random in the update.
     teacher: of the target, where it has one beside the model.
   """
+  if spec.frozen:
+    params = only_gates(params)
   setting = prepared(params, model, spec, batch, key, teacher)
   started = begin(params, setting)
   progress = first_progress(model, batch)
@@ -121,7 +139,17 @@ def grid_loss(
   _, (loss_S, losses) = over_segments(
     one, progress._replace(state=carried), parts(spec, step, key)
   )
-  return loss_S.sum(), metrics(spec, losses, step)
+  learned = learn_from_grid(spec, model.grid, batch, losses.told)
+  loss = loss_S.sum() + spec.gate_weight * sum(learned.values())
+  return loss, metrics(spec, losses, step, learned)
+
+
+def only_gates(params: Params) -> Params:
+  """The same values; all but gates are constants to the backward pass."""
+  return {
+    name: group if is_gate(name) else jax.lax.stop_gradient(group)
+    for name, group in params.items()
+  }
 
 
 def _cut(progress: Progress, number: jax.Array, spec: LossSpec) -> Progress:
@@ -193,7 +221,8 @@ def grid_gradient(
 
   Segments that no gradient joins are differentiated one by one.
   """
-  if spec.segments == 1 or spec.carry_backprop > 1:
+  is_joined = spec.carry_backprop > 1 or spec.learned_from_grid or spec.frozen
+  if spec.segments == 1 or is_joined:
     gradient = jax.grad(grid_loss, has_aux=True)
     return gradient(params, model, spec, batch, step, key, teacher)
 

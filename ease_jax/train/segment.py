@@ -22,7 +22,7 @@ from ease_jax.model.walk import (
   settled,
   walk,
 )
-from ease_jax.train.gates import Segment, learn_gates
+from ease_jax.train.gates import Segment, Told, learn_gates, tell
 from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
 
 
@@ -46,8 +46,9 @@ class SegmentLosses(NamedTuple):
   """Losses of one segment, nats."""
 
   readout_R: jax.Array  # 0 where a readout is not supervised
-  gates: dict[str, jax.Array]  # of each learned signal
+  gates: dict[str, jax.Array]  # of each signal that learns from segments
   routers: jax.Array
+  told: Told | None = None  # to gates that learn from the whole grid
 
 
 class Setting(NamedTuple):
@@ -181,6 +182,10 @@ def segment_loss(
     layer,
     travel,
   )
+
+  def answers(state: State) -> jax.Array:
+    return bound.through_coda(state, layer, travel)
+
   learned, alive_BxT = learn_gates(
     bound,
     spec,
@@ -188,8 +193,9 @@ def segment_loss(
     progress.alive_BxT,
     Segment(walked.state, walked.reads, part.number),
     gate_key,
-    lambda state: bound.through_coda(state, layer, travel),
+    answers,
   )
+  told = tell(bound, spec, batch, walked.reads, answers)
   routers = walked.router_loss_BxT * batch['mask']
   routers = routers.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
 
@@ -200,7 +206,7 @@ def segment_loss(
     progress.done_BxT if walked.exits is None else walked.exits.done_BxT,
     alive_BxT,
   )
-  losses = SegmentLosses(loss_R, learned, routers)
+  losses = SegmentLosses(loss_R, learned, routers, told)
   return total, (progress, losses)
 
 
@@ -211,8 +217,7 @@ def _reader(bound: Body, spec: LossSpec, batch: Batch):
   eq. 5, with confident tokens in place of sampled ones) teaches deeper layers
   to read frozen states; the other rows keep full depth as good as it was.
   """
-  rows = len(batch['tokens'])
-  exits_Bx1 = (jnp.arange(rows) < round(spec.exit_rows * rows))[:, None]
+  exits_Bx1 = spec.exits(len(batch['tokens']))
 
   def read(
     r: int, state: State, exits: Exits | None
