@@ -177,14 +177,13 @@ def test_a_teacher_that_is_no_run_is_refused(finished_run, tmp_path):
   text, folder = finished_run
   nowhere = tmp_path / 'nowhere'
   c = student_config(text, nowhere)
-  assert refusal(c, tmp_path / 'run') == (
-    f'loss.teacher={nowhere} is no run: {nowhere / "config.json"} is missing; '
-    'name the --workdir of a run'
+  expected = (
+    f'loss.teacher={nowhere} has no checkpoint; give the directory of a run '
+    'that was trained'
   )
+  assert refusal(c, tmp_path / 'run') == expected
   shutil.copytree(folder, nowhere, ignore=shutil.ignore_patterns('checkpoints'))
-  assert refusal(c, tmp_path / 'run') == (
-    f'loss.teacher={nowhere} has no checkpoint; train it first'
-  )
+  assert refusal(c, tmp_path / 'run') == expected
 
 
 @pytest.mark.parametrize(
@@ -192,7 +191,7 @@ def test_a_teacher_that_is_no_run_is_refused(finished_run, tmp_path):
   [
     (
       {'data.tokenizer': 'byte'},
-      ('has another tokenizer: tokenizer=char there, byte here; vocab_size=',),
+      ('was trained with tokenizer=char, and data.* give byte; use its',),
     ),
     (
       {'data.seq_len': 16},

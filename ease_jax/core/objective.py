@@ -154,6 +154,11 @@ class LossSpec:
 
   def _check_teacher(self) -> None:
     need(
+      not (self.frozen and self.teaching.on),
+      f'loss.target={self.teaching.target} has no effect with '
+      'train.freeze=model: no readout learns; use loss.target=label',
+    )
+    need(
       not self.teaching.on or any(self.taught_K),
       f'loss.target={self.teaching.target} has no effect: the last readout '
       'teaches, and no earlier one has a weight; give one of them a weight, or '
