@@ -105,6 +105,7 @@ def _add_loss(c: Config) -> None:
   c.loss.teacher_top_k = 0  # compare its likeliest so many tokens; 0 = all
   c.loss.gates = ()  # learned signals to train: calm, dat, ouro, gain, q_halt
   c.loss.gate_weight = 0.5  # weight of their losses; 0 = off
+  c.loss.gate_dim = 64  # width of a gate's hidden layer; 0 = a linear gate
   c.loss.gate_gradient = True  # their losses move the model too
   c.loss.gate_exploration = 0.1  # q_halt: chance that a token must go on long
   c.loss.gate_oracle = 'likelihood'  # dat: or correctness, agreement

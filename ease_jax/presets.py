@@ -68,11 +68,11 @@ def gates(c: Config, source: str) -> Config:
   c = copy.deepcopy(c)
   c.train.init_from = source
   c.train.freeze = 'model'
-  c.train.steps = 400
-  c.train.eval_every = 200
-  c.train.checkpoint_every = 200
+  c.train.steps = 600
+  c.train.eval_every = 300
+  c.train.checkpoint_every = 300
   c.optimizer.name = 'adamw'
-  c.optimizer.learning_rate = 5e-3
+  c.optimizer.learning_rate = 3e-3
   c.optimizer.muon_learning_rate = config.base().optimizer.muon_learning_rate
   c.optimizer.weight_decay = 0.0
   c.loss.gates = ('calm', 'dat', 'gain', 'ouro')

@@ -48,7 +48,7 @@ OWNERS: dict[str, tuple[type, ...]] = {
   'exit': (SweepSpec,),
   'generate': (GenerateSpec, Sampling),
 }
-LEARNED = declared(LossSpec)['gates']  # what models are built with, too
+LEARNED = declared(LossSpec)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +118,13 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
   check_value('seed', config.seed, Seed)
   data = DataSpec.from_config(config.data)
   one_of('data.task', data.task, TASKS)
-  check_value('loss.gates', plain(config.loss)['gates'], LEARNED)
+  for name in ('gates', 'gate_dim'):  # what models are built with, too
+    check_value(f'loss.{name}', plain(config.loss)[name], LEARNED[name])
   model = model_lib.model_config(
     config.model,
     vocab_size,
     gates=config.loss.gates if config.loss.gate_weight else (),
+    gate_dim=config.loss.gate_dim,
     attention=TASKS[data.task].attention,
   )
   grid = model_lib.build(model).grid

@@ -52,7 +52,7 @@ def test_the_loops_own_counts_are_the_cost_model(name, signal, policy):
     + counts.fills_run * prices.fill
   )
   if signal == 'state_cosine':  # one cosine, before the second readout
-    spent += point.rule.signal.flops(model.cfg.dim) * (text.exits > 0).sum()
+    spent += point.rule.signal.flops(model.cfg.dim, 0) * (text.exits > 0).sum()
   active_K = point.threshold_K(model.grid.num_readouts) < INF
   charged_K = prices.exit_K(point.rule, active_K)
   assert spent == pytest.approx(charged_K[text.exits].sum())

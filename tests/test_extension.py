@@ -94,8 +94,8 @@ DOUBT = Router('doubt', init_doubt, doubt, flops=lambda dim: 2.0 * dim)
 # ------------------------------------------------------ a learned signal
 
 
-def init_knows(key, dim):
-  del key
+def init_knows(key, dim, hidden):
+  del key, hidden
   return {'kernel': jnp.zeros((dim, 1))}
 
 
@@ -128,7 +128,7 @@ KNOWS = Signal(
   gate=Gate(
     init_knows,
     apply_knows,
-    flops=lambda dim: 2.0 * dim,
+    flops=lambda dim, hidden: 2.0 * dim,
     loss=learn_knows,
   ),
 )

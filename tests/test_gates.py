@@ -10,13 +10,13 @@ import scipy.special
 import segmented
 
 import tiny
-from ease_jax.core import calm, depth_adaptive, gain, linear_gate, ouro, signals
+from ease_jax.core import calm, depth_adaptive, gain, ouro, signals, state_gate
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.signals import GridLesson
 
 GATES = ('calm', 'dat', 'gain', 'ouro')
 MODELS = {
-  'stack': tiny.stack(readouts=(1, 2, 4), gates=GATES),
+  'stack': tiny.stack(readouts=(1, 2, 4), gates=GATES, gate_dim=8),
   'refine': tiny.refine(gates=GATES),
 }
 BATCH = segmented.BATCH
@@ -45,6 +45,7 @@ def lesson_of(seed=0, mask_BxT=None, **settings):
     nll_KxBxT=jnp.asarray(rng.gamma(2.0, 1.0, shape), jnp.float32),
     argmax_KxBxT=jnp.asarray(rng.integers(0, 3, shape), jnp.int32),
     target_BxT=jnp.asarray(rng.integers(0, 3, shape[1:]), jnp.int32),
+    kl_KxBxT=jnp.asarray(rng.gamma(1.0, 0.3, shape), jnp.float32),
     mask_BxT=jnp.ones(shape[1:]) if mask_BxT is None else mask_BxT,
     depth_K=DEPTH_K,
     settings=fields | settings,
@@ -70,7 +71,7 @@ def naive_bce(p, target):
 
 def test_a_chain_of_decisions_is_a_distribution():
   logit_KxBxT = np.asarray(lesson_of().output_KxBxTxO[..., 0])
-  p_KxBxT = np.exp(linear_gate.log_exit(jnp.asarray(logit_KxBxT)))
+  p_KxBxT = np.exp(state_gate.log_exit(jnp.asarray(logit_KxBxT)))
   np.testing.assert_allclose(p_KxBxT.sum(0), 1, rtol=1e-5)
   np.testing.assert_allclose(p_KxBxT, naive_distribution(logit_KxBxT), 1e-5)
 
@@ -156,15 +157,57 @@ def test_ouro_stops_at_quantiles_of_its_distribution():
   np.testing.assert_allclose(score_KxN[:-1], mass_KxN[:-1], rtol=1e-5)
 
 
-def test_gain_regresses_what_is_left_to_win_per_share_of_depth():
+def test_gain_regresses_the_divergence_from_the_last_readout():
   lesson = lesson_of()
-  nll_KxBxT = np.asarray(lesson.nll_KxBxT)
+  kl_KxBxT = np.asarray(lesson.kl_KxBxT)
   output_KxBxT = np.asarray(lesson.output_KxBxTxO[..., 0])
   losses = []
   for k, left in enumerate((0.75, 0.5)):
-    error_BxT = left * output_KxBxT[k] - (nll_KxBxT[k] - nll_KxBxT[-1])
-    losses.append(error_BxT**2)
+    expected_BxT = left * np.exp(output_KxBxT[k])
+    losses.append(expected_BxT - kl_KxBxT[k] * output_KxBxT[k])
   np.testing.assert_allclose(gain.loss(lesson), np.mean(losses, 0), rtol=1e-4)
+
+
+@pytest.mark.parametrize('left, kl', [(0.75, 0.3), (0.5, 0.02)])
+def test_gain_is_lowest_where_it_foresees_the_mean(left, kl):
+  """It is a rate per share of depth, the log of it in nats."""
+
+  def loss_at(log_rate):
+    k = {0.75: 0, 0.5: 1}[left]
+    output = jnp.zeros((NUM, 1, 1, 1)).at[k].set(log_rate)
+    kl_Kx1x1 = jnp.zeros((NUM, 1, 1)).at[k].set(kl)
+    lesson = lesson_of()._replace(output_KxBxTxO=output, kl_KxBxT=kl_Kx1x1)
+    return gain.loss(lesson)[0, 0]
+
+  best = jnp.log(kl / left)
+  assert jax.grad(loss_at)(best) == pytest.approx(0, abs=1e-6)
+  assert loss_at(best) < min(loss_at(best - 0.5), loss_at(best + 0.5))
+
+
+def test_divergences_are_from_the_last_readout():
+  model = MODELS['refine']
+  params = tiny.params(model)
+  bound = model.bind({'params': params})
+  state_K = segmented.states(params, BATCH['tokens'], model=model)
+  log_p_K = [
+    jax.nn.log_softmax(bound.normed(k, h) @ bound.unembedding().T)
+    for k, h in enumerate(state_K)
+  ]
+  kl_KxBxT = jnp.stack(
+    [
+      (jnp.exp(log_p_K[-1]) * (log_p_K[-1] - log_p)).sum(-1)
+      for log_p in log_p_K
+    ]
+  )
+  lesson = lesson_of()._replace(
+    output_KxBxTxO=jnp.stack([bound.gate('gain', h) for h in state_K]),
+    kl_KxBxT=kl_KxBxT,
+    depth_K=model.grid.depth_K,
+  )
+  _, metrics = gradient_of('refine')
+  np.testing.assert_allclose(
+    metrics['loss_gain'], gain.loss(lesson).mean(), rtol=1e-4
+  )
 
 
 # ------------------------------------------------------------------ training

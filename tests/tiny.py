@@ -56,11 +56,17 @@ def update_model(section, **fields):
     target[field] = value
 
 
-def model_config(vocab_size=VOCAB, gates=(), attention='causal', **changes):
+def model_config(
+  vocab_size=VOCAB, gates=(), gate_dim=0, attention='causal', **changes
+):
   c = config.base()
   update_model(c.model, **(SMALL | changes))
   return model_lib.model_config(
-    c.model, vocab_size, gates=gates, attention=attention
+    c.model,
+    vocab_size,
+    gates=gates,
+    gate_dim=gate_dim,
+    attention=attention,
   )
 
 

@@ -49,6 +49,7 @@ class CostModel:
   Attributes:
     grid: the model's cells.
     dim: D.
+    gate_dim: width of the hidden layer of gates, 0 = none.
     block_L: price of each cell's block, the coda's cells last.
     extra_L: what bodies and routers add to each cell; it is paid for a token
       that a router keeps out of the cell, too.
@@ -58,6 +59,7 @@ class CostModel:
 
   grid: Grid
   dim: int
+  gate_dim: int
   block_L: np.ndarray
   extra_L: np.ndarray
   fill: float
@@ -110,7 +112,7 @@ class CostModel:
   def asking(self, rule: ExitRule) -> float:
     """Asking once whether a token stops: a head, or a signal without one."""
     head = self.head if rule.signal.needs_head else 0.0
-    return head + rule.signal.flops(self.dim)
+    return head + rule.signal.flops(self.dim, self.gate_dim)
 
   def exit_K(
     self,
@@ -242,5 +244,11 @@ def cost_model(
   block_L = np.full(len(cells), block_flops(cfg, context), np.float64)
   extra_L = np.asarray([extra.get(cell, 0.0) for cell in cells], np.float64)
   return CostModel(
-    grid, cfg.dim, block_L, extra_L, kv_flops(cfg), head_flops(cfg)
+    grid,
+    cfg.dim,
+    cfg.gate_dim,
+    block_L,
+    extra_L,
+    kv_flops(cfg),
+    head_flops(cfg),
   )

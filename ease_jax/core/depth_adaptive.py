@@ -8,7 +8,7 @@ it has come so far, and the chain learns the readout that an oracle names.
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core import linear_gate, signals
+from ease_jax.core import signals, state_gate
 from ease_jax.core.signals import GridLesson, Memory, Observation, Signal
 
 NAME = 'dat'
@@ -45,22 +45,22 @@ def worth(lesson: GridLesson) -> jax.Array:
 def loss(lesson: GridLesson) -> jax.Array:
   """Cross-entropy of the chain and the oracle's readout, [B, T] nats."""
   best_BxT = jnp.argmax(worth(lesson), axis=0)
-  log_exit_KxBxT = linear_gate.log_exit(lesson.output_KxBxTxO[..., 0])
+  log_exit_KxBxT = state_gate.log_exit(lesson.output_KxBxTxO[..., 0])
   return -jnp.take_along_axis(log_exit_KxBxT, best_BxT[None], 0)[0]
 
 
 def _step(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
-  return memory, jax.nn.sigmoid(linear_gate.output(obs, NAME))
+  return memory, jax.nn.sigmoid(state_gate.output(obs, NAME))
 
 
 signals.register(
   Signal(
     NAME,
     _step,
-    linear_gate.LOOKS_AT,
+    state_gate.LOOKS_AT,
     low=0.0,
     high=1.0,
     sweep=(0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
-    gate=linear_gate.gate(loss),
+    gate=state_gate.gate(loss),
   )
 )

@@ -1,9 +1,10 @@
 """gain: what would going on to the end still bring?
 
-A regression by least squares on the states: how many nats the last readout is
-better than this one, per share of the model's cells that lie between them. A
-token goes on while that is more than its price, and the threshold is minus
-the price of a full pass in nats.
+The loss that a token will have saved at the last readout is mostly luck: its
+true token is one draw. Were the last readout's distribution p_K right, the
+expected saving is KL(p_K || p_k), and that is what the gate learns to foresee
+from the state at readout k, by a Poisson regression per share of the cells
+that lie between. A token goes on while that is more than its price.
 """
 
 import math
@@ -11,33 +12,40 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core import linear_gate, signals
+from ease_jax.core import signals, state_gate
 from ease_jax.core.signals import GridLesson, Memory, Observation, Signal
 
 NAME = 'gain'
 
 
 def loss(lesson: GridLesson) -> jax.Array:
-  """Mean squared error over the readouts before the last, [B, T] nats^2."""
+  """Poisson deviance over the readouts before the last, [B, T] nats.
+
+  With r_k the expected nats per full pass, exp of the output, and s_k the
+  share of cells behind readout k: s_k r_k - KL log r_k, which is lowest on
+  average where s_k r_k is the mean of KL.
+  """
+  assert lesson.kl_KxBxT is not None
   depth_K = jnp.asarray(lesson.depth_K, jnp.float32)
   left_Kx1x1 = (1 - depth_K / lesson.depth_K[-1])[:, None, None]
-  gained_KxBxT = lesson.nll_KxBxT - lesson.nll_KxBxT[-1:]
-  predicted_KxBxT = left_Kx1x1 * lesson.output_KxBxTxO[..., 0]
-  return ((predicted_KxBxT - gained_KxBxT)[:-1] ** 2).mean(0)
+  log_rate_KxBxT = lesson.output_KxBxTxO[..., 0]
+  expected_KxBxT = left_Kx1x1 * jnp.exp(log_rate_KxBxT)
+  each_KxBxT = expected_KxBxT - lesson.kl_KxBxT * log_rate_KxBxT
+  return each_KxBxT[:-1].mean(0)
 
 
 def _step(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
-  return memory, -linear_gate.output(obs, NAME)
+  return memory, -state_gate.output(obs, NAME)
 
 
 signals.register(
   Signal(
     NAME,
     _step,
-    linear_gate.LOOKS_AT,
+    state_gate.LOOKS_AT,
     low=-math.inf,
     high=math.inf,
-    sweep=(-1.0, -0.5, -0.3, -0.2, -0.1, 0.0),
-    gate=linear_gate.gate(loss),
+    sweep=(0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
+    gate=state_gate.gate(loss, compares=True),
   )
 )

@@ -19,9 +19,9 @@ NAME = 'q_halt'
 Parameters = dict[str, jax.Array]
 
 
-def init(key: jax.Array, dim: int) -> Parameters:
+def init(key: jax.Array, dim: int, hidden: int) -> Parameters:
   """Parameters of the gate, a linear map from D to two values."""
-  del key
+  del key, hidden
   return {'kernel': jnp.zeros((dim, 2)), 'bias': jnp.full(2, FIRST_VALUE)}
 
 
@@ -32,8 +32,9 @@ def values(params: Parameters, h: jax.Array) -> jax.Array:
   return q_Nx2.reshape(*h.shape[:-1], 2)
 
 
-def flops(dim: int) -> float:
+def flops(dim: int, hidden: int) -> float:
   """FLOPs of both values of one token."""
+  del hidden
   return 2.0 * dim * 2
 
 

@@ -58,6 +58,7 @@ class LossSpec:
     teaching: what readouts learn, and of whom.
     gates: learned signals that are trained.
     gate_weight: weight of their losses.
+    gate_dim: width of their hidden layer; 0 = none.
     gate_gradient: their losses move the model too, not only the gates.
     gate_exploration: chance that a token must go on, whatever its gate says.
     gate_oracle: what names the readout where a token should have stopped.
@@ -82,6 +83,7 @@ class LossSpec:
   teaching: TeachingSpec = TeachingSpec()
   gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
   gate_weight: Annotated[NotNegative, ReadIf('gates')] = 0.0
+  gate_dim: Annotated[Size, ReadIf('gates')] = 0
   gate_gradient: Annotated[bool, ReadIf('gates')] = True
   gate_exploration: Annotated[Share, ReadIf('gates', (halting.NAME,))] = 0.0
   gate_oracle: Annotated[
@@ -301,6 +303,12 @@ class LossSpec:
       name for name, gate in gates.items() if gate and gate.grid_loss
     )
 
+  @property
+  def compares(self) -> bool:
+    """Whether a gate looks at KLs from the last readout."""
+    gates = [SIGNALS[name].gate for name in self.learned_from_grid]
+    return any(gate.compares for gate in gates if gate is not None)
+
   def exits(self, rows: int) -> jax.Array:
     """Rows of a batch in which tokens may stop while training, [B, 1] bool."""
     some = round(self.exit_rows * rows) if self.exit_threshold else 0
@@ -341,6 +349,8 @@ class LossSpec:
     last = len(self.weight_K) - 1
     for_exits = 1.0 if self.exit_threshold else 0.0
     for_gates = 1.0 if self.learned else 0.0
+    if self.compares:
+      for_gates += 1.0  # the last readout's again, beside each
     asked_K = [
       max(for_exits if k < last else 0.0, for_gates)
       for k in range(len(self.weight_K))

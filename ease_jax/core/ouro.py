@@ -11,7 +11,7 @@ more than a threshold.
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core import linear_gate, signals
+from ease_jax.core import signals, state_gate
 from ease_jax.core.signals import GridLesson, Observation, Signal
 
 NAME = 'ouro'
@@ -22,7 +22,7 @@ LEAST_GAIN = 0.005  # nats that count as an improvement
 
 def expected_loss(lesson: GridLesson) -> jax.Array:
   """sum_t p(t) nll_t - beta H(p), [B, T] nats (eq. 4; beta: gate_entropy)."""
-  log_p_KxBxT = linear_gate.log_exit(lesson.output_KxBxTxO[..., 0])
+  log_p_KxBxT = state_gate.log_exit(lesson.output_KxBxTxO[..., 0])
   p_KxBxT = jnp.exp(log_p_KxBxT)
   mean_nll_BxT = (p_KxBxT * lesson.nll_KxBxT).sum(0)
   entropy_BxT = -(p_KxBxT * log_p_KxBxT).sum(0)
@@ -37,7 +37,7 @@ def improvement(lesson: GridLesson) -> jax.Array:
   logit_KxBxT = lesson.output_KxBxTxO[..., 0]
   gained_KxBxT = jnp.maximum(lesson.nll_KxBxT[:-1] - lesson.nll_KxBxT[1:], 0)
   goes_on_KxBxT = jax.nn.sigmoid(SLOPE * (gained_KxBxT - LEAST_GAIN))
-  each_KxBxT = linear_gate.cross_entropy(-logit_KxBxT[1:], goes_on_KxBxT)
+  each_KxBxT = state_gate.cross_entropy(-logit_KxBxT[1:], goes_on_KxBxT)
   return each_KxBxT[:-1].sum(0) / max(len(each_KxBxT) - 1, 1)
 
 
@@ -55,7 +55,7 @@ def _step(
   still_there: jax.Array, obs: Observation
 ) -> tuple[jax.Array, jax.Array]:
   """The distribution's mass up to here, after what is left of it beyond."""
-  stops = jax.nn.sigmoid(linear_gate.output(obs, NAME))
+  stops = jax.nn.sigmoid(state_gate.output(obs, NAME))
   still_there = still_there * (1 - stops)
   return still_there, 1 - still_there
 
@@ -64,12 +64,12 @@ signals.register(
   Signal(
     NAME,
     _step,
-    linear_gate.LOOKS_AT,
+    state_gate.LOOKS_AT,
     low=0.0,
     high=1.0,
     sweep=(0.2, 0.4, 0.5, 0.6, 0.8, 0.9),
     init=_nobody_stopped,
     remembers=True,
-    gate=linear_gate.gate(loss),
+    gate=state_gate.gate(loss),
   )
 )

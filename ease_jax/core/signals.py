@@ -95,6 +95,8 @@ class GridLesson(NamedTuple):
     output_KxBxTxO: outputs of the gate.
     nll_KxBxT: loss of each readout, nats.
     argmax_KxBxT: what each readout would answer, int32.
+    kl_KxBxT: KL(last readout || this one), nats; None unless the gate
+      `compares`.
     target_BxT: the true next tokens.
     mask_BxT: 1 for tokens that count, 0 for padding.
     depth_K: cells that a token runs up to each readout.
@@ -104,6 +106,7 @@ class GridLesson(NamedTuple):
   output_KxBxTxO: jax.Array
   nll_KxBxT: jax.Array
   argmax_KxBxT: jax.Array
+  kl_KxBxT: jax.Array | None
   target_BxT: jax.Array
   mask_BxT: jax.Array
   depth_K: tuple[int, ...]
@@ -132,21 +135,25 @@ class Gate:
   """The learned part of a signal: a small module on the state of a readout.
 
   Attributes:
-    init: (key, D) -> parameters, a tree of arrays.
+    init: (key, D, hidden) -> parameters, a tree of arrays; `hidden` is the
+      width that `loss.gate_dim` gives to gates with a hidden layer, 0 = none.
     apply: (parameters, h [..., D]) -> outputs [..., O], float32.
-    flops: D -> FLOPs of one token.
+    flops: (D, hidden) -> FLOPs of one token.
     loss: what it learns from one segment; None = nothing.
     grid_loss: what it learns from all readouts, nats [B, T]; None = nothing.
+    compares: whether that looks at KLs from the last readout, which take one
+      more head each.
     ahead: whether the loss looks at the next segment, which is then run once
       more, forward only.
     ends_only: whether it is trained at the last readout of a segment alone.
   """
 
-  init: Callable[[jax.Array, int], Any]
+  init: Callable[[jax.Array, int, int], Any]
   apply: Callable[[Any, jax.Array], jax.Array]
-  flops: Callable[[int], float]
+  flops: Callable[[int, int], float]
   loss: Callable[[Lesson], Learned] | None = None
   grid_loss: Callable[[GridLesson], jax.Array] | None = None
+  compares: bool = False
   ahead: bool = False
   ends_only: bool = False
 
@@ -202,10 +209,15 @@ class Signal:
     """Whether one readout's logits are enough for a score."""
     return self.looks_at == {LOGITS} and not self.remembers
 
-  def flops(self, dim: int) -> float:
-    """FLOPs of asking it once, a head not included; D is `dim`."""
+  def flops(self, dim: int, gate_dim: int) -> float:
+    """FLOPs of asking it once, a head not included.
+
+    Args:
+      dim: D.
+      gate_dim: width of a gate's hidden layer, 0 = none.
+    """
     if self.gate is not None:
-      return self.gate.flops(dim)
+      return self.gate.flops(dim, gate_dim)
     # A product of two states and their two norms.
     return 0.0 if self.needs_head else 6.0 * dim
 

@@ -9,6 +9,7 @@ from ease_jax.checks import (
   Depth,
   OneOf,
   Range,
+  Size,
   check_fields,
   need,
 )
@@ -111,6 +112,7 @@ class ModelConfig:
     vocab_size: V.
     attention: causal, or full where every token sees all of its row.
     gates: learned signals that it has.
+    gate_dim: width of their hidden layer, where they have one; 0 = none.
     options: the body's own spec (section `model.<body>`), or None.
   """
 
@@ -129,6 +131,7 @@ class ModelConfig:
   vocab_size: Count
   attention: Annotated[str, OneOf(ATTENTION_KINDS)] = CAUSAL
   gates: tuple[str, ...] = ()
+  gate_dim: Size = 0
   options: Any = None
 
   def __post_init__(self):

@@ -32,6 +32,7 @@ def model_config(
   vocab_size: int,
   *,
   gates: Sequence[str] = (),
+  gate_dim: int = 0,
   attention: str = CAUSAL,
 ) -> ModelConfig:
   """The frozen description of a model.
@@ -40,6 +41,7 @@ def model_config(
     section: `model` of a config.
     vocab_size: V, which the tokenizer knows.
     gates: learned signals that the model has.
+    gate_dim: width of their hidden layer; 0 = none.
     attention: whom tokens see, which the task knows.
 
   Raises:
@@ -63,6 +65,7 @@ def model_config(
     vocab_size=vocab_size,
     attention=attention,
     gates=tuple(gates),
+    gate_dim=gate_dim,
     **fields,
   )
 

@@ -120,7 +120,7 @@ class Body(nn.Module):
     self.streams = self.kind.streams(c)
 
     self.gates = {
-      name: self.param(f'{GATE}{name}', _gate(name).init, c.dim)
+      name: self.param(f'{GATE}{name}', _gate(name).init, c.dim, c.gate_dim)
       for name in c.gates
     }
     routed = {cell.block: cell for cell in self.grid.cells if cell.router}

@@ -8,10 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.signals import SIGNALS, Gate, GridLesson, Lesson, Observation
-from ease_jax.model import Body, layers
+from ease_jax.model import Body, layers, readout
+from ease_jax.model.readout import Read
 from ease_jax.model.walk import RUNNING, Exits, State, Travel, walk
 from ease_jax.train.targets import Batch
 
@@ -28,8 +28,7 @@ class Told(NamedTuple):
   """What one segment tells those gates that learn from the whole grid."""
 
   output_RxBxTxO: dict[str, jax.Array]  # of each gate
-  nll_RxBxT: jax.Array  # nats
-  argmax_RxBxT: jax.Array
+  normed_RxBxTxD: jax.Array  # states as their heads see them; no gradient
 
 
 def _gate(name: str) -> Gate:
@@ -49,7 +48,6 @@ def _output(bound: Body, spec: LossSpec, name: str, state: State) -> jax.Array:
 def tell(
   bound: Body,
   spec: LossSpec,
-  batch: Batch,
   state_R: Sequence[State],
   answers: Callable[[State], jax.Array],
 ) -> Told | None:
@@ -58,28 +56,24 @@ def tell(
   Args:
     bound: a bound body.
     spec: which gates learn.
-    batch: tokens, targets and mask, each [B, T].
     state_R: the streams at each readout of a segment.
     answers: the state that a head sees, from the streams at a readout.
   """
   if not spec.learned_from_grid:
     return None
 
-  observations = [
-    bound.observe(bound.read(r, answers(state)), None, batch['targets'])
-    for r, state in enumerate(state_R)
+  normed_R = [
+    bound.normed(r, answers(state)) for r, state in enumerate(state_R)
   ]
-  nll_RxBxT = jnp.stack([obs.nll for obs in observations])
-  argmax_RxBxT = jnp.stack([obs.argmax for obs in observations])
   output = {
     name: jnp.stack([_output(bound, spec, name, state) for state in state_R])
     for name in spec.learned_from_grid
   }
-  return Told(output, jax.lax.stop_gradient(nll_RxBxT), argmax_RxBxT)
+  return Told(output, jax.lax.stop_gradient(jnp.stack(normed_R)))
 
 
 def learn_from_grid(
-  spec: LossSpec, grid: Grid, batch: Batch, told_S: Told | None
+  bound: Body, spec: LossSpec, batch: Batch, told_S: Told | None
 ) -> dict[str, jax.Array]:
   """Mean loss of each gate that looks at all readouts.
 
@@ -87,8 +81,8 @@ def learn_from_grid(
   their deeper readouts are not what a token that goes on would see.
 
   Args:
+    bound: a bound body.
     spec: which gates learn.
-    grid: the model's cells.
     batch: tokens, targets and mask, each [B, T].
     told_S: what the segments told, stacked; None where no gate learns so.
   """
@@ -96,6 +90,7 @@ def learn_from_grid(
     return {}
 
   told_K: Told = jax.tree.map(_over_readouts, told_S)
+  said_K = _said(bound, spec, batch, told_K.normed_RxBxTxD)
   mask_BxT = jnp.where(spec.exits(len(batch['mask'])), 0.0, batch['mask'])
   settings = dataclasses.asdict(spec)
   learned: dict[str, jax.Array] = {}
@@ -103,11 +98,12 @@ def learn_from_grid(
   for name in spec.learned_from_grid:
     lesson = GridLesson(
       output_KxBxTxO=told_K.output_RxBxTxO[name],
-      nll_KxBxT=told_K.nll_RxBxT,
-      argmax_KxBxT=told_K.argmax_RxBxT,
+      nll_KxBxT=said_K.nll,
+      argmax_KxBxT=said_K.argmax,
+      kl_KxBxT=said_K.kl if spec.compares else None,
       target_BxT=batch['targets'],
       mask_BxT=mask_BxT,
-      depth_K=grid.depth_K,
+      depth_K=bound.grid.depth_K,
       settings=settings,
     )
     grid_loss = _gate(name).grid_loss
@@ -118,6 +114,30 @@ def learn_from_grid(
     learned[name] = total / jnp.maximum(mask_BxT.sum(), 1.0)
 
   return learned
+
+
+def _said(
+  bound: Body, spec: LossSpec, batch: Batch, normed_KxBxTxD: jax.Array
+) -> Observation:
+  """What all readouts say, each field [K, B, T]; `kl` is from the last one."""
+  read_K = [Read(normed, normed) for normed in normed_KxBxTxD]
+  last = read_K[-1] if spec.compares else None
+  observations = [
+    readout.observe(
+      read,
+      last,
+      batch['targets'],
+      bound.unembedding(),
+      with_kl=spec.compares,
+    )
+    for read in read_K
+  ]
+  said_K = jax.tree.map(_stacked, *observations)
+  return jax.lax.stop_gradient(said_K)
+
+
+def _stacked(*x_K: jax.Array) -> jax.Array:
+  return jnp.stack(x_K)
 
 
 def _over_readouts(x_SxRx: jax.Array) -> jax.Array:

@@ -139,7 +139,8 @@ def grid_loss(
   _, (loss_S, losses) = over_segments(
     one, progress._replace(state=carried), parts(spec, step, key)
   )
-  learned = learn_from_grid(spec, model.grid, batch, losses.told)
+  bound = model.bind({'params': params})
+  learned = learn_from_grid(bound, spec, batch, losses.told)
   loss = loss_S.sum() + spec.gate_weight * sum(learned.values())
   return loss, metrics(spec, losses, step, learned)
 

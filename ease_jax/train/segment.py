@@ -195,7 +195,7 @@ def segment_loss(
     gate_key,
     answers,
   )
-  told = tell(bound, spec, batch, walked.reads, answers)
+  told = tell(bound, spec, walked.reads, answers)
   routers = walked.router_loss_BxT * batch['mask']
   routers = routers.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
 

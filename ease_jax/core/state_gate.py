@@ -1,0 +1,90 @@
+"""What gates that look at states share: one number, and chains of them.
+
+A gate looks at the state scaled to unit mean square, because the length of a
+state grows with depth and one gate serves all readouts. It is linear, or has
+one hidden layer.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ease_jax.core import signals
+from ease_jax.core.signals import Gate, GridLesson, Observation
+
+Parameters = dict[str, jax.Array]
+
+LOOKS_AT = frozenset({signals.STATE, signals.GATE})
+EPS = 1e-6
+
+
+def init(key: jax.Array, dim: int, hidden: int) -> Parameters:
+  """Parameters of a map from D to one number.
+
+  Args:
+    key: of the random ones.
+    dim: D.
+    hidden: width of the hidden layer; 0 = none, the map is linear.
+  """
+  if not hidden:
+    return {'kernel': jnp.zeros((dim, 1)), 'bias': jnp.zeros(1)}
+  in_key, out_key = jax.random.split(key)
+  normal = jax.random.normal
+  return {
+    'hidden_kernel': normal(in_key, (dim, hidden)) * dim**-0.5,
+    'hidden_bias': jnp.zeros(hidden),
+    # Small, so that at first it says nearly nothing; 0 would stop gradients.
+    'kernel': normal(out_key, (hidden, 1)) * 0.1 * hidden**-0.5,
+    'bias': jnp.zeros(1),
+  }
+
+
+def apply(params: Parameters, h: jax.Array) -> jax.Array:
+  """The number, [..., 1] float32."""
+  flat_NxD = h.reshape(-1, h.shape[-1]).astype(jnp.float32)
+  mean_square_Nx1 = jnp.mean(flat_NxD * flat_NxD, axis=-1, keepdims=True)
+  x = flat_NxD * jax.lax.rsqrt(mean_square_Nx1 + EPS)
+
+  if 'hidden_kernel' in params:
+    x = x @ params['hidden_kernel'] + params['hidden_bias'][None]
+    x = jax.nn.gelu(x)
+  output_Nx1 = x @ params['kernel'] + params['bias'][None]
+  return output_Nx1.reshape(*h.shape[:-1], 1)
+
+
+def flops(dim: int, hidden: int) -> float:
+  """FLOPs of one token: the mean square and the products."""
+  products = dim if not hidden else dim * hidden + hidden
+  return 2.0 * dim + 2.0 * products
+
+
+def gate(
+  grid_loss: Callable[[GridLesson], jax.Array], *, compares: bool = False
+) -> Gate:
+  """A gate on states that learns by a loss over all readouts."""
+  return Gate(init, apply, flops, grid_loss=grid_loss, compares=compares)
+
+
+def output(obs: Observation, name: str) -> jax.Array:
+  """The number that the gate `name` gave, of an observation's shape."""
+  return obs.gate[name][..., 0]
+
+
+def log_exit(logit_KxBxT: jax.Array) -> jax.Array:
+  """Log of the probability to stop at each readout and not before, [K, B, T].
+
+  At each readout a token stops with probability sigmoid(logit) if it has come
+  so far; at the last one it stops in any case.
+  """
+  log_stop_KxBxT = jax.nn.log_sigmoid(logit_KxBxT).at[-1].set(0.0)
+  log_pass_KxBxT = jax.nn.log_sigmoid(-logit_KxBxT)
+  log_reached_KxBxT = jnp.cumsum(log_pass_KxBxT, 0) - log_pass_KxBxT
+  return log_stop_KxBxT + log_reached_KxBxT
+
+
+def cross_entropy(logit: jax.Array, target: jax.Array) -> jax.Array:
+  """Binary cross-entropy of sigmoid(logit) and a target in [0, 1], nats."""
+  log_p = jax.nn.log_sigmoid(logit)
+  log_not_p = jax.nn.log_sigmoid(-logit)
+  return -(target * log_p + (1 - target) * log_not_p)
