@@ -33,7 +33,8 @@ def flops(student: Specs) -> float:
   config = _read(student)
   teacher = specs.from_config(config, student.model.vocab_size)
   prices = teacher.body.costs(student.data.seq_len)
-  return prices.teaching(student.loss.teacher_heads)
+  loss = student.loss
+  return prices.teaching(loss.teaching.heads(loss.taught_K))
 
 
 def check(student: Specs) -> None:
