@@ -18,6 +18,7 @@ from ease_jax.core.policies import OperatingPoint
 from ease_jax.data import load_tokenizer, tokenizers
 from ease_jax.data.task import Task
 from ease_jax.data.task import load as load_task
+from ease_jax.data.tokenizers import Tokenizer
 from ease_jax.decode import text
 from ease_jax.decode.text import Trained
 from ease_jax.evaluate import clock
@@ -104,15 +105,43 @@ def source_of(run_specs: Specs) -> pathlib.Path | None:
     ConfigError: there is no run.
   """
   name = run_specs.train.init_from
-  if not name:
-    return None
-  folder = folders.locate(name, 'train.init_from')
+  return trained_run(name, 'train.init_from') if name else None
+
+
+def trained_run(name: str, field: str) -> pathlib.Path:
+  """The directory of another run, which a field of the config names.
+
+  Raises:
+    ConfigError: there is no run, or it was not trained.
+  """
+  folder = folders.locate(name, field)
   need(
     saved.has_steps(folder),
-    f'train.init_from={name} has no checkpoint; give the directory of a run '
-    'that was trained',
+    f'{field}={name} has no checkpoint; give the directory of a run that was '
+    'trained',
   )
   return folder
+
+
+def check_tokens(run: str, tokenizer: Tokenizer, task: Task) -> None:
+  """Refuses another run whose tokens are not those of a task.
+
+  Args:
+    run: the field that names it, and what it says.
+    tokenizer: of that run.
+    task: of this one.
+
+  Raises:
+    ConfigError: says what differs.
+  """
+  facts = task.to_json() | {'vocab_size': task.vocab_size}
+  for name, there in tokenizers.vocabulary(tokenizer).items():
+    here = facts.get(name, there)
+    need(
+      there == here,
+      f'{run} was trained with {name}={there}, and data.* give {here}; use its '
+      'data.tokenizer',
+    )
 
 
 def initial_params(
@@ -130,14 +159,7 @@ def initial_params(
   """
   source = run_specs.train.init_from
   trained = load_model(folders.read_config(folder), folder)
-  facts = task.to_json()
-  for name, there in tokenizers.vocabulary(trained.tokenizer).items():
-    here = facts.get(name, there)
-    need(
-      there == here,
-      f'train.init_from={source} was trained with {name}={there}, and data.* '
-      f'give {here}; use its data.tokenizer',
-    )
+  check_tokens(f'train.init_from={source}', trained.tokenizer, task)
 
   wanted = _shapes(abstract_state(run_specs.body, run_specs.optimizer).params)
   there = _shapes(trained.params)

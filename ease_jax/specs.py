@@ -164,6 +164,11 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   _check_exit_rows(specs)
   _check_top_k(specs)
+  need(
+    not (specs.loss.frozen and specs.loss.teaching.on),
+    f'loss.target={specs.loss.teaching.target} has no effect with '
+    'train.freeze=model: no readout learns; use loss.target=label',
+  )
   _check_max_compute(specs, grid)
   if specs.generate.draft is not None:
     specs.generate.draft.check(specs.body)

@@ -1,7 +1,6 @@
 """A trained run as the teacher of another one (`loss.teacher`)."""
 
 import contextlib
-import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -11,10 +10,8 @@ from ease_jax import deploy, specs
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
-from ease_jax.data import tokenizers
 from ease_jax.data.task import Task
 from ease_jax.evaluate.facts import TeacherFacts
-from ease_jax.files import expanded
 from ease_jax.specs import Specs
 from ease_jax.train import saved
 from ease_jax.train.targets import Teacher
@@ -36,7 +33,8 @@ def flops(student: Specs) -> float:
   config = _read(student)
   teacher = specs.from_config(config, student.model.vocab_size)
   prices = teacher.body.costs(student.data.seq_len)
-  return prices.teaching(student.loss.teacher_heads)
+  loss = student.loss
+  return prices.teaching(loss.teaching.heads(loss.taught_K))
 
 
 def check(student: Specs) -> None:
@@ -70,21 +68,8 @@ def load(student: Specs, task: Task) -> Teacher | None:
     return None
   config = _read(student)
   with _named(run):
-    trained = deploy.load_model(config, expanded(run, FIELD))
-
-  here = task.to_json() | {'vocab_size': task.vocab_size}
-  theirs = tokenizers.vocabulary(trained.tokenizer)
-  differing = [
-    f'{name}={str(value)[:12]} there, {str(here[name])[:12]} here'
-    for name, value in theirs.items()
-    if here.get(name, value) != value
-  ]
-  need(
-    not differing,
-    f'{FIELD}={run} has another tokenizer: {"; ".join(differing)}; tokens of '
-    'both must be the same ones: train the teacher with this one, or name '
-    'another teacher',
-  )
+    trained = deploy.load_model(config, deploy.trained_run(run, FIELD))
+  deploy.check_tokens(f'{FIELD}={run}', trained.tokenizer, task)
   params = jax.tree.map(jnp.asarray, trained.params)
   checksum = f'{saved.checksum(params, {}):08x}'
   facts = TeacherFacts(run=run, checksum=checksum, flops=flops(student))
@@ -98,8 +83,7 @@ def _read(student: Specs) -> Config:
     ConfigError: there is no such run, or it is of no use to this student.
   """
   run = student.loss.teaching.run
-  folder = expanded(run, FIELD)
-  _check_trained(run, folder)
+  folder = deploy.trained_run(run, FIELD)
   with _named(run):
     config = folders.read_config(folder)
     teacher = specs.from_config(config)
@@ -116,18 +100,6 @@ def _read(student: Specs) -> Config:
     'teacher of such windows',
   )
   return config
-
-
-def _check_trained(run: str, folder: pathlib.Path) -> None:
-  need(
-    (folder / folders.CONFIG).exists(),
-    f'{FIELD}={run} is no run: {folder / folders.CONFIG} is missing; name the '
-    '--workdir of a run',
-  )
-  need(
-    saved.has_steps(folder),
-    f'{FIELD}={run} has no checkpoint; train it first',
-  )
 
 
 @contextlib.contextmanager

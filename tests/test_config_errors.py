@@ -326,6 +326,16 @@ ERRORS = [
     'loss.teacher',
   ),
   (
+    DISTILL
+    | {
+      'loss.gates': ('calm',),
+      'train.init_from': 'x',
+      'train.freeze': 'model',
+    },
+    'loss.target=distill has no effect with train.freeze=model: no readout '
+    'learns; use loss.target=label',
+  ),
+  (
     DISTILL | {'loss.teacher_weight': 1.5},
     'loss.teacher_weight=1.5 must be at most 1',
   ),

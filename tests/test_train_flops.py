@@ -58,7 +58,7 @@ def test_an_update_is_what_xla_counts(name, length, changes, optimized):
   if run_specs.loss.teaching.run:  # one of the same size
     teacher = targets.Teacher(run_specs.body, state.params)
     prices = run_specs.body.costs(length)
-    counted += prices.teaching(run_specs.loss.teacher_heads)
+    counted += prices.teaching(heads=2)
   flops = xla_flops(
     update.train_step,
     state,

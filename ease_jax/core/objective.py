@@ -330,11 +330,6 @@ class LossSpec:
     return self.teaching.taught(self.trained_K)
 
   @property
-  def teacher_heads(self) -> float:
-    """Heads that the teacher runs for a token."""
-    return self.teaching.heads(self.taught_K)
-
-  @property
   def asked_K(self) -> list[float]:
     """Heads that each readout runs forward only, for a token.
 
@@ -351,5 +346,5 @@ class LossSpec:
       for k in range(len(self.weight_K))
     ]
     if self.teaching.own:
-      asked_K[last] += self.teacher_heads
+      asked_K[last] += self.teaching.heads(self.taught_K)
     return asked_K
