@@ -13,6 +13,8 @@ HUGE = pytest.param(10**320, id='1e320')  # no float can hold it
 READ = {
   'model.body': 'refine',
   'model.segments': 2,
+  'model.router': 'mod',
+  'model.mod.choice': 'predictor',
   'data.source': 'text',
   'data.path': ('x',),
   'data.tokenizer': 'bpe',

@@ -435,6 +435,12 @@ def test_generated_text_is_what_the_evaluation_says(trained, policy):
       'behind its coda only; use 0',
     ),
     (
+      'model.router',
+      'mod',
+      'model.router=mod does not fit this model.body, whose cells have routers '
+      'of their own; leave it at its default',
+    ),
+    (
       'model.readout_norm',
       'per_readout',
       'model.readout_norm=per_readout does not fit model.body=anchored, whose '

@@ -6,6 +6,7 @@ import pytest
 import training
 
 import tiny
+from ease_jax.model import routed
 from ease_jax.train import optimizer, update
 
 LENGTH = 32
@@ -13,15 +14,19 @@ LONG = 256  # where most of the work is attention
 ROWS = 4
 
 
-def config_of(name, weights='uniform', length=LENGTH):
+def config_of(
+  name, weights='uniform', length=LENGTH, layer_dropout=0.0, **model
+):
   c = training.make_plain_config()
   tiny.update_model(
     c.model, num_layers=2, dim=64, num_heads=2, num_kv_heads=1, mlp_dim=256
   )
+  tiny.update_model(c.model, **model)
   c.loss.weights = weights
   c.optimizer.name = name
   c.data.seq_len = length
   c.train.batch_size = ROWS
+  c.train.layer_dropout = layer_dropout
   return c
 
 
@@ -29,18 +34,29 @@ def xla_flops(function, *args, **static):
   return function.lower(*args, **static).compile().cost_analysis()['flops']
 
 
+MOD = dict(router='mod', every=1, capacity=0.25)
+
+
 @pytest.mark.parametrize(
-  'name, length', [('adamw', LENGTH), ('muon', LENGTH), ('adamw', LONG)]
+  'name, length, model',
+  [
+    ('adamw', LENGTH, {}),
+    ('muon', LENGTH, {}),
+    ('adamw', LONG, {}),
+    ('adamw', LONG, MOD),
+    ('adamw', LENGTH, MOD | dict(choice='predictor')),
+    ('adamw', LENGTH, dict(layer_dropout=0.5)),
+  ],
 )
-def test_an_update_is_what_xla_counts(name, length, optimized):
-  run_specs = training.make_specs(config_of(name, length=length))
+def test_an_update_is_what_xla_counts(name, length, model, optimized):
+  run_specs = training.make_specs(config_of(name, length=length, **model))
   state = update.abstract_state(run_specs.body, run_specs.optimizer)
   flops = xla_flops(
     update.train_step,
     state,
     tiny.batch(ROWS, length),
     jax.random.key(0),
-    model=run_specs.body,
+    model=routed(run_specs.body, run_specs.train.layer_dropout_at(0)),
     loss_spec=run_specs.loss,
     opt_spec=run_specs.optimizer,
     accumulate=1,

@@ -111,6 +111,8 @@ class ModelConfig:
     vocab_size: V.
     attention: causal, or full where every token sees all of its row.
     gates: learned signals that it has.
+    routing: who runs which layers (section `model.<router>`); None = everybody,
+      unless the body says otherwise.
     options: the body's own spec (section `model.<body>`), or None.
   """
 
@@ -129,6 +131,7 @@ class ModelConfig:
   vocab_size: Count
   attention: Annotated[str, OneOf(ATTENTION_KINDS)] = CAUSAL
   gates: tuple[str, ...] = ()
+  routing: Any = None  # a core.routers.Routing
   options: Any = None
 
   def __post_init__(self):

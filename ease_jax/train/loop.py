@@ -8,7 +8,6 @@ patience has counted.
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import time
@@ -20,7 +19,7 @@ import numpy as np
 from ease_jax.core.objective import LossSpec
 from ease_jax.data import Batch, BatchIterator, Task
 from ease_jax.evaluate import passes
-from ease_jax.model import Body, Params
+from ease_jax.model import Body, Params, routed
 from ease_jax.train import history
 from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.loss import Metrics
@@ -132,14 +131,19 @@ def train(
   """
   init_key, key = jax.random.split(jax.random.key(seed))
   batches = task.train_batches(spec.batch_size, seed)
-  update = functools.partial(
-    train_step,
-    key=key,
-    model=model,
-    loss_spec=loss_spec,
-    opt_spec=opt_spec,
-    accumulate=spec.accumulate,
-  )
+
+  def update(
+    step: int, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, Metrics]:
+    return train_step(
+      state,
+      batch,
+      key,
+      model=routed(model, spec.layer_dropout_at(step)),
+      loss_spec=loss_spec,
+      opt_spec=opt_spec,
+      accumulate=spec.accumulate,
+    )
 
   def fresh() -> TrainState:
     return init_state(init_key, model=model, opt_spec=opt_spec)
@@ -205,7 +209,7 @@ def _begin(
 def _loop(
   spec: TrainSpec,
   run: Run,
-  update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+  update: Callable[[int, TrainState, Batch], tuple[TrainState, Metrics]],
   select_loss: Callable[[Params], float],
   checkpoints: Checkpoints,
   writers: Writers,
@@ -220,7 +224,7 @@ def _loop(
 
       batch = next(run.batches)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
-        run.state, metrics = update(run.state, batch)
+        run.state, metrics = update(run.step, run.state, batch)
 
       # While the device is busy with this step, wait for the one before.
       if unread is not None:
