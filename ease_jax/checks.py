@@ -119,7 +119,7 @@ class ReadIf:
 
   Attributes:
     field: the other one, of the same section of the config.
-    values: those of its values; () = all but 0, '' and ().
+    values: those of its values, or of its items; () = all but 0, '' and ().
   """
 
   field: str
@@ -128,7 +128,10 @@ class ReadIf:
   def holds(self, section: Mapping[str, Any]) -> bool:
     """Whether the field is read, given all fields of its section."""
     other = section[self.field]
-    return other in self.values if self.values else bool(other)
+    if not self.values:
+      return bool(other)
+    items = other if isinstance(other, tuple) else ()
+    return other in self.values or any(item in self.values for item in items)
 
   def __str__(self) -> str:
     if not self.values:

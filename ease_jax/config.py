@@ -107,9 +107,20 @@ def _add_loss(c: Config) -> None:
   c.loss.exit_threshold = 0.0  # max_prob at which training tokens exit; 0 = off
   c.loss.exit_rows = 0.5  # share of the rows in which they do
   c.loss.target = 'label'  # what readouts learn, one of train.targets.TARGETS
-  c.loss.gates = ()  # learned signals to train, such as 'q_halt'
+  c.loss.teacher = ''  # distill: folder of a run; '' = the own last readout
+  c.loss.teacher_weight = 0.5  # its share of the loss, the rest is the label's
+  c.loss.teacher_temperature = 1.0  # T of both distributions; scaled by T^2
+  c.loss.teacher_divergence = 'forward_kl'  # or reverse_kl, jensen_shannon
+  c.loss.teacher_top_k = 0  # compare its likeliest so many tokens; 0 = all
+  c.loss.gates = ()  # learned signals to train: calm, dat, ouro, gain, q_halt
   c.loss.gate_weight = 0.5  # weight of their losses; 0 = off
+  c.loss.gate_gradient = True  # their losses move the model too
   c.loss.gate_exploration = 0.1  # q_halt: chance that a token must go on long
+  c.loss.gate_oracle = 'likelihood'  # dat: or correctness, agreement
+  c.loss.gate_price = 0.1  # dat: lambda, what each further cell must bring
+  c.loss.gate_smoothing = 0.0  # dat: sigma of the oracle's kernel; 0 = none
+  c.loss.gate_objective = 'expected_loss'  # ouro: or improvement (2nd stage)
+  c.loss.gate_entropy = 0.05  # ouro: beta, weight of the entropy of p
 
 
 def _add_training(c: Config) -> None:
@@ -141,6 +152,8 @@ def _add_training(c: Config) -> None:
   c.train.patience = 0  # evaluations without a better select loss; 0 = off
   c.train.tensorboard = False  # also write TensorBoard events
   c.train.profile = False  # write a profiler trace of steps 10 to 15
+  c.train.init_from = ''  # directory of a run to start from; '' = random
+  c.train.freeze = 'nothing'  # or model: only gates learn
 
 
 def _add_exits(c: Config) -> None:

@@ -5,6 +5,10 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
 
 from ease_jax import decode, specs
 from ease_jax import workdir as folders
@@ -12,15 +16,17 @@ from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data import load_tokenizer, tokenizers
+from ease_jax.data.task import Task
 from ease_jax.data.task import load as load_task
 from ease_jax.decode import text
 from ease_jax.decode.text import Trained
 from ease_jax.evaluate import clock
 from ease_jax.evaluate import results as results_lib
 from ease_jax.files import write_atomic
-from ease_jax.model import Body
+from ease_jax.model import Body, Params
+from ease_jax.model.body import is_gate
 from ease_jax.specs import Specs
-from ease_jax.train import checkpoint
+from ease_jax.train import checkpoint, saved
 from ease_jax.train.saved import Best
 from ease_jax.train.update import abstract_state
 
@@ -61,6 +67,65 @@ def load_model(config: Config, workdir: Path) -> Trained:
       f'there, {here} here); restore it from a copy',
     )
   return Trained(model, best.state.params, tokenizer)
+
+
+def source_of(run_specs: Specs) -> pathlib.Path | None:
+  """The run that `train.init_from` names; None where it names none.
+
+  Raises:
+    ConfigError: there is no run.
+  """
+  name = run_specs.train.init_from
+  if not name:
+    return None
+  folder = folders.locate(name, 'train.init_from')
+  need(
+    saved.has_steps(folder),
+    f'train.init_from={name} has no checkpoint; give the directory of a run '
+    'that was trained',
+  )
+  return folder
+
+
+def initial_params(
+  run_specs: Specs, folder: pathlib.Path, task: Task
+) -> Params:
+  """Parameters of the run that `train.init_from` names, by group.
+
+  Args:
+    run_specs: of the run that starts from them; gates may be new in it.
+    folder: of the run that it names.
+    task: of the run that starts.
+
+  Raises:
+    ConfigError: that run is of another model or vocabulary.
+  """
+  source = run_specs.train.init_from
+  trained = load_model(folders.read_config(folder), folder)
+  facts = task.to_json()
+  for name, there in tokenizers.vocabulary(trained.tokenizer).items():
+    here = facts.get(name, there)
+    need(
+      there == here,
+      f'train.init_from={source} was trained with {name}={there}, and data.* '
+      f'give {here}; use its data.tokenizer',
+    )
+
+  wanted = _shapes(abstract_state(run_specs.body, run_specs.optimizer).params)
+  there = _shapes(trained.params)
+  learnable = {group for group in wanted if is_gate(group)}
+  for group in sorted(set(there) | set(wanted) - learnable):
+    need(
+      there.get(group) == wanted.get(group),
+      f'train.init_from={source} has {group}={there.get(group)}, this model '
+      f'{wanted.get(group)}; use its model.* and loss.gates',
+    )
+  return trained.params
+
+
+def _shapes(params: Params) -> dict[str, Any]:
+  """Shapes of the parameters of each group."""
+  return {name: jax.tree.map(np.shape, params[name]) for name in params}
 
 
 def chosen_point(

@@ -82,6 +82,29 @@ def standard(layers: int) -> Config:
   return c
 
 
+def gates(c: Config, source: str) -> Config:
+  """A copy that learns gates on a finished run of `c`, which is kept.
+
+  Args:
+    c: config of the run.
+    source: its directory.
+  """
+  c = copy.deepcopy(c)
+  c.train.init_from = source
+  c.train.freeze = 'model'
+  c.train.steps = 400
+  c.train.eval_every = 200
+  c.train.checkpoint_every = 200
+  c.optimizer.name = 'adamw'
+  c.optimizer.learning_rate = 5e-3
+  c.optimizer.muon_learning_rate = config.base().optimizer.muon_learning_rate
+  c.optimizer.weight_decay = 0.0
+  c.loss.gates = ('calm', 'dat', 'gain', 'ouro')
+  c.exit.signals = ('max_prob', 'state_change', *c.loss.gates)
+  c.exit.policies = ('copy_state',)
+  return c
+
+
 def wikitext2(folder: str) -> Config:
   """Characters of WikiText-2 on the small models of the research memo.
 

@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from ease_jax import deploy, report, specs, texts
+from ease_jax import deploy, report, specs, teacher, texts
 from ease_jax import model as model_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
@@ -136,13 +136,16 @@ def _make(
   command: str | None,
 ) -> None:
   """The modes that need the run's data."""
-  bound = folders.is_bound(folder)
   need(
     mode != results_lib.MODE or saved.has_steps(folder),
     f'{folder / saved.FOLDER} has no checkpoint; run --mode=train first',
   )
+  if mode != results_lib.MODE:
+    teacher.check(checked)
   with stage('reading the data'):
-    task = load_task(checked.data, folder if bound else None)
+    # A run that starts from another one reads with the tokenizer of that.
+    reader = folder if folders.is_bound(folder) else deploy.source_of(checked)
+    task = load_task(checked.data, reader)
   checked = specs.from_config(config, task.vocab_size)
   checked.sweep.check_data(task)
 
@@ -157,6 +160,13 @@ def _make(
 def _train(
   config: Config, run_specs: Specs, folder: pathlib.Path, task: Task
 ) -> None:
+  initial = None
+  if not saved.has_steps(folder):
+    source = deploy.source_of(run_specs)
+    if source is not None:
+      initial = deploy.initial_params(run_specs, source, task)
+
+  taught_by = teacher.load(run_specs, task)
   if not folders.is_bound(folder):
     folders.write_config(config, folder)
     task.save(folder)
@@ -173,6 +183,8 @@ def _train(
     seed=run_specs.seed,
     eval_batch_size=run_specs.sweep.batch_size,
     eval_max_tokens=run_specs.sweep.max_tokens,
+    initial=initial,
+    teacher=taught_by,
   )
 
 

@@ -20,12 +20,14 @@ from ease_jax.checks import (
   plain,
 )
 from ease_jax.config import Config
+from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.grid import Grid
-from ease_jax.core.objective import LossSpec, WeightSpec
+from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.routers import Routing
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
+from ease_jax.core.weights import WeightSpec
 from ease_jax.data.spec import DataSpec
 from ease_jax.data.task import TASKS
 from ease_jax.decode.options import GenerateSpec
@@ -41,7 +43,7 @@ from ease_jax.train.update import abstract_state
 # Who declares the fields of each section; those of models are all read.
 OWNERS: dict[str, tuple[type, ...]] = {
   'data': (DataSpec,),
-  'loss': (WeightSpec, LossSpec),
+  'loss': (WeightSpec, TeachingSpec, LossSpec),
   'optimizer': (OptimizerSpec,),
   'train': (TrainSpec,),
   'exit': (SweepSpec,),
@@ -83,6 +85,7 @@ class Specs:
   def train_flops(self) -> float:
     """Training FLOPs of one token, its share of the optimizer's included.
 
+    What another run takes to teach comes on top: `teacher.flops`.
     Training multiplies all keys of a window and masks those of later tokens,
     so that attention is counted at the whole window.
     """
@@ -98,7 +101,11 @@ class Specs:
     """Of one token forward and backward while rows skip layers like this."""
     prices = model_lib.routed(self.body, routing).costs(self.data.seq_len)
     return prices.train_per_token(
-      self.loss.trained_K, self.loss.asked_K, ahead=self.loss.ahead
+      self.loss.trained_K,
+      self.loss.asked_K,
+      ahead=self.loss.ahead,
+      frozen=self.loss.frozen,
+      rehearsed=self.loss.teaching.own and self.loss.segments > 1,
     )
 
 
@@ -130,6 +137,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     config.loss,
     grid,
     per_segment=train.per_segment,
+    frozen=train.frozen,
     carry_backprop=model.carry_backprop,
   )
   optimizer_spec = OptimizerSpec.from_config(
@@ -137,6 +145,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     num_blocks=grid.num_blocks,
     steps=train.steps,
     updates_per_step=train.updates_per_step(grid.segments),
+    frozen=train.frozen,
   )
   specs = Specs(
     seed=config.seed,
@@ -155,9 +164,10 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
 
 def _check_together(specs: Specs, grid: Grid) -> None:
   """What no section can know alone."""
-  one_of('loss.target', specs.loss.target, TARGETS)
+  one_of('loss.target', specs.loss.teaching.target, TARGETS)
   _check_exit_rows(specs)
   _check_layer_dropout(specs)
+  _check_top_k(specs)
   _check_max_compute(specs, grid)
   if specs.generate.draft is not None:
     specs.generate.draft.check(specs.body)
@@ -203,6 +213,17 @@ def _check_max_compute(specs: Specs, grid: Grid) -> None:
     f'exit.max_compute={limit} is below {prices.relative(least):.3f}, which a '
     'token costs that stops at the first readout; raise it, or name earlier '
     'model.readouts',
+  )
+
+
+def _check_top_k(specs: Specs) -> None:
+  """Fewer tokens than there are; V is known once the data are."""
+  top_k = specs.loss.teaching.teacher_top_k
+  vocab_size = specs.model.vocab_size
+  need(
+    vocab_size == 1 or top_k < vocab_size,
+    f'loss.teacher_top_k={top_k} of a vocabulary of {vocab_size} leaves none '
+    'out; lower it, or use 0 for all',
   )
 
 

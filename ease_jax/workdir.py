@@ -62,27 +62,27 @@ Path = str | os.PathLike[str]
 Json = dict[str, Any]
 
 
-def locate(workdir: Path) -> pathlib.Path:
-  """The directory that `--workdir` names; `~` is the home. Makes nothing.
+def locate(workdir: Path, field: str = '--workdir') -> pathlib.Path:
+  """The directory that a flag or field names; `~` is the home. Makes nothing.
 
   Raises:
     ConfigError: it is no path, empty, a file, or not on a disk of this machine.
   """
-  folder = expanded(workdir, '--workdir')
+  folder = expanded(workdir, field)
   name = os.fspath(workdir)
-  need(bool(name), '--workdir is empty; give a directory')
+  need(bool(name), f'{field} is empty; give a directory')
   need(
     not re.match(r'\w+://', name),
-    f'--workdir={name} is not on a disk; give a directory (a bucket can be '
+    f'{field}={name} is not on a disk; give a directory (a bucket can be '
     'mounted as one, or copied to afterwards)',
   )
   need(
     not _SURROGATE.search(name),
-    f'--workdir={name!a} cannot be written in this locale; set PYTHONUTF8=1',
+    f'{field}={name!a} cannot be written in this locale; set PYTHONUTF8=1',
   )
   need(
     folder.is_dir() or not folder.exists(),
-    f'--workdir={folder} is a file; choose a directory',
+    f'{field}={folder} is a file; choose a directory',
   )
   return folder
 

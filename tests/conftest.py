@@ -47,6 +47,7 @@ SLOW = (
   'test_decode_costs',
   'test_docs',
   'test_evaluate',
+  'test_distillation',
   'test_exact',
   'test_exits',
   'test_export',
@@ -65,6 +66,7 @@ SLOW = (
   'test_run_files',
   'test_speculate',
   'test_study',
+  'test_teacher',
   'test_train_flops',
   'test_train_loop',
 )

@@ -23,8 +23,9 @@ BATCH = tiny.batch(ROWS, LENGTH)
 CHANGED = 9  # a position
 
 BODIES = {
-  'stack': tiny.stack(readouts=(1, 2, 4)),  # its third layer has no readout
-  'refine': tiny.refine(),
+  # Its third layer has no readout.
+  'stack': tiny.stack(readouts=(1, 2, 4), gates=('calm',)),
+  'refine': tiny.refine(gates=('dat', 'gain', 'ouro')),
   'learned': tiny.refine(carry_init='learned', inject='gate'),
   'random': tiny.refine(carry_init='random', inject='concat'),
   'hrm': tiny.hrm(cycles=1, segments=2),
@@ -34,8 +35,14 @@ BODIES = {
   ),
 }
 SIGNALS = {
-  'stack': ('max_prob', 'kl', 'state_cosine', 'patience'),
-  'refine': ('max_prob',),
+  'stack': (
+    'max_prob',
+    'kl',
+    'state_cosine',
+    'patience',
+    'calm',
+  ),
+  'refine': ('max_prob', 'dat', 'gain', 'ouro', 'state_change'),
   'learned': ('kl',),
   'random': ('patience',),
   'hrm': ('max_prob', 'q_halt'),
@@ -48,6 +55,11 @@ CASES = [
   ('stack', 'kl', 'copy_state'),
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),
+  ('stack', 'calm', 'recompute'),
+  ('refine', 'ouro', 'copy_state'),
+  ('refine', 'dat', 'recompute'),
+  ('refine', 'gain', 'latest'),
+  ('refine', 'state_change', 'drop'),
   *(('refine', 'max_prob', policy) for policy in choices()),
   ('learned', 'kl', 'latest'),
   ('random', 'patience', 'drop'),

@@ -18,6 +18,7 @@ REFINE = {
   'loss.weights': 'segment_ends',
 }
 HRM = {'model.body': 'hrm', 'model.segments': 3}
+DISTILL = {'loss.target': 'distill', 'loss.weights': 'uniform'}
 ERRORS = [
   (
     {'data.source': 'web'},
@@ -177,7 +178,8 @@ ERRORS = [
   (
     {'exit.signals': ('max_prob', 'vibes')},
     "exit.signals=('max_prob', 'vibes') holds 'vibes', which is unknown; use "
-    'one of: max_prob, margin, entropy, state_cosine, kl, patience, q_halt',
+    'one of: max_prob, margin, entropy, state_cosine, state_change, '
+    'state_steadiness, kl, patience, calm, dat, gain, q_halt, ouro',
   ),
   (
     {'exit.thresholds.max_prob': (0.5, 1.5)},
@@ -316,7 +318,37 @@ ERRORS = [
   ),
   (
     {'loss.target': 'teacher'},
-    "loss.target='teacher' is unknown; use one of: label",
+    "loss.target='teacher' is unknown; use one of: label, distill",
+  ),
+  (
+    {'loss.target': 'distill'},
+    'loss.target=distill has no effect: the last readout teaches, and no '
+    'earlier one has a weight; give one of them a weight, or name a '
+    'loss.teacher',
+  ),
+  (
+    DISTILL | {'loss.teacher_weight': 1.5},
+    'loss.teacher_weight=1.5 must be at most 1',
+  ),
+  (
+    DISTILL | {'loss.teacher_temperature': 0.0},
+    'loss.teacher_temperature=0.0 must be at least 0.01',
+  ),
+  (
+    DISTILL | {'loss.teacher_divergence': 'mse'},
+    "loss.teacher_divergence='mse' is unknown; use one of: forward_kl, "
+    'reverse_kl, jensen_shannon',
+  ),
+  (
+    DISTILL | {'loss.teacher_top_k': 1},
+    'loss.teacher_top_k=1 teaches nothing: on one token all distributions are '
+    'the same; use 2 or more, or 0 for all tokens',
+  ),
+  (
+    DISTILL | {'loss.teacher_top_k': 9, 'loss.teacher_weight': 1.0},
+    'loss.teacher_top_k=9 with loss.teacher_weight=1 leaves it to nobody how '
+    'likely all other tokens are; give the label a share, or use '
+    'loss.teacher_top_k=0',
   ),
   (
     {'model.refine.inject': 'gate'},

@@ -22,6 +22,7 @@ READ = {
   'loss.weights': 'layerskip',
   'loss.schedule': 'rotate',
   'loss.exit_threshold': 0.5,
+  'loss.target': 'distill',
   'generate.temperature': 1.0,
 }
 
@@ -118,8 +119,17 @@ def test_the_shape_is_shown():
     ({'loss.rotate_every': 2}, ('loss.rotate_every=2', 'is rotate')),
     ({'loss.schedule_steps': 9}, ('loss.schedule_steps=9', 'loss.schedule')),
     ({'loss.exit_rows': 0.3}, ('loss.exit_rows=0.3', 'exit_threshold is on')),
+    ({'loss.teacher': 'x'}, ("loss.teacher='x'", 'loss.target is distill')),
+    ({'loss.teacher_weight': 0.1}, ('teacher_weight', 'target is distill')),
+    ({'loss.teacher_temperature': 2.0}, ('temperature', 'is distill')),
+    ({'loss.teacher_divergence': 'reverse_kl'}, ('teacher_divergence',)),
+    ({'loss.teacher_top_k': 5}, ('teacher_top_k=5', 'is distill')),
     ({'loss.gate_weight': 0.1}, ('loss.gate_weight', 'loss.gates is on')),
-    ({'loss.gate_exploration': 0.2}, ('gate_exploration', 'gates is on')),
+    ({'loss.gate_exploration': 0.2}, ('gate_exploration', 'is q_halt')),
+    (
+      {'loss.gates': ('calm',), 'loss.gate_price': 0.2},
+      ('gate_price=0.2', 'loss.gates is dat'),
+    ),
     ({'loss.token_fraction': 0.5}, ('loss.token_fraction', 'no readout')),
     ({'loss.schedule': 'rotate'}, ('loss.schedule=rotate', 'no readout')),
     (

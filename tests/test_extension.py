@@ -19,6 +19,7 @@ from ease_jax import config, decode, run, specs
 from ease_jax import model as model_lib
 from ease_jax.core import policies, routers, signals
 from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import KVPolicy
 from ease_jax.core.routers import Route, Router
 from ease_jax.core.signals import Gate, Learned, Signal
@@ -124,7 +125,12 @@ KNOWS = Signal(
   low=0.0,
   high=1.0,
   sweep=(0.2, 0.5),
-  gate=Gate(init_knows, apply_knows, learn_knows, flops=lambda dim: 2.0 * dim),
+  gate=Gate(
+    init_knows,
+    apply_knows,
+    flops=lambda dim: 2.0 * dim,
+    loss=learn_knows,
+  ),
 )
 
 # ------------------------------------------------------------ a K/V policy
@@ -141,15 +147,19 @@ EARLIEST = KVPolicy('earliest', source=first_of_block, needs_tied=True)
 # ---------------------------------------------------------------- a target
 
 
+@dataclasses.dataclass(frozen=True)
 class LastReadout:
   """The label, and what the model's own last readout says of it."""
 
-  def prepare(self, bound, batch):
-    last = bound.grid.num_readouts - 1
-    teacher = bound.normed(last, bound.states(batch['tokens'])[-1])
-    return {'label': batch['targets'], 'teacher': teacher}
+  spec: LossSpec
+  teacher: targets.Teacher | None
 
-  def loss(self, normed_NxD, w_VxD, prepared_N, weight_N):
+  def prepare(self, bound, batch, answer):
+    del bound
+    return {'label': batch['targets'], 'teacher': answer()}
+
+  def loss(self, normed_NxD, w_VxD, prepared_N, weight_N, is_last):
+    del is_last
     log_p_NxV = jax.nn.log_softmax(readout.logits(normed_NxD, w_VxD))
     teacher_NxV = readout.logits(prepared_N['teacher'], w_VxD)
     q_NxV = jax.lax.stop_gradient(jax.nn.softmax(teacher_NxV))
@@ -265,7 +275,7 @@ def registered():
     patch.setitem(routers.ROUTERS, 'doubt', DOUBT)
     patch.setitem(signals.SIGNALS, 'knows', KNOWS)
     patch.setitem(policies.POLICIES, 'earliest', EARLIEST)
-    patch.setitem(targets.TARGETS, 'last_readout', LastReadout())
+    patch.setitem(targets.TARGETS, 'last_readout', LastReadout)
     patch.setitem(tasks.TASKS, 'repeating', Repeating)
     yield
 

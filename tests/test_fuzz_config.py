@@ -59,6 +59,7 @@ BODIES = (
     'loss.schedule': 'rotate',
     'loss.normalize': 'none',
     'loss.exit_threshold': 0.5,
+    'loss.target': 'distill',
     'generate.temperature': 1.0,
   },
 )

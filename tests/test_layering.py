@@ -33,6 +33,7 @@ ORDER = (
   'progress',
   'texts',
   'deploy',
+  'teacher',
   'run',
   'notebook',
   'study',

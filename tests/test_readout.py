@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tiny
+from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import readout
 from ease_jax.model.readout import Read
@@ -218,12 +219,17 @@ def largest(jaxpr):
   )
 
 
-def test_deep_supervision_never_holds_all_logits(monkeypatch):
+TAUGHT = dict(teaching=TeachingSpec('distill'))
+LIKELIEST = dict(teaching=TeachingSpec('distill', teacher_top_k=8))
+
+
+@pytest.mark.parametrize('target', [{}, TAUGHT, LIKELIEST])
+def test_deep_supervision_never_holds_all_logits(monkeypatch, target):
   monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', 8192)
   model = tiny.stack(vocab_size=512)
   batch = tiny.batch(8, 12, vocab_size=512)
   all_logits = 8 * 12 * 512
-  spec = LossSpec((1.0,) * 4)
+  spec = LossSpec((1.0,) * 4, **target)
 
   def loss(params):
     return losses.grid_loss(params, model, spec, batch, 0, jax.random.key(0))[0]

@@ -7,6 +7,8 @@ from ease_jax.core import signals
 from ease_jax.evaluate import passes
 from ease_jax.model import readout
 
+LEARNED = ('calm', 'dat', 'gain', 'q_halt', 'ouro')
+
 
 def observation(**fields):
   shape = np.shape(next(iter(fields.values())))
@@ -17,11 +19,16 @@ def test_facts_of_the_signals_follow_from_what_they_look_at():
   able = [name for name, s in signals.SIGNALS.items() if s.can_draft]
   assert able == ['max_prob', 'margin', 'entropy']
   headless = [n for n, s in signals.SIGNALS.items() if not s.needs_head]
-  assert headless == ['state_cosine', 'q_halt']
+  assert headless == [
+    'state_cosine',
+    'state_change',
+    'state_steadiness',
+    *LEARNED,
+  ]
   remember = [name for name, s in signals.SIGNALS.items() if s.has_memory]
-  assert remember == ['kl', 'patience']
+  assert remember == ['state_steadiness', 'kl', 'patience', 'ouro']
   learned = [name for name, s in signals.SIGNALS.items() if s.gate]
-  assert learned == ['q_halt']
+  assert learned == list(LEARNED)
 
 
 def test_patience_counts_consecutive_agreements():
@@ -42,6 +49,7 @@ def test_patience_counts_consecutive_agreements():
     ('margin', 'margin', 0.3),
     ('entropy', 'entropy', 0.7),
     ('state_cosine', 'state_cosine', 0.3),
+    ('state_change', 'state_change', -0.3),
     ('kl', 'kl', -0.3),
   ],
 )
@@ -51,9 +59,18 @@ def test_memoryless_signals_read_one_field(name, field, expected):
   np.testing.assert_allclose(score, np.full((2, 2), expected), rtol=1e-6)
 
 
+def test_steadiness_is_how_little_the_change_changes():
+  changes = np.asarray([[np.inf, np.inf], [0.5, 0.2], [0.4, 0.3]], np.float32)
+  observations = [observation(state_change=row) for row in changes]
+  score_KxN = signals.scores(signals.SIGNALS['state_steadiness'], observations)
+  assert (score_KxN[:2] == -np.inf).all()
+  np.testing.assert_allclose(score_KxN[2], [-0.1, -0.1], rtol=1e-5)
+
+
 @pytest.fixture(scope='module')
 def dump():
-  model = tiny.hrm(cycles=1)  # the one body that knows them all
+  # q_halt learns in HRM only.
+  model = tiny.hrm(cycles=1, gates=LEARNED)
   names = tuple(signals.SIGNALS)
   return passes.grid_dump(
     model, tiny.params(model), lambda: [tiny.batch()], names
@@ -65,13 +82,14 @@ def test_scores_stay_in_the_range_of_the_signal(dump, name):
   signal = signals.SIGNALS[name]
   score_KxRxT = dump.score_KxRxT[name]
   assert score_KxRxT.dtype == np.float32
-  later = score_KxRxT[1:]
+  empty = {'state_cosine': 1, 'state_change': 1, 'kl': 1, 'state_steadiness': 2}
+  first = empty.get(name, 0)  # readout that has all that it compares
+  later = score_KxRxT[first:]
   assert np.isfinite(later).all()
   assert later.min() >= signal.low and later.max() <= signal.high
   assert later.min() < later.max()
-  if name in ('state_cosine', 'kl'):
-    # Nothing to compare with: no finite threshold exits at readout 1.
-    assert (score_KxRxT[0] == -np.inf).all()
+  # Nothing to compare with: no finite threshold exits before.
+  assert (score_KxRxT[:first] == -np.inf).all()
 
 
 def test_q_halt_is_the_value_of_stopping_over_that_of_going_on():

@@ -1,6 +1,7 @@
 """A study's page and tables, whatever its variants are called."""
 
 import dataclasses
+import math
 import re
 
 import fake_run
@@ -52,6 +53,49 @@ def test_tables_keep_their_columns(folder):
     cells = {len(re.split(r'(?<!\\)\|', row)) for row in rows}
     assert len(cells) == 1
   assert r'| a \| b |' in '\n'.join(lines)
+
+
+def test_readouts_are_held_against_each_other(folder, tmp_path):
+  """The last as in the other table; not at all where there is one."""
+  assert 'At every readout' not in (folder / 'report.html').read_text()
+  runs_of = {
+    'a': {seed: double(3.0, 2.0, seed) for seed in (1, 2)},
+    'b': {seed: double(2.7, 2.0, seed) for seed in (1, 2)},
+    'c': {seed: single(50.0, 1.9, seed) for seed in (1, 2)},
+  }
+  study = Study(
+    'T', 'Q?', {name: {} for name in runs_of}, (1, 2), (('b', 'a'), ('c', 'a'))
+  )
+  comparison = statistics.summarize(
+    study, runs_of, [], fake_run.results().provenance
+  )
+  alike, unlike = comparison.pairs
+  assert unlike.readouts == ()
+  first, last = alike.readouts
+  assert first.ratio == pytest.approx(math.exp(-0.3))
+  assert first.interval.high == pytest.approx(math.exp(-0.3))
+  assert (last.ratio, last.interval) == (alike.ratio, alike.interval)
+  assert [s.mean for s in comparison.variants[0].readouts] == pytest.approx(
+    [math.exp(3.0), math.exp(2.0)]
+  )
+  write_page(tmp_path, comparison)
+  table = (tmp_path / 'comparison.md').read_text().split('\n\n')[-1]
+  rows = [row.split('|')[1:-1] for row in table.strip().splitlines()]
+  assert rows[0][1].strip() == 'readout 1' and len(rows) == 2 + 3 + 2
+  assert rows[5][0].strip() == 'b against a' and '-25.9' in rows[5][1]
+  assert 'At every readout' in (tmp_path / 'report.html').read_text()
+
+
+def double(first, last, seed):
+  """A run of two readouts, by the losses of both."""
+  run = single(50.0, last, seed)
+  early = single(50.0, first, seed)
+  readouts = *early.results.readouts, *run.results.readouts
+  sums = *early.windows.readouts, *run.windows.readouts
+  return run._replace(
+    results=dataclasses.replace(run.results, readouts=readouts),
+    windows=dataclasses.replace(run.windows, readouts=sums),
+  )
 
 
 def test_smoke_runs_are_marked(folder, tmp_path):

@@ -6,27 +6,24 @@ import pytest
 import training
 
 import tiny
+from ease_jax import specs
 from ease_jax.model import routed
-from ease_jax.train import optimizer, update
+from ease_jax.train import optimizer, targets, update
 
 LENGTH = 32
 LONG = 256  # where most of the work is attention
 ROWS = 4
 
 
-def config_of(
-  name, weights='uniform', length=LENGTH, layer_dropout=0.0, **model
-):
+def config_of(name, weights='uniform', length=LENGTH):
   c = training.make_plain_config()
   tiny.update_model(
     c.model, num_layers=2, dim=64, num_heads=2, num_kv_heads=1, mlp_dim=256
   )
-  tiny.update_model(c.model, **model)
   c.loss.weights = weights
   c.optimizer.name = name
   c.data.seq_len = length
   c.train.batch_size = ROWS
-  c.train.layer_dropout = layer_dropout
   return c
 
 
@@ -34,34 +31,53 @@ def xla_flops(function, *args, **static):
   return function.lower(*args, **static).compile().cost_analysis()['flops']
 
 
-MOD = dict(router='mod', every=1, capacity=0.25)
+LARGE = 256  # tokens of a vocabulary whose heads weigh as much as the layers
+PLAIN = {}
+TAUGHT = {'loss.target': 'distill'}
+LIKELIEST = TAUGHT | {'loss.teacher_top_k': 4}
+BY_ANOTHER = TAUGHT | {'loss.teacher': 'runs/big'}
+MOD = {'model.router': 'mod', 'model.mod.every': 1, 'model.mod.capacity': 0.25}
+PREDICTOR = MOD | {'model.mod.choice': 'predictor'}
+DROPOUT = {'train.layer_dropout': 0.5}
 
 
 @pytest.mark.parametrize(
-  'name, length, model',
+  'name, length, changes',
   [
-    ('adamw', LENGTH, {}),
-    ('muon', LENGTH, {}),
-    ('adamw', LONG, {}),
+    ('adamw', LENGTH, PLAIN),
+    ('muon', LENGTH, PLAIN),
+    ('adamw', LONG, PLAIN),
+    ('adamw', LENGTH, TAUGHT),
+    ('adamw', LENGTH, LIKELIEST),
+    ('adamw', LENGTH, BY_ANOTHER),
     ('adamw', LONG, MOD),
-    ('adamw', LENGTH, MOD | dict(choice='predictor')),
-    ('adamw', LENGTH, dict(layer_dropout=0.5)),
+    ('adamw', LENGTH, PREDICTOR),
+    ('adamw', LENGTH, DROPOUT),
   ],
 )
-def test_an_update_is_what_xla_counts(name, length, model, optimized):
-  run_specs = training.make_specs(config_of(name, length=length, **model))
+def test_an_update_is_what_xla_counts(name, length, changes, optimized):
+  c = config_of(name, length=length)
+  c.update_from_flattened_dict(changes)
+  run_specs = specs.from_config(c, LARGE if changes else tiny.VOCAB)
   state = update.abstract_state(run_specs.body, run_specs.optimizer)
+  teacher = None
+  counted = run_specs.train_flops
+  if run_specs.loss.teaching.run:  # one of the same size
+    teacher = targets.Teacher(run_specs.body, state.params)
+    prices = run_specs.body.costs(length)
+    counted += prices.teaching(run_specs.loss.teacher_heads)
   flops = xla_flops(
     update.train_step,
     state,
     tiny.batch(ROWS, length),
     jax.random.key(0),
+    teacher,
     model=routed(run_specs.body, run_specs.train.layer_dropout_at(0)),
     loss_spec=run_specs.loss,
     opt_spec=run_specs.optimizer,
     accumulate=1,
   )
-  counted = run_specs.train_flops * ROWS * length
+  counted *= ROWS * length
   # Norms, softmax, activations and Adam come on top, on a model so small.
   assert counted == pytest.approx(flops, rel=0.15)
   assert counted < flops
@@ -90,6 +106,18 @@ def test_only_muon_multiplies_matrices_and_only_those_in_layers():
   assert optimizer.update_flops(muon, params) == 5 * (4 * 4 * 3 + 2 * 8)
   adamw = training.make_specs(config_of('adamw')).optimizer
   assert optimizer.update_flops(adamw, params) == 0
+
+
+def test_several_segments_are_run_before_they_teach():
+  c = config_of('adamw')
+  c.model.update(body='refine', segments=3)
+  label = training.make_specs(c)
+  c.loss.target = 'distill'
+  taught = training.make_specs(c)
+  prices = taught.body.costs(LENGTH)
+  more = taught.train_flops - label.train_flops
+  assert taught.loss.asked_K == [0, 0, 0, 0, 0, 5]
+  assert more == pytest.approx(prices.full + 4 * prices.head)
 
 
 def test_each_segment_may_be_an_update_of_its_own():

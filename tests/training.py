@@ -141,7 +141,7 @@ def dying_task(num_batches):
   return interrupted_task(num_batches, die)
 
 
-def run(run_specs, workdir, task=None):
+def run(run_specs, workdir, task=None, teacher=None):
   return loop.train(
     run_specs.train,
     workdir,
@@ -152,6 +152,7 @@ def run(run_specs, workdir, task=None):
     seed=run_specs.seed,
     eval_batch_size=2,
     eval_max_tokens=64,
+    teacher=teacher,
   )
 
 

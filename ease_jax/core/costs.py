@@ -178,12 +178,22 @@ class CostModel:
       total_KxN += self.block_L[cell.number] * passed_KxN
     return total_KxN
 
+  def teaching(self, heads: float) -> float:
+    """What a teacher takes for one token: every cell, forward, and heads.
+
+    Args:
+      heads: how often its head runs.
+    """
+    return float(self.cell_L.sum()) + heads * self.head
+
   def train_per_token(
     self,
     trained_K: Sequence[float],
     asked_K: Sequence[float] | None = None,
     *,
     ahead: bool = False,
+    frozen: bool = False,
+    rehearsed: bool = False,
   ) -> float:
     """Forward and backward FLOPs of one training token; recomputation is free.
 
@@ -192,22 +202,28 @@ class CostModel:
 
     Args:
       trained_K: share of the tokens that each readout is trained on.
-      asked_K: share of the tokens for which each readout's head runs forward
-        only, to decide on an exit or whether a prediction was right.
+      asked_K: heads of each readout that run forward only, for a token: to
+        decide on an exit or whether a prediction was right, or to teach.
       ahead: whether every segment is run a second time, forward, to look one
         segment ahead.
+      frozen: whether no gradient reaches the cells and heads.
+      rehearsed: whether all cells are run a second time, forward, for what the
+        last readout will say.
     """
     carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
     body_L = (self.trained_L + self.extra_L)[: len(carries_L)]
     forward = body_L.sum()
-    backward = 2 * (body_L * carries_L).sum()
+    backward = 0.0 if frozen else 2 * (body_L * carries_L).sum()
 
     if ahead:
       forward += body_L[len(self.grid.prelude) :].sum()
+    if rehearsed:
+      forward += self.teaching(heads=0)
 
     trained = float(np.sum(np.asarray(trained_K)))
     asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))
-    heads = trained * 3 * (self.head + self.coda) + asked * self.head
+    passes = 1 if frozen else 3
+    heads = trained * passes * (self.head + self.coda) + asked * self.head
     return float(forward + backward + heads)
 
 

@@ -122,6 +122,6 @@ signals.register(
     low=-math.inf,
     high=math.inf,
     sweep=(-2.0, -1.0, 0.0, 1.0, 2.0),
-    gate=Gate(init, values, _learn, flops, ahead=True, ends_only=True),
+    gate=Gate(init, values, flops, _learn, ahead=True, ends_only=True),
   )
 )

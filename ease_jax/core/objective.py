@@ -21,41 +21,20 @@ from ease_jax.checks import (
   need,
   plain,
 )
+from ease_jax.core import depth_adaptive, halting, ouro
+from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.weights import (
   SCHEDULES,
   TIMELESS,
   WEIGHTS,
+  WeightSpec,
   schedule_factors,
 )
 
 NORMALIZATIONS = ('none', 'sum_to_one')
 TIMED = tuple(name for name in SCHEDULES if name not in TIMELESS)
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightSpec:
-  """The fields of section `loss` that weights are made of.
-
-  Attributes:
-    weights: of WEIGHTS.
-    chosen: (layer, weight) of single layers.
-    matrix: a row of weights for each segment, one for each layer.
-    e_scale: scale of early layers.
-  """
-
-  weights: Annotated[str, OneOf(WEIGHTS)]
-  chosen: Annotated[
-    tuple[tuple[int, NotNegative], ...], ReadIf('weights', ('chosen',))
-  ]
-  matrix: Annotated[
-    tuple[tuple[NotNegative, ...], ...], ReadIf('weights', ('matrix',))
-  ]
-  e_scale: Annotated[NotNegative, ReadIf('weights', ('layerskip',))]
-
-  def __post_init__(self):
-    check_fields('loss', self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +52,19 @@ class LossSpec:
       stop there, as under `copy_state` at inference; 0 = none do.
     exit_rows: share of the rows in which they do.
     per_segment: each segment is an update of its own, and normalised so.
+    frozen: only gates learn; everything else is a constant.
     segments: S.
     carry_backprop: last segments that losses reach through; 1 = their own.
-    target: what a readout is trained to say, a name of `train.targets`.
+    teaching: what readouts learn, and of whom.
     gates: learned signals that are trained.
     gate_weight: weight of their losses.
+    gate_gradient: their losses move the model too, not only the gates.
     gate_exploration: chance that a token must go on, whatever its gate says.
+    gate_oracle: what names the readout where a token should have stopped.
+    gate_price: what the oracle asks every further cell to bring.
+    gate_smoothing: width of the oracle's kernel over neighbours; 0 = none.
+    gate_objective: what ouro's gate learns.
+    gate_entropy: weight of its distribution's entropy, beta.
   """
 
   weight_K: tuple[NotNegative, ...]
@@ -90,12 +76,29 @@ class LossSpec:
   exit_threshold: Share = 0.0
   exit_rows: Annotated[Share, ReadIf('exit_threshold')] = 0.5
   per_segment: bool = False
+  frozen: bool = False
   segments: Depth = 1
   carry_backprop: Depth = 1
-  target: str = 'label'
+  teaching: TeachingSpec = TeachingSpec()
   gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
   gate_weight: Annotated[NotNegative, ReadIf('gates')] = 0.0
-  gate_exploration: Annotated[Share, ReadIf('gates')] = 0.0
+  gate_gradient: Annotated[bool, ReadIf('gates')] = True
+  gate_exploration: Annotated[Share, ReadIf('gates', (halting.NAME,))] = 0.0
+  gate_oracle: Annotated[
+    str,
+    OneOf(depth_adaptive.ORACLES),
+    ReadIf('gates', (depth_adaptive.NAME,)),
+  ] = depth_adaptive.ORACLES[0]
+  gate_price: Annotated[
+    NotNegative, ReadIf('gates', (depth_adaptive.NAME,))
+  ] = 0.0
+  gate_smoothing: Annotated[
+    NotNegative, ReadIf('gates', (depth_adaptive.NAME,))
+  ] = 0.0
+  gate_objective: Annotated[
+    str, OneOf(ouro.OBJECTIVES), ReadIf('gates', (ouro.NAME,))
+  ] = ouro.OBJECTIVES[0]
+  gate_entropy: Annotated[NotNegative, ReadIf('gates', (ouro.NAME,))] = 0.0
 
   def __post_init__(self):
     check_fields('loss', self)
@@ -105,8 +108,14 @@ class LossSpec:
       f'{self.schedule_steps}',
     )
     self._check_weights()
+    self._check_teacher()
     for name in self.gates:
       self._check_gate(name)
+    need(
+      not self.frozen or bool(self.learned),
+      f'train.freeze=model leaves nothing to learn: loss.gates={self.gates} '
+      f'with loss.gate_weight={self.gate_weight}; name a gate, or use nothing',
+    )
     self._check_updates()
 
   def _check_weights(self) -> None:
@@ -143,6 +152,14 @@ class LossSpec:
       'with one readout; use 0, or more model.readouts',
     )
 
+  def _check_teacher(self) -> None:
+    need(
+      not self.teaching.on or any(self.taught_K),
+      f'loss.target={self.teaching.target} has no effect: the last readout '
+      'teaches, and no earlier one has a weight; give one of them a weight, or '
+      'name a loss.teacher',
+    )
+
   def _check_gate(self, name: str) -> None:
     gate = SIGNALS[name].gate
     need(
@@ -154,6 +171,23 @@ class LossSpec:
       not gate.ends_only or len(self.weight_K) == self.segments,
       f'loss.gates names {name}, which learns at the end of a segment only; '
       'let model.readouts name the last layer alone',
+    )
+    if gate.grid_loss is None:
+      return
+    need(
+      len(self.weight_K) > 1,
+      f'loss.gates names {name}, which learns where to stop, and the model has '
+      'one readout; add more to model.readouts',
+    )
+    need(
+      not self.per_segment,
+      f'loss.gates names {name}, which learns from all segments together, and '
+      'train.updates=per_segment makes an update of each; use joint',
+    )
+    need(
+      not self.exit_threshold or self.exit_rows < 1,
+      f'loss.gates names {name}, which learns in rows without exits, and '
+      f'loss.exit_rows={self.exit_rows} leaves none; lower it',
     )
 
   def _check_updates(self) -> None:
@@ -179,6 +213,7 @@ class LossSpec:
     grid: Grid,
     *,
     per_segment: bool,
+    frozen: bool,
     carry_backprop: int,
   ) -> 'LossSpec':
     """The loss of a config.
@@ -187,18 +222,25 @@ class LossSpec:
       section: `loss` of the config.
       grid: the model's cells.
       per_segment: whether each segment is an update of its own.
+      frozen: whether only gates learn.
       carry_backprop: of the model.
 
     Raises:
       ConfigError: two fields clash.
     """
     fields = plain(section)
-    names = [field.name for field in dataclasses.fields(WeightSpec)]
-    spec = WeightSpec(**{name: fields.pop(name) for name in names})
+
+    def own(kind: type) -> dict[str, Any]:
+      names = [field.name for field in dataclasses.fields(kind)]
+      return {name: fields.pop(name) for name in names}
+
+    spec = WeightSpec(**own(WeightSpec))
     weight_K = WEIGHTS[spec.weights](grid.names_K, dataclasses.asdict(spec))
     return cls(
       tuple(weight_K),
+      teaching=TeachingSpec(**own(TeachingSpec)),
       per_segment=per_segment,
+      frozen=frozen,
       segments=grid.segments,
       carry_backprop=carry_backprop,
       **fields,
@@ -247,6 +289,19 @@ class LossSpec:
     return self.gates if self.gate_weight else ()
 
   @property
+  def learned_from_grid(self) -> tuple[str, ...]:
+    """Those of them that look at all readouts at once."""
+    gates = {name: SIGNALS[name].gate for name in self.learned}
+    return tuple(
+      name for name, gate in gates.items() if gate and gate.grid_loss
+    )
+
+  def exits(self, rows: int) -> jax.Array:
+    """Rows of a batch in which tokens may stop while training, [B, 1] bool."""
+    some = round(self.exit_rows * rows) if self.exit_threshold else 0
+    return (jnp.arange(rows) < some)[:, None]
+
+  @property
   def ahead(self) -> bool:
     """Whether a gate looks at the segment that comes next."""
     gates = [SIGNALS[name].gate for name in self.learned]
@@ -262,15 +317,29 @@ class LossSpec:
     return shares
 
   @property
-  def asked_K(self) -> list[float]:
-    """Share of tokens whose head each readout runs forward only.
+  def taught_K(self) -> list[float]:
+    """Share of tokens on which a teacher teaches each readout."""
+    return self.teaching.taught(self.trained_K)
 
-    That is to decide on an exit, or whether a prediction was right.
+  @property
+  def teacher_heads(self) -> float:
+    """Heads that the teacher runs for a token."""
+    return self.teaching.heads(self.taught_K)
+
+  @property
+  def asked_K(self) -> list[float]:
+    """Heads that each readout runs forward only, for a token.
+
+    That is to decide on an exit, or whether a prediction was right, or to
+    teach.
     """
     last = len(self.weight_K) - 1
     for_exits = 1.0 if self.exit_threshold else 0.0
     for_gates = 1.0 if self.learned else 0.0
-    return [
+    asked_K = [
       max(for_exits if k < last else 0.0, for_gates)
       for k in range(len(self.weight_K))
     ]
+    if self.teaching.own:
+      asked_K[last] += self.teacher_heads
+    return asked_K

@@ -9,7 +9,7 @@ can influence another one's score.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,8 +29,8 @@ GATE = 'gate'
 class Observation(NamedTuple):
   """What a signal may look at, for each token of one readout, float32.
 
-  On the first readout there is no previous one: `kl` is +inf and
-  `state_cosine` -inf, which makes both signals' scores -inf there.
+  On the first readout there is no previous one: `kl` and `state_change` are
+  +inf and `state_cosine` -inf, which makes their signals' scores -inf there.
   """
 
   nll: jax.Array  # -log p(target), nats
@@ -39,6 +39,7 @@ class Observation(NamedTuple):
   margin: jax.Array  # its probability minus the second one's
   entropy: jax.Array  # of the distribution, in units of log V
   state_cosine: jax.Array  # of this and the previous readout's state
+  state_change: jax.Array  # length of their difference, in previous lengths
   kl: jax.Array  # KL(previous || this), nats
   gate: dict[str, jax.Array]  # [..., O] outputs of learned signals, by name
 
@@ -54,6 +55,7 @@ def blank(shape: tuple[int, ...]) -> Observation:
     margin=zeros,
     entropy=zeros,
     state_cosine=-infinite,
+    state_change=infinite,
     kl=infinite,
     gate={},
   )
@@ -84,6 +86,40 @@ class Lesson(NamedTuple):
   key: jax.Array
 
 
+class GridLesson(NamedTuple):
+  """What a gate may learn from all readouts of a batch at once.
+
+  Only the outputs carry a gradient.
+
+  Attributes:
+    output_KxBxTxO: outputs of the gate.
+    nll_KxBxT: loss of each readout, nats.
+    argmax_KxBxT: what each readout would answer, int32.
+    target_BxT: the true next tokens.
+    mask_BxT: 1 for tokens that count, 0 for padding.
+    depth_K: cells that a token runs up to each readout.
+    settings: fields `gate_*` of the config's section `loss`, by name.
+  """
+
+  output_KxBxTxO: jax.Array
+  nll_KxBxT: jax.Array
+  argmax_KxBxT: jax.Array
+  target_BxT: jax.Array
+  mask_BxT: jax.Array
+  depth_K: tuple[int, ...]
+  settings: Mapping[str, Any]
+
+  @property
+  def agrees_KxBxT(self) -> jax.Array:
+    """Whether each readout answers as the last one does."""
+    return self.argmax_KxBxT == self.argmax_KxBxT[-1:]
+
+  @property
+  def correct_KxBxT(self) -> jax.Array:
+    """Whether each readout answers with the true next token."""
+    return self.argmax_KxBxT == self.target_BxT[None]
+
+
 class Learned(NamedTuple):
   """The loss of a gate, and whose training it ends."""
 
@@ -98,8 +134,9 @@ class Gate:
   Attributes:
     init: (key, D) -> parameters, a tree of arrays.
     apply: (parameters, h [..., D]) -> outputs [..., O], float32.
-    loss: what it learns from one segment.
     flops: D -> FLOPs of one token.
+    loss: what it learns from one segment; None = nothing.
+    grid_loss: what it learns from all readouts, nats [B, T]; None = nothing.
     ahead: whether the loss looks at the next segment, which is then run once
       more, forward only.
     ends_only: whether it is trained at the last readout of a segment alone.
@@ -107,8 +144,9 @@ class Gate:
 
   init: Callable[[jax.Array, int], Any]
   apply: Callable[[Any, jax.Array], jax.Array]
-  loss: Callable[[Lesson], Learned]
   flops: Callable[[int], float]
+  loss: Callable[[Lesson], Learned] | None = None
+  grid_loss: Callable[[GridLesson], jax.Array] | None = None
   ahead: bool = False
   ends_only: bool = False
 
@@ -205,6 +243,23 @@ def _state_cosine(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
   return memory, obs.state_cosine
 
 
+def _stillness(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
+  return memory, -obs.state_change
+
+
+def _before_all(shape: tuple[int, ...]) -> jax.Array:
+  return jnp.full(shape, jnp.inf)
+
+
+def _steadiness(
+  change: jax.Array, obs: Observation
+) -> tuple[jax.Array, jax.Array]:
+  """How little the state's change differs from the one before it."""
+  has_both = jnp.isfinite(change) & jnp.isfinite(obs.state_change)
+  difference = jnp.abs(obs.state_change - change)
+  return obs.state_change, jnp.where(has_both, -difference, -jnp.inf)
+
+
 def _similarity(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
   return memory, -obs.kl
 
@@ -264,6 +319,28 @@ register(
     low=-1.0,
     high=1.0,
     sweep=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98),
+  )
+)
+register(
+  Signal(
+    'state_change',
+    _stillness,
+    frozenset({STATE, PREVIOUS_STATE}),
+    low=-math.inf,
+    high=0.0,
+    sweep=(-1.0, -0.7, -0.5, -0.3, -0.2, -0.1),
+  )
+)
+register(
+  Signal(
+    'state_steadiness',
+    _steadiness,
+    frozenset({STATE, PREVIOUS_STATE}),
+    low=-math.inf,
+    high=0.0,
+    sweep=(-0.5, -0.3, -0.2, -0.1, -0.05, -0.02),
+    init=_before_all,
+    remembers=True,
   )
 )
 register(

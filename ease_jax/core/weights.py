@@ -1,13 +1,14 @@
 """Weights of the readouts in the grid loss, and how they change over time."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import need
+from ease_jax.checks import NotNegative, OneOf, ReadIf, check_fields, need
 
 # (names of the readouts, section `loss` of the config) -> a weight for each.
 Names = Sequence[tuple[int, int]]
@@ -97,6 +98,31 @@ WEIGHTS: dict[str, Weigh] = {
   'chosen': _chosen,  # single layers, `loss.chosen`
   'matrix': _matrix,  # W[S, L], `loss.matrix`
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSpec:
+  """The fields of section `loss` that weights are made of.
+
+  Attributes:
+    weights: of WEIGHTS.
+    chosen: (layer, weight) of single layers.
+    matrix: a row of weights for each segment, one for each layer.
+    e_scale: scale of early layers.
+  """
+
+  weights: Annotated[str, OneOf(WEIGHTS)]
+  chosen: Annotated[
+    tuple[tuple[int, NotNegative], ...], ReadIf('weights', ('chosen',))
+  ]
+  matrix: Annotated[
+    tuple[tuple[NotNegative, ...], ...], ReadIf('weights', ('matrix',))
+  ]
+  e_scale: Annotated[NotNegative, ReadIf('weights', ('layerskip',))]
+
+  def __post_init__(self):
+    check_fields('loss', self)
+
 
 # (share of the schedule that is over, number of the update, K, period)
 # -> factor on each readout's weight, [K]

@@ -47,6 +47,21 @@ class DataFacts(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherFacts(Record):
+  """The run that taught this one.
+
+  Attributes:
+    run: its folder, as `loss.teacher` says it.
+    checksum: CRC-32 of its parameters.
+    flops: of what it says of one training token.
+  """
+
+  run: str
+  checksum: str
+  flops: float
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainFacts(Record):
   """What training took.
 
@@ -55,12 +70,14 @@ class TrainFacts(Record):
     updates: of the parameters.
     best_step: whose parameters are evaluated; None where none was best.
     tokens: supervised.
-    flops: forward, backward and the optimizer's products of matrices, with
-      attention to whole windows; counted, not measured (`docs/compute.md`).
+    flops: forward, backward, a teacher's and the optimizer's products of
+      matrices, with attention to whole windows; counted, not measured
+      (`docs/compute.md`).
     wall_s: seconds, compilation and evaluations included.
     tokens_per_s: tokens over these seconds.
     extended_from: steps at which the run ended before it was extended; None
       where it was not.
+    teacher: the run that taught this one; None where none did.
   """
 
   steps: int
@@ -71,6 +88,7 @@ class TrainFacts(Record):
   wall_s: float
   tokens_per_s: float
   extended_from: tuple[int, ...] | None = None
+  teacher: TeacherFacts | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -294,11 +294,12 @@ def _last_nll(params: Params, batch: Batch, *, model: Body):
   bound = model.bind({'params': params})
   h_BxTxD = bound.states(jnp.asarray(batch['tokens']))[-1]
   normed_BxTxD = bound.normed(model.grid.num_readouts - 1, h_BxTxD)
-  mask_N = batch['mask'].reshape(-1)
+  target_N = jnp.asarray(batch['targets']).reshape(-1)
+  mask_N = jnp.asarray(batch['mask']).reshape(-1)
   total = linear_cross_entropy(
     normed_BxTxD.reshape(mask_N.size, -1),
     bound.unembedding(),
-    batch['targets'].reshape(-1),
+    target_N,
     mask_N,
   )
   return total, mask_N.sum()

@@ -44,6 +44,7 @@ from ease_jax.model.walk import (
 )
 
 EMBED_STD = 0.02
+GATE = 'gate_'  # how names of gates' parameters begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Body(nn.Module):
     self.streams = self.kind.streams(c)
 
     self.gates = {
-      name: self.param(f'gate_{name}', _gate(name).init, c.dim)
+      name: self.param(f'{GATE}{name}', _gate(name).init, c.dim)
       for name in c.gates
     }
     routed_cells = {cell.block: cell for cell in self.grid.cells if cell.router}
@@ -329,6 +330,11 @@ class Body(nn.Module):
       extra[cell] = flops
 
     return extra
+
+
+def is_gate(name: str) -> bool:
+  """Whether a group of parameters is that of a learned signal."""
+  return name.startswith(GATE)
 
 
 def _gate(name: str) -> Gate:

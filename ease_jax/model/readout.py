@@ -1,12 +1,13 @@
 """From states to losses and observations without ever holding all logits.
 
-Both functions walk the tokens in chunks of at most `CHUNK_ELEMENTS` logits.
-`linear_cross_entropy` forms its gradient while it walks forward, so that no
-chunk of logits is computed twice or kept for the backward pass.
+All functions walk the tokens in chunks of at most `CHUNK_ELEMENTS` logits.
+`linear_loss` forms its gradient while it walks forward, so that no chunk of
+logits is computed twice or kept for the backward pass.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,12 @@ from ease_jax.core import signals
 from ease_jax.core.signals import Observation
 
 CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
+
+Tree = Any  # any tree of arrays
+
+# logits [N, V], what the loss needs of each of these tokens, and of all, to the
+# loss of each, [N], and its derivative by the logits, [N, V].
+Graded = Callable[[jax.Array, Tree, Tree], tuple[jax.Array, jax.Array]]
 
 
 class Read(NamedTuple):
@@ -31,14 +38,9 @@ def logits(h_NxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
   )
 
 
-def _nll(logits_NxV: jax.Array, target_N: jax.Array) -> jax.Array:
-  chosen_N = jnp.take_along_axis(logits_NxV, target_N[:, None], 1)[:, 0]
-  return jax.nn.logsumexp(logits_NxV, axis=-1) - chosen_N
-
-
-def _chunked(*arrays_N: jax.Array, vocab_size: int) -> tuple[jax.Array, ...]:
+def _chunked(*trees_N: Tree, vocab_size: int) -> tuple[Tree, ...]:
   """Pads N to a multiple of the chunk with zeros: [chunks, n, ...]."""
-  num = arrays_N[0].shape[0]
+  num = len(jax.tree.leaves(trees_N)[0])
   chunks = -(-num * vocab_size // CHUNK_ELEMENTS)
   size = -(-num // chunks)
   pad = chunks * size - num
@@ -47,17 +49,91 @@ def _chunked(*arrays_N: jax.Array, vocab_size: int) -> tuple[jax.Array, ...]:
     x = jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
     return x.reshape(chunks, size, *x.shape[1:])
 
-  return tuple(split(x) for x in arrays_N)
+  return jax.tree.map(split, trees_N)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def linear_loss(
+  graded: Graded,
+  h_NxD: jax.Array,
+  w_VxD: jax.Array,
+  tokens_N: Tree,
+  shared: Tree,
+  weight_N: jax.Array,
+) -> jax.Array:
+  """sum_n weight_n * loss(h_n @ w.T), a float32 scalar.
+
+  Tokens of weight 0 (padding) contribute nothing to the value or to any
+  gradient. Equal to the naive computation to float32 rounding. Gradients flow
+  to the states, the unembedding and the weights, to nothing else.
+
+  Args:
+    graded: the loss of a chunk of tokens and its derivative by their logits.
+    h_NxD: normed states.
+    w_VxD: the unembedding.
+    tokens_N: what the loss needs of each token.
+    shared: what it needs of all.
+    weight_N: float32 weight of each token.
+  """
+  chunks = _chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
+
+  def body(total, chunk):
+    h_NxD, tokens_N, weight_N = chunk
+    loss_N, _ = graded(logits(h_NxD, w_VxD), tokens_N, shared)
+    return total + weight_N @ loss_N, None
+
+  return jax.lax.scan(body, jnp.float32(0), chunks)[0]
+
+
+def _forward(graded, h_NxD, w_VxD, tokens_N, shared, weight_N):
+  chunks = _chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
+
+  def body(carry, chunk):
+    total, dw_VxD = carry
+    h_NxD, tokens_N, weight_N = chunk
+    loss_N, error_NxV = graded(logits(h_NxD, w_VxD), tokens_N, shared)
+    error_NxV = (error_NxV * weight_N[:, None]).astype(h_NxD.dtype)
+    dw_VxD += jnp.matmul(error_NxV.T, h_NxD, preferred_element_type=jnp.float32)
+    return (total + weight_N @ loss_N, dw_VxD), (error_NxV @ w_VxD, loss_N)
+
+  start = jnp.float32(0), jnp.zeros(w_VxD.shape, jnp.float32)
+  (total, dw_VxD), (dh, loss) = jax.lax.scan(body, start, chunks)
+  num, dim = h_NxD.shape
+  dh_NxD = dh.reshape(-1, dim)[:num]
+  residuals = dh_NxD, dw_VxD.astype(w_VxD.dtype), loss.reshape(-1)[:num]
+  return total, residuals
+
+
+def _backward(graded, residuals, cotangent):
+  del graded
+  dh_NxD, dw_VxD, loss_N = residuals
+
+  def scaled(x: jax.Array) -> jax.Array:
+    return (cotangent * x).astype(x.dtype)
+
+  return scaled(dh_NxD), scaled(dw_VxD), None, None, scaled(loss_N)
+
+
+linear_loss.defvjp(_forward, _backward)
+
+
+def cross_entropy(
+  logits_NxV: jax.Array, target_N: jax.Array, shared: None = None
+) -> tuple[jax.Array, jax.Array]:
+  """-log p(target), [N] nats, and its derivative by the logits, [N, V]."""
+  del shared
+  chosen_N = jnp.take_along_axis(logits_NxV, target_N[:, None], 1)[:, 0]
+  nll_N = jax.nn.logsumexp(logits_NxV, axis=-1) - chosen_N
+  error_NxV = (
+    jax.nn.softmax(logits_NxV).at[jnp.arange(len(target_N)), target_N].add(-1.0)
+  )
+  return nll_N, error_NxV
+
+
 def linear_cross_entropy(
   h_NxD: jax.Array, w_VxD: jax.Array, target_N: jax.Array, weight_N: jax.Array
 ) -> jax.Array:
-  """sum_n weight_n * cross_entropy(h_n @ w.T, target_n), a float32 scalar.
-
-  Tokens of weight 0 (padding) contribute nothing to the value or to any
-  gradient. Equal to the naive computation to float32 rounding.
+  """sum_n weight_n * cross_entropy(h_n @ w.T, target_n); see `linear_loss`.
 
   Args:
     h_NxD: normed states.
@@ -65,57 +141,39 @@ def linear_cross_entropy(
     target_N: int token ids in [0, V).
     weight_N: float32 weight of each token.
   """
-  chunks = _chunked(h_NxD, target_N, weight_N, vocab_size=w_VxD.shape[0])
-
-  def body(total, chunk):
-    h_NxD, target_N, weight_N = chunk
-    return total + weight_N @ _nll(logits(h_NxD, w_VxD), target_N), None
-
-  return jax.lax.scan(body, jnp.float32(0), chunks)[0]
+  return linear_loss(cross_entropy, h_NxD, w_VxD, target_N, None, weight_N)
 
 
-def _forward(h_NxD, w_VxD, target_N, weight_N):
-  chunks = _chunked(h_NxD, target_N, weight_N, vocab_size=w_VxD.shape[0])
+def likeliest(
+  h_NxD: jax.Array, w_VxD: jax.Array, num: int
+) -> tuple[jax.Array, jax.Array]:
+  """The tokens of the largest logits: ids [N, num] int32, logits float32.
 
-  def body(carry, chunk):
-    total, dw_VxD = carry
-    h_NxD, target_N, weight_N = chunk
-    logits_NxV = logits(h_NxD, w_VxD)
-    nll_N = _nll(logits_NxV, target_N)
-    error_NxV = (
-      jax.nn.softmax(logits_NxV)
-      .at[jnp.arange(len(target_N)), target_N]
-      .add(-1.0)
-    )
-    error_NxV = (error_NxV * weight_N[:, None]).astype(h_NxD.dtype)
-    dw_VxD += jnp.matmul(error_NxV.T, h_NxD, preferred_element_type=jnp.float32)
-    return (total + weight_N @ nll_N, dw_VxD), (error_NxV @ w_VxD, nll_N)
+  Args:
+    h_NxD: normed states.
+    w_VxD: the unembedding.
+    num: how many of each.
+  """
 
-  start = jnp.float32(0), jnp.zeros(w_VxD.shape, jnp.float32)
-  (total, dw_VxD), (dh, nll) = jax.lax.scan(body, start, chunks)
-  num, dim = h_NxD.shape
-  dh_NxD = dh.reshape(-1, dim)[:num]
-  residuals = dh_NxD, dw_VxD.astype(w_VxD.dtype), nll.reshape(-1)[:num]
-  return total, residuals
+  def chunk(h_NxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.lax.top_k(logits(h_NxD, w_VxD), num)
 
+  (chunks,) = _chunked(h_NxD, vocab_size=w_VxD.shape[0])
+  logits_cxNxk, ids_cxNxk = jax.lax.map(chunk, chunks)
 
-def _backward(residuals, cotangent):
-  dh_NxD, dw_VxD, nll_N = residuals
+  def whole(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, num)[: len(h_NxD)]
 
-  def scaled(x: jax.Array) -> jax.Array:
-    return (cotangent * x).astype(x.dtype)
-
-  return scaled(dh_NxD), scaled(dw_VxD), None, scaled(nll_N)
-
-
-linear_cross_entropy.defvjp(_forward, _backward)
+  return whole(ids_cxNxk), whole(logits_cxNxk)
 
 
 def _observe(chunk, w_VxD, with_kl):
   h_NxD, prev_NxD, prevn_NxD, n_NxD, target_N = chunk
   before_NxV = logits(prevn_NxD, w_VxD) if with_kl else None
   obs = statistics(logits(n_NxD, w_VxD), target_N, before_NxV)
-  return obs._replace(state_cosine=cosine(h_NxD, prev_NxD))
+  return obs._replace(
+    state_cosine=cosine(h_NxD, prev_NxD), state_change=change(h_NxD, prev_NxD)
+  )
 
 
 def statistics(
@@ -164,6 +222,14 @@ def cosine(a_NxD: jax.Array, b_NxD: jax.Array) -> jax.Array:
   return jnp.clip((a_NxD * b_NxD).sum(-1) / (norms_N + 1e-12), -1.0, 1.0)
 
 
+def change(h_NxD: jax.Array, before_NxD: jax.Array) -> jax.Array:
+  """Length of the difference of two states by that of the earlier, [N]."""
+  h_NxD = h_NxD.astype(jnp.float32)
+  before_NxD = before_NxD.astype(jnp.float32)
+  moved_N = jnp.linalg.norm(h_NxD - before_NxD, axis=-1)
+  return moved_N / (jnp.linalg.norm(before_NxD, axis=-1) + 1e-12)
+
+
 def _flat(x: jax.Array) -> jax.Array:
   return x.reshape(-1, x.shape[-1])
 
@@ -206,7 +272,10 @@ def observe(
 
   obs = jax.tree.map(whole, jax.lax.map(observe_chunk, chunks))
   if previous is None:
-    obs = obs._replace(state_cosine=jnp.full(shape, -jnp.inf))
+    blank = signals.blank(shape)
+    obs = obs._replace(
+      state_cosine=blank.state_cosine, state_change=blank.state_change
+    )
   return obs
 
 
@@ -215,5 +284,10 @@ def observe_states(read: Read, previous: Read | None) -> Observation:
   obs = signals.blank(read.h_BxTxD.shape[:-1])
   if previous is None:
     return obs
-  cosine_N = cosine(_flat(read.h_BxTxD), _flat(previous.h_BxTxD))
-  return obs._replace(state_cosine=cosine_N.reshape(obs.nll.shape))
+  h_NxD = _flat(read.h_BxTxD)
+  before_NxD = _flat(previous.h_BxTxD)
+  shape = obs.nll.shape
+  return obs._replace(
+    state_cosine=cosine(h_NxD, before_NxD).reshape(shape),
+    state_change=change(h_NxD, before_NxD).reshape(shape),
+  )

@@ -76,6 +76,8 @@ class Variant(Record):
     changes: fields of its config that are not those of the first variant, as
       `field=value`.
     report_ppl_interval: of the mean over seeds, on other windows.
+    readouts: perplexity of each readout on the split that reports, as if it
+      answered every token; empty where seeds have not the same number.
   """
 
   name: str
@@ -88,6 +90,15 @@ class Variant(Record):
   chosen_compute: Spread
   chosen_flops: Spread
   sizes: Annotated[Sizes, Inline()]
+  readouts: tuple[Spread, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Change(Record):
+  """Of a perplexity: the ratio of two, and its 95 % interval, if any."""
+
+  ratio: float
+  interval: Interval | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +115,8 @@ class Pair(Record):
       None where the two were not measured on the same windows.
     equal: names of the sizes that are the same for both.
     ratios: sizes of the variant, divided by those of the baseline.
+    readouts: change at each readout, as `ratio` and `interval` are those of
+      the last; empty where the two have not the same number.
   """
 
   variant: str
@@ -114,6 +127,7 @@ class Pair(Record):
   interval: Interval | None
   equal: tuple[str, ...]
   ratios: Sizes
+  readouts: tuple[Change, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,6 @@ import json
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.passage import Passage, PassageToken
@@ -23,6 +21,7 @@ from ease_jax.report import (
   html,
   quality,
   routing,
+  signals,
   speed,
   svg,
   tables,
@@ -109,7 +108,11 @@ def render(
     full_ppl=results.off(REPORT).quality.ppl,
     thresholds=_thresholds(results),
     words=words,
-    clairvoyant=clairvoyant_compute(results),
+    clairvoyant=signals.compute_at(
+      quality.clairvoyant_curve(results), results.off(REPORT).quality.ppl
+    ),
+    signals=signals.signal_rows(results),
+    level=signals.LEVEL,
     speed=speed.section(results),
     readouts=tables.readout_rows(results),
     names=[drawing.cell_name(row, segments) for row in readouts],
@@ -148,19 +151,6 @@ def _thresholds(results: Results) -> list[str]:
   *early, _ = point.threshold_K(num).tolist()
   texts = [f'{t:.3g}' if t < float('inf') else 'never' for t in early]
   return [*texts, 'always']
-
-
-def clairvoyant_compute(results: Results) -> float | None:
-  """Compute at which the clairvoyant frontier is as good as full depth.
-
-  None where it is not in the file; straight lines between its points.
-  """
-  curve = sorted(quality.clairvoyant_curve(results), key=lambda p: -p[1])
-  if not curve:
-    return None
-  computes, ppls = zip(*curve)
-  full_ppl = results.off(REPORT).quality.ppl
-  return float(np.interp(-full_ppl, np.negative(ppls), computes))
 
 
 @dataclasses.dataclass(frozen=True)

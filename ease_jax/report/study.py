@@ -63,9 +63,12 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
     drawings['frontier'] = html.draw(frontier, comparison.frontier)
   html.write_figures(workdir, drawings)
 
-  variants_table = _markdown(COLUMNS, rows)
-  pairs_table = _markdown(PAIR_COLUMNS, pair_rows)
-  html.write(workdir / 'comparison.md', f'{variants_table}\n{pairs_table}')
+  readout_columns, readout_rows = _readouts(comparison)
+
+  written = [_markdown(COLUMNS, rows), _markdown(PAIR_COLUMNS, pair_rows)]
+  if readout_rows:
+    written.append(_markdown(readout_columns, readout_rows))
+  html.write(workdir / 'comparison.md', '\n'.join(written))
   html.write(workdir / 'comparison.csv', _csv(comparison))
 
   page = html.fill(
@@ -76,6 +79,8 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
     rows=rows,
     pair_columns=PAIR_COLUMNS,
     pair_rows=pair_rows,
+    readout_columns=readout_columns,
+    readout_rows=readout_rows,
     verdict=verdict(comparison),
     sentences=[sentence(pair) for pair in comparison.pairs],
     judged=[judgement(item) for item in judged],
@@ -177,6 +182,27 @@ def _pair_cells(pair: Pair) -> list[str]:
     f'× {pair.ratios.flops:.2f}',
     f'× {pair.ratios.inference_flops:.2f}',
   ]
+
+
+def _readouts(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+  """Columns and rows of every readout's perplexity; no rows if all have one.
+
+  A row for each variant, and one for each pair with what changes.
+  """
+  rows = [
+    [variant.name, *map(spread, variant.readouts)]
+    for variant in comparison.variants
+  ]
+  for pair in comparison.pairs:
+    changes = [words.change(c.ratio, c.interval) for c in pair.readouts]
+    rows.append([f'{pair.variant} against {pair.baseline}', *changes])
+
+  columns = max(map(len, rows))
+  if columns <= 2:
+    return [], []
+  names = [f'readout {k}' for k in range(1, columns)]
+  filled = [row + [''] * (columns - len(row)) for row in rows]
+  return ['variant', *names], filled
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

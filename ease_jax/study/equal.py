@@ -2,13 +2,14 @@
 
 import copy
 
-from ease_jax import specs
+from ease_jax import specs, teacher
 from ease_jax.study.study import Config
 
 
 def train_flops(c: Config, vocab_size: int) -> float:
   """Training FLOPs of a config that is not stopped early."""
-  per_token = specs.from_config(c, vocab_size).train_flops
+  run_specs = specs.from_config(c, vocab_size)
+  per_token = run_specs.train_flops + teacher.flops(run_specs)
   return per_token * c.train.steps * c.train.batch_size * c.data.seq_len
 
 

@@ -10,6 +10,7 @@ from ease_jax.evaluate.facts import Provenance
 from ease_jax.evaluate.windows import Interval
 from ease_jax.report import headline
 from ease_jax.report.comparison import (
+  Change,
   Comparison,
   Pair,
   RunRow,
@@ -109,7 +110,8 @@ def _run_row(evaluated: Evaluated) -> RunRow:
 
 def _variant(name: str, changed: tuple[str, ...], runs: Runs) -> Variant:
   rows = tuple(_run_row(run) for run in runs.values())
-  interval = uncertainty.of_mean(*full_depth(list(runs.values())))
+  every = list(runs.values())
+  interval = uncertainty.of_mean(*at_readout(every))
   return Variant(
     name=name,
     changes=changed,
@@ -121,13 +123,25 @@ def _variant(name: str, changed: tuple[str, ...], runs: Runs) -> Variant:
     chosen_compute=spread([row.chosen_compute for row in rows]),
     chosen_flops=spread([row.chosen_flops for row in rows]),
     sizes=_mean_sizes(rows),
+    readouts=tuple(
+      spread([run.results.readouts[k].report.ppl for run in every])
+      for k in _common_readouts(every)
+    ),
   )
 
 
-def full_depth(runs: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray]:
-  """Losses of the last readout summed over stretches [S, W]; their tokens."""
-  sum_SxW = np.asarray([run.windows.readouts[-1].nll for run in runs])
+def at_readout(
+  runs: Sequence[Evaluated], k: int = -1
+) -> tuple[np.ndarray, np.ndarray]:
+  """Losses of a readout summed over stretches [S, W]; their tokens."""
+  sum_SxW = np.asarray([run.windows.readouts[k].nll for run in runs])
   return sum_SxW, np.asarray(runs[0].windows.tokens)
+
+
+def _common_readouts(runs: Sequence[Evaluated]) -> range:
+  """The readouts of all runs; none where they have not the same number."""
+  numbers = {len(run.results.readouts) for run in runs}
+  return range(numbers.pop()) if len(numbers) == 1 else range(0)
 
 
 def _mean_sizes(rows: Sequence[RunRow]) -> Sizes:
@@ -149,11 +163,12 @@ def _common_seeds(runs: Runs, others: Runs) -> list[int]:
 def _pair(name: str, baseline: str, runs: Runs, base_runs: Runs) -> Pair:
   """One held against the other, in the seeds that both have."""
   seeds = _common_seeds(runs, base_runs)
-  nll_S = np.asarray([_nll(runs[seed]) for seed in seeds])
-  base_nll_S = np.asarray([_nll(base_runs[seed]) for seed in seeds])
+  here = [runs[seed] for seed in seeds]
+  there = [base_runs[seed] for seed in seeds]
+  more_S = _difference(here, there)
 
-  sizes = _mean_sizes([_run_row(runs[seed]) for seed in seeds])
-  base_sizes = _mean_sizes([_run_row(base_runs[seed]) for seed in seeds])
+  sizes = _mean_sizes([_run_row(run) for run in here])
+  base_sizes = _mean_sizes([_run_row(run) for run in there])
 
   def ratio(field: str) -> float:
     return getattr(sizes, field) / getattr(base_sizes, field)
@@ -162,31 +177,42 @@ def _pair(name: str, baseline: str, runs: Runs, base_runs: Runs) -> Pair:
     variant=name,
     baseline=baseline,
     seeds=tuple(seeds),
-    change=spread(np.expm1(nll_S - base_nll_S)),
-    ratio=math.exp(np.mean(nll_S - base_nll_S)),
-    interval=_interval(
-      [runs[seed] for seed in seeds], [base_runs[seed] for seed in seeds]
-    ),
+    change=spread(np.expm1(more_S)),
+    ratio=math.exp(np.mean(more_S)),
+    interval=_interval(here, there),
     equal=tuple(
       label for field, label in KINDS.items() if abs(ratio(field) - 1) <= SAME
     ),
     ratios=_sizes(ratio),
+    readouts=tuple(
+      Change(
+        math.exp(np.mean(_difference(here, there, k))),
+        _interval(here, there, k),
+      )
+      for k in _common_readouts([*here, *there])
+    ),
   )
 
 
-def _nll(run: Evaluated) -> float:
-  """Of the last readout on the split that reports."""
-  return run.results.readouts[-1].report.nll
+def _difference(
+  runs: Sequence[Evaluated], base_runs: Sequence[Evaluated], k: int = -1
+) -> np.ndarray:
+  """Of the losses of a readout on the split that reports, [S]."""
+
+  def nll_S(runs: Sequence[Evaluated]) -> np.ndarray:
+    return np.asarray([run.results.readouts[k].report.nll for run in runs])
+
+  return nll_S(runs) - nll_S(base_runs)
 
 
 def _interval(
-  runs: Sequence[Evaluated], base_runs: Sequence[Evaluated]
+  runs: Sequence[Evaluated], base_runs: Sequence[Evaluated], k: int = -1
 ) -> Interval | None:
   """Of the ratio of perplexities, paired by seed and by window."""
   of_tokens = {run.windows.tokens for run in (*runs, *base_runs)}
   if len(of_tokens) > 1:
     return None
 
-  sum_SxW, tokens_W = full_depth(runs)
-  base_SxW, _ = full_depth(base_runs)
+  sum_SxW, tokens_W = at_readout(runs, k)
+  base_SxW, _ = at_readout(base_runs, k)
   return uncertainty.of_ratio(uncertainty.of_mean(sum_SxW - base_SxW, tokens_W))

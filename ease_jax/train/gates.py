@@ -1,14 +1,16 @@
-"""Gates: the losses of learned signals in one segment."""
+"""Gates: the losses of learned signals, in one segment and over the grid."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
-from ease_jax.core.signals import SIGNALS, Lesson, Observation
+from ease_jax.core.signals import SIGNALS, Gate, GridLesson, Lesson, Observation
 from ease_jax.model import Body, layers
 from ease_jax.model.walk import RUNNING, Exits, State, Travel, walk
 from ease_jax.train.targets import Batch
@@ -22,6 +24,107 @@ class Segment(NamedTuple):
   number: jax.Array  # from 0
 
 
+class Told(NamedTuple):
+  """What one segment tells those gates that learn from the whole grid."""
+
+  output_RxBxTxO: dict[str, jax.Array]  # of each gate
+  nll_RxBxT: jax.Array  # nats
+  argmax_RxBxT: jax.Array
+
+
+def _gate(name: str) -> Gate:
+  gate = SIGNALS[name].gate
+  assert gate is not None
+  return gate
+
+
+def _output(bound: Body, spec: LossSpec, name: str, state: State) -> jax.Array:
+  """What a gate says of a readout's state, [B, T, O]."""
+  h_BxTxD = state[RUNNING]
+  if not spec.gate_gradient:
+    h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
+  return bound.gate(name, h_BxTxD)
+
+
+def tell(
+  bound: Body,
+  spec: LossSpec,
+  batch: Batch,
+  state_R: Sequence[State],
+  answers: Callable[[State], jax.Array],
+) -> Told | None:
+  """What gates learn from later, when all segments were run.
+
+  Args:
+    bound: a bound body.
+    spec: which gates learn.
+    batch: tokens, targets and mask, each [B, T].
+    state_R: the streams at each readout of a segment.
+    answers: the state that a head sees, from the streams at a readout.
+  """
+  if not spec.learned_from_grid:
+    return None
+
+  observations = [
+    bound.observe(bound.read(r, answers(state)), None, batch['targets'])
+    for r, state in enumerate(state_R)
+  ]
+  nll_RxBxT = jnp.stack([obs.nll for obs in observations])
+  argmax_RxBxT = jnp.stack([obs.argmax for obs in observations])
+  output = {
+    name: jnp.stack([_output(bound, spec, name, state) for state in state_R])
+    for name in spec.learned_from_grid
+  }
+  return Told(output, jax.lax.stop_gradient(nll_RxBxT), argmax_RxBxT)
+
+
+def learn_from_grid(
+  spec: LossSpec, grid: Grid, batch: Batch, told_S: Told | None
+) -> dict[str, jax.Array]:
+  """Mean loss of each gate that looks at all readouts.
+
+  Rows whose tokens may stop while training (`loss.exit_rows`) teach nothing:
+  their deeper readouts are not what a token that goes on would see.
+
+  Args:
+    spec: which gates learn.
+    grid: the model's cells.
+    batch: tokens, targets and mask, each [B, T].
+    told_S: what the segments told, stacked; None where no gate learns so.
+  """
+  if told_S is None:
+    return {}
+
+  told_K: Told = jax.tree.map(_over_readouts, told_S)
+  mask_BxT = jnp.where(spec.exits(len(batch['mask'])), 0.0, batch['mask'])
+  settings = dataclasses.asdict(spec)
+  learned: dict[str, jax.Array] = {}
+
+  for name in spec.learned_from_grid:
+    lesson = GridLesson(
+      output_KxBxTxO=told_K.output_RxBxTxO[name],
+      nll_KxBxT=told_K.nll_RxBxT,
+      argmax_KxBxT=told_K.argmax_RxBxT,
+      target_BxT=batch['targets'],
+      mask_BxT=mask_BxT,
+      depth_K=grid.depth_K,
+      settings=settings,
+    )
+    grid_loss = _gate(name).grid_loss
+    assert grid_loss is not None
+    loss_BxT = grid_loss(lesson)
+    chex.assert_equal_shape([loss_BxT, mask_BxT])
+    total = (mask_BxT * loss_BxT).sum()
+    learned[name] = total / jnp.maximum(mask_BxT.sum(), 1.0)
+
+  return learned
+
+
+def _over_readouts(x_SxRx: jax.Array) -> jax.Array:
+  """Segments and their readouts as one axis."""
+  return x_SxRx.reshape(-1, *x_SxRx.shape[2:])
+
+
 def learn_gates(
   bound: Body,
   spec: LossSpec,
@@ -31,7 +134,7 @@ def learn_gates(
   key: jax.Array,
   answers: Callable[[State], jax.Array],
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-  """Mean loss of each gate, and the tokens that are still trained on.
+  """Mean loss of each gate that learns from one segment, and who goes on.
 
   Args:
     bound: a bound body.
@@ -41,6 +144,9 @@ def learn_gates(
     segment: what was run.
     key: of exploration.
     answers: the state that a head sees, from the streams at a readout.
+
+  Returns:
+    The losses, and the tokens that are still trained on, float32.
   """
   state_R = segment.state_R
   trained_BxT = alive_BxT * batch['mask']
@@ -51,11 +157,12 @@ def learn_gates(
     return bound.observe(read, None, batch['targets'])
 
   for name in spec.learned:
-    gate = SIGNALS[name].gate
-    assert gate is not None
+    gate = _gate(name)
+    if gate.loss is None:
+      continue
     key, use_key = jax.random.split(key)
     lesson = Lesson(
-      output_R=tuple(bound.gate(name, s[RUNNING]) for s in state_R),
+      output_R=tuple(_output(bound, spec, name, s) for s in state_R),
       observe=observe,
       target_BxT=batch['targets'],
       next_R=_one_segment_later(bound, name, segment.state)

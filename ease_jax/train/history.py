@@ -53,21 +53,29 @@ def summary(
     step: batches done.
     host: what the run knew then.
     updates_per_step: updates that each batch made.
-    flops_per_token: of training on one token.
+    flops_per_token: of training on one token, a teacher run left out.
 
   Returns:
     steps, updates, best_step (of the lowest select loss), tokens, flops,
     wall_s (everything between start and last checkpoint: compilation,
-    updates, evaluations on select), tokens_per_s (tokens over wall_s) and, of
-    a run that was extended, extended_from (its earlier ends, in steps).
+    updates, evaluations on select), tokens_per_s (tokens over wall_s), of a
+    run that was extended, extended_from (its earlier ends, in steps), and of
+    one that another run taught, teacher.
   """
   extended = {'extended_from': host.ends[:-1]} if host.ends[1:] else {}
-  return extended | {
-    'steps': step,
-    'updates': step * updates_per_step,
-    'best_step': host.best_step,
-    'tokens': host.tokens,
-    'flops': flops_per_token * host.tokens,
-    'wall_s': host.wall_s,
-    'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
-  }
+  taught = {'teacher': host.teacher} if host.teacher else {}
+  if host.teacher:
+    flops_per_token += host.teacher['flops']
+  return (
+    extended
+    | taught
+    | {
+      'steps': step,
+      'updates': step * updates_per_step,
+      'best_step': host.best_step,
+      'tokens': host.tokens,
+      'flops': flops_per_token * host.tokens,
+      'wall_s': host.wall_s,
+      'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
+    }
+  )

@@ -25,8 +25,9 @@ from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.loss import Metrics
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.preemption import Preempted, Sigterm
-from ease_jax.train.saved import Host, check_facts
+from ease_jax.train.saved import Host, Json, check_facts, check_teacher
 from ease_jax.train.spec import TrainSpec
+from ease_jax.train.targets import Teacher
 from ease_jax.train.update import (
   TrainState,
   abstract_state,
@@ -102,6 +103,8 @@ def train(
   seed: int,
   eval_batch_size: int,
   eval_max_tokens: int,
+  initial: Params | None = None,
+  teacher: Teacher | None = None,
 ) -> Run:
   """Trains to the end, from wherever the workdir's checkpoints stand.
 
@@ -115,6 +118,10 @@ def train(
     seed: of parameters, data order and everything random.
     eval_batch_size: windows per batch of an evaluation.
     eval_max_tokens: tokens that an evaluation scores, about; 0 = all.
+    initial: parameters to start with instead of random ones, by group; those
+      that it lacks are random. Not read where a checkpoint is.
+    teacher: of the loss's target, where another run is one; stays as it is,
+      and is in no checkpoint.
 
   Returns:
     The run at its end; `state.params` are its newest parameters.
@@ -125,7 +132,7 @@ def train(
     Preempted: SIGTERM came. The update and the evaluation in progress are
       completed and saved first.
     ConfigError: no checkpoint of the workdir can be read, or they are of
-      other data.
+      other data or another teacher.
     OSError: something cannot be written; the last good checkpoint is
       untouched.
   """
@@ -139,6 +146,7 @@ def train(
       state,
       batch,
       key,
+      teacher,
       model=routed(model, spec.layer_dropout_at(step)),
       loss_spec=loss_spec,
       opt_spec=opt_spec,
@@ -146,7 +154,8 @@ def train(
     )
 
   def fresh() -> TrainState:
-    return init_state(init_key, model=model, opt_spec=opt_spec)
+    state = init_state(init_key, model=model, opt_spec=opt_spec)
+    return state._replace(params=state.params | (initial or {}))
 
   def select_loss(params: Params) -> float:
     batches = task.eval_batches('select', eval_batch_size, eval_max_tokens)
@@ -155,7 +164,8 @@ def train(
   with Sigterm() as sigterm:
     with Checkpoints(workdir, spec.keep, task.to_json()) as checkpoints:
       abstract = abstract_state(model, opt_spec)
-      run = _begin(checkpoints, workdir, task, batches, abstract, fresh)
+      facts = teacher.facts.to_json() if teacher and teacher.facts else None
+      run = _begin(checkpoints, workdir, task, facts, batches, abstract, fresh)
       over = _is_over(spec, run)
       said = list(history.begin(run.step, run.host, opt_spec, over=over))
       with Writers(
@@ -181,6 +191,7 @@ def _begin(
   checkpoints: Checkpoints,
   workdir: str | os.PathLike[str],
   task: Task,
+  teacher: Json | None,
   batches: BatchIterator,
   abstract: TrainState,
   fresh: Callable[[], TrainState],
@@ -188,14 +199,14 @@ def _begin(
   """The run as its newest checkpoint left it, or a fresh one.
 
   Raises:
-    ConfigError: it was trained on other data.
+    ConfigError: it was trained on other data, or by another teacher.
   """
   restored = checkpoints.restore(abstract)
   if restored is None:
-    return Run(
-      step=0, state=fresh(), batches=batches, host=Host(), saved_step=0
-    )
+    host = Host(teacher=teacher)
+    return Run(step=0, state=fresh(), batches=batches, host=host, saved_step=0)
   check_facts(workdir, restored.facts, task.to_json())
+  check_teacher(workdir, restored.host.teacher, teacher)
   batches.set_state(restored.data)
   return Run(
     step=restored.step,
@@ -301,7 +312,8 @@ def _write_select_loss(run: Run, loss: float, writers: Writers) -> bool:
       'lower optimizer.learning_rate'
     )
   host = run.host
-  improved = host.best_loss is None or loss < host.best_loss
+  # Of equally good ones the newest: a frozen model's loss does not change.
+  improved = host.best_loss is None or loss <= host.best_loss
   if improved:
     host.best_loss = loss
     host.best_step = run.step

@@ -1,7 +1,7 @@
 """The grid loss: a weighted sum of the readouts' losses over all segments."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
@@ -10,7 +10,9 @@ import optax
 
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
+from ease_jax.model.body import is_gate
 from ease_jax.model.walk import Tree
+from ease_jax.train.gates import learn_from_grid
 from ease_jax.train.segment import (
   Part,
   Progress,
@@ -20,7 +22,7 @@ from ease_jax.train.segment import (
   prepared,
   segment_loss,
 )
-from ease_jax.train.targets import Batch
+from ease_jax.train.targets import Batch, Teacher
 
 Metrics = dict[str, jax.Array]
 Carry = TypeVar('Carry')
@@ -34,12 +36,23 @@ def parts(spec: LossSpec, step: jax.Array, key: jax.Array) -> Part:
   return Part(number_S, weight_SxR, key_S)
 
 
-def metrics(spec: LossSpec, losses: SegmentLosses, step: jax.Array) -> Metrics:
-  """Scalars of an update from the losses of its segments, stacked [S, ...].
+def metrics(
+  spec: LossSpec,
+  losses: SegmentLosses,
+  step: jax.Array,
+  learned: Mapping[str, jax.Array] | None = None,
+) -> Metrics:
+  """Scalars of an update.
 
   loss, loss_final, weight_sum, loss of each supervised readout (`loss_k`,
   1-based), of each learned signal (`loss_NAME`) and of all routers
   (`loss_routers`).
+
+  Args:
+    spec: the loss.
+    losses: of the segments, stacked [S, ...].
+    step: the update's number, from 0.
+    learned: losses of gates that learn from the whole grid.
   """
   loss_K = losses.readout_R.reshape(-1)
   weight_K = spec.weights_at(step)
@@ -52,6 +65,9 @@ def metrics(spec: LossSpec, losses: SegmentLosses, step: jax.Array) -> Metrics:
   for name, loss_S in losses.gates.items():
     named[f'loss_{name}'] = loss_S.mean()
     total += spec.gate_scale * loss_S.sum()
+  for name, loss in (learned or {}).items():
+    named[f'loss_{name}'] = loss
+    total += spec.gate_weight * loss
 
   return named | {
     'loss': total,
@@ -87,6 +103,7 @@ def grid_loss(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None = None,
 ) -> tuple[jax.Array, Metrics]:
   """J = sum_k W_k(step) * mean loss at readout k, in nats.
 
@@ -102,8 +119,11 @@ def grid_loss(
     batch: tokens, targets int32 and mask float32, each [B, T].
     step: the update's number, from 0.
     key: of everything random in the update.
+    teacher: of the target, where it has one beside the model.
   """
-  setting = prepared(params, model, spec, batch, key)
+  if spec.frozen:
+    params = only_gates(params)
+  setting = prepared(params, model, spec, batch, key, teacher)
   started = begin(params, setting)
   progress = first_progress(model, batch)
   carried = {name: started[name] for name in progress.state}
@@ -123,7 +143,17 @@ def grid_loss(
   _, (loss_S, losses) = over_segments(
     one, progress._replace(state=carried), parts(spec, step, key)
   )
-  return loss_S.sum(), metrics(spec, losses, step)
+  learned = learn_from_grid(spec, model.grid, batch, losses.told)
+  loss = loss_S.sum() + spec.gate_weight * sum(learned.values())
+  return loss, metrics(spec, losses, step, learned)
+
+
+def only_gates(params: Params) -> Params:
+  """The same values; all but gates are constants to the backward pass."""
+  return {
+    name: group if is_gate(name) else jax.lax.stop_gradient(group)
+    for name, group in params.items()
+  }
 
 
 def _cut(progress: Progress, number: jax.Array, spec: LossSpec) -> Progress:
@@ -145,6 +175,7 @@ def by_segment(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None,
   *,
   params_of: Callable[[Carry], Params],
   take: Callable[[Carry, Params], Carry],
@@ -155,7 +186,7 @@ def by_segment(
 
   Args:
     carry: before the first segment.
-    model, spec, batch, step, key: as in `grid_loss`.
+    model, spec, batch, step, key, teacher: as in `grid_loss`.
     params_of: the parameters of a segment.
     take: (carry, gradient) -> the carry after a segment.
 
@@ -163,7 +194,7 @@ def by_segment(
     The carry after the last one, the metrics, and the norm of each segment's
     gradient, [S].
   """
-  setting = prepared(params_of(carry), model, spec, batch, key)
+  setting = prepared(params_of(carry), model, spec, batch, key, teacher)
   gradient = jax.grad(segment_loss, has_aux=True)
 
   def one(
@@ -188,14 +219,16 @@ def grid_gradient(
   batch: Batch,
   step: jax.Array,
   key: jax.Array,
+  teacher: Teacher | None = None,
 ) -> tuple[Params, Metrics]:
   """Gradient of `grid_loss`, and its metrics.
 
   Segments that no gradient joins are differentiated one by one.
   """
-  if spec.segments == 1 or spec.carry_backprop > 1:
+  is_joined = spec.carry_backprop > 1 or spec.learned_from_grid or spec.frozen
+  if spec.segments == 1 or is_joined:
     gradient = jax.grad(grid_loss, has_aux=True)
-    return gradient(params, model, spec, batch, step, key)
+    return gradient(params, model, spec, batch, step, key, teacher)
 
   def added(total: Params, grads: Params) -> Params:
     return jax.tree.map(jnp.add, total, grads)
@@ -208,6 +241,7 @@ def grid_gradient(
     batch,
     step,
     key,
+    teacher,
     params_of=lambda total: params,
     take=added,
   )

@@ -22,6 +22,7 @@ from ease_jax.checks import (
   plain,
 )
 from ease_jax.model import Params
+from ease_jax.model.body import is_gate
 
 Decay = Annotated[float, Range(0, 1, below=True)]
 
@@ -46,6 +47,7 @@ class OptimizerSpec:
     num_blocks: N, layers that have parameters of their own.
     steps: batches in all.
     updates_per_step: updates that each batch makes.
+    frozen: only gates are updated.
   """
 
   name: Annotated[str, OneOf(lambda: OPTIMIZERS)]
@@ -62,6 +64,7 @@ class OptimizerSpec:
   num_blocks: Count
   steps: Count
   updates_per_step: Count = 1
+  frozen: bool = False
 
   @classmethod
   def from_config(
@@ -71,6 +74,7 @@ class OptimizerSpec:
     num_blocks: int,
     steps: int,
     updates_per_step: int,
+    frozen: bool,
   ) -> 'OptimizerSpec':
     """The spec of a config's section `optimizer`.
 
@@ -79,6 +83,7 @@ class OptimizerSpec:
       num_blocks: layers of the model that have parameters of their own.
       steps: batches of the whole run.
       updates_per_step: updates that each batch makes.
+      frozen: whether only gates are updated.
 
     Raises:
       ConfigError: there is no optimizer of this name.
@@ -88,6 +93,7 @@ class OptimizerSpec:
       num_blocks=num_blocks,
       steps=steps,
       updates_per_step=updates_per_step,
+      frozen=frozen,
     )
 
   def __post_init__(self):
@@ -210,7 +216,7 @@ def update_flops(spec: OptimizerSpec, params: Params) -> float:
     spec: which rule.
     params: parameters, or their shapes.
   """
-  if spec.name != 'muon':
+  if spec.name != 'muon' or spec.frozen:
     return 0.0
 
   flops = 0.0
@@ -221,6 +227,14 @@ def update_flops(spec: OptimizerSpec, params: Params) -> float:
   return flops
 
 
+def _gate_or_frozen(params: Params) -> Params:
+  def label(path: jax.tree_util.KeyPath, x: jax.Array) -> str:
+    del x
+    return 'gate' if is_gate(path[0].key) else 'frozen'
+
+  return jax.tree_util.tree_map_with_path(label, params)
+
+
 Rule = Callable[[OptimizerSpec], optax.GradientTransformation]
 
 OPTIMIZERS: dict[str, Rule] = {'adamw': _adamw, 'muon': _muon}
@@ -228,8 +242,12 @@ OPTIMIZERS: dict[str, Rule] = {'adamw': _adamw, 'muon': _muon}
 
 def build(spec: OptimizerSpec) -> optax.GradientTransformation:
   """The update rule; its rate is `learning_rate(spec, update)`."""
-  rule = OPTIMIZERS[spec.name]
-  transformations = [rule(spec)]
+  rule = OPTIMIZERS[spec.name](spec)
+  if spec.frozen:
+    rule = optax.partition(
+      {'gate': rule, 'frozen': optax.set_to_zero()}, _gate_or_frozen
+    )
+  transformations = [rule]
   if spec.clip_norm > 0:
     transformations.insert(0, optax.clip_by_global_norm(spec.clip_norm))
   if spec.layer_decay != 1:

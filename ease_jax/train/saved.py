@@ -32,6 +32,7 @@ class Host:
     tokens: training tokens seen.
     wall_s: seconds spent training, restarts left out.
     ends: steps that the run was to have: at first, and after each extension.
+    teacher: `TeacherFacts` of the run that teaches; None where none does.
   """
 
   best_loss: float | None = None
@@ -40,6 +41,7 @@ class Host:
   tokens: int = 0
   wall_s: float = 0.0
   ends: list[int] = dataclasses.field(default_factory=list)
+  teacher: Json | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,28 @@ def check_facts(
     f'the data have changed since {workdir} was trained: '
     f'{"; ".join(differing)}; bring them back, or choose another --workdir '
     '(--mode=evaluate --text=FILE evaluates another text)',
+  )
+
+
+def check_teacher(
+  workdir: str | os.PathLike[str], there: Json | None, here: Json | None
+) -> None:
+  """Refuses another teacher than the one that a run had.
+
+  Args:
+    workdir: of the run.
+    there: `TeacherFacts` when the run was trained; None = it had none.
+    here: the same now.
+
+  Raises:
+    ConfigError: their parameters differ.
+  """
+  checksums = [(facts or {}).get('checksum') for facts in (there, here)]
+  need(
+    checksums[0] == checksums[1],
+    f'the teacher has changed since {workdir} was trained: parameters '
+    f'{checksums[0]} there, {checksums[1]} here; bring them back, or choose '
+    'another --workdir',
   )
 
 

@@ -22,8 +22,8 @@ from ease_jax.model.walk import (
   settled,
   walk,
 )
-from ease_jax.train.gates import Segment, learn_gates
-from ease_jax.train.targets import TARGETS, Batch, Prepared
+from ease_jax.train.gates import Segment, Told, learn_gates, tell
+from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
 
 
 class Progress(NamedTuple):
@@ -46,8 +46,9 @@ class SegmentLosses(NamedTuple):
   """Losses of one segment, nats."""
 
   readout_R: jax.Array  # 0 where a readout is not supervised
-  gates: dict[str, jax.Array]  # of each learned signal
+  gates: dict[str, jax.Array]  # of each signal that learns from segments
   routers: jax.Array | None  # None where they learn nothing
+  told: Told | None = None  # to gates that learn from the whole grid
 
 
 class Setting(NamedTuple):
@@ -56,7 +57,8 @@ class Setting(NamedTuple):
   model: Body
   spec: LossSpec
   batch: Batch
-  prepared: Prepared  # of the target
+  target: Target
+  prepared: Prepared  # of it; None with one segment, which prepares its own
   start_key: jax.Array  # of the streams before the first segment
 
 
@@ -66,8 +68,9 @@ def prepared(
   spec: LossSpec,
   batch: Batch,
   key: jax.Array,
+  teacher: Teacher | None = None,
 ) -> Setting:
-  """The setting of a batch; its target is made here, without a gradient.
+  """The setting of a batch; its target is made without a gradient.
 
   Args:
     params: the model's parameters.
@@ -75,12 +78,19 @@ def prepared(
     spec: the loss.
     batch: tokens, targets and mask, each [B, T].
     key: of the update.
+    teacher: of the target, where it has one beside the model.
   """
-  bound = model.bind({'params': params})
-  target = TARGETS[spec.target].prepare(bound, batch)
+  target = TARGETS[spec.teaching.target](spec, teacher)
   start_key = jax.random.fold_in(key, spec.segments)
-  target = jax.lax.stop_gradient(target)
-  return Setting(model, spec, batch, target, start_key)
+  setting = Setting(model, spec, batch, target, None, start_key)
+  if spec.segments == 1:
+    return setting
+
+  params = jax.lax.stop_gradient(params)
+  bound = model.bind({'params': params})
+  answer = functools.partial(Teacher(model, params).answer, batch['tokens'])
+  ready = jax.lax.stop_gradient(target.prepare(bound, batch, answer))
+  return setting._replace(prepared=ready)
 
 
 def first_progress(model: Body, batch: Batch) -> Progress:
@@ -166,12 +176,16 @@ def segment_loss(
     bound,
     setting,
     walked.reads,
-    part.weight_R,
+    part,
     progress,
     choice_key,
     layer,
     travel,
   )
+
+  def answers(state: State) -> jax.Array:
+    return bound.through_coda(state, layer, travel)
+
   learned, alive_BxT = learn_gates(
     bound,
     spec,
@@ -179,8 +193,9 @@ def segment_loss(
     progress.alive_BxT,
     Segment(walked.state, walked.reads, part.number),
     gate_key,
-    lambda state: bound.through_coda(state, layer, travel),
+    answers,
   )
+  told = tell(bound, spec, batch, walked.reads, answers)
   routers = _router_loss(walked.router_losses, batch)
 
   total = part.weight_R @ loss_R
@@ -192,7 +207,7 @@ def segment_loss(
     progress.done_BxT if walked.exits is None else walked.exits.done_BxT,
     alive_BxT,
   )
-  losses = SegmentLosses(loss_R, learned, routers)
+  losses = SegmentLosses(loss_R, learned, routers, told)
   return total, (progress, losses)
 
 
@@ -213,8 +228,7 @@ def _reader(bound: Body, spec: LossSpec, batch: Batch):
   eq. 5, with confident tokens in place of sampled ones) teaches deeper layers
   to read frozen states; the other rows keep full depth as good as it was.
   """
-  rows = len(batch['tokens'])
-  exits_Bx1 = (jnp.arange(rows) < round(spec.exit_rows * rows))[:, None]
+  exits_Bx1 = spec.exits(len(batch['tokens']))
 
   def read(
     r: int, state: State, exits: Exits | None
@@ -235,7 +249,7 @@ def _readout_losses(
   bound: Body,
   setting: Setting,
   state_R: tuple[State, ...],
-  weight_R: jax.Array,
+  part: Part,
   progress: Progress,
   key: jax.Array,
   layer: Layer,
@@ -252,26 +266,39 @@ def _readout_losses(
   last = len(state_R) - 1
   loss_R = []
 
-  for r, state in enumerate(state_R):
+  @functools.cache  # one draw of the coda's dropout for each readout
+  def normed(r: int) -> jax.Array:
+    return bound.normed(r, bound.through_coda(state_R[r], layer, travel))
+
+  ready = setting.prepared
+  if spec.segments == 1:
+    ready = setting.target.prepare(bound, batch, lambda: normed(last))
+    ready = jax.lax.stop_gradient(ready)
+
+  for r in range(len(state_R)):
     weight_S = [row[r] for row in spec.weight_SxR]
     if not any(weight_S):
       loss_R.append(jnp.float32(0))
       continue
 
-    h_BxTxD = bound.through_coda(state, layer, travel)
-    normed_BxTxD = bound.normed(r, h_BxTxD)
-    tokens = (normed_BxTxD, setting.prepared, batch['mask'], progress.alive_BxT)
+    tokens = (normed(r), ready, batch['mask'], progress.alive_BxT)
     tokens = jax.tree.map(_flat, tokens)
     if r < last and spec.token_fraction < 1:
       key, use_key = jax.random.split(key)
       tokens = some_tokens(use_key, spec.token_fraction, tokens)
 
-    run = functools.partial(_readout_loss, spec, w_VxD)
-    is_final = spec.segments == 1 and r == last  # which no schedule turns off
-    if all(weight_S) and (is_final or spec.schedule == 'constant'):
+    # Which of several segments this is, is known when the program runs.
+    is_last: bool | jax.Array = r == last
+    if is_last and spec.segments > 1:
+      is_last = part.number == spec.segments - 1
+
+    run = functools.partial(_readout_loss, setting.target, is_last, w_VxD)
+    # No schedule turns the last one off.
+    if all(weight_S) and (is_last is True or spec.schedule == 'constant'):
       loss_R.append(run(*tokens))
     else:
-      loss_R.append(jax.lax.cond(weight_R[r] > 0, run, _nothing, *tokens))
+      on = part.weight_R[r] > 0
+      loss_R.append(jax.lax.cond(on, run, _nothing, *tokens))
 
   return jnp.stack(loss_R)
 
@@ -286,7 +313,8 @@ def _nothing(*tokens: Tree) -> jax.Array:
 
 
 def _readout_loss(
-  spec: LossSpec,
+  target: Target,
+  is_last: bool | jax.Array,
   w_VxD: jax.Array,
   normed_NxD: jax.Array,
   prepared_N: Prepared,
@@ -294,8 +322,7 @@ def _readout_loss(
   alive_N: jax.Array,
 ) -> jax.Array:
   weight_N = mask_N * alive_N / jnp.maximum(mask_N.sum(), 1.0)
-  target = TARGETS[spec.target]
-  loss = target.loss(normed_NxD, w_VxD, prepared_N, weight_N)
+  loss = target.loss(normed_NxD, w_VxD, prepared_N, weight_N, is_last)
   chex.assert_shape(loss, ())
   return loss
 

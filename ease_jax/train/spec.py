@@ -22,6 +22,7 @@ from ease_jax.core.layer_dropout import (
 )
 
 UPDATES = ('joint', 'per_segment')
+FREEZES = ('nothing', 'model')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,9 @@ class TrainSpec:
       0 = never.
     tensorboard: also write TensorBoard events.
     profile: write a profiler trace of a few early steps.
+    init_from: directory of a run whose parameters this one starts with;
+      '' = random ones.
+    freeze: nothing, or model: only gates learn.
   """
 
   steps: Count
@@ -63,6 +67,8 @@ class TrainSpec:
   patience: Size
   tensorboard: bool
   profile: bool
+  init_from: str
+  freeze: Annotated[str, OneOf(FREEZES)]
 
   @classmethod
   def from_config(cls, section: Mapping[str, Any]) -> 'TrainSpec':
@@ -85,6 +91,16 @@ class TrainSpec:
       f'train.updates=per_segment does not fit train.accumulate='
       f'{self.accumulate}; use 1',
     )
+    need(
+      not self.frozen or self.init_from != '',
+      f'train.freeze={self.freeze} keeps a model as it is, and '
+      "train.init_from='' names none; give the directory of a run",
+    )
+
+  @property
+  def frozen(self) -> bool:
+    """Whether only gates learn."""
+    return self.freeze == 'model'
 
   @property
   def per_segment(self) -> bool:

@@ -1,17 +1,22 @@
 """Targets: what a readout is trained to say.
 
-A target is prepared once for a batch, without a gradient and before the
-segments are run, so that it may be the label, the last readout's distribution
-or a teacher's.
+A target is prepared once for a batch, without a gradient, so that it may be
+the label, the last readout's distribution or a teacher's.
 """
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
-from ease_jax.model import Body
-from ease_jax.model.readout import linear_cross_entropy
+from ease_jax.core.distillation import NAME, TeachingSpec
+from ease_jax.core.objective import LossSpec
+from ease_jax.evaluate.facts import TeacherFacts
+from ease_jax.model import Body, Params, readout
+from ease_jax.model.readout import Tree, linear_cross_entropy, linear_loss
 
 Prepared = Any  # tree of [B, T, ...] arrays
 
@@ -20,11 +25,55 @@ Prepared = Any  # tree of [B, T, ...] arrays
 Batch = Mapping[str, jax.Array]
 
 
-class Target(Protocol):
-  """A loss of a readout; stateless, one instance for all."""
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['params'],
+  meta_fields=['model', 'facts'],
+)
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A model whose last readout is believed; it is never trained.
 
-  def prepare(self, bound: Body, batch: Batch) -> Prepared:
-    """What the loss needs of a batch; gradients stop here."""
+  Attributes:
+    model: a body.
+    params: its parameters.
+    facts: what is written down of it, if it is another run.
+  """
+
+  model: Body
+  params: Params
+  facts: TeacherFacts | None = None
+
+  @property
+  def _bound(self) -> Body:
+    return self.model.bind({'params': jax.lax.stop_gradient(self.params)})
+
+  def answer(self, token_BxT: jax.Array) -> jax.Array:
+    """What its last head sees, exits and dropout off, [B, T, D]."""
+    bound = self._bound
+    last = bound.grid.num_readouts - 1
+    return bound.normed(last, bound.states(token_BxT)[-1])
+
+  def unembedding(self) -> jax.Array:
+    """Of its head, [V, D]."""
+    return self._bound.unembedding()
+
+
+class Target(Protocol):
+  """A loss of a readout, made for a spec and a teacher."""
+
+  def prepare(
+    self, bound: Body, batch: Batch, answer: Callable[[], jax.Array]
+  ) -> Prepared:
+    """What the losses need of a batch; gradients stop here.
+
+    Args:
+      bound: the model.
+      batch: tokens, targets and mask, each [B, T].
+      answer: makes what the model's own last head sees, [B, T, D]. Where there
+        is one segment, that is the state of the pass that is trained on;
+        otherwise it takes a forward pass, which looks like an evaluation's.
+    """
     ...
 
   def loss(
@@ -33,6 +82,7 @@ class Target(Protocol):
     w_VxD: jax.Array,
     prepared_N: Prepared,
     weight_N: jax.Array,
+    is_last: bool | jax.Array,
   ) -> jax.Array:
     """Weighted sum of the tokens' losses at one readout, nats.
 
@@ -41,15 +91,23 @@ class Target(Protocol):
       w_VxD: the unembedding.
       prepared_N: what `prepare` made, of the same tokens.
       weight_N: weight of each token; 0 must contribute nothing.
+      is_last: whether it is the readout that always answers; an array where
+        that is known only when the program runs.
     """
     ...
 
 
+@dataclasses.dataclass(frozen=True)
 class Label:
   """The true next token: cross-entropy."""
 
-  def prepare(self, bound: Body, batch: Batch) -> Prepared:
-    del bound
+  spec: LossSpec
+  teacher: Teacher | None = None
+
+  def prepare(
+    self, bound: Body, batch: Batch, answer: Callable[[], jax.Array]
+  ) -> Prepared:
+    del bound, answer
     return batch['targets']
 
   def loss(
@@ -58,8 +116,124 @@ class Label:
     w_VxD: jax.Array,
     prepared_N: Prepared,
     weight_N: jax.Array,
+    is_last: bool | jax.Array,
   ) -> jax.Array:
+    del is_last
     return linear_cross_entropy(normed_NxD, w_VxD, prepared_N, weight_N)
 
 
-TARGETS: dict[str, Target] = {'label': Label()}
+@dataclasses.dataclass(frozen=True)
+class Distill:
+  """The label, and what a teacher says of it.
+
+  Without a teacher of its own the model's last readout is one: it learns the
+  label alone, and no gradient of the others reaches it.
+  """
+
+  spec: LossSpec
+  teacher: Teacher | None = None
+
+  def prepare(
+    self, bound: Body, batch: Batch, answer: Callable[[], jax.Array]
+  ) -> Prepared:
+    label_BxT = batch['targets']
+    if not self.spec.teaching.on:
+      return label_BxT, ()
+    if self.teacher is None:
+      said_BxTxD = answer()
+      w_VxD = bound.unembedding()
+    else:
+      said_BxTxD = self.teacher.answer(batch['tokens'])
+      w_VxD = self.teacher.unembedding()
+
+    num = self.spec.teaching.teacher_top_k
+    if not num:
+      return label_BxT, said_BxTxD
+    said_NxD = said_BxTxD.reshape(-1, said_BxTxD.shape[-1])
+    said_Nxk = readout.likeliest(said_NxD, w_VxD, num)
+    shape = *label_BxT.shape, num
+    return label_BxT, tuple(x.reshape(shape) for x in said_Nxk)
+
+  def loss(
+    self,
+    normed_NxD: jax.Array,
+    w_VxD: jax.Array,
+    prepared_N: Prepared,
+    weight_N: jax.Array,
+    is_last: bool | jax.Array,
+  ) -> jax.Array:
+    if not self.spec.teaching.on:
+      return _learn_label(normed_NxD, w_VxD, prepared_N, weight_N)
+    if self.teacher is not None:
+      is_last = False  # it is taught like all others
+    if isinstance(is_last, bool):
+      learn = _learn_label if is_last else self._listen
+      return learn(normed_NxD, w_VxD, prepared_N, weight_N)
+    return jax.lax.cond(
+      is_last,
+      _learn_label,
+      self._listen,
+      normed_NxD,
+      w_VxD,
+      prepared_N,
+      weight_N,
+    )
+
+  def _listen(
+    self,
+    normed_NxD: jax.Array,
+    w_VxD: jax.Array,
+    prepared_N: Prepared,
+    weight_N: jax.Array,
+  ) -> jax.Array:
+    teacher_VxD = w_VxD if self.teacher is None else self.teacher.unembedding()
+    return linear_loss(
+      functools.partial(_taught, self.spec.teaching),
+      normed_NxD,
+      w_VxD,
+      prepared_N,
+      teacher_VxD,
+      weight_N,
+    )
+
+
+def _learn_label(
+  normed_NxD: jax.Array,
+  w_VxD: jax.Array,
+  prepared_N: Prepared,
+  weight_N: jax.Array,
+) -> jax.Array:
+  label_N, _ = prepared_N
+  return linear_cross_entropy(normed_NxD, w_VxD, label_N, weight_N)
+
+
+def _taught(
+  spec: TeachingSpec,
+  logits_NxV: jax.Array,
+  prepared_N: Tree,
+  teacher_VxD: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """The label's and the teacher's share of the loss, and its derivative."""
+  label_N, said_N = prepared_N
+  nll_N, error_NxV = readout.cross_entropy(logits_NxV, label_N)
+
+  if spec.teacher_top_k:
+    ids_Nxk, teacher_Nxk = said_N
+    student_Nxk = jnp.take_along_axis(logits_NxV, ids_Nxk, 1)
+    far_N, slope_Nxk = spec.distance(teacher_Nxk, student_Nxk)
+    rows_Nx1 = jnp.arange(len(label_N))[:, None]
+    slope_NxV = jnp.zeros_like(logits_NxV).at[rows_Nx1, ids_Nxk].set(slope_Nxk)
+  else:
+    teacher_NxV = readout.logits(said_N, teacher_VxD)
+    far_N, slope_NxV = spec.distance(teacher_NxV, logits_NxV)
+
+  weight = spec.teacher_weight
+  loss_N = (1 - weight) * nll_N + weight * far_N
+  return loss_N, (1 - weight) * error_NxV + weight * slope_NxV
+
+
+# What `loss.target` may be; each is made once for a program.
+TARGETS: dict[str, Callable[[LossSpec, Teacher | None], Target]] = {
+  'label': Label,
+  NAME: Distill,
+}

@@ -12,7 +12,7 @@ from ease_jax.model import Body, Params
 from ease_jax.train import loss, optimizer
 from ease_jax.train.loss import Metrics
 from ease_jax.train.optimizer import OptimizerSpec
-from ease_jax.train.targets import Batch
+from ease_jax.train.targets import Batch, Teacher
 
 OptState = Any  # of an optax transformation
 
@@ -50,6 +50,7 @@ def mean_gradient(
   model: Body,
   loss_spec: LossSpec,
   accumulate: int,
+  teacher: Teacher | None = None,
 ) -> tuple[Params, Metrics]:
   """Gradient and metrics of a batch, micro-batch by micro-batch.
 
@@ -64,9 +65,12 @@ def mean_gradient(
     model: a body.
     loss_spec: the loss.
     accumulate: micro-batches, divides B.
+    teacher: of the loss's target, where it has one beside the model.
   """
   if accumulate == 1:
-    return loss.grid_gradient(params, model, loss_spec, batch, step, key)
+    return loss.grid_gradient(
+      params, model, loss_spec, batch, step, key, teacher
+    )
 
   def split(x: jax.Array) -> jax.Array:
     # Rows take turns, so that each part has its share of the first ones, which
@@ -80,7 +84,9 @@ def mean_gradient(
   def weighted(numbered):
     number, part, weight = numbered
     part_key = jax.random.fold_in(key, number)
-    result = loss.grid_gradient(params, model, loss_spec, part, step, part_key)
+    result = loss.grid_gradient(
+      params, model, loss_spec, part, step, part_key, teacher
+    )
     return jax.tree.map(functools.partial(jnp.multiply, weight), result)
 
   def add(total, numbered):
@@ -103,6 +109,7 @@ def train_step(
   state: TrainState,
   batch: Batch,
   key: jax.Array,
+  teacher: Teacher | None = None,
   *,
   model: Body,
   loss_spec: LossSpec,
@@ -115,6 +122,7 @@ def train_step(
     state: before it; donated.
     batch: tokens, targets int32 and mask float32, each [B, T].
     key: the run's; the update's own key is derived from it and the step.
+    teacher: of the loss's target, where it has one beside the model.
     model: a body.
     loss_spec: the loss; says whether segments are updates of their own.
     opt_spec: the optimizer.
@@ -129,7 +137,7 @@ def train_step(
 
   if loss_spec.per_segment:
     params, opt_state, metrics = _update_per_segment(
-      state, batch, step_key, model, loss_spec, opt_spec
+      state, batch, step_key, teacher, model, loss_spec, opt_spec
     )
   else:
     grads, metrics = mean_gradient(
@@ -140,6 +148,7 @@ def train_step(
       model=model,
       loss_spec=loss_spec,
       accumulate=accumulate,
+      teacher=teacher,
     )
     params, opt_state = _apply(grads, state.opt_state, state.params, opt_spec)
     metrics['grad_norm'] = optax.tree.norm(grads)
@@ -165,6 +174,7 @@ def _update_per_segment(
   state: TrainState,
   batch: Batch,
   key: jax.Array,
+  teacher: Teacher | None,
   model: Body,
   loss_spec: LossSpec,
   opt_spec: OptimizerSpec,
@@ -190,6 +200,7 @@ def _update_per_segment(
     batch,
     state.step,
     key,
+    teacher,
     params_of=params_of,
     take=take,
   )

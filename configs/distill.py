@@ -1,0 +1,22 @@
+"""Self-distillation: the quickstart, its last readout teaching the others.
+
+  python -m ease_jax.main --config=configs/distill.py --workdir=runs/distill
+
+A trained run teaches in its place, all readouts of this one:
+
+  ... --workdir=runs/taught --config.loss.teacher=runs/standard
+
+Cost: that of the quickstart and 2 % of its training FLOPs, for the heads that
+teach. Not measured yet beyond `:smoke`; `studies/distillation.py` asks what it
+is worth. Published, of other models: distilling the detached last output made
+the small-coefficient recipe the most stable (2410.20672); exits of a frozen
+model are trained on nothing else (2503.05005).
+"""
+
+from ease_jax import config, presets
+
+
+def get_config(argument: str = ''):
+  c = presets.quickstart()
+  c.loss.target = 'distill'
+  return config.with_argument(c, argument)

@@ -1,0 +1,40 @@
+"""calm: does this readout already say what the last one will say?
+
+The early-exit classifier of CALM (2207.07061, section 4.1): one linear layer
+for all readouts, each an independent binary cross-entropy against agreement
+with the last readout's answer. Its geometric-like objective (table D.1) is
+`dat` with `loss.gate_oracle=agreement`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ease_jax.core import linear_gate, signals
+from ease_jax.core.signals import GridLesson, Memory, Observation, Signal
+
+NAME = 'calm'
+
+
+def loss(lesson: GridLesson) -> jax.Array:
+  """Mean cross-entropy over the readouts before the last, [B, T] nats."""
+  logit_KxBxT = lesson.output_KxBxTxO[..., 0]
+  agrees_KxBxT = lesson.agrees_KxBxT.astype(jnp.float32)
+  each_KxBxT = linear_gate.cross_entropy(logit_KxBxT, agrees_KxBxT)
+  return each_KxBxT[:-1].mean(0)
+
+
+def _step(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
+  return memory, jax.nn.sigmoid(linear_gate.output(obs, NAME))
+
+
+signals.register(
+  Signal(
+    NAME,
+    _step,
+    linear_gate.LOOKS_AT,
+    low=0.0,
+    high=1.0,
+    sweep=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+    gate=linear_gate.gate(loss),
+  )
+)

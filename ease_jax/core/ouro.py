@@ -1,0 +1,75 @@
+"""ouro: a distribution over where to stop, and exits at its quantiles.
+
+The gate of Ouro (2510.25741, section 3). At readout t a token stops with
+probability lambda_t = sigmoid(gate) if it has come so far; p(t) is the whole
+distribution. Its first objective is the loss that p expects, less beta times
+p's entropy; its second, for a model that no longer learns, asks whether the
+last step still helped. A token stops at the first readout up to which p holds
+more than a threshold.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ease_jax.core import linear_gate, signals
+from ease_jax.core.signals import GridLesson, Observation, Signal
+
+NAME = 'ouro'
+OBJECTIVES = ('expected_loss', 'improvement')
+SLOPE = 50.0  # of the second objective's targets, per nat
+LEAST_GAIN = 0.005  # nats that count as an improvement
+
+
+def expected_loss(lesson: GridLesson) -> jax.Array:
+  """sum_t p(t) nll_t - beta H(p), [B, T] nats (eq. 4; beta: gate_entropy)."""
+  log_p_KxBxT = linear_gate.log_exit(lesson.output_KxBxTxO[..., 0])
+  p_KxBxT = jnp.exp(log_p_KxBxT)
+  mean_nll_BxT = (p_KxBxT * lesson.nll_KxBxT).sum(0)
+  entropy_BxT = -(p_KxBxT * log_p_KxBxT).sum(0)
+  return mean_nll_BxT - lesson.settings['gate_entropy'] * entropy_BxT
+
+
+def improvement(lesson: GridLesson) -> jax.Array:
+  """Going on is right where the last step helped, [B, T] nats (eq. 7).
+
+  The first readout has no step before it, and keeps what it has learned.
+  """
+  logit_KxBxT = lesson.output_KxBxTxO[..., 0]
+  gained_KxBxT = jnp.maximum(lesson.nll_KxBxT[:-1] - lesson.nll_KxBxT[1:], 0)
+  goes_on_KxBxT = jax.nn.sigmoid(SLOPE * (gained_KxBxT - LEAST_GAIN))
+  each_KxBxT = linear_gate.cross_entropy(-logit_KxBxT[1:], goes_on_KxBxT)
+  return each_KxBxT[:-1].sum(0) / max(len(each_KxBxT) - 1, 1)
+
+
+def loss(lesson: GridLesson) -> jax.Array:
+  """The objective that `loss.gate_objective` names, [B, T] nats."""
+  objectives = {'expected_loss': expected_loss, 'improvement': improvement}
+  return objectives[lesson.settings['gate_objective']](lesson)
+
+
+def _nobody_stopped(shape: tuple[int, ...]) -> jax.Array:
+  return jnp.ones(shape)
+
+
+def _step(
+  still_there: jax.Array, obs: Observation
+) -> tuple[jax.Array, jax.Array]:
+  """The distribution's mass up to here, after what is left of it beyond."""
+  stops = jax.nn.sigmoid(linear_gate.output(obs, NAME))
+  still_there = still_there * (1 - stops)
+  return still_there, 1 - still_there
+
+
+signals.register(
+  Signal(
+    NAME,
+    _step,
+    linear_gate.LOOKS_AT,
+    low=0.0,
+    high=1.0,
+    sweep=(0.2, 0.4, 0.5, 0.6, 0.8, 0.9),
+    init=_nobody_stopped,
+    remembers=True,
+    gate=linear_gate.gate(loss),
+  )
+)

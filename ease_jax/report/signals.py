@@ -1,0 +1,87 @@
+"""The table of signals: what each needs to be nearly as good as full depth."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from ease_jax.core.signals import MAX_PROB, SIGNALS
+from ease_jax.evaluate.results import REPORT, Results
+from ease_jax.report.quality import Curve, clairvoyant_curve
+
+LEVEL = 1.01  # perplexity at which signals are compared, over full depth's
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalRow:
+  """A signal on the page.
+
+  Attributes:
+    name: of the signal.
+    learned: whether it has a gate.
+    compute: where it reaches LEVEL on the split that reports, straight lines
+      between the points of the sweep; None where it does not.
+    closed: share of the way from `max_prob` to the clairvoyant frontier, at
+      the same perplexity; below 0 it costs more; None where one is unknown.
+  """
+
+  name: str
+  learned: bool
+  compute: float | None
+  closed: float | None
+
+
+def signal_rows(results: Results) -> list[SignalRow]:
+  """One row per signal that was swept, under the chosen K/V policy."""
+  ppl = LEVEL * results.off(REPORT).quality.ppl
+  points = [row.point for row in results.sweep if row.point is not None]
+  names = list(dict.fromkeys(point.signal for point in points))
+  compute_of = {name: compute_at(_curve(results, name), ppl) for name in names}
+  least = compute_at(clairvoyant_curve(results), ppl)
+  usual = compute_of.get(MAX_PROB.name)
+
+  rows = []
+  for name in names:
+    compute = compute_of[name]
+    closed = None
+    if compute is not None and usual is not None and least is not None:
+      closed = (usual - compute) / (usual - least)
+    learned = name in SIGNALS and SIGNALS[name].gate is not None
+    rows.append(SignalRow(name, learned, compute, closed))
+  return rows
+
+
+def _curve(results: Results, signal: str) -> Curve:
+  """All points of a signal under the chosen policy, and exits off."""
+  rows = [
+    row
+    for row in results.sweep
+    if row.split == REPORT
+    and row.point is not None
+    and row.point.signal == signal
+    and row.point.policy == results.chosen.policy
+  ]
+  rows.append(results.off(REPORT))
+  return [(row.cost.compute, row.quality.ppl) for row in rows]
+
+
+def compute_at(curve: Curve, ppl: float) -> float | None:
+  """The least compute at which a curve is no worse than a perplexity.
+
+  Only points that no cheaper one beats count; lines between them are straight.
+
+  Args:
+    curve: points in any order.
+    ppl: the perplexity.
+  """
+  best = math.inf
+  front: Curve = []
+  for compute, here in sorted(curve):
+    if here < best:
+      best = here
+      front.append((compute, here))
+
+  if not front or best > ppl:
+    return None
+  computes, ppls = zip(*front)
+  return float(np.interp(-ppl, np.negative(ppls), computes))

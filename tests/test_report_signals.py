@@ -1,0 +1,69 @@
+"""The page's table of signals."""
+
+import dataclasses
+
+import fake_run
+import pytest
+
+from ease_jax.core.policies import OperatingPoint
+from ease_jax.evaluate import results as results_lib
+from ease_jax.report import signals
+
+
+@pytest.mark.parametrize(
+  'ppl, compute',
+  [
+    (10.0, 1.0),  # the best point
+    (11.0, 0.75),  # half way to the next
+    (12.0, 0.5),
+    (20.0, 0.2),  # no point is as bad: the cheapest
+    (9.0, None),  # none is as good
+  ],
+)
+def test_the_least_compute_of_a_curve(ppl, compute):
+  curve = [(1.0, 10.0), (0.2, 15.0), (0.5, 12.0), (0.6, 14.0), (1.1, 12.5)]
+  assert signals.compute_at(curve, ppl) == pytest.approx(compute)
+
+
+def test_no_curve_reaches_nothing():
+  assert signals.compute_at([], 3.0) is None
+
+
+def results_of(**curves):
+  """Results in which each signal has the points of a curve."""
+  base = fake_run.results()
+  off = base.off(results_lib.REPORT)
+  policy = base.chosen.policy
+  rows = []
+  for name, points in curves.items():
+    for number, (compute, ratio) in enumerate(points):
+      point = OperatingPoint(name, policy, 0.1 * number)
+      rows.append(
+        dataclasses.replace(
+          off,
+          point=point,
+          quality=dataclasses.replace(off.quality, ppl=ratio * off.quality.ppl),
+          cost=dataclasses.replace(off.cost, compute=compute),
+        )
+      )
+  others = [row for row in base.sweep if row.point is None]
+  return dataclasses.replace(base, sweep=(*others, *rows))
+
+
+def test_shares_of_the_way_to_the_frontier():
+  results = results_of(
+    max_prob=[(0.8, 1.01)], calm=[(0.7, 1.01)], margin=[(0.9, 1.01)]
+  )
+  off = results.off(results_lib.REPORT)
+  least = dataclasses.replace(
+    results.clairvoyant[0],
+    split=results_lib.REPORT,
+    quality=dataclasses.replace(off.quality, ppl=1.01 * off.quality.ppl),
+    cost=dataclasses.replace(off.cost, compute=0.4),
+  )
+  results = dataclasses.replace(results, clairvoyant=(least,))
+  rows = {row.name: row for row in signals.signal_rows(results)}
+  assert rows['max_prob'].closed == 0
+  assert rows['calm'].closed == pytest.approx(0.25)
+  assert rows['margin'].closed == pytest.approx(-0.25)
+  assert [row.learned for row in rows.values()] == [False, True, False]
