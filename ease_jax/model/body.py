@@ -310,9 +310,8 @@ class Body(nn.Module):
 
   def costs(self, context: float) -> CostModel:
     """What its pieces cost a token that sees `context` keys."""
-    shares = {
-      cell: self._router(cell).share for cell in self.grid.cells if cell.router
-    }
+    routed = [cell for cell in self.grid.cells if cell.router]
+    shares = {cell: self._router(cell).share for cell in routed}
     return costs.cost_model(self.cfg, self.grid, context, self._extra(), shares)
 
   def costs_of_windows(self, seq_len: int) -> CostModel:
