@@ -349,6 +349,7 @@ def test_every_part_of_it_is_trained(finished, trained):
 def test_results_and_report_name_all_of_it(finished):
   _, workdir = finished
   results = json.loads((workdir / 'results.json').read_text())
+  passage = (workdir / 'passage.json').read_text()
   assert results['model']['body'] == 'anchored'
   assert results['data']['source'] == 'repeating'
   swept = {(row['signal'], row['kv_policy']) for row in results['sweep']}
@@ -356,6 +357,15 @@ def test_results_and_report_name_all_of_it(finished):
   full = next(r for r in results['sweep'] if r['threshold'] is None)
   # The router keeps tokens out of cells, and that is not charged.
   assert 0.5 < full['compute'] < 1
+  places = [(row['segment'], row['layer']) for row in results['routers']]
+  assert places == [(1, 2), (2, 2)]
+  assert all(0 < row['select'] < 1 for row in results['routers'])
+  ran = [token['ran'] for token in json.loads(passage)['tokens']]
+  assert min(ran) == 0 and max(ran) <= 2
+  static = results['readouts'][-1]['compute_static']
+  reported = [r for r in results['sweep'] if r['threshold'] is None][-1]
+  assert static == pytest.approx(reported['compute'])
+  assert 'routed layers' in (workdir / 'report.html').read_text()
   assert 'knows' in (workdir / 'report.html').read_text()
   assert (workdir / 'sweep.csv').read_text().count('earliest') >= 4
 

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,6 +39,8 @@ from ease_jax.train.writers import Writers
 
 PROFILE = 'profile'
 PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
+# (number of the step, from 0, state, batch) -> state after it, metrics
+Update = Callable[[int, TrainState, Batch], tuple[TrainState, Metrics]]
 FINITE = ('loss', 'grad_norm', 'param_norm')
 
 
@@ -138,20 +141,14 @@ def train(
   """
   init_key, key = jax.random.split(jax.random.key(seed))
   batches = task.train_batches(spec.batch_size, seed)
-
-  def update(
-    step: int, state: TrainState, batch: Batch
-  ) -> tuple[TrainState, Metrics]:
-    return train_step(
-      state,
-      batch,
-      key,
-      teacher,
-      model=routed(model, spec.layer_dropout_at(step)),
-      loss_spec=loss_spec,
-      opt_spec=opt_spec,
-      accumulate=spec.accumulate,
-    )
+  update = _updating(
+    spec,
+    model,
+    key=key,
+    teacher=teacher,
+    loss_spec=loss_spec,
+    opt_spec=opt_spec,
+  )
 
   def fresh() -> TrainState:
     state = init_state(init_key, model=model, opt_spec=opt_spec)
@@ -178,6 +175,23 @@ def train(
     if sigterm.received:  # while the last of it was written
       raise _preempted(run)
   return run
+
+
+def _updating(spec: TrainSpec, model: Body, **setting: Any) -> Update:
+  """The update of each step, whose rows may skip layers."""
+
+  def update(
+    step: int, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, Metrics]:
+    return train_step(
+      state,
+      batch,
+      model=routed(model, spec.layer_dropout_at(step)),
+      accumulate=spec.accumulate,
+      **setting,
+    )
+
+  return update
 
 
 def _preempted(run: Run) -> Preempted:
@@ -220,7 +234,7 @@ def _begin(
 def _loop(
   spec: TrainSpec,
   run: Run,
-  update: Callable[[int, TrainState, Batch], tuple[TrainState, Metrics]],
+  update: Update,
   select_loss: Callable[[Params], float],
   checkpoints: Checkpoints,
   writers: Writers,

@@ -198,9 +198,7 @@ def segment_loss(
   told = tell(bound, spec, batch, walked.reads, answers)
   routers = _router_loss(walked.router_losses, batch)
 
-  total = part.weight_R @ loss_R
-  if routers is not None:
-    total += routers
+  total = part.weight_R @ loss_R + (0.0 if routers is None else routers)
   total += spec.gate_scale * sum(learned.values(), jnp.float32(0))
   progress = Progress(
     {name: walked.state[name] for name in carried},
