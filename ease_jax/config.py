@@ -63,6 +63,7 @@ def _add_model(c: Config) -> None:
   c.model.dtype = 'float32'  # compute type; or bfloat16; parameters are fp32
   c.model.remat = False  # recompute activations in the backward pass
   c.model.carry_backprop = 1  # last segments that losses reach through; 1 = own
+  c.model.router = 'none'  # of model.ROUTINGS; mod: some tokens pass layers by
 
   c.model.block = ConfigDict()
   c.model.block.norm = 'pre'  # norm before each branch; or post: after its sum
@@ -82,6 +83,14 @@ def _add_model(c: Config) -> None:
   c.model.hrm.carry_init = 'zeros'  # or fixed, random: first states
   c.model.hrm.cycles = 2  # N: updates of the high state per segment
   c.model.hrm.cycle_steps = 2  # T: updates of the low state in each of them
+
+  c.model.mod = ConfigDict()  # read where model.router is mod
+  c.model.mod.capacity = 0.125  # share of tokens that train a layer; 1 = all
+  c.model.mod.every = 2  # every so many layers has a router
+  c.model.mod.choice = 'auxiliary'  # or predictor, token: who runs at inference
+  c.model.mod.gate = 'linear'  # or sigmoid: of the router's number
+  c.model.mod.loss_weight = 0.01  # of what the router learns
+  c.model.mod.predictor_dim = 32  # choice='predictor': its width
 
 
 def _add_loss(c: Config) -> None:
@@ -134,6 +143,9 @@ def _add_training(c: Config) -> None:
   c.train.updates = 'joint'  # or per_segment: one update per batch and segment
   c.train.batch_size = 8  # B: windows per update
   c.train.accumulate = 1  # micro-batches per update; divides batch_size
+  c.train.layer_dropout = 0.0  # most rows that skip a layer, a share; 0 = off
+  c.train.layer_dropout_shape = 'exponential'  # over layers; or uniform
+  c.train.layer_dropout_schedule = 'constant'  # or rising, falling: over time
   c.train.log_every = 20  # steps between progress lines and metrics
   c.train.eval_every = 200  # steps between evaluations on select
   c.train.checkpoint_every = 200  # steps between checkpoints
@@ -179,7 +191,8 @@ def _add_exits(c: Config) -> None:
 def from_json(tree: dict[str, Any]) -> Config:
   """The config that a run wrote to its `config.json`.
 
-  A field that is new since then has its default.
+  A field that is new since then has its default, and so has a section inside
+  another one.
 
   Args:
     tree: the file's content.
@@ -203,13 +216,13 @@ def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
   )
   for name in section:
     is_section = isinstance(section[name], ConfigDict)
-    value = tree.get(name)
+    value = tree.get(name, {} if is_section and path else None)
     need(
       isinstance(value, dict) == is_section,
       f'config.json is damaged at {path}{name}; restore it from a copy',
     )
     if is_section:
-      _fill(section[name], tree[name], f'{path}{name}.')
+      _fill(section[name], value, f'{path}{name}.')
     elif name in tree:
       _set(section, name, _restored(value), f'{path}{name}')
 

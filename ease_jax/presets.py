@@ -49,6 +49,30 @@ def quickstart() -> Config:
   return c
 
 
+def mod() -> Config:
+  """`quickstart` with Mixture-of-Depths on every other layer (2404.02258)."""
+  c = quickstart()
+  c.model.router = 'mod'
+  return c
+
+
+def layerskip() -> Config:
+  """`small` as LayerSkip trains from scratch, and drafts (2404.16710).
+
+  Rows skip layers, more of them deeper and later on; one early readout after
+  the other has a loss beside the last.
+  """
+  c = small()
+  c.model.readouts = ()  # all layers
+  c.train.layer_dropout = 0.2
+  c.train.layer_dropout_schedule = 'rising'
+  c.loss.weights = 'layerskip'
+  c.loss.schedule = 'rotate'
+  c.loss.rotate_every = 7
+  c.generate.method = 'speculative'
+  return c
+
+
 def standard(layers: int) -> Config:
   """`small` with so many layers and the final loss alone, read at its end."""
   c = small()

@@ -227,6 +227,7 @@ def _evaluate(
     segments=found.segments,
     speed=speed,
     provenance=provenance(command or again(folder), config),
+    routers=found.routers,
   )
   windows = json.dumps(found.windows.to_json(), allow_nan=False)
   write_together(

@@ -25,6 +25,7 @@ from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
+from ease_jax.core.routers import Routing
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.core.weights import WeightSpec
@@ -33,7 +34,7 @@ from ease_jax.data.task import TASKS
 from ease_jax.decode.options import GenerateSpec
 from ease_jax.decode.sampling import Sampling
 from ease_jax.evaluate.sweep import SweepSpec
-from ease_jax.model import BODIES, Body
+from ease_jax.model import BODIES, ROUTINGS, Body
 from ease_jax.train import optimizer
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
@@ -89,19 +90,24 @@ class Specs:
     Training multiplies all keys of a window and masks those of later tokens,
     so that attention is counted at the whole window.
     """
-    prices = self.body.costs(self.data.seq_len)
-    per_token = prices.train_per_token(
+    phases = [self._flops_of(routing) for routing in self.train.phases]
+    per_token = float(np.mean(phases))
+
+    shapes = abstract_state(self.body, self.optimizer).params
+    updates = optimizer.update_flops(self.optimizer, shapes)
+    updates *= self.optimizer.updates_per_step
+    return per_token + updates / (self.train.batch_size * self.data.seq_len)
+
+  def _flops_of(self, routing: Routing | None) -> float:
+    """Of one token forward and backward while rows skip layers like this."""
+    prices = model_lib.routed(self.body, routing).costs(self.data.seq_len)
+    return prices.train_per_token(
       self.loss.trained_K,
       self.loss.asked_K,
       ahead=self.loss.ahead,
       frozen=self.loss.frozen,
       rehearsed=self.loss.teaching.own and self.loss.segments > 1,
     )
-
-    shapes = abstract_state(self.body, self.optimizer).params
-    updates = optimizer.update_flops(self.optimizer, shapes)
-    updates *= self.optimizer.updates_per_step
-    return per_token + updates / (self.train.batch_size * self.data.seq_len)
 
 
 def from_config(config: Config, vocab_size: int = 1) -> Specs:
@@ -163,6 +169,7 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   """What no section can know alone."""
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   _check_exit_rows(specs)
+  _check_layer_dropout(specs)
   _check_top_k(specs)
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),
@@ -243,6 +250,18 @@ def _check_exit_rows(specs: Specs) -> None:
   )
 
 
+def _check_layer_dropout(specs: Specs) -> None:
+  """Some row skips some layer, and some row is left to each."""
+  train = specs.train
+  routed = [model_lib.routed(specs.body, phase) for phase in train.phases]
+  need(
+    not train.layer_dropout or any(body.grid.routed for body in routed),
+    f'train.layer_dropout={train.layer_dropout} of train.batch_size='
+    f'{train.batch_size} in train.accumulate={train.accumulate} parts rounds '
+    'to no row in any layer; raise one of them, or use 0',
+  )
+
+
 def _check_complete(config: Config, base: Config, path: str) -> None:
   """Refuses what is no config, or has fields and sections elsewhere."""
   need(
@@ -272,15 +291,29 @@ def _check_unread(config: Config) -> None:
     for owner in owners:
       check_read(section, owner, plain(config[section]), plain(base[section]))
 
-  body = config.model.body
-  for name in BODIES:
-    if name == body or name not in base.model:
-      continue
-    for field, value in config.model[name].items():
-      usual = base.model[name][field]
-      need(
-        value == usual,
-        f'model.{name}.{field}={shown(value)} has no effect: it is read where '
-        f'model.body is {name} only, and that is {body!r}; change that, or '
-        f'leave {field} at {usual!r}',
-      )
+  bodies = {name: kind.options for name, kind in BODIES.items()}
+  for chooser, readers in (('body', bodies), ('router', ROUTINGS)):
+    for name, reader in readers.items():
+      if name in base.model:
+        _check_section(config, base, chooser, name, reader)
+
+
+def _check_section(
+  config: Config, base: Config, chooser: str, name: str, reader: type | None
+) -> None:
+  """Refuses changes in the section of a body or router that nobody reads."""
+  chosen = config.model[chooser]
+  values = plain(config.model[name])
+  defaults = plain(base.model[name])
+  if name == chosen and reader is not None:
+    check_read(f'model.{name}', reader, values, defaults)
+    return
+
+  for field, value in values.items():
+    usual = defaults[field]
+    need(
+      value == usual,
+      f'model.{name}.{field}={shown(value)} has no effect: it is read where '
+      f'model.{chooser} is {name} only, and that is {chosen!r}; change that, '
+      f'or leave {field} at {usual!r}',
+    )

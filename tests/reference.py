@@ -24,12 +24,14 @@ class Cell(NamedTuple):
     reads: streams combined to its input; none = what the cell before made.
     writes: the stream that its result becomes, if any.
     readout: number of the norm through which its result is read, if it is.
+    routed: whether tokens pass it by whose router's number is not above 0.
   """
 
   block: int
   reads: tuple[str, ...] = ()
   writes: str | None = None
   readout: int | None = None
+  routed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +164,15 @@ def through_block(
   return branch_sum(model, params['mlp_norm'], h_D)
 
 
+def router_number(model: Decoder, cell: Cell, h_D: np.ndarray) -> float:
+  """What a token's result of a cell is multiplied with; it runs above 0."""
+  if not cell.routed:
+    return 1.0
+  w_D = model.params[f'router_{cell.block}']['router']['kernel'][:, 0]
+  x_D = h_D / np.sqrt(np.mean(h_D**2) + 1e-6)
+  return x_D @ w_D / np.sqrt(len(w_D))
+
+
 # ------------------------------------------------------- streams and readouts
 
 
@@ -240,6 +251,8 @@ def decode_token(
 
   for cell, cache in zip(model.cells, caches, strict=True):
     if answer is not None and policy != 'recompute':
+      if router_number(model, cell, exit_state_D) <= 0:
+        continue
       kv = left_behind(model, policy, cell.block, exit_state_D, position, made)
       if kv is not None:
         cache.append(kv)
@@ -247,9 +260,12 @@ def decode_token(
 
     if cell.reads:
       h_D = combined(model, [stream[name] for name in cell.reads])
-    made[cell.block] = key_value(model, cell.block, h_D, position)
-    cache.append(made[cell.block])
-    h_D = through_block(model, cell.block, h_D, position, cache)
+    number = router_number(model, cell, h_D)
+    if number > 0:
+      made[cell.block] = key_value(model, cell.block, h_D, position)
+      cache.append(made[cell.block])
+      new_D = through_block(model, cell.block, h_D, position, cache)
+      h_D = h_D + number * (new_D - h_D)
     if cell.writes is not None:
       stream[cell.writes] = h_D
 
@@ -312,10 +328,16 @@ def every_state(
 # ------------------------------------------------------------- lists of cells
 
 
-def stack_cells(num_layers: int, readouts: Sequence[int]) -> list[Cell]:
+def stack_cells(
+  num_layers: int, readouts: Sequence[int], routed_every: int | None = None
+) -> list[Cell]:
   """Blocks on each other, read after some of them (counted from 1)."""
   number = {layer: r for r, layer in enumerate(readouts)}
-  return [Cell(i, readout=number.get(i + 1)) for i in range(num_layers)]
+  cells = [Cell(i, readout=number.get(i + 1)) for i in range(num_layers)]
+  for i in range(num_layers):
+    if routed_every and (i + 1) % routed_every == 0:
+      cells[i] = cells[i]._replace(routed=True)
+  return cells
 
 
 def refine_cells(

@@ -29,6 +29,10 @@ BODIES = {
   'learned': tiny.refine(carry_init='learned', inject='gate'),
   'random': tiny.refine(carry_init='random', inject='concat'),
   'hrm': tiny.hrm(cycles=1, segments=2),
+  'mod': tiny.stack(readouts=(1, 3, 4), router='mod'),
+  'predictor': tiny.stack(
+    readouts=(1, 3, 4), router='mod', choice='predictor', gate='sigmoid'
+  ),
 }
 SIGNALS = {
   'stack': (
@@ -42,6 +46,8 @@ SIGNALS = {
   'learned': ('kl',),
   'random': ('patience',),
   'hrm': ('max_prob', 'q_halt'),
+  'mod': ('max_prob',),
+  'predictor': ('kl',),
 }
 UNTIED = ('recompute', 'copy_state', 'drop')
 CASES = [
@@ -60,6 +66,8 @@ CASES = [
   ('hrm', 'max_prob', 'copy_state'),
   ('hrm', 'q_halt', 'recompute'),
   ('hrm', 'q_halt', 'latest'),
+  *(('mod', 'max_prob', policy) for policy in UNTIED),
+  ('predictor', 'kl', 'copy_state'),
 ]
 every_case = pytest.mark.parametrize('name, signal, policy', CASES)
 
@@ -155,10 +163,13 @@ def test_tokens_stop_at_every_readout_that_may_answer(name, signal, policy):
 def test_cells_that_no_token_needs_are_not_run(name, signal, policy):
   """R22, by the loop's own count."""
   grid = BODIES[name].grid
-  exit_BxT = walked(name, signal, policy).exit_BxT
-  expected_T = np.asarray(grid.depth_K)[exit_BxT.max(0)]
+  walk = walked(name, signal, policy)
+  expected_T = np.asarray(grid.depth_K)[walk.exit_BxT.max(0)]
   if policy == 'recompute':
     expected_T = np.full(LENGTH, grid.depth)
+  if grid.routed:
+    expected_T = walk.run_LxBxT.any(1).sum(0)
+    assert expected_T.min() < expected_T.max()
   layers_run_T = decoded(name, signal, policy).layers_run_T
   np.testing.assert_array_equal(layers_run_T, expected_T)
 

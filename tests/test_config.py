@@ -95,6 +95,17 @@ def test_a_config_comes_back_from_its_file():
   assert config.from_json(tree).to_dict() == c.to_dict()
 
 
+def test_what_is_new_has_its_default():
+  c = config.base()
+  tree = workdir.as_json(c)
+  del tree['model']['mod']
+  del tree['model']['block']['norm']
+  assert config.from_json(tree).to_dict() == c.to_dict()
+  del tree['model']
+  with pytest.raises(config.ConfigError, match='damaged at model;'):
+    config.from_json(tree)
+
+
 def test_a_config_of_another_version_is_refused():
   tree = workdir.as_json(config.base())
   tree['model']['width'] = tree['model'].pop('dim')

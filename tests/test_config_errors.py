@@ -11,6 +11,7 @@ def valid():
   return c
 
 
+MOD = {'model.router': 'mod'}
 REFINE = {
   'model.body': 'refine',
   'model.segments': 3,
@@ -363,6 +364,42 @@ ERRORS = [
     {'model.refine.inject': 'gate'},
     "model.refine.inject='gate' has no effect: it is read where model.body is "
     "refine only, and that is 'stack'; change that, or leave inject at 'add'",
+  ),
+  (
+    {'model.router': 'moe'},
+    "model.router='moe' is unknown; use one of: none, mod",
+  ),
+  (MOD | {'model.mod.capacity': 0.0}, 'model.mod.capacity=0.0 must be above 0'),
+  (
+    MOD | {'model.mod.capacity': 1.5},
+    'model.mod.capacity=1.5 must be at most 1',
+  ),
+  (
+    MOD | {'model.mod.every': 5},
+    'model.mod.every=5 is more than the 4 layers of the model, so that none '
+    'has a router; lower it',
+  ),
+  (
+    MOD | {'model.mod.predictor_dim': 8},
+    'model.mod.predictor_dim=8 has no effect: it is read where '
+    "model.mod.choice is predictor only, and that is 'auxiliary'; change that, "
+    'or leave predictor_dim at 32',
+  ),
+  (
+    {'model.mod.every': 3},
+    'model.mod.every=3 has no effect: it is read where model.router is mod '
+    "only, and that is 'none'; change that, or leave every at 2",
+  ),
+  (
+    REFINE | MOD | {'model.mod.every': 1},
+    'model.router=mod would let tokens pass layer 1, which combines x and z: '
+    'their sum would go on as it is; route other layers, or use another '
+    'model.body',
+  ),
+  (
+    MOD | {'generate.method': 'speculative', 'generate.draft': (0, 2, 0.0)},
+    'speculation checks drafts many at a time; the routers of this model keep '
+    "tokens out of cells one by one; use generate.method='exits' or 'full'",
   ),
   (
     {'evaluate.segments': 4},

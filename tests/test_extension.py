@@ -353,6 +353,7 @@ def test_every_part_of_it_is_trained(finished, trained):
 def test_results_and_report_name_all_of_it(finished):
   _, workdir = finished
   results = json.loads((workdir / 'results.json').read_text())
+  passage = (workdir / 'passage.json').read_text()
   assert results['model']['body'] == 'anchored'
   assert results['data']['source'] == 'repeating'
   swept = {(row['signal'], row['kv_policy']) for row in results['sweep']}
@@ -360,6 +361,15 @@ def test_results_and_report_name_all_of_it(finished):
   full = next(r for r in results['sweep'] if r['threshold'] is None)
   # The router keeps tokens out of cells, and that is not charged.
   assert 0.5 < full['compute'] < 1
+  places = [(row['segment'], row['layer']) for row in results['routers']]
+  assert places == [(1, 2), (2, 2)]
+  assert all(0 < row['select'] < 1 for row in results['routers'])
+  ran = [token['ran'] for token in json.loads(passage)['tokens']]
+  assert min(ran) == 0 and max(ran) <= 2
+  static = results['readouts'][-1]['compute_static']
+  reported = [r for r in results['sweep'] if r['threshold'] is None][-1]
+  assert static == pytest.approx(reported['compute'])
+  assert 'routed layers' in (workdir / 'report.html').read_text()
   assert 'knows' in (workdir / 'report.html').read_text()
   assert (workdir / 'sweep.csv').read_text().count('earliest') >= 4
 
@@ -447,6 +457,12 @@ def test_generated_text_is_what_the_evaluation_says(trained, policy):
       0.5,
       'loss.exit_threshold=0.5 looks at logits, which model.body=anchored has '
       'behind its coda only; use 0',
+    ),
+    (
+      'model.router',
+      'mod',
+      'model.router=mod does not fit this model.body, whose cells have routers '
+      'of their own; leave it at its default',
     ),
     (
       'model.readout_norm',

@@ -52,6 +52,7 @@ BODIES = (
     'data.source': 'text',
     'data.path': ('x',),
     'data.tokenizer': 'bpe',
+    'model.router': 'mod',
     'optimizer.name': 'muon',
     'loss.weights': 'chosen',
     'loss.chosen': ((2, 0.5), (8, 0.5)),

@@ -68,6 +68,28 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
   training.assert_same_run(run_specs, straight, resumed)
 
 
+@pytest.mark.parametrize(
+  'changes, router',
+  [
+    (dict(layer_dropout=0.9, layer_dropout_schedule='rising'), 'none'),
+    ({}, 'mod'),
+  ],
+)
+def test_routers_resume_too(tmp_path, changes, router):
+  """R29, R30: rows drawn to skip layers, in phases; tokens that choose."""
+  c = training.make_plain_config(**changes)
+  tiny.update_model(c.model, num_layers=2, router=router)
+  run_specs = training.make_specs(c)
+  straight = tmp_path / 'straight'
+  training.run(run_specs, straight)
+
+  resumed = tmp_path / 'resumed'
+  with pytest.raises(KeyboardInterrupt):
+    training.run(run_specs, resumed, training.dying_task(4))
+  training.run(run_specs, resumed)
+  training.assert_same_run(run_specs, straight, resumed)
+
+
 def test_a_finished_run_trains_nothing(straight):
   before = training.events(straight)
   run = training.run(training.small_specs(), straight, training.dying_task(0))

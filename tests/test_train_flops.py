@@ -7,6 +7,7 @@ import training
 
 import tiny
 from ease_jax import specs
+from ease_jax.model import routed
 from ease_jax.train import optimizer, targets, update
 
 LENGTH = 32
@@ -35,6 +36,9 @@ PLAIN = {}
 TAUGHT = {'loss.target': 'distill'}
 LIKELIEST = TAUGHT | {'loss.teacher_top_k': 4}
 BY_ANOTHER = TAUGHT | {'loss.teacher': 'runs/big'}
+MOD = {'model.router': 'mod', 'model.mod.every': 1, 'model.mod.capacity': 0.25}
+PREDICTOR = MOD | {'model.mod.choice': 'predictor'}
+DROPOUT = {'train.layer_dropout': 0.5}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,9 @@ BY_ANOTHER = TAUGHT | {'loss.teacher': 'runs/big'}
     ('adamw', LENGTH, TAUGHT),
     ('adamw', LENGTH, LIKELIEST),
     ('adamw', LENGTH, BY_ANOTHER),
+    ('adamw', LONG, MOD),
+    ('adamw', LENGTH, PREDICTOR),
+    ('adamw', LENGTH, DROPOUT),
   ],
 )
 def test_an_update_is_what_xla_counts(name, length, changes, optimized):
@@ -65,7 +72,7 @@ def test_an_update_is_what_xla_counts(name, length, changes, optimized):
     tiny.batch(ROWS, length),
     jax.random.key(0),
     teacher,
-    model=run_specs.body,
+    model=routed(run_specs.body, run_specs.train.layer_dropout_at(0)),
     loss_spec=run_specs.loss,
     opt_spec=run_specs.optimizer,
     accumulate=1,

@@ -38,19 +38,18 @@ SMALL = dict(
 def update_model(section, **fields):
   """Sets fields of a config's section `model` by their short names.
 
-  `carry_init`, `inject`, `cycles` and `cycle_steps` are the body's own.
+  `carry_init`, `inject`, `cycles` and `cycle_steps` are the body's own,
+  `capacity`, `every` and `choice` the router's.
   """
-  own = (
-    section[fields.get('body', section.body)]
-    if (fields.get('body', section.body) in section)
-    else {}
-  )
+  chosen = (fields.get(name, section[name]) for name in ('body', 'router'))
+  own = [section[name] for name in chosen if name and name in section]
 
   for name, value in fields.items():
     target = section
     *parents, field = PLACES.get(name, name).split('.')
-    if name in own:
-      target = own
+    for subsection in own:
+      if name in subsection:
+        target = subsection
     for parent in parents:
       target = target[parent]
     target[field] = value
@@ -174,7 +173,8 @@ def plain_cells(cfg):
   """The cells of a body, written without its schedule."""
   readouts = cfg.readouts or range(1, cfg.num_layers + 1)
   if cfg.body == 'stack':
-    return reference.stack_cells(cfg.num_layers, readouts)
+    every = cfg.routing.every if cfg.routing else None
+    return reference.stack_cells(cfg.num_layers, readouts, every)
   if cfg.body == 'refine':
     return reference.refine_cells(cfg.num_layers, readouts, cfg.segments)
   return reference.hrm_cells(

@@ -14,6 +14,7 @@ import numpy as np
 
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.policies import ExitRule, KVPolicy
+from ease_jax.core.routers import Share
 from ease_jax.core.spec import CAUSAL, ModelConfig
 
 
@@ -53,6 +54,8 @@ class CostModel:
     block_L: price of each cell's block, the coda's cells last.
     extra_L: what bodies and routers add to each cell; it is paid for a token
       that a router keeps out of the cell, too.
+    trained_L: price of each cell's block to the mean training token: routers
+      run it on a part of the batch.
     fill: keys and values of one cell alone.
     head: logits of one readout.
   """
@@ -62,6 +65,7 @@ class CostModel:
   gate_dim: int
   block_L: np.ndarray
   extra_L: np.ndarray
+  trained_L: np.ndarray
   fill: float
   head: float
 
@@ -209,7 +213,7 @@ class CostModel:
         last readout will say.
     """
     carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
-    body_L = self.cell_L[: len(carries_L)]
+    body_L = (self.trained_L + self.extra_L)[: len(carries_L)]
     forward = body_L.sum()
     backward = 0.0 if frozen else 2 * (body_L * carries_L).sum()
 
@@ -230,6 +234,7 @@ def cost_model(
   grid: Grid,
   context: float,
   extra: dict[Cell, float] | None = None,
+  shares: dict[Cell, Share] | None = None,
 ) -> CostModel:
   """The prices of a model.
 
@@ -238,17 +243,29 @@ def cost_model(
     grid: its cells.
     context: mean number of keys that a token sees.
     extra: FLOPs of what a body or a router adds to single cells.
+    shares: of the training batch on which routed cells are run.
   """
   extra = extra or {}
+  shares = shares or {}
   cells = (*grid.cells, *grid.tail)
   block_L = np.full(len(cells), block_flops(cfg, context), np.float64)
   extra_L = np.asarray([extra.get(cell, 0.0) for cell in cells], np.float64)
+  trained_L = [
+    _trained(cfg, context, shares.get(cell, Share())) for cell in cells
+  ]
   return CostModel(
     grid,
     cfg.dim,
     cfg.gate_dim,
     block_L,
     extra_L,
+    np.asarray(trained_L, np.float64),
     kv_flops(cfg),
     head_flops(cfg),
   )
+
+
+def _trained(cfg: ModelConfig, context: float, share: Share) -> float:
+  """One block on a share of the tokens, who see no others."""
+  some = block_flops(cfg, context * share.tokens)
+  return share.rows * share.tokens * some

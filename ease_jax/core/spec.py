@@ -113,6 +113,8 @@ class ModelConfig:
     attention: causal, or full where every token sees all of its row.
     gates: learned signals that it has.
     gate_dim: width of their hidden layer, where they have one; 0 = none.
+    routing: who runs which layers (section `model.<router>`); None = everybody,
+      unless the body says otherwise.
     options: the body's own spec (section `model.<body>`), or None.
   """
 
@@ -132,6 +134,7 @@ class ModelConfig:
   attention: Annotated[str, OneOf(ATTENTION_KINDS)] = CAUSAL
   gates: tuple[str, ...] = ()
   gate_dim: Size = 0
+  routing: Any = None  # a core.routers.Routing
   options: Any = None
 
   def __post_init__(self):

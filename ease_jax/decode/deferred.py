@@ -122,7 +122,7 @@ def answer(
     exits = read_exits
 
   tail = _through_coda(bound, cache, exits, position_B, done_B)
-  walked = Walked(state, exits, (), (), (), 0.0)
+  walked = Walked(state, exits, (), (), (), ())
   logits_Bx1xV, counts = heads.answer_of(bound, walked, tail, done_B[:, None])
   window = Window(
     jax.tree.map(lambda x_BxNxD: x_BxNxD[:, 1:], state), reached_BxN[:, 1:]

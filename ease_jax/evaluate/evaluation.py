@@ -10,9 +10,8 @@ import numpy as np
 from ease_jax import model as model_lib
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.task import Task
-from ease_jax.evaluate import clairvoyant
-from ease_jax.evaluate.compute import calibration
-from ease_jax.evaluate.facts import ModelFacts
+from ease_jax.evaluate import clairvoyant, compute
+from ease_jax.evaluate.facts import ModelFacts, RouterRow
 from ease_jax.evaluate.passage import Passage, PassageToken
 from ease_jax.evaluate.results import (
   REPORT,
@@ -29,6 +28,7 @@ from ease_jax.evaluate.results import (
 )
 from ease_jax.evaluate.search import searched_points
 from ease_jax.evaluate.sweep import Evaluator, SweepSpec, scalar_points
+from ease_jax.evaluate.traces import Trace
 from ease_jax.evaluate.windows import Sums, Windows, in_stretches
 from ease_jax.model import Body, Params
 
@@ -50,6 +50,7 @@ class Evaluation:
   clairvoyant: tuple[ClairvoyantRow, ...]
   calibration: tuple[Calibration, ...]
   segments: tuple[SegmentRow, ...]
+  routers: tuple[RouterRow, ...]
   passage: Passage
   windows: Windows
 
@@ -100,6 +101,7 @@ def evaluate(
     ),
     calibration=_calibration(report),
     segments=_segment_rows(spec, select, report),
+    routers=_router_rows(select, report),
     passage=_passage(spec, report, points[best]),
     windows=windows,
   )
@@ -122,10 +124,12 @@ def _readout_rows(
   grid = report.model.grid
   prices = report.model.costs_of_windows(report.task.seq_len)
   full = report.readout(grid.num_readouts - 1)
+  mask = report.dump.mask_RxT > 0
+  spared_KxRxT = _spared(report)
   rows = []
 
   for k, (segment, layer) in enumerate(grid.names_K):
-    flops = float(prices.static_K[k])
+    flops = float(prices.static_K[k] - spared_KxRxT[k][mask].mean())
     quality = report.readout(k)
     rows.append(
       ReadoutRow(
@@ -143,6 +147,14 @@ def _readout_rows(
       )
     )
   return tuple(rows)
+
+
+def _spared(report: Evaluator) -> np.ndarray:
+  """FLOPs that routers spare each token up to each readout, [K, R, T]."""
+  dump = report.dump
+  if dump.run_LxRxT is None:
+    return np.zeros(dump.nll_KxRxT.shape)
+  return compute.spared(report.model, dump.run_LxRxT)
 
 
 def _intervals(windows: Windows, point: Sums, off: Sums) -> Intervals:
@@ -194,13 +206,17 @@ def _windows(report: Evaluator, traced: Sequence[Sums]) -> Windows:
   prices = report.model.costs_of_windows(report.task.seq_len)
   dump = report.dump
   tokens_W = in_stretches(np.ones(dump.mask_RxT.shape), dump.mask_RxT)
-  readouts = [
-    Sums(
-      nll=tuple(in_stretches(nll_RxT, dump.mask_RxT).tolist()),
-      flops=tuple((flops * tokens_W).tolist()),
+  readouts = []
+  for nll_RxT, flops, spared_RxT in zip(
+    dump.nll_KxRxT, prices.static_K, _spared(report), strict=True
+  ):
+    spared_W = in_stretches(spared_RxT, dump.mask_RxT)
+    readouts.append(
+      Sums(
+        nll=tuple(in_stretches(nll_RxT, dump.mask_RxT).tolist()),
+        flops=tuple((flops * tokens_W - spared_W).tolist()),
+      )
     )
-    for nll_RxT, flops in zip(dump.nll_KxRxT, prices.static_K, strict=True)
-  ]
   return Windows(
     split=report.split,
     full_flops=prices.full,
@@ -213,7 +229,7 @@ def _windows(report: Evaluator, traced: Sequence[Sums]) -> Windows:
 def _calibration(report: Evaluator) -> tuple[Calibration, ...]:
   rows = []
   for k, (segment, layer) in enumerate(report.model.grid.names_K):
-    values = calibration(report.dump, k)
+    values = compute.calibration(report.dump, k)
     bins = tuple(Bin(**b) for b in values['bins'])
     rows.append(Calibration(segment, layer, values['ece'], bins))
   return tuple(rows)
@@ -248,6 +264,26 @@ def _segment_rows(
   return tuple(rows)
 
 
+def _router_rows(select: Evaluator, report: Evaluator) -> tuple[RouterRow, ...]:
+  """Who runs the layers that have a router."""
+  grid = report.model.grid
+  rows = []
+  for cell in grid.cells:
+    if cell.router is None:
+      continue
+    segment, place = divmod(cell.number - len(grid.head), len(grid.segment))
+    shares = [_share(split, cell.number) for split in (select, report)]
+    rows.append(RouterRow(segment + 1, place + 1, *shares))
+  return tuple(rows)
+
+
+def _share(split: Evaluator, number: int) -> float:
+  """Share of a split's tokens that run a cell."""
+  run_LxRxT = split.dump.run_LxRxT
+  assert run_LxRxT is not None
+  return float(run_LxRxT[number][split.dump.mask_RxT > 0].mean())
+
+
 def _passage(
   spec: SweepSpec, report: Evaluator, point: OperatingPoint | None
 ) -> Passage:
@@ -264,9 +300,12 @@ def _passage(
   target_N = split.dump.target_RxT[mask].tolist()
   exit_N = trace.exit_RxT[mask].tolist()
   nll_N = trace.nll_RxT[mask].tolist()
+  ran_N = _routed_cells(report.model, trace, mask)
 
   tokens = []
-  for target, readout, nll in zip(target_N, exit_N, nll_N, strict=True):
+  for target, readout, nll, ran in zip(
+    target_N, exit_N, nll_N, ran_N, strict=True
+  ):
     segment, layer = report.model.grid.names_K[readout]
     tokens.append(
       PassageToken(
@@ -276,6 +315,22 @@ def _passage(
         segment=segment,
         layer=layer,
         nll=nll,
+        ran=ran,
       )
     )
   return Passage(report.split, tuple(tokens))
+
+
+def _routed_cells(
+  model: Body, trace: Trace, mask: np.ndarray
+) -> list[int | None]:
+  """Cells with a router that each token ran before its answer."""
+  if trace.run_LxRxT is None:
+    return [None] * int(mask.sum())
+
+  reach_N = np.asarray(model.grid.reach_K)[trace.exit_RxT[mask]]
+  total_N = np.zeros(len(reach_N), int)
+  for cell in model.grid.cells:
+    if cell.router is not None:
+      total_N += trace.run_LxRxT[cell.number][mask] & (cell.number < reach_N)
+  return total_N.tolist()

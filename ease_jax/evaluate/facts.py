@@ -18,6 +18,23 @@ class ModelFacts(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class RouterRow(Record):
+  """A layer with a router, with exits off.
+
+  Attributes:
+    segment: of the layer, from 1.
+    layer: from 1.
+    select: share of the tokens of that split that run it.
+    report: the same on the other one.
+  """
+
+  segment: int
+  layer: int
+  select: float
+  report: float
+
+
+@dataclasses.dataclass(frozen=True)
 class DataFacts(Record):
   """The data: where from, hash, and the tokens of each split."""
 

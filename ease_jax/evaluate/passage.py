@@ -20,6 +20,8 @@ class PassageToken(Record):
     segment: of this readout, from 1.
     layer: of this readout, from 1.
     nll: negative log-likelihood, nats.
+    ran: how many layers with a router it ran before its answer; None in a
+      model without.
   """
 
   text: str
@@ -28,6 +30,7 @@ class PassageToken(Record):
   segment: int
   layer: int
   nll: float
+  ran: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ease_jax.evaluate.facts import (
   DataFacts,
   ModelFacts,
   Provenance,
+  RouterRow,
   TrainFacts,
 )
 from ease_jax.evaluate.records import Record, parse, read_json
@@ -297,6 +298,7 @@ class Results(Record):
     calibration: of every readout.
     segments: after 1, 2, ... of them; empty for models of one.
     speed: None where it was not measured.
+    routers: layers that only some tokens run; empty where all run all.
   """
 
   seed: int
@@ -311,6 +313,7 @@ class Results(Record):
   segments: tuple[SegmentRow, ...]
   speed: Speed | None
   provenance: Provenance
+  routers: tuple[RouterRow, ...] = ()
 
   def off(self, split: str) -> SweepRow:
     """The row with exits off, on the split of that role."""

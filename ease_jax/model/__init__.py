@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ease_jax.checks import need, one_of, plain
+from ease_jax.core import mod
+from ease_jax.core.routers import NONE, Routing
 from ease_jax.core.spec import CAUSAL, READOUT_NORMS, BlockSpec, ModelConfig
 from ease_jax.model.body import Body as Body
 from ease_jax.model.body import Kind as Kind
@@ -14,6 +16,8 @@ from ease_jax.model.refine import REFINE
 from ease_jax.model.stack import STACK
 
 BODIES: dict[str, Kind] = {}
+# What `model.router` may be, and who reads the section of its name.
+ROUTINGS: dict[str, type[Routing] | None] = {NONE: None, mod.NAME: mod.MoDSpec}
 
 
 def register(kind: Kind) -> Kind:
@@ -50,7 +54,7 @@ def model_config(
   one_of('model.body', section['body'], BODIES)
   kind = BODIES[section['body']]
   options = kind.options and kind.options(**dict(section[kind.name]))
-  own = ('block', *BODIES)
+  own = ('block', 'router', *BODIES, *ROUTINGS)
   fields = plain(section)
   fields = {name: value for name, value in fields.items() if name not in own}
   for name, value in fields.items():
@@ -62,12 +66,20 @@ def model_config(
   return ModelConfig(
     block=BlockSpec.from_config(section['block']),
     options=options,
+    routing=_routing(section),
     vocab_size=vocab_size,
     attention=attention,
     gates=tuple(gates),
     gate_dim=gate_dim,
     **fields,
   )
+
+
+def _routing(section: Mapping[str, Any]) -> Routing | None:
+  name = section['router']
+  one_of('model.router', name, tuple(ROUTINGS))
+  kind = ROUTINGS[name]
+  return kind and kind(**plain(section[name]))
 
 
 def build(cfg: ModelConfig) -> Body:
@@ -84,6 +96,23 @@ def build(cfg: ModelConfig) -> Body:
     f'{cfg.body}, whose coda reads all readouts alike; use {READOUT_NORMS[0]}',
   )
   return body
+
+
+def routed(body: Body, routing: Routing | None) -> Body:
+  """The same parameters with routers of a routing; None = as it is.
+
+  Raises:
+    ConfigError: the body has routers already, or can have none there.
+  """
+  if routing is None:
+    return body
+  own = body.cfg.routing
+  need(
+    own is None,
+    f'{routing.field} does not fit {own and own.field}: a layer has one '
+    'router; leave one of them at its default',
+  )
+  return build(dataclasses.replace(body.cfg, routing=routing))
 
 
 def deeper(body: Body, segments: int) -> Body:

@@ -19,7 +19,13 @@ from ease_jax.core import costs
 from ease_jax.core.costs import CostModel
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.policies import ExitRule
-from ease_jax.core.routers import ROUTERS, Route
+from ease_jax.core.routers import (
+  ROUTERS,
+  Route,
+  Router,
+  Taken,
+  routed,
+)
 from ease_jax.core.signals import SIGNALS, Gate, Observation
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import layers, readout
@@ -65,7 +71,8 @@ class Kind:
 
 @functools.cache
 def _grid(kind: Kind, cfg: ModelConfig) -> Grid:
-  return kind.schedule(cfg)
+  grid = kind.schedule(cfg)
+  return grid if cfg.routing is None else routed(grid, cfg.routing)
 
 
 class Body(nn.Module):
@@ -124,13 +131,20 @@ class Body(nn.Module):
       name: self.param(f'{GATE}{name}', _gate(name).init, c.dim, c.gate_dim)
       for name in c.gates
     }
-    routed = {cell.block: cell for cell in self.grid.cells if cell.router}
+    routed_cells = {cell.block: cell for cell in self.grid.cells if cell.router}
     self.routers = {
-      str(block): self.param(
-        f'router_{block}', ROUTERS[str(cell.router)].init, c.dim
-      )
-      for block, cell in routed.items()
+      str(block): self.param(f'router_{block}', init, c.dim)
+      for block, cell in routed_cells.items()
+      if (init := self._router(cell).init) is not None
     }
+
+  def _router(self, cell: Cell) -> Router:
+    """The router of a cell: the config's, or the schedule's own."""
+    if self.cfg.routing is None:
+      return ROUTERS[str(cell.router)]
+    router = self.cfg.routing.router(cell.block, self.grid.num_blocks)
+    assert router is not None
+    return router
 
   def _norm_names(self) -> list[str]:
     if self.cfg.readout_norm == 'shared':
@@ -175,9 +189,9 @@ class Body(nn.Module):
 
   def route(self, cell: Cell, h_BxTxD: jax.Array, travel: Travel) -> Route:
     """Whom the router of a cell lets through."""
-    router = ROUTERS[str(cell.router)]
-    params = self.routers[str(cell.block)]
-    return router.route(params, h_BxTxD, travel.position_BxT, travel.key)
+    params = self.routers.get(str(cell.block))
+    route = self._router(cell).route
+    return route(params, h_BxTxD, travel.position_BxT, travel.key)
 
   def normed(self, k: int, h_BxTxD: jax.Array) -> jax.Array:
     """The state of readout `k` as its head sees it; the same in segments."""
@@ -228,9 +242,23 @@ class Body(nn.Module):
     rotation = layers.rotation(self.cfg, layers.positions(length))
 
     def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
+      if call.taken is not None:
+        return taken(call.cell, call.taken, h_BxTxD)
       mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
       block = self.block(call.cell)
       return Ran(block(h_BxTxD, mask_BxTxT, rotation, deterministic))
+
+    def taken(cell: Cell, some: Taken, h_BxTxD: jax.Array) -> Ran:
+      """The block on some tokens, at the positions where they stand."""
+      h_NxMxD = some.of(h_BxTxD)
+      # They are in order, so that among them causal is causal.
+      mask_1xMxM = layers.window_mask(self.cfg.attention, h_NxMxD.shape[1])
+      mask_NxMxM = visible(mask_1xMxM, some.seen_NxM)
+      place = rotation
+      if some.token_NxM is not None:
+        place = layers.rotation(self.cfg, some.token_NxM)
+      new_NxMxD = self.block(cell)(h_NxMxD, mask_NxMxM, place, deterministic)
+      return Ran(some.into(h_BxTxD, new_NxMxD))
 
     return layer
 
@@ -283,7 +311,9 @@ class Body(nn.Module):
 
   def costs(self, context: float) -> CostModel:
     """What its pieces cost a token that sees `context` keys."""
-    return costs.cost_model(self.cfg, self.grid, context, self._extra())
+    routed = [cell for cell in self.grid.cells if cell.router]
+    shares = {cell: self._router(cell).share for cell in routed}
+    return costs.cost_model(self.cfg, self.grid, context, self._extra(), shares)
 
   def costs_of_windows(self, seq_len: int) -> CostModel:
     """What its pieces cost a token of a window of `seq_len` tokens."""
@@ -296,7 +326,7 @@ class Body(nn.Module):
     for cell in (*self.grid.cells, *self.grid.tail):
       flops = streams.flops(cell) if cell.reads else 0.0
       if cell.router is not None:
-        flops += ROUTERS[cell.router].flops(self.cfg.dim)
+        flops += self._router(cell).flops(self.cfg.dim)
       extra[cell] = flops
 
     return extra

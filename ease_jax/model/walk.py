@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from ease_jax.core.grid import Cell
 from ease_jax.core.policies import KVPolicy
-from ease_jax.core.routers import Route
+from ease_jax.core.routers import Route, Taken
 from ease_jax.model.layers import KV
 from ease_jax.model.readout import Read
 
@@ -120,12 +120,15 @@ class Call(NamedTuple):
     seen_BxT: tokens that others may see in it.
     reused: keys and values that tokens show which do not run it; None where
       they are made from their states.
+    taken: a static number of tokens that holds all who run it and are seen;
+      None where all tokens may as well be run.
   """
 
   cell: Cell
   goes_BxT: Mask
   seen_BxT: Mask
   reused: KV | None
+  taken: Taken | None = None
 
 
 class Ran(NamedTuple):
@@ -151,7 +154,7 @@ class Walked(NamedTuple):
     reads: what was kept of each readout.
     calls: of each cell, who ran it and who may be seen in it.
     kv: keys and values of each cell, None where the layer keeps none.
-    router_loss_BxT: of all routers together, nats; 0.0 without routers.
+    router_losses: of each router that learns, [B, T] nats.
   """
 
   state: State
@@ -159,7 +162,7 @@ class Walked(NamedTuple):
   reads: tuple[Tree, ...]
   calls: tuple[Call, ...]
   kv: tuple[KV | None, ...]
-  router_loss_BxT: jax.Array | float
+  router_losses: tuple[jax.Array, ...]
 
 
 def keep_nothing(
@@ -197,7 +200,7 @@ def walk(
   calls: list[Call] = []
   kv: list[KV | None] = []
   reads: list[Tree] = []
-  router_loss_BxT = 0.0
+  router_losses: list[jax.Array] = []
 
   for i, cell in enumerate(cells):
     held_BxT = _held(exits, policy)
@@ -212,13 +215,14 @@ def walk(
       route = body.route(cell, h_BxTxD, _numbered(travel, i))
       chex.assert_shape(route.runs_BxT, h_BxTxD.shape[:2])
       if route.loss_BxT is not None:
-        router_loss_BxT += route.loss_BxT
+        router_losses.append(route.loss_BxT)
 
     call = Call(
       cell,
       _goes(held_BxT, route),
       _seen(exits, policy, route),
       _reused(cells, i, exits, policy, kv),
+      None if route is None else route.taken,
     )
     ran = layer(call, h_BxTxD)
     h_BxTxD = _moved(call.goes_BxT, route, h_BxTxD, ran.h_BxTxD)
@@ -238,7 +242,7 @@ def walk(
       reads.append(kept)
 
   return Walked(
-    state, exits, tuple(reads), tuple(calls), tuple(kv), router_loss_BxT
+    state, exits, tuple(reads), tuple(calls), tuple(kv), tuple(router_losses)
   )
 
 

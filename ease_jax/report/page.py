@@ -20,6 +20,7 @@ from ease_jax.report import (
   headline,
   html,
   quality,
+  routing,
   signals,
   speed,
   svg,
@@ -94,6 +95,7 @@ def render(
   top = headline.headline(results)
   segments = results.model.segments
   readouts = results.readouts
+  routed = routing.section(results, passage)
   shades = [100 * svg.shade(k, len(readouts)) for k in range(len(readouts))]
 
   return html.fill(
@@ -116,6 +118,8 @@ def render(
     names=[drawing.cell_name(row, segments) for row in readouts],
     shades=[f'{shade:.1f}%' for shade in shades],
     figures=html.inline(drawings),
+    routing=routed,
+    routed_shades=routed.shades if routed else (),
     passage=passage,
     tokens=[_token(t, readouts, segments) for t in passage.tokens],
     config_text=json.dumps(config, indent=2, ensure_ascii=False),

@@ -8,11 +8,11 @@ patience has counted.
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from ease_jax.core.objective import LossSpec
 from ease_jax.data import Batch, BatchIterator, Task
 from ease_jax.evaluate import passes
-from ease_jax.model import Body, Params
+from ease_jax.model import Body, Params, routed
 from ease_jax.progress import stage
 from ease_jax.train import history
 from ease_jax.train.checkpoint import Checkpoints
@@ -40,6 +40,8 @@ from ease_jax.train.writers import Writers
 
 PROFILE = 'profile'
 PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
+# (number of the step, from 0, state, batch) -> state after it, metrics
+Update = Callable[[int, TrainState, Batch], tuple[TrainState, Metrics]]
 FINITE = ('loss', 'grad_norm', 'param_norm')
 
 
@@ -143,14 +145,13 @@ def train(
   """
   init_key, key = jax.random.split(jax.random.key(seed))
   batches = task.train_batches(spec.batch_size, seed)
-  update = functools.partial(
-    train_step,
+  update = _updating(
+    spec,
+    model,
     key=key,
     teacher=teacher,
-    model=model,
     loss_spec=loss_spec,
     opt_spec=opt_spec,
-    accumulate=spec.accumulate,
   )
 
   def fresh() -> TrainState:
@@ -180,6 +181,23 @@ def train(
     if sigterm.received:  # while the last of it was written
       raise _preempted(run)
   return run
+
+
+def _updating(spec: TrainSpec, model: Body, **setting: Any) -> Update:
+  """The update of each step, whose rows may skip layers."""
+
+  def update(
+    step: int, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, Metrics]:
+    return train_step(
+      state,
+      batch,
+      model=routed(model, spec.layer_dropout_at(step)),
+      accumulate=spec.accumulate,
+      **setting,
+    )
+
+  return update
 
 
 def _preempted(run: Run) -> Preempted:
@@ -222,7 +240,7 @@ def _begin(
 def _loop(
   spec: TrainSpec,
   run: Run,
-  update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+  update: Update,
   select_loss: Callable[[Params], float],
   checkpoints: Checkpoints,
   writers: Writers,
@@ -238,7 +256,7 @@ def _loop(
 
       batch = next(run.batches)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
-        run.state, metrics = update(run.state, batch)
+        run.state, metrics = update(run.step, run.state, batch)
       compiling.close()
 
       # While the device is busy with this step, wait for the one before.

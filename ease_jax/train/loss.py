@@ -45,7 +45,8 @@ def metrics(
   """Scalars of an update.
 
   loss, loss_final, weight_sum, loss of each supervised readout (`loss_k`,
-  1-based) and of each learned signal (`loss_NAME`).
+  1-based), of each learned signal (`loss_NAME`) and of all routers
+  (`loss_routers`).
 
   Args:
     spec: the loss.
@@ -56,7 +57,10 @@ def metrics(
   loss_K = losses.readout_R.reshape(-1)
   weight_K = spec.weights_at(step)
   named = {f'loss_{k + 1}': loss_K[k] for k, w in enumerate(spec.weight_K) if w}
-  total = weight_K @ loss_K + losses.routers.sum()
+  total = weight_K @ loss_K
+  if losses.routers is not None:
+    named['loss_routers'] = losses.routers.mean()
+    total += losses.routers.sum()
 
   for name, loss_S in losses.gates.items():
     named[f'loss_{name}'] = loss_S.mean()

@@ -47,7 +47,7 @@ class SegmentLosses(NamedTuple):
 
   readout_R: jax.Array  # 0 where a readout is not supervised
   gates: dict[str, jax.Array]  # of each signal that learns from segments
-  routers: jax.Array
+  routers: jax.Array | None  # None where they learn nothing
   told: Told | None = None  # to gates that learn from the whole grid
 
 
@@ -196,10 +196,9 @@ def segment_loss(
     answers,
   )
   told = tell(bound, spec, walked.reads, answers)
-  routers = walked.router_loss_BxT * batch['mask']
-  routers = routers.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
+  routers = _router_loss(walked.router_losses, batch)
 
-  total = part.weight_R @ loss_R + routers
+  total = part.weight_R @ loss_R + (0.0 if routers is None else routers)
   total += spec.gate_scale * sum(learned.values(), jnp.float32(0))
   progress = Progress(
     {name: walked.state[name] for name in carried},
@@ -208,6 +207,16 @@ def segment_loss(
   )
   losses = SegmentLosses(loss_R, learned, routers, told)
   return total, (progress, losses)
+
+
+def _router_loss(
+  losses: tuple[jax.Array, ...], batch: Batch
+) -> jax.Array | None:
+  """Of all routers together, mean over unmasked tokens, nats."""
+  if not losses:
+    return None
+  total_BxT = jnp.stack(losses).sum(0) * batch['mask']
+  return total_BxT.sum() / jnp.maximum(batch['mask'].sum(), 1.0)
 
 
 def _reader(bound: Body, spec: LossSpec, batch: Batch):

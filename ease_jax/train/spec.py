@@ -4,7 +4,22 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from ease_jax.checks import Count, OneOf, Size, check_fields, need, plain
+from ease_jax.checks import (
+  Count,
+  OneOf,
+  Range,
+  ReadIf,
+  Size,
+  check_fields,
+  need,
+  plain,
+)
+from ease_jax.core.layer_dropout import (
+  PHASES,
+  SCHEDULES,
+  SHAPES,
+  LayerDropout,
+)
 
 UPDATES = ('joint', 'per_segment')
 FREEZES = ('nothing', 'model')
@@ -20,6 +35,9 @@ class TrainSpec:
       its segments.
     batch_size: B, windows per batch.
     accumulate: micro-batches per update; divides batch_size.
+    layer_dropout: highest share of the rows of a batch that skip a layer.
+    layer_dropout_shape: share of the other layers, of SHAPES.
+    layer_dropout_schedule: how it changes while training, of SCHEDULES.
     log_every: steps between two lines of metrics.
     eval_every: steps between two evaluations on select.
     checkpoint_every: steps between two checkpoints.
@@ -37,6 +55,11 @@ class TrainSpec:
   updates: Annotated[str, OneOf(UPDATES)]
   batch_size: Count
   accumulate: Count
+  layer_dropout: Annotated[float, Range(0, 1, below=True)]
+  layer_dropout_shape: Annotated[str, OneOf(SHAPES), ReadIf('layer_dropout')]
+  layer_dropout_schedule: Annotated[
+    str, OneOf(SCHEDULES), ReadIf('layer_dropout')
+  ]
   log_every: Count
   eval_every: Count
   checkpoint_every: Count
@@ -83,6 +106,27 @@ class TrainSpec:
   def per_segment(self) -> bool:
     """Whether each segment of a batch makes an update of its own."""
     return self.updates == 'per_segment'
+
+  @property
+  def phases(self) -> tuple[LayerDropout | None, ...]:
+    """Who skips layers, in equal parts of the run; None = nobody."""
+    if not self.layer_dropout:
+      return (None,)
+    rise = SCHEDULES[self.layer_dropout_schedule]
+    num = PHASES if rise(0.0) != rise(1.0) else 1
+    return tuple(
+      LayerDropout(
+        self.layer_dropout * rise((i + 0.5) / num),
+        self.layer_dropout_shape,
+        self.batch_size // self.accumulate,
+      )
+      for i in range(num)
+    )
+
+  def layer_dropout_at(self, step: int) -> LayerDropout | None:
+    """Who skips layers in an update, counted from 0; None = nobody."""
+    phases = self.phases
+    return phases[step * len(phases) // self.steps]
 
   def updates_per_step(self, segments: int) -> int:
     """Updates that each batch makes, given the segments of the model."""
