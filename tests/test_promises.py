@@ -16,7 +16,7 @@ from ease_jax import config, specs
 from ease_jax import run as run_lib
 from ease_jax.checks import ConfigError
 from ease_jax.data import task as tasks
-from ease_jax.evaluate import evaluation, promises, results
+from ease_jax.evaluate import evaluation, guarantee, promises, results
 from ease_jax.evaluate.passes import Dump
 from ease_jax.evaluate.results import REPORT, SELECT
 from ease_jax.evaluate.sweep import Evaluator
@@ -83,6 +83,10 @@ def test_disagreement_is_the_share_of_other_predictions():
   spec = dataclasses.replace(ON, risk='disagreement')
   loss_N = promises.unit_losses(spec, dump, trace)
   np.testing.assert_allclose(loss_N, [0.5, 0.0, 1.0])
+
+
+def test_every_risk_has_a_loss():
+  assert set(promises.TOKEN_LOSSES) == set(guarantee.RISKS)
 
 
 def test_the_end_of_a_document_is_its_own():
@@ -196,7 +200,7 @@ PROMISES = {
   'too few': (
     dict(risk='perplexity', epsilon=0.4),
     'rise of perplexity of at most 40 %',
-    'full depth, since 1 document of select are too few: without any loss',
+    'full depth, since select has too few documents (1): without any loss',
   ),
 }
 

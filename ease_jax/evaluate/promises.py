@@ -113,19 +113,27 @@ class Promise(Record):
         'full depth, since no threshold that was certified on '
         f'{units} of {select} costs less'
       )
-    if self.least_units is None:
+    if self.least_units is None or self.units < self.least_units:
+      needed = self.least_units or f'not even {lib.MOST_UNITS}'
       return (
-        f'full depth, since {units} of {select} are too few, and so are '
-        f'{lib.MOST_UNITS}; raise epsilon'
-      )
-    if self.units < self.least_units:
-      return (
-        f'full depth, since {units} of {select} are too few: without any loss '
-        f'{self.least_units} would do'
+        f'full depth, since {select} has too few {self.unit}s ({self.units}): '
+        f'without any loss {needed} would do'
       )
     return (
       f'full depth, since no threshold was certified on {units} of {select}'
     )
+
+
+def _more_nats(dump: Dump, trace: Trace) -> np.ndarray:
+  return np.subtract(trace.nll_RxT, dump.nll_KxRxT[-1], dtype=np.float64)
+
+
+def _differs(dump: Dump, trace: Trace) -> np.ndarray:
+  return trace.argmax_RxT != dump.argmax_KxRxT[-1]
+
+
+# Of each token of a trace, against full depth, [R, T]; one for each risk.
+TOKEN_LOSSES = {'perplexity': _more_nats, 'disagreement': _differs}
 
 
 def unit_losses(spec: GuaranteeSpec, dump: Dump, trace: Trace) -> np.ndarray:
@@ -136,16 +144,19 @@ def unit_losses(spec: GuaranteeSpec, dump: Dump, trace: Trace) -> np.ndarray:
     dump: of a split; its last readout is full depth.
     trace: of a point on that split.
   """
-  if RISKS[spec.risk].capped:
-    loss_RxT = np.subtract(trace.nll_RxT, dump.nll_KxRxT[-1], dtype=np.float64)
-  else:
-    loss_RxT = trace.argmax_RxT != dump.argmax_KxRxT[-1]
-
+  loss_RxT = TOKEN_LOSSES[spec.risk](dump, trace)
   mask = dump.mask_RxT > 0
   unit_N = _units(spec.unit, dump)[mask]
   _, unit_N = np.unique(unit_N, return_inverse=True)
   mean_U = np.bincount(unit_N, loss_RxT[mask]) / np.bincount(unit_N)
   return np.minimum(mean_U / spec.highest, 1.0)
+
+
+def documents_of(unit: str, dump: Dump) -> np.ndarray:
+  """Of which document each unit's first token is, [N]."""
+  mask = dump.mask_RxT > 0
+  _, first_N = np.unique(_units(unit, dump)[mask], return_index=True)
+  return _units(lib.DOCUMENT, dump)[mask][first_N]
 
 
 def _units(unit: str, dump: Dump) -> np.ndarray:
