@@ -34,10 +34,9 @@ from ease_jax.model import Body, Params
 from ease_jax.report import tables
 from ease_jax.train import saved
 
-# What corrects nothing, for comparison.
-
 
 def _mean_alone(loss_N: np.ndarray, limit: float, delta: float) -> bool:
+  """What corrects nothing, for comparison."""
   del delta
   return float(loss_N.mean()) <= limit
 
