@@ -96,13 +96,13 @@ def test_conformal_takes_the_worst_of_each_unit():
 
 
 def test_p_values_are_those_of_the_formulas():
-  # n=100, limit .1, mean .047: by hand; 4.7 losses count as 5.
-  log_ratio = 0.047 * math.log(0.47) + 0.953 * math.log(0.953 / 0.9)
+  # n=100, limit .1, mean .0495: by hand; 4.95 losses count as 5.
+  log_ratio = 0.0495 * math.log(0.495) + 0.9505 * math.log(0.9505 / 0.9)
   hoeffding = math.exp(-100 * log_ratio)
   bentkus = math.e * sum(
     math.comb(100, k) * 0.1**k * 0.9 ** (100 - k) for k in range(6)
   )
-  p = guarantee.hoeffding_bentkus(0.047, 100, 0.1)
+  p = guarantee.hoeffding_bentkus(0.0495, 100, 0.1)
   assert p == pytest.approx(min(hoeffding, bentkus))
   assert bentkus < hoeffding
   # Without any loss Hoeffding's is the lower one.
