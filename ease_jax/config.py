@@ -177,6 +177,15 @@ def _add_exits(c: Config) -> None:
   c.exit.max_ppl_ratio = 1.01  # rule: lowest compute within this select ppl
   c.exit.max_compute = 0.0  # or: lowest select ppl within this compute; 0 = off
 
+  c.exit.guarantee = ConfigDict()  # or: lowest compute that a promise allows
+  c.exit.guarantee.risk = 'none'  # what is limited: perplexity, disagreement
+  c.exit.guarantee.epsilon = 0.01  # rise of perplexity, or share of tokens
+  c.exit.guarantee.delta = 0.1  # chance that the promise fails
+  c.exit.guarantee.method = 'betting'  # or hoeffding_bentkus, conformal
+  c.exit.guarantee.signal = 'max_prob'  # of exit.signals, whose thresholds
+  c.exit.guarantee.unit = 'document'  # drawn independently; or window
+  c.exit.guarantee.cap = 0.1  # perplexity: a unit's higher rise counts as this
+
   c.generate = ConfigDict()
   c.generate.method = 'exits'  # or full: none; speculative: none, with drafts
   c.generate.draft = ()  # readout, length, threshold; () = the fastest one
@@ -191,8 +200,7 @@ def _add_exits(c: Config) -> None:
 def from_json(tree: dict[str, Any]) -> Config:
   """The config that a run wrote to its `config.json`.
 
-  A field that is new since then has its default, and so has a section inside
-  another one.
+  A field, or a section within another, that is new since then has its default.
 
   Args:
     tree: the file's content.

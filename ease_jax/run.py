@@ -239,6 +239,10 @@ def _evaluate(
     }
   )
   print(f'Results: {(folder / results_lib.FILE).resolve()}')
+  if results.chosen.guarantee is not None:
+    promise, outcome = results.chosen.promise
+    print(f'Promise: {promise}')
+    print(f'Outcome: {outcome}')
 
 
 def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:

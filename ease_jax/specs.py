@@ -33,6 +33,7 @@ from ease_jax.data.spec import DataSpec
 from ease_jax.data.task import TASKS
 from ease_jax.decode.options import GenerateSpec
 from ease_jax.decode.sampling import Sampling
+from ease_jax.evaluate.guarantee import GuaranteeSpec
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import BODIES, ROUTINGS, Body
 from ease_jax.train import optimizer
@@ -48,6 +49,7 @@ OWNERS: dict[str, tuple[type, ...]] = {
   'optimizer': (OptimizerSpec,),
   'train': (TrainSpec,),
   'exit': (SweepSpec,),
+  'exit.guarantee': (GuaranteeSpec,),
   'generate': (GenerateSpec, Sampling),
 }
 LEARNED = declared(LossSpec)

@@ -10,6 +10,7 @@ import tiny
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.corpus import Corpus
 from ease_jax.data.task import LanguageModelling
+from ease_jax.evaluate.guarantee import GuaranteeSpec
 from ease_jax.evaluate.results import (
   REPORT,
   SELECT,
@@ -24,6 +25,15 @@ from ease_jax.evaluate.sweep import SweepSpec
 NEVER = math.inf
 LENGTH = 8
 
+NOTHING = GuaranteeSpec(
+  risk='none',
+  epsilon=0.01,
+  delta=0.1,
+  method='betting',
+  signal='max_prob',
+  unit='document',
+  cap=0.1,
+)
 SPEC = SweepSpec(
   signals=('max_prob',),
   policies=('recompute', 'copy_state'),
@@ -32,6 +42,7 @@ SPEC = SweepSpec(
   policy='copy_state',
   max_ppl_ratio=1.01,
   max_compute=0.0,
+  guarantee=NOTHING,
   batch_size=4,
   select_split='select',
   report_split='test',
@@ -54,6 +65,7 @@ def task(seq_len=LENGTH, **sizes):
   }
   tokenizer = types.SimpleNamespace(
     vocab_size=tiny.VOCAB,
+    eos_id=0,
     token_bytes=np.ones(tiny.VOCAB, int),
     token_text=chr,
   )

@@ -20,7 +20,7 @@ CELL = PRICES.cell_L[0]
 
 def trace_of(exit_RxT):
   nothing = np.zeros(np.shape(exit_RxT), np.float32)
-  return Trace(np.asarray(exit_RxT), nothing, nothing)
+  return Trace(np.asarray(exit_RxT), nothing, nothing, nothing)
 
 
 def cost_of(policy, exit_RxT=EXIT_RxT):

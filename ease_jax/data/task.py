@@ -88,7 +88,9 @@ class Task(Protocol):
     """Batches that hold each target of a split once.
 
     A task that has more to say to its own `quality` than the model may see
-    adds `scored`, which `quality` gets in the place of the targets.
+    adds `scored`, which `quality` gets in the place of the targets. One whose
+    rows are not documents of their own adds `document`, the number of the
+    document that each target is of.
 
     Args:
       split: its name.
@@ -192,14 +194,17 @@ class LanguageModelling:
   def eval_batches(
     self, split: str, batch_size: int, max_tokens: int = 0
   ) -> Iterator[Batch]:
+    tokens = self.corpus.splits[split]
+    beside = {'document': documents(tokens, self.eos_id)}
+    if split in self.corpus.sized:
+      beside['scored'] = self.corpus.sized[split]
+
     shape = self.seq_len, batch_size, max_tokens
-    batches = pipeline.eval_batches(self.corpus.splits[split], *shape)
-    if split not in self.corpus.sized:
-      return batches
-    sized = pipeline.eval_batches(self.corpus.sized[split], *shape)
-    return (
-      batch | {'scored': own['targets']} for batch, own in zip(batches, sized)
-    )
+    others = [pipeline.eval_batches(beside[name], *shape) for name in beside]
+    for batch, *own in zip(pipeline.eval_batches(tokens, *shape), *others):
+      for name, other in zip(beside, own, strict=True):
+        batch[name] = other['targets']
+      yield batch
 
   def beginning(self, split: str, num_tokens: int) -> 'LanguageModelling':
     # The first token is seen, never predicted.
@@ -273,6 +278,12 @@ class LanguageModelling:
       **tokenizers.vocabulary(self.corpus.tokenizer),
       **sizes,
     }
+
+
+def documents(tokens: np.ndarray, eos_id: int) -> np.ndarray:
+  """Which document each token is of, from 0, [N] int32; eos ends one."""
+  is_eos_N = tokens == eos_id
+  return (np.cumsum(is_eos_N) - is_eos_N).astype(np.int32)
 
 
 TASKS: dict[str, type[Task]] = {'language': LanguageModelling}

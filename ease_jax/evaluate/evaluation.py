@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,9 +11,10 @@ import numpy as np
 from ease_jax import model as model_lib
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.task import Task
-from ease_jax.evaluate import clairvoyant, compute
+from ease_jax.evaluate import clairvoyant, compute, promises
 from ease_jax.evaluate.facts import ModelFacts, RouterRow
 from ease_jax.evaluate.passage import Passage, PassageToken
+from ease_jax.evaluate.promises import Asked, Promise
 from ease_jax.evaluate.results import (
   REPORT,
   SELECT,
@@ -73,14 +75,8 @@ def evaluate(
   select = Evaluator(SELECT, spec, model, params, task)
   report = Evaluator(REPORT, spec, model, params, task)
 
-  points = list(scalar_points(spec, task.unit))
-  selected = [select.measure(point) for point in points]
-  full_ppl = selected[points.index(None)].quality.ppl
-  for visited in searched_points(spec, select, full_ppl):
-    if visited.point not in points:
-      points.append(visited.point)
-      selected.append(visited.row)
-  best = spec.choice.best(selected, spec.policy)
+  chosen = _choose(spec, select)
+  points = chosen.points
 
   reported = []
   sums = []
@@ -89,12 +85,12 @@ def evaluate(
     reported.append(report.row(point, trace))
     sums.append(report.sums(point, trace))
   windows = _windows(report, sums)
-  intervals = _intervals(windows, sums[best], sums[points.index(None)])
+  intervals = _intervals(windows, sums[chosen.best], sums[points.index(None)])
 
   return Evaluation(
     readouts=_readout_rows(select, report, windows),
-    sweep=(*selected, *reported),
-    chosen=_chosen(spec, select, report, selected, reported, best, intervals),
+    sweep=(*chosen.rows, *reported),
+    chosen=_chosen(spec, select, report, chosen, reported, intervals),
     clairvoyant=(
       *clairvoyant.frontier(select, spec.policy),
       *clairvoyant.frontier(report, spec.policy),
@@ -102,9 +98,68 @@ def evaluate(
     calibration=_calibration(report),
     segments=_segment_rows(spec, select, report),
     routers=_router_rows(select, report),
-    passage=_passage(spec, report, points[best]),
+    passage=_passage(spec, report, chosen.point),
     windows=windows,
   )
+
+
+class _Choice(NamedTuple):
+  """The sweep of the select split, and which of its points is chosen.
+
+  Attributes:
+    points: settings, in the order of the sweep.
+    rows: what they do.
+    best: index of the chosen one.
+    asked: what a guarantee certified; empty where nothing is promised.
+    units: on which it did.
+  """
+
+  points: list[OperatingPoint | None]
+  rows: list[SweepRow]
+  best: int
+  asked: tuple[Asked, ...] = ()
+  units: int = 0
+
+  @property
+  def point(self) -> OperatingPoint | None:
+    return self.points[self.best]
+
+
+def _choose(spec: SweepSpec, select: Evaluator) -> _Choice:
+  points = list(scalar_points(spec, select.task.unit))
+  walk = promises.walk(spec.guarantee, spec.policy, points)
+  rows = []
+  lost = {}
+  for i, point in enumerate(points):
+    trace = select.trace(point)
+    rows.append(select.row(point, trace))
+    if i in walk:
+      lost[i] = promises.unit_losses(spec.guarantee, select.dump, trace)
+
+  off = points.index(None)
+  for visited in searched_points(spec, select, rows[off].quality.ppl):
+    if visited.point not in points:
+      points.append(visited.point)
+      rows.append(visited.row)
+  if not spec.guarantee.on:
+    return _Choice(points, rows, spec.choice.best(rows, spec.policy))
+
+  loss_JxN = np.stack([lost[i] for i in walk])
+  asked = promises.ask(spec.guarantee, [points[i] for i in walk], loss_JxN)
+  allowed = [i for i, row in zip(walk, asked, strict=True) if row.certified]
+  best = min([off, *allowed], key=lambda i: rows[i].cost.compute)
+  return _Choice(points, rows, best, asked, loss_JxN.shape[1])
+
+
+def _promise(
+  spec: SweepSpec, report: Evaluator, chosen: _Choice
+) -> Promise | None:
+  """What the chosen point promises, and whether it held."""
+  if not spec.guarantee.on:
+    return None
+  trace = report.trace(chosen.point)
+  loss_N = promises.unit_losses(spec.guarantee, report.dump, trace)
+  return promises.promised(spec.guarantee, chosen.asked, chosen.units, loss_N)
 
 
 def model_facts(model: Body, params: Params) -> ModelFacts:
@@ -170,9 +225,8 @@ def _chosen(
   spec: SweepSpec,
   select: Evaluator,
   report: Evaluator,
-  selected: Sequence[SweepRow],
+  chosen: _Choice,
   reported: Sequence[SweepRow],
-  best: int,
   intervals: Intervals,
 ) -> Chosen:
   def side(
@@ -180,7 +234,7 @@ def _chosen(
     rows: Sequence[SweepRow],
     intervals: Intervals | None = None,
   ) -> ChosenSide:
-    row = rows[best]
+    row = rows[chosen.best]
     off = next(r for r in rows if r.point is None)
     return ChosenSide(
       row.quality,
@@ -191,13 +245,14 @@ def _chosen(
     )
 
   return Chosen(
-    rule=str(spec.choice),
+    rule=spec.rule,
     policy=spec.policy,
-    point=selected[best].point,
+    point=chosen.point,
     select_split=spec.select_split,
     report_split=spec.report_split,
-    select=side(select, selected),
+    select=side(select, chosen.rows),
     report=side(report, reported, intervals),
+    guarantee=_promise(spec, report, chosen),
   )
 
 

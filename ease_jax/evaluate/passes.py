@@ -181,12 +181,14 @@ class Dump(NamedTuple):
   """Every readout of every token; R rows of T tokens."""
 
   nll_KxRxT: np.ndarray
+  argmax_KxRxT: np.ndarray
   correct_KxRxT: np.ndarray
   max_prob_KxRxT: np.ndarray
   score_KxRxT: dict[str, np.ndarray]  # by signal
   mask_RxT: np.ndarray
   target_RxT: np.ndarray
   run_LxRxT: np.ndarray | None = None  # who ran each cell; None = everybody
+  document_RxT: np.ndarray | None = None  # of each target; None = its row
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'names'))
@@ -230,7 +232,14 @@ def _dump_batch(
   argmax_KxBxT = jnp.stack([obs.argmax for obs in observations])
   max_prob_KxBxT = jnp.stack([obs.max_prob for obs in observations])
   correct_KxBxT = argmax_KxBxT == jnp.asarray(batch['targets'])[None]
-  return nll_KxBxT, correct_KxBxT, max_prob_KxBxT, score, runs(walked)
+  return (
+    nll_KxBxT,
+    argmax_KxBxT,
+    correct_KxBxT,
+    max_prob_KxBxT,
+    score,
+    runs(walked),
+  )
 
 
 def grid_dump(
@@ -243,23 +252,26 @@ def grid_dump(
 
   dumps = []
   for batch in batches():
-    nll, correct, max_prob, score, run = jax.device_get(
+    nll, argmax, correct, max_prob, score, run = jax.device_get(
       _dump_batch(params, batch, model=model, names=names)
     )
     dumps.append(
       Dump(
         nll,
+        argmax,
         correct,
         max_prob,
         score,
         batch['mask'],
         batch.get('scored', batch['targets']),
         run,
+        batch.get('document'),
       )
     )
 
   return Dump(
     nll_KxRxT=np.concatenate([d.nll_KxRxT for d in dumps], 1),
+    argmax_KxRxT=np.concatenate([d.argmax_KxRxT for d in dumps], 1),
     correct_KxRxT=np.concatenate([d.correct_KxRxT for d in dumps], 1),
     max_prob_KxRxT=np.concatenate([d.max_prob_KxRxT for d in dumps], 1),
     score_KxRxT={
@@ -268,14 +280,15 @@ def grid_dump(
     },
     mask_RxT=np.concatenate([d.mask_RxT for d in dumps]),
     target_RxT=np.concatenate([d.target_RxT for d in dumps]),
-    run_LxRxT=joined_runs([d.run_LxRxT for d in dumps]),
+    run_LxRxT=joined([d.run_LxRxT for d in dumps], 1),
+    document_RxT=joined([d.document_RxT for d in dumps], 0),
   )
 
 
-def joined_runs(run: Sequence[np.ndarray | None]) -> np.ndarray | None:
-  """Masks [L, R, T] of several batches, along their rows."""
-  masks = [mask for mask in run if mask is not None]
-  return np.concatenate(masks, 1) if masks else None
+def joined(parts: Sequence[np.ndarray | None], axis: int) -> np.ndarray | None:
+  """Arrays of several batches along their rows; None where no batch has one."""
+  arrays = [part for part in parts if part is not None]
+  return np.concatenate(arrays, axis) if arrays else None
 
 
 def last_nll(model: Body, params: Params, batches: Iterable[Batch]) -> float:

@@ -16,6 +16,7 @@ from ease_jax.evaluate.facts import (
   RouterRow,
   TrainFacts,
 )
+from ease_jax.evaluate.promises import Promise
 from ease_jax.evaluate.records import Record, parse, read_json
 from ease_jax.evaluate.settings import Cost as Cost
 from ease_jax.evaluate.settings import InlineCost, InlineQuality, Point
@@ -124,6 +125,7 @@ class Chosen(Record):
     report_split: name of the split of the data that reports.
     select: what the point does on the one.
     report: what it does on the other.
+    guarantee: what it promises; None where nothing is.
   """
 
   rule: str
@@ -133,11 +135,21 @@ class Chosen(Record):
   report_split: str
   select: ChosenSide
   report: ChosenSide
+  guarantee: Promise | None = None
 
   @property
   def exits(self) -> bool:
     """Whether a token may stop before the last readout."""
     return exits_early(self.point)
+
+  @property
+  def promise(self) -> tuple[str, str]:
+    """What is promised, and what came of it; nothing where nothing is."""
+    if self.guarantee is None:
+      return '', ''
+    select = self.select_split
+    outcome = self.guarantee.outcome(select, self.report_split, self.exits)
+    return self.guarantee.promise(select), outcome
 
 
 @dataclasses.dataclass(frozen=True)

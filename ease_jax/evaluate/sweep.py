@@ -35,6 +35,7 @@ from ease_jax.data.pipeline import Batch
 from ease_jax.data.task import Task
 from ease_jax.evaluate import passes, traces
 from ease_jax.evaluate.compute import compute, flops
+from ease_jax.evaluate.guarantee import GuaranteeSpec
 from ease_jax.evaluate.passes import Dump
 from ease_jax.evaluate.results import Cost, Quality, SweepRow
 from ease_jax.evaluate.traces import Trace
@@ -66,6 +67,7 @@ class SweepSpec:
     policy: K/V policy of the chosen operating point.
     max_ppl_ratio: see `Choice`.
     max_compute: see `Choice`.
+    guarantee: what chooses the operating point instead, if it is on.
     batch_size: windows per evaluation batch.
     select_split: name of the split on which thresholds are chosen.
     report_split: name of the split on which they are reported.
@@ -81,6 +83,7 @@ class SweepSpec:
   policy: Policy
   max_ppl_ratio: Annotated[float, Range(1), ReadIf('max_compute', (0,))]
   max_compute: NotNegative
+  guarantee: GuaranteeSpec
   batch_size: Count
   select_split: Annotated[str, OneOf(SPLITS)]
   report_split: Annotated[str, OneOf(SPLITS)]
@@ -104,6 +107,8 @@ class SweepSpec:
       f'exit.policy={self.policy!r} is not in exit.policies={self.policies}; '
       'add it there',
     )
+    swept = {signal: self.tried(signal) for signal in self.signals}
+    self.guarantee.check(swept, self.max_compute)
     need(
       self.select_split != self.report_split,
       f'evaluate.select_split={self.select_split!r} equals '
@@ -120,7 +125,9 @@ class SweepSpec:
   @classmethod
   def from_config(cls, config: Config) -> 'SweepSpec':
     """The spec of a whole config."""
-    return cls(**plain(config.exit), **plain(config.evaluate))
+    exits = plain(config.exit)
+    exits['guarantee'] = GuaranteeSpec.from_config(exits['guarantee'])
+    return cls(**exits, **plain(config.evaluate))
 
   def check_data(self, task: Task) -> None:
     """Raises ConfigError if a split is too short for what is asked of it."""
@@ -138,6 +145,11 @@ class SweepSpec:
   @property
   def choice(self) -> 'Choice':
     return Choice(self.max_ppl_ratio, self.max_compute)
+
+  @property
+  def rule(self) -> str:
+    """How the operating point is chosen, for people."""
+    return str(self.guarantee if self.guarantee.on else self.choice)
 
 
 @dataclasses.dataclass(frozen=True)

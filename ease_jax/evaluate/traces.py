@@ -8,7 +8,7 @@ import numpy as np
 
 from ease_jax.core.grid import first_exit
 from ease_jax.core.policies import UNITS, ExitRule, OperatingPoint, thresholds
-from ease_jax.evaluate.passes import Batches, Dump, joined_runs, masked_pass
+from ease_jax.evaluate.passes import Batches, Dump, joined, masked_pass
 from ease_jax.model import Body, Params
 
 
@@ -18,6 +18,7 @@ class Trace(NamedTuple):
   exit_RxT: np.ndarray
   nll_RxT: np.ndarray
   correct_RxT: np.ndarray
+  argmax_RxT: np.ndarray  # what it says is likeliest
   run_LxRxT: np.ndarray | None = None  # who ran each cell before its exit
 
 
@@ -31,6 +32,7 @@ def trace_from_dump(dump: Dump, exit_RxT: np.ndarray) -> Trace:
     exit_RxT,
     chosen(dump.nll_KxRxT),
     chosen(dump.correct_KxRxT),
+    chosen(dump.argmax_KxRxT),
     dump.run_LxRxT,
   )
 
@@ -71,14 +73,15 @@ def trace(
     obs = masked.observation
     correct_BxT = obs.argmax == batch['targets']
     traces.append(
-      Trace(masked.exit_BxT, obs.nll, correct_BxT, masked.run_LxBxT)
+      Trace(masked.exit_BxT, obs.nll, correct_BxT, obs.argmax, masked.run_LxBxT)
     )
 
   return Trace(
     exit_RxT=np.concatenate([t.exit_RxT for t in traces]),
     nll_RxT=np.concatenate([t.nll_RxT for t in traces]),
     correct_RxT=np.concatenate([t.correct_RxT for t in traces]),
-    run_LxRxT=joined_runs([t.run_LxRxT for t in traces]),
+    argmax_RxT=np.concatenate([t.argmax_RxT for t in traces]),
+    run_LxRxT=joined([t.run_LxRxT for t in traces], 1),
   )
 
 

@@ -51,6 +51,9 @@ def smoke(results: Results) -> str:
 def _found(results: Results) -> Headline:
   chosen = results.chosen
   side = chosen.report
+  if not chosen.exits and chosen.guarantee is not None:
+    promise, outcome = chosen.promise
+    return Headline('No saving', f'Asked for: {promise}. Result: {outcome}.')
   if not chosen.exits:
     return Headline(
       'No saving',

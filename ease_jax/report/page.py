@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from ease_jax.core import policies
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.passage import Passage, PassageToken
@@ -107,6 +108,7 @@ def render(
     fall=headline.last_fall(metrics, results.chosen.select_split),
     full_ppl=results.off(REPORT).quality.ppl,
     thresholds=_thresholds(results),
+    promised=_promised(results),
     words=words,
     clairvoyant=signals.compute_at(
       quality.clairvoyant_curve(results), results.off(REPORT).quality.ppl
@@ -151,6 +153,15 @@ def _thresholds(results: Results) -> list[str]:
   *early, _ = point.threshold_K(num).tolist()
   texts = [f'{t:.3g}' if t < float('inf') else 'never' for t in early]
   return [*texts, 'always']
+
+
+def _promised(results: Results) -> list[str]:
+  """The thresholds that a guarantee asked."""
+  guarantee = results.chosen.guarantee
+  points = [row.point for row in guarantee.asked] if guarantee else []
+  return tables.threshold_texts(
+    [policies.point_json(point)['threshold'] for point in points]
+  )
 
 
 @dataclasses.dataclass(frozen=True)
