@@ -19,11 +19,12 @@ import tiny
 from ease_jax import config, decode, run, specs
 from ease_jax import model as model_lib
 from ease_jax.core import policies, routers, signals
+from ease_jax.core.gates import Gate, Learned
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import KVPolicy
 from ease_jax.core.routers import Route, Router
-from ease_jax.core.signals import Gate, Learned, Signal
+from ease_jax.core.signals import Signal
 from ease_jax.core.spec import ModelConfig
 from ease_jax.data import task as tasks
 from ease_jax.data import tokenizers

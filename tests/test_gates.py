@@ -10,9 +10,17 @@ import scipy.special
 import segmented
 
 import tiny
-from ease_jax.core import calm, depth_adaptive, gain, ouro, signals, state_gate
+from ease_jax.core import (
+  calm,
+  depth_adaptive,
+  gain,
+  observations,
+  ouro,
+  signals,
+  state_gate,
+)
+from ease_jax.core.gates import GridLesson
 from ease_jax.core.objective import LossSpec
-from ease_jax.core.signals import GridLesson
 
 GATES = ('calm', 'dat', 'gain', 'ouro')
 MODELS = {
@@ -149,7 +157,7 @@ def test_ouros_second_stage_goes_on_where_the_last_step_helped():
 def test_ouro_stops_at_quantiles_of_its_distribution():
   logit_KxN = np.asarray(lesson_of().output_KxBxTxO[:, 0])
   observations = [
-    signals.blank((LENGTH,))._replace(gate={'ouro': logit})
+    observations.blank((LENGTH,))._replace(gate={'ouro': logit})
     for logit in logit_KxN
   ]
   score_KxN = signals.scores(signals.SIGNALS['ouro'], observations)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax.core import signals
+from ease_jax.core import observations, signals
 from ease_jax.evaluate import passes
 from ease_jax.model import readout
 
@@ -12,7 +12,7 @@ LEARNED = ('calm', 'dat', 'gain', 'q_halt', 'ouro')
 
 def observation(**fields):
   shape = np.shape(next(iter(fields.values())))
-  return signals.blank(shape)._replace(**fields)
+  return observations.blank(shape)._replace(**fields)
 
 
 def test_facts_of_the_signals_follow_from_what_they_look_at():

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core import signals, state_gate
-from ease_jax.core.signals import GridLesson, Memory, Observation, Signal
+from ease_jax.core.gates import GridLesson
+from ease_jax.core.observations import Observation
+from ease_jax.core.signals import Memory, Signal
 
 NAME = 'gain'
 

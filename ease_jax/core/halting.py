@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core import signals
-from ease_jax.core.signals import Gate, Learned, Lesson, Observation, Signal
+from ease_jax.core.gates import Gate, Learned, Lesson
+from ease_jax.core.observations import Observation
+from ease_jax.core.signals import Signal
 
 FIRST_VALUE = -5.0  # logit of both values: at first nothing is worth stopping
 NAME = 'q_halt'

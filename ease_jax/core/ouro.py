@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core import signals, state_gate
-from ease_jax.core.signals import GridLesson, Observation, Signal
+from ease_jax.core.gates import GridLesson
+from ease_jax.core.observations import Observation
+from ease_jax.core.signals import Signal
 
 NAME = 'ouro'
 OBJECTIVES = ('expected_loss', 'improvement')

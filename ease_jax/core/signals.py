@@ -9,13 +9,15 @@ can influence another one's score.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ease_jax.checks import need
+from ease_jax.core.gates import Gate
+from ease_jax.core.observations import Observation
 
 Memory = Any  # tree of [B, T] arrays that a signal keeps between readouts
 
@@ -24,138 +26,6 @@ PREVIOUS_LOGITS = 'previous_logits'
 STATE = 'state'
 PREVIOUS_STATE = 'previous_state'
 GATE = 'gate'
-
-
-class Observation(NamedTuple):
-  """What a signal may look at, for each token of one readout, float32.
-
-  On the first readout there is no previous one: `kl` and `state_change` are
-  +inf and `state_cosine` -inf, which makes their signals' scores -inf there.
-  """
-
-  nll: jax.Array  # -log p(target), nats
-  argmax: jax.Array  # most likely token, int32
-  max_prob: jax.Array  # its probability
-  margin: jax.Array  # its probability minus the second one's
-  entropy: jax.Array  # of the distribution, in units of log V
-  state_cosine: jax.Array  # of this and the previous readout's state
-  state_change: jax.Array  # length of their difference, in previous lengths
-  kl: jax.Array  # KL(previous || this), nats
-  gate: dict[str, jax.Array]  # [..., O] outputs of learned signals, by name
-
-
-def blank(shape: tuple[int, ...]) -> Observation:
-  """An observation that says nothing, for readouts without head or previous."""
-  zeros = jnp.zeros(shape)
-  infinite = jnp.full(shape, jnp.inf)
-  return Observation(
-    nll=zeros,
-    argmax=jnp.zeros(shape, jnp.int32),
-    max_prob=zeros,
-    margin=zeros,
-    entropy=zeros,
-    state_cosine=-infinite,
-    state_change=infinite,
-    kl=infinite,
-    gate={},
-  )
-
-
-class Lesson(NamedTuple):
-  """What a gate may learn from in one segment of a batch.
-
-  Attributes:
-    output_R: outputs of the gate at the readouts of the segment, [B, T, O].
-    observe: r -> what the segment's readout r says of each token.
-    target_BxT: the true next tokens.
-    next_R: outputs of the gate one segment later, with the same parameters;
-      empty unless the gate looks `ahead`.
-    number: of the segment, from 1.
-    segments: S.
-    exploration: chance that a token must go on, whatever the gate says.
-    key: for that chance.
-  """
-
-  output_R: tuple[jax.Array, ...]
-  observe: Callable[[int], Observation]
-  target_BxT: jax.Array
-  next_R: tuple[jax.Array, ...]
-  number: jax.Array
-  segments: int
-  exploration: float
-  key: jax.Array
-
-
-class GridLesson(NamedTuple):
-  """What a gate may learn from all readouts of a batch at once.
-
-  Only the outputs carry a gradient.
-
-  Attributes:
-    output_KxBxTxO: outputs of the gate.
-    nll_KxBxT: loss of each readout, nats.
-    argmax_KxBxT: what each readout would answer, int32.
-    kl_KxBxT: KL(last readout || this one), nats; None unless the gate
-      `compares`.
-    target_BxT: the true next tokens.
-    mask_BxT: 1 for tokens that count, 0 for padding.
-    depth_K: cells that a token runs up to each readout.
-    settings: fields `gate_*` of the config's section `loss`, by name.
-  """
-
-  output_KxBxTxO: jax.Array
-  nll_KxBxT: jax.Array
-  argmax_KxBxT: jax.Array
-  kl_KxBxT: jax.Array | None
-  target_BxT: jax.Array
-  mask_BxT: jax.Array
-  depth_K: tuple[int, ...]
-  settings: Mapping[str, Any]
-
-  @property
-  def agrees_KxBxT(self) -> jax.Array:
-    """Whether each readout answers as the last one does."""
-    return self.argmax_KxBxT == self.argmax_KxBxT[-1:]
-
-  @property
-  def correct_KxBxT(self) -> jax.Array:
-    """Whether each readout answers with the true next token."""
-    return self.argmax_KxBxT == self.target_BxT[None]
-
-
-class Learned(NamedTuple):
-  """The loss of a gate, and whose training it ends."""
-
-  loss_BxT: jax.Array  # nats
-  halts_BxT: jax.Array | None = None  # bool; None = nobody's
-
-
-@dataclasses.dataclass(frozen=True)
-class Gate:
-  """The learned part of a signal: a small module on the state of a readout.
-
-  Attributes:
-    init: (key, D, hidden) -> parameters, a tree of arrays; `hidden` is the
-      width that `loss.gate_dim` gives to gates with a hidden layer, 0 = none.
-    apply: (parameters, h [..., D]) -> outputs [..., O], float32.
-    flops: (D, hidden) -> FLOPs of one token.
-    loss: what it learns from one segment; None = nothing.
-    grid_loss: what it learns from all readouts, nats [B, T]; None = nothing.
-    compares: whether that looks at KLs from the last readout, which take one
-      more head each.
-    ahead: whether the loss looks at the next segment, which is then run once
-      more, forward only.
-    ends_only: whether it is trained at the last readout of a segment alone.
-  """
-
-  init: Callable[[jax.Array, int, int], Any]
-  apply: Callable[[Any, jax.Array], jax.Array]
-  flops: Callable[[int, int], float]
-  loss: Callable[[Lesson], Learned] | None = None
-  grid_loss: Callable[[GridLesson], jax.Array] | None = None
-  compares: bool = False
-  ahead: bool = False
-  ends_only: bool = False
 
 
 def _no_memory(shape: tuple[int, ...]) -> Memory:

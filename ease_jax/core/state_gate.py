@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core import signals
-from ease_jax.core.signals import Gate, GridLesson, Observation
+from ease_jax.core.gates import Gate, GridLesson
+from ease_jax.core.observations import Observation
 
 Parameters = dict[str, jax.Array]
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from ease_jax.checks import need
 from ease_jax.core.grid import reaches
+from ease_jax.core.observations import Observation
 from ease_jax.core.policies import UNITS, ExitRule
-from ease_jax.core.signals import Memory, Observation
+from ease_jax.core.signals import Memory
 from ease_jax.model import Body, readout
 from ease_jax.model.readout import Read
 from ease_jax.model.walk import (

@@ -17,8 +17,9 @@ import numpy as np
 
 from ease_jax.core import signals
 from ease_jax.core.grid import reaches
+from ease_jax.core.observations import Observation
 from ease_jax.core.policies import RECOMPUTE, UNITS, ExitRule
-from ease_jax.core.signals import SIGNALS, Observation
+from ease_jax.core.signals import SIGNALS
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.readout import linear_cross_entropy, observe_states
 from ease_jax.model.walk import (

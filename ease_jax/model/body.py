@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from ease_jax.checks import need
 from ease_jax.core import costs
 from ease_jax.core.costs import CostModel
+from ease_jax.core.gates import Gate
 from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.observations import Observation
 from ease_jax.core.policies import ExitRule
 from ease_jax.core.routers import (
   ROUTERS,
@@ -26,7 +28,7 @@ from ease_jax.core.routers import (
   Taken,
   routed,
 )
-from ease_jax.core.signals import SIGNALS, Gate, Observation
+from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import layers, readout
 from ease_jax.model.readout import Read

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core import signals
-from ease_jax.core.signals import Observation
+from ease_jax.core import observations
+from ease_jax.core.observations import Observation
 
 CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
 
@@ -196,7 +196,7 @@ def statistics(
   rest_NxV = jnp.where(
     jnp.arange(p_NxV.shape[-1])[None] == argmax_N[:, None], 0.0, p_NxV
   )
-  blank = signals.blank(first_N.shape)
+  blank = observations.blank(first_N.shape)
   kl_N = blank.kl
   if before_NxV is not None:
     log_q_NxV = jax.nn.log_softmax(before_NxV)
@@ -272,7 +272,7 @@ def observe(
 
   obs = jax.tree.map(whole, jax.lax.map(observe_chunk, chunks))
   if previous is None:
-    blank = signals.blank(shape)
+    blank = observations.blank(shape)
     obs = obs._replace(
       state_cosine=blank.state_cosine, state_change=blank.state_change
     )
@@ -281,7 +281,7 @@ def observe(
 
 def observe_states(read: Read, previous: Read | None) -> Observation:
   """What the states alone tell, each [B, T] float32; no head is evaluated."""
-  obs = signals.blank(read.h_BxTxD.shape[:-1])
+  obs = observations.blank(read.h_BxTxD.shape[:-1])
   if previous is None:
     return obs
   h_NxD = _flat(read.h_BxTxD)

@@ -8,8 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from ease_jax.core.gates import Gate, GridLesson, Lesson
 from ease_jax.core.objective import LossSpec
-from ease_jax.core.signals import SIGNALS, Gate, GridLesson, Lesson, Observation
+from ease_jax.core.observations import Observation
+from ease_jax.core.signals import SIGNALS
 from ease_jax.model import Body, layers, readout
 from ease_jax.model.readout import Read
 from ease_jax.model.walk import RUNNING, Exits, State, Travel, walk
