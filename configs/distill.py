@@ -7,10 +7,12 @@ A trained run teaches in its place, all readouts of this one:
   ... --workdir=runs/taught --config.loss.teacher=runs/standard
 
 Cost: that of the quickstart and 2 % of its training FLOPs, for the heads that
-teach. Not measured yet beyond `:smoke`; `studies/distillation.py` asks what it
-is worth. Published, of other models: distilling the detached last output made
-the small-coefficient recipe the most stable (2410.20672); exits of a frozen
-model are trained on nothing else (2503.05005).
+teach. Measured as `:smoke` alone, 20 updates of seed 1, where the teacher knows
+nothing yet: a test perplexity of 22.1 at full depth, the label alone 19.8. The
+study `studies/distillation.py` asks what it is worth at full length. Published,
+of other models: distilling the detached last output made the small-coefficient
+recipe the most stable (2410.20672); exits of a frozen model are trained on
+nothing else (2503.05005).
 """
 
 from ease_jax import config, presets

@@ -125,8 +125,7 @@ def train(
     eval_max_tokens: tokens that an evaluation scores, about; 0 = all.
     initial: parameters to start with instead of random ones, by group; those
       that it lacks are random. Not read where a checkpoint is.
-    teacher: of the loss's target, where another run is one; stays as it is,
-      and is in no checkpoint.
+    teacher: of the loss's target, where another run is one; in no checkpoint.
     made_by: the fields of the config that decide what is trained, flat; each
       checkpoint notes them, and one of others is refused.
 
@@ -134,14 +133,12 @@ def train(
     The run at its end; `state.params` are its newest parameters.
 
   Raises:
-    TrainingDiverged: a loss or a norm is not finite; the last good checkpoint
-      is untouched.
+    TrainingDiverged: a loss or a norm is not finite; nothing of it is saved.
     Preempted: SIGTERM came. The update and the evaluation in progress are
       completed and saved first.
     ConfigError: no checkpoint of the workdir can be read, or they are of
       other data, of another config, or had another teacher.
-    OSError: something cannot be written; the last good checkpoint is
-      untouched.
+    OSError: something cannot be written; what was saved before stays.
   """
   init_key, key = jax.random.split(jax.random.key(seed))
   batches = task.train_batches(spec.batch_size, seed)
@@ -163,12 +160,10 @@ def train(
     return passes.last_nll(model, params, batches)
 
   with Sigterm() as sigterm:
-    with Checkpoints(
-      workdir, spec.keep, task.to_json(), made_by
-    ) as checkpoints:
-      abstract = abstract_state(model, opt_spec)
-      facts = teacher.facts.to_json() if teacher and teacher.facts else None
-      run = _begin(checkpoints, workdir, task, facts, batches, abstract, fresh)
+    checkpoints = Checkpoints(workdir, spec.keep, task.to_json(), made_by)
+    with checkpoints:
+      shapes = abstract_state(model, opt_spec)
+      run = _begin(checkpoints, workdir, task, teacher, batches, shapes, fresh)
       over = _is_over(spec, run)
       said = list(history.begin(run.step, run.host, opt_spec, over=over))
       with Writers(
@@ -211,7 +206,7 @@ def _begin(
   checkpoints: Checkpoints,
   workdir: str | os.PathLike[str],
   task: Task,
-  teacher: Json | None,
+  teacher: Teacher | None,
   batches: BatchIterator,
   abstract: TrainState,
   fresh: Callable[[], TrainState],
@@ -221,12 +216,13 @@ def _begin(
   Raises:
     ConfigError: it was trained on other data, or by another teacher.
   """
+  facts = teacher.facts.to_json() if teacher and teacher.facts else None
   restored = checkpoints.restore(abstract)
   if restored is None:
-    host = Host(teacher=teacher)
+    host = Host(teacher=facts)
     return Run(step=0, state=fresh(), batches=batches, host=host, saved_step=0)
   check_facts(workdir, restored.facts, task.to_json())
-  check_teacher(workdir, restored.host.teacher, teacher)
+  check_teacher(workdir, restored.host.teacher, facts)
   batches.set_state(restored.data)
   return Run(
     step=restored.step,
