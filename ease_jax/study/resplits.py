@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--epsilon', type=float, nargs='+', default=[0.01])
   parser.add_argument('--delta', type=float, default=0.1)
   parser.add_argument('--cap', type=float, default=0.1)
-  parser.add_argument('--signal', default='max_prob')
+  parser.add_argument('--signal', help="left out: the config's")
   parser.add_argument('--thresholds', type=float, nargs='+')
   parser.add_argument('--splits', type=int, default=500)
   parser.add_argument('--tokens', type=int, default=0, help='0 = all')
@@ -259,8 +259,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     'epsilon': max(args.epsilon),
     'delta': args.delta,
     'cap': args.cap,
-    'signal': args.signal,
   }
+  if args.signal:
+    fields['signal'] = args.signal
   try:
     spec, found = measure(args.workdir, fields, args.thresholds, args.tokens)
     print(table(found, spec, args.epsilon, args.splits), end='')
