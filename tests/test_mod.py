@@ -115,10 +115,8 @@ def everybody(params, h_BxTxD, position_BxT, key):
   return Route(runs_BxT, taken=Taken(token_NxM=token_BxT))
 
 
-def test_tokens_that_are_gathered_have_the_loss_of_those_that_are_not(
-  monkeypatch,
-):
-  """All of them are, without a gate."""
+def test_gathering_everybody_changes_nothing(monkeypatch):
+  """Without a gate: a model with no router, but for a rounding."""
 
   def schedule(cfg):
     cells = [Cell(i, router='everybody') for i in range(cfg.num_layers)]
@@ -139,7 +137,7 @@ def test_tokens_that_are_gathered_have_the_loss_of_those_that_are_not(
     return losses.grid_gradient(params, model, spec, BATCH, 0, key)
 
   (grads, metrics), (other, others) = map(of_one_readout, (plain, gathered))
-  assert metrics['loss'] == others['loss']
+  np.testing.assert_allclose(metrics['loss'], others['loss'], rtol=1e-6)
   tiny.assert_trees_close(grads, other, rtol=1e-5, atol=1e-7)
 
 
