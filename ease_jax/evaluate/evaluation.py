@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,10 +10,10 @@ import numpy as np
 from ease_jax import model as model_lib
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.task import Task
-from ease_jax.evaluate import clairvoyant, compute, promises
+from ease_jax.evaluate import choosing, clairvoyant, compute, routing
+from ease_jax.evaluate.choosing import Selection
 from ease_jax.evaluate.facts import ModelFacts, RouterRow
 from ease_jax.evaluate.passage import Passage, PassageToken
-from ease_jax.evaluate.promises import Asked, Promise
 from ease_jax.evaluate.results import (
   REPORT,
   SELECT,
@@ -28,9 +27,7 @@ from ease_jax.evaluate.results import (
   SegmentRow,
   SweepRow,
 )
-from ease_jax.evaluate.search import searched_points
-from ease_jax.evaluate.sweep import Evaluator, SweepSpec, scalar_points
-from ease_jax.evaluate.traces import Trace
+from ease_jax.evaluate.sweep import Evaluator, SweepSpec
 from ease_jax.evaluate.windows import Sums, Windows, in_stretches
 from ease_jax.model import Body, Params
 
@@ -75,7 +72,7 @@ def evaluate(
   select = Evaluator(SELECT, spec, model, params, task)
   report = Evaluator(REPORT, spec, model, params, task)
 
-  chosen = _choose(spec, select)
+  chosen = choosing.choose(spec, select)
   points = chosen.points
 
   reported = []
@@ -97,69 +94,10 @@ def evaluate(
     ),
     calibration=_calibration(report),
     segments=_segment_rows(spec, select, report),
-    routers=_router_rows(select, report),
+    routers=routing.router_rows(select, report),
     passage=_passage(spec, report, chosen.point),
     windows=windows,
   )
-
-
-class _Choice(NamedTuple):
-  """The sweep of the select split, and which of its points is chosen.
-
-  Attributes:
-    points: settings, in the order of the sweep.
-    rows: what they do.
-    best: index of the chosen one.
-    asked: what a guarantee certified; empty where nothing is promised.
-    units: on which it did.
-  """
-
-  points: list[OperatingPoint | None]
-  rows: list[SweepRow]
-  best: int
-  asked: tuple[Asked, ...] = ()
-  units: int = 0
-
-  @property
-  def point(self) -> OperatingPoint | None:
-    return self.points[self.best]
-
-
-def _choose(spec: SweepSpec, select: Evaluator) -> _Choice:
-  points = list(scalar_points(spec, select.task.unit))
-  walk = promises.walk(spec.guarantee, spec.policy, points)
-  rows = []
-  lost = {}
-  for i, point in enumerate(points):
-    trace = select.trace(point)
-    rows.append(select.row(point, trace))
-    if i in walk:
-      lost[i] = promises.unit_losses(spec.guarantee, select.dump, trace)
-
-  off = points.index(None)
-  for visited in searched_points(spec, select, rows[off].quality.ppl):
-    if visited.point not in points:
-      points.append(visited.point)
-      rows.append(visited.row)
-  if not spec.guarantee.on:
-    return _Choice(points, rows, spec.choice.best(rows, spec.policy))
-
-  loss_JxN = np.stack([lost[i] for i in walk])
-  asked = promises.ask(spec.guarantee, [points[i] for i in walk], loss_JxN)
-  allowed = [i for i, row in zip(walk, asked, strict=True) if row.certified]
-  best = min([off, *allowed], key=lambda i: rows[i].cost.compute)
-  return _Choice(points, rows, best, asked, loss_JxN.shape[1])
-
-
-def _promise(
-  spec: SweepSpec, report: Evaluator, chosen: _Choice
-) -> Promise | None:
-  """What the chosen point promises, and whether it held."""
-  if not spec.guarantee.on:
-    return None
-  trace = report.trace(chosen.point)
-  loss_N = promises.unit_losses(spec.guarantee, report.dump, trace)
-  return promises.promised(spec.guarantee, chosen.asked, chosen.units, loss_N)
 
 
 def model_facts(model: Body, params: Params) -> ModelFacts:
@@ -225,7 +163,7 @@ def _chosen(
   spec: SweepSpec,
   select: Evaluator,
   report: Evaluator,
-  chosen: _Choice,
+  chosen: Selection,
   reported: Sequence[SweepRow],
   intervals: Intervals,
 ) -> Chosen:
@@ -252,7 +190,7 @@ def _chosen(
     report_split=spec.report_split,
     select=side(select, chosen.rows),
     report=side(report, reported, intervals),
-    guarantee=_promise(spec, report, chosen),
+    guarantee=choosing.promise(spec, report, chosen),
   )
 
 
@@ -319,26 +257,6 @@ def _segment_rows(
   return tuple(rows)
 
 
-def _router_rows(select: Evaluator, report: Evaluator) -> tuple[RouterRow, ...]:
-  """Who runs the layers that have a router."""
-  grid = report.model.grid
-  rows = []
-  for cell in grid.cells:
-    if cell.router is None:
-      continue
-    segment, place = divmod(cell.number - len(grid.head), len(grid.segment))
-    shares = [_share(split, cell.number) for split in (select, report)]
-    rows.append(RouterRow(segment + 1, place + 1, *shares))
-  return tuple(rows)
-
-
-def _share(split: Evaluator, number: int) -> float:
-  """Share of a split's tokens that run a cell."""
-  run_LxRxT = split.dump.run_LxRxT
-  assert run_LxRxT is not None
-  return float(run_LxRxT[number][split.dump.mask_RxT > 0].mean())
-
-
 def _passage(
   spec: SweepSpec, report: Evaluator, point: OperatingPoint | None
 ) -> Passage:
@@ -355,7 +273,7 @@ def _passage(
   target_N = split.dump.target_RxT[mask].tolist()
   exit_N = trace.exit_RxT[mask].tolist()
   nll_N = trace.nll_RxT[mask].tolist()
-  ran_N = _routed_cells(report.model, trace, mask)
+  ran_N = routing.routed_cells(report.model, trace, mask)
 
   tokens = []
   for target, readout, nll, ran in zip(
@@ -374,18 +292,3 @@ def _passage(
       )
     )
   return Passage(report.split, tuple(tokens))
-
-
-def _routed_cells(
-  model: Body, trace: Trace, mask: np.ndarray
-) -> list[int | None]:
-  """Cells with a router that each token ran before its answer."""
-  if trace.run_LxRxT is None:
-    return [None] * int(mask.sum())
-
-  reach_N = np.asarray(model.grid.reach_K)[trace.exit_RxT[mask]]
-  total_N = np.zeros(len(reach_N), int)
-  for cell in model.grid.cells:
-    if cell.router is not None:
-      total_N += trace.run_LxRxT[cell.number][mask] & (cell.number < reach_N)
-  return total_N.tolist()

@@ -9,9 +9,9 @@ from ease_jax.core import mod
 from ease_jax.core.routers import NONE, Routing
 from ease_jax.core.spec import CAUSAL, READOUT_NORMS, BlockSpec, ModelConfig
 from ease_jax.model.body import Body as Body
-from ease_jax.model.body import Kind as Kind
 from ease_jax.model.body import Params as Params
 from ease_jax.model.hrm import HRM
+from ease_jax.model.kind import Kind as Kind
 from ease_jax.model.refine import REFINE
 from ease_jax.model.stack import STACK
 

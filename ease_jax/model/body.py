@@ -5,9 +5,7 @@ schedule, which is a pure function from a config to a grid, and a class of
 streams where it carries states of its own.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -31,8 +29,8 @@ from ease_jax.core.routers import (
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import layers, readout
+from ease_jax.model.kind import Kind
 from ease_jax.model.readout import Read
-from ease_jax.model.streams import Plain, Streams
 from ease_jax.model.walk import (
   RUNNING,
   Call,
@@ -47,28 +45,6 @@ from ease_jax.model.walk import (
 
 EMBED_STD = 0.02
 GATE = 'gate_'  # how names of gates' parameters begin
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-  """What makes a body.
-
-  Attributes:
-    name: as `model.body` calls it.
-    schedule: config -> grid.
-    streams: the states that its cells read and write: a module's class, made
-      with the config.
-    options: frozen dataclass of the config's section `model.<name>`, with the
-      fields of that section; None = there is no such section.
-    unit_embedding: embeddings have the size of one in every dimension, that
-      of the normed states they are added to.
-  """
-
-  name: str
-  schedule: Callable[[ModelConfig], Grid]
-  streams: Callable[..., Streams] = Plain
-  options: type | None = None
-  unit_embedding: bool = False
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import jax
 from ease_jax.checks import Depth, OneOf, check_fields, need
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
-from ease_jax.model.body import Kind
+from ease_jax.model.kind import Kind
 from ease_jax.model.streams import (
   FIRST_STATES,
   first_state,

@@ -18,7 +18,8 @@ from ease_jax.checks import OneOf, check_fields
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
-from ease_jax.model.body import EMBED_STD, Kind
+from ease_jax.model.body import EMBED_STD
+from ease_jax.model.kind import Kind
 from ease_jax.model.layers import Linear
 from ease_jax.model.streams import (
   FIRST_STATES,

@@ -3,7 +3,7 @@
 from ease_jax.checks import need
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
-from ease_jax.model.body import Kind
+from ease_jax.model.kind import Kind
 
 
 def readouts(cfg: ModelConfig) -> tuple[int, ...]:

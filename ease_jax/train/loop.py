@@ -196,10 +196,8 @@ def _updating(spec: TrainSpec, model: Body, **setting: Any) -> Update:
 
 
 def _preempted(run: Run) -> Preempted:
-  return Preempted(
-    f'stopped by SIGTERM at step {run.step}, which is saved; the same '
-    'command continues'
-  )
+  step = f'step {run.step}, which is saved'
+  return Preempted(f'stopped by SIGTERM at {step}; the same command continues')
 
 
 def _begin(
@@ -277,7 +275,7 @@ def _loop(
       improved = False
       if evaluation_due:
         loss = select_loss(run.state.params)
-        improved = _write_select_loss(run, loss, writers)
+        improved = _write_select_loss(spec, run, loss, writers)
 
       stopped = sigterm.received
       if improved or checkpoint_due or stopped or _is_over(spec, run):
@@ -318,7 +316,9 @@ def _write_metrics(
     writers.write(run.step, run.wall_s, 'train', values)
 
 
-def _write_select_loss(run: Run, loss: float, writers: Writers) -> bool:
+def _write_select_loss(
+  spec: TrainSpec, run: Run, loss: float, writers: Writers
+) -> bool:
   """Writes a select loss down; returns whether it is the lowest so far.
 
   Raises:
@@ -330,8 +330,8 @@ def _write_select_loss(run: Run, loss: float, writers: Writers) -> bool:
       'lower optimizer.learning_rate'
     )
   host = run.host
-  # Of equally good ones the newest: a frozen model's loss does not change.
-  improved = host.best_loss is None or loss <= host.best_loss
+  # A frozen model's loss does not change: its newest gates are the best.
+  improved = spec.frozen or host.best_loss is None or loss < host.best_loss
   if improved:
     host.best_loss = loss
     host.best_step = run.step

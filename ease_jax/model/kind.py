@@ -1,0 +1,30 @@
+"""What makes a body: a schedule, and streams where it has some of its own."""
+
+import dataclasses
+from collections.abc import Callable
+
+from ease_jax.core.grid import Grid
+from ease_jax.core.spec import ModelConfig
+from ease_jax.model.streams import Plain, Streams
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What makes a body.
+
+  Attributes:
+    name: as `model.body` calls it.
+    schedule: config -> grid.
+    streams: the states that its cells read and write: a module's class, made
+      with the config.
+    options: frozen dataclass of the config's section `model.<name>`, with the
+      fields of that section; None = there is no such section.
+    unit_embedding: embeddings have the size of one in every dimension, that
+      of the normed states they are added to.
+  """
+
+  name: str
+  schedule: Callable[[ModelConfig], Grid]
+  streams: Callable[..., Streams] = Plain
+  options: type | None = None
+  unit_embedding: bool = False
