@@ -39,6 +39,9 @@ _UNTRAINED = (
   'train.checkpoint_every',
   'train.keep',
 )
+# Other runs, which may have moved: a teacher is known by a checksum, and what a
+# run started from is in its parameters.
+_PLACES = ('loss.teacher', 'train.init_from')
 _OF_THE_TASK = ('data.seq_len', 'data.task')
 
 
@@ -74,6 +77,7 @@ def of_training(config: Config) -> Json:
     name: value
     for name, value in flat(as_json(config)).items()
     if name in _OF_THE_TASK or not name.startswith(_UNTRAINED)
+    if name not in _PLACES
   }
 
 

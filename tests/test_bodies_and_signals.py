@@ -24,8 +24,8 @@ CHANGED = 9  # a position
 
 BODIES = {
   # Its third layer has no readout.
-  'stack': tiny.stack(readouts=(1, 2, 4), gates=('calm',)),
-  'refine': tiny.refine(gates=('dat', 'gain', 'ouro')),
+  'stack': tiny.stack(readouts=(1, 2, 4)),
+  'refine': tiny.refine(gates=('gain', 'ouro'), gate_dim=8),
   'learned': tiny.refine(carry_init='learned', inject='gate'),
   'random': tiny.refine(carry_init='random', inject='concat'),
   'hrm': tiny.hrm(cycles=1, segments=2),
@@ -40,9 +40,8 @@ SIGNALS = {
     'kl',
     'state_cosine',
     'patience',
-    'calm',
   ),
-  'refine': ('max_prob', 'dat', 'gain', 'ouro', 'state_change'),
+  'refine': ('max_prob', 'gain', 'ouro'),
   'learned': ('kl',),
   'random': ('patience',),
   'hrm': ('max_prob', 'q_halt'),
@@ -55,11 +54,8 @@ CASES = [
   ('stack', 'kl', 'copy_state'),
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),
-  ('stack', 'calm', 'recompute'),
   ('refine', 'ouro', 'copy_state'),
-  ('refine', 'dat', 'recompute'),
   ('refine', 'gain', 'latest'),
-  ('refine', 'state_change', 'drop'),
   *(('refine', 'max_prob', policy) for policy in choices()),
   ('learned', 'kl', 'latest'),
   ('random', 'patience', 'drop'),

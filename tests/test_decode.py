@@ -26,12 +26,9 @@ from ease_jax.decode import deferred, loop
 CASES = [
   ('stack', 'max_prob', 'copy_state'),
   ('stack', 'max_prob', 'drop'),
-  ('stack', 'max_prob', 'recompute'),
-  ('stack', 'kl', 'copy_state'),
   ('stack', 'patience', 'recompute'),
-  ('stack', 'state_cosine', 'copy_state'),
+  ('refine', 'ouro', 'copy_state'),
   ('refine', 'max_prob', 'latest'),
-  ('hrm', 'q_halt', 'latest'),
   ('hrm', 'q_halt', 'recompute'),
 ]
 every_case = pytest.mark.parametrize('name, signal, policy', CASES)

@@ -175,7 +175,10 @@ def test_the_loss_of_a_config():
     normalize='sum_to_one',
     token_fraction=0.5,
     gate_weight=0.5,
+    gate_dim=64,
     gate_exploration=0.1,
+    gate_price=0.1,
+    gate_entropy=0.05,
   )
   assert spec.trained_K == [0.5, 1.0]
   assert spec.asked_K == [0.0, 0.0]

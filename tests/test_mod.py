@@ -138,7 +138,7 @@ def test_gathering_everybody_changes_nothing(monkeypatch):
 
   (grads, metrics), (other, others) = map(of_one_readout, (plain, gathered))
   np.testing.assert_allclose(metrics['loss'], others['loss'], rtol=1e-6)
-  tiny.assert_trees_close(grads, other, rtol=1e-5, atol=1e-7)
+  tiny.assert_trees_close(grads, other, rtol=1e-4, atol=1e-6)
 
 
 @each_choice

@@ -148,6 +148,7 @@ def test_observe_equals_a_naive_computation(observed):
     'margin': ordered[..., -1] - ordered[..., -2],
     'entropy': -(p * np.log(p)).sum(-1) / np.log(VOCAB),
     'state_cosine': (h * before_h).sum(-1) / norm(h) / norm(before_h),
+    'state_change': norm(h - before_h) / norm(before_h),
     'kl': (before_p * np.log(before_p / p)).sum(-1),
   }
   assert set(expected) == set(obs._fields) - {'gate'}

@@ -45,6 +45,7 @@ def test_the_sections_of_the_file():
     'segments',
     'speed',
     'provenance',
+    'routers',
   ]
 
 

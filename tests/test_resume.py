@@ -71,12 +71,12 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
 @pytest.mark.parametrize(
   'changes, router',
   [
-    (dict(layer_dropout=0.9, layer_dropout_schedule='rising'), 'none'),
+    (dict(layer_dropout=0.9), 'none'),
     ({}, 'mod'),
   ],
 )
 def test_routers_resume_too(tmp_path, changes, router):
-  """R29, R30: rows drawn to skip layers, in phases; tokens that choose."""
+  """R29, R30: rows drawn to skip layers; tokens that choose."""
   c = training.make_plain_config(**changes)
   tiny.update_model(c.model, num_layers=2, router=router)
   run_specs = training.make_specs(c)

@@ -43,12 +43,19 @@ def signal_rows(results: Results) -> list[SignalRow]:
   rows = []
   for name in names:
     compute = compute_of[name]
-    closed = None
-    if compute is not None and usual is not None and least is not None:
-      closed = (usual - compute) / (usual - least)
+    closed = _closed(compute, usual, least)
     learned = name in SIGNALS and SIGNALS[name].gate is not None
     rows.append(SignalRow(name, learned, compute, closed))
   return rows
+
+
+def _closed(
+  compute: float | None, usual: float | None, least: float | None
+) -> float | None:
+  """Share of the way from the usual compute to the least one."""
+  if compute is None or usual is None or least is None or usual <= least:
+    return None
+  return (usual - compute) / (usual - least)
 
 
 def _curve(results: Results, signal: str) -> Curve:

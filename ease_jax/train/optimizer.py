@@ -75,7 +75,7 @@ class OptimizerSpec:
     num_blocks: int,
     steps: int,
     updates_per_step: int,
-    frozen: bool,
+    frozen: bool = False,
   ) -> 'OptimizerSpec':
     """The spec of a config's section `optimizer`.
 

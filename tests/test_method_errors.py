@@ -1,0 +1,142 @@
+"""Fields of single methods that clash: gates, teachers, routers, policies."""
+
+import pytest
+from test_config_errors import HRM, REFINE, valid
+
+from ease_jax import config, specs
+
+MOD = {'model.router': 'mod'}
+DISTILL = {'loss.target': 'distill', 'loss.weights': 'uniform'}
+ERRORS = [
+  (
+    {'exit.signals': ('q_halt',)},
+    'exit.signals names q_halt, which loss.gates=() with loss.gate_weight=0.5 '
+    'does not learn; add it there, or use another signal',
+  ),
+  (
+    HRM
+    | {
+      'exit.signals': ('q_halt',),
+      'loss.gates': ('q_halt',),
+      'loss.gate_weight': 0.0,
+    },
+    "exit.signals names q_halt, which loss.gates=('q_halt',) with "
+    'loss.gate_weight=0.0 does not learn; add it there, or use another signal',
+  ),
+  (
+    {'loss.gates': ('max_prob',)},
+    'loss.gates names max_prob, which has nothing to learn; leave it out',
+  ),
+  (
+    REFINE | {'loss.gates': ('q_halt',)},
+    'loss.gates names q_halt, which learns at the end of a segment only; let '
+    'model.readouts name the last layer alone',
+  ),
+  (
+    {'loss.target': 'teacher'},
+    "loss.target='teacher' is unknown; use one of: label, distill",
+  ),
+  (
+    {'loss.target': 'distill'},
+    'loss.target=distill has no effect: the last readout teaches, and no '
+    'earlier one has a weight; give one of them a weight, or name a '
+    'loss.teacher',
+  ),
+  (
+    DISTILL
+    | {
+      'loss.gates': ('calm',),
+      'train.init_from': 'x',
+      'train.freeze': 'model',
+    },
+    'loss.target=distill has no effect with train.freeze=model: no readout '
+    'learns; use loss.target=label',
+  ),
+  (
+    DISTILL | {'loss.teacher_weight': 1.5},
+    'loss.teacher_weight=1.5 must be at most 1',
+  ),
+  (
+    DISTILL | {'loss.teacher_temperature': 0.0},
+    'loss.teacher_temperature=0.0 must be at least 0.01',
+  ),
+  (
+    DISTILL | {'loss.teacher_divergence': 'mse'},
+    "loss.teacher_divergence='mse' is unknown; use one of: forward_kl, "
+    'reverse_kl, jensen_shannon',
+  ),
+  (
+    DISTILL | {'loss.teacher_top_k': 1},
+    'loss.teacher_top_k=1 teaches nothing: on one token all distributions are '
+    'the same; use 2 or more, or 0 for all tokens',
+  ),
+  (
+    DISTILL | {'loss.teacher_top_k': 9, 'loss.teacher_weight': 1.0},
+    'loss.teacher_top_k=9 with loss.teacher_weight=1 leaves it to nobody how '
+    'likely all other tokens are; give the label a share, or use '
+    'loss.teacher_top_k=0',
+  ),
+  (
+    {'model.refine.inject': 'gate'},
+    "model.refine.inject='gate' has no effect: it is read where model.body is "
+    "refine only, and that is 'stack'; change that, or leave inject at 'add'",
+  ),
+  (
+    {'model.router': 'moe'},
+    "model.router='moe' is unknown; use one of: none, mod",
+  ),
+  (MOD | {'model.mod.capacity': 0.0}, 'model.mod.capacity=0.0 must be above 0'),
+  (
+    MOD | {'model.mod.capacity': 1.5},
+    'model.mod.capacity=1.5 must be at most 1',
+  ),
+  (
+    MOD | {'model.mod.every': 5},
+    'model.mod.every=5 is more than the 4 layers of the model, so that none '
+    'has a router; lower it',
+  ),
+  (
+    MOD | {'model.mod.predictor_dim': 8},
+    'model.mod.predictor_dim=8 has no effect: it is read where '
+    "model.mod.choice is predictor only, and that is 'auxiliary'; change that, "
+    'or leave predictor_dim at 32',
+  ),
+  (
+    {'model.mod.every': 3},
+    'model.mod.every=3 has no effect: it is read where model.router is mod '
+    "only, and that is 'none'; change that, or leave every at 2",
+  ),
+  (
+    REFINE | MOD | {'model.mod.every': 1},
+    'model.router=mod would let tokens pass layer 1, which combines x and z: '
+    'their sum would go on as it is; route other layers, or use another '
+    'model.body',
+  ),
+  (
+    MOD | {'generate.method': 'speculative', 'generate.draft': (0, 2, 0.0)},
+    'speculation checks drafts many at a time; the routers of this model keep '
+    "tokens out of cells one by one; use generate.method='exits' or 'full'",
+  ),
+  (
+    {'evaluate.segments': 4},
+    'evaluate.segments=4 does not fit model.segments=1, which has nothing to '
+    'run again; use 0',
+  ),
+  (
+    {'exit.policies': ('copy_state', 'latest')},
+    'exit.policies names latest, which needs layers that run again: '
+    'model.segments=1; raise it or use copy_state',
+  ),
+]
+
+
+@pytest.mark.parametrize(
+  'changes, message', ERRORS, ids=[' '.join(e[0]) for e in ERRORS]
+)
+def test_an_error_of_a_method_is_one_line(changes, message):
+  c = valid()
+  c.update_from_flattened_dict(changes)
+  with pytest.raises(config.ConfigError) as error:
+    specs.from_config(c)
+  assert str(error.value) == message
+  assert '\n' not in message
