@@ -13,12 +13,13 @@ PYTEST_WORKERS ?= 2
 SHARED := -n $(PYTEST_WORKERS) --dist loadfile
 
 .NOTPARALLEL:
-.PHONY: help quickstart test check lint clean
+.PHONY: help quickstart test test-all check lint clean
 
 help:
 	@echo 'make quickstart   train, sweep and write $(WORKDIR)/report.html'
 	@echo 'make check        lint, type check and the quick tests: three minutes'
-	@echo 'make test         lint, type check and all tests: about twelve'
+	@echo 'make test         lint, type check and the tests: about fifteen'
+	@echo 'make test-all     the same properties on more bodies: about twenty'
 	@echo 'make lint         lint, format check and type check only'
 	@echo 'make clean        remove caches and build output (not .venv, not runs)'
 
@@ -27,11 +28,14 @@ quickstart: $(VENV)/.installed
 	  --workdir=$(WORKDIR)
 
 test: lint
+	$(BIN)/python -m pytest $(SHARED) -m 'not again'
+
+test-all: lint
 	$(BIN)/python -m pytest $(SHARED)
 
 # The quick tests are those that are not marked slow.
 check: lint
-	$(BIN)/python -m pytest $(SHARED) -m 'not slow'
+	$(BIN)/python -m pytest $(SHARED) -m 'not slow and not again'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

@@ -75,11 +75,40 @@ SLOW = (
 )
 
 
+# The same property once more, on another body, policy or signal: parts of the
+# names of tests, by file. `make test-all` runs them too.
+AGAIN = {
+  'test_bodies_and_signals': (
+    'stack-kl-copy_state',
+    'stack-state_cosine-drop',
+    'stack-patience-recompute',
+    'refine-max_prob-recompute',
+    'refine-max_prob-drop',
+    'learned-kl-latest',
+    'random-patience-drop',
+    'hrm-q_halt-latest',
+    'mod-max_prob-drop',
+    'mod-max_prob-recompute',
+  ),
+  'test_decode': ('stack-max_prob-drop', 'stack-patience-recompute'),
+  'test_distillation': ('[two-other]', '[one-other]'),
+  'test_export': ('without_the_source[copy_state]',),
+  'test_fuzz_config': ('any_value_in_any_field[1]',),
+  'test_gates': ('alone[refine]', 'no_gradient[refine]'),
+  'test_mod': ('[token]',),
+  'test_resume': ('resumes_too[hrm', 'routers_resume_too[changes0'),
+  'test_teacher': ('test_segments_that_teach_themselves_resume_too',),
+}
+
+
 def pytest_collection_modifyitems(items):
-  """`make check` leaves them out."""
+  """`make check` leaves slow files out, `make test` repetitions."""
   for item in items:
     if item.path.stem in SLOW:
       item.add_marker(pytest.mark.slow)
+    parts = AGAIN.get(item.path.stem, ())
+    if any(part in item.name for part in parts):
+      item.add_marker(pytest.mark.again)
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -27,7 +27,6 @@ CASES = [
   ('stack', 'max_prob', 'copy_state'),
   ('stack', 'max_prob', 'drop'),
   ('stack', 'patience', 'recompute'),
-  ('refine', 'ouro', 'copy_state'),
   ('refine', 'max_prob', 'latest'),
   ('hrm', 'q_halt', 'recompute'),
 ]
