@@ -7,10 +7,9 @@ loss is lowest, and so profits from luck: an early readout that happens to like
 the true token is good only by chance. Who knew the last readout's distribution
 p_K, but not the token, would stop where KL(p_K || p_k) plus a price of compute
 is lowest: no rule can expect to do better if p_K is right. This prints the
-compute of both at some perplexities, of the frontier without looking (the best
-mixture of static exits), and of max_prob with one threshold, each charged
-alike: cells, the head that answers, keys and values of skipped cells, and no
-question. True deep states throughout (`recompute`).
+compute of both at some perplexities, and that of max_prob with one threshold,
+each charged alike: cells, the head that answers, keys and values of skipped
+cells, and no question. Deeper states are the true ones.
 """
 
 import logging

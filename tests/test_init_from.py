@@ -20,7 +20,7 @@ def config_of(finished_run, **train):
   text, workdir = finished_run
   c = small_run.make_full_config(text)
   c.loss.gates = ('calm',)
-  c.exit.signals = ('calm',)
+  c.exit.signals = ('max_prob', 'calm')
   c.train.init_from = str(workdir)
   c.train.freeze = 'model'
   c.train.update(train)
@@ -58,7 +58,8 @@ def test_the_newest_of_equally_good_checkpoints_is_used(frozen):
 def test_it_is_swept_and_reported_like_any_signal(frozen):
   results = json.loads((frozen[1] / 'results.json').read_text())
   assert 'calm' in {row['signal'] for row in results['sweep']}
-  assert 'calm' in (frozen[1] / 'report.html').read_text()
+  page = (frozen[1] / 'report.html').read_text()
+  assert '<th scope="row">calm</th>' in page
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(

@@ -144,7 +144,12 @@ def test_a_finished_student_needs_its_teacher_no_more(student, tmp_path):
   kept['loss']['teacher'] = 'nowhere'
   (alone / 'config.json').write_text(json.dumps(kept))
   c.loss.teacher = 'nowhere'
+  before = json.loads((alone / 'results.json').read_text())
+  (alone / 'results.json').unlink()
   run.run(c, alone, 'evaluate')
+  after = json.loads((alone / 'results.json').read_text())
+  assert after['readouts'] == before['readouts']
+  assert after['train'] == before['train']
 
 
 def test_what_the_teacher_says_is_that_of_its_own_run(student, finished_run):

@@ -15,7 +15,7 @@ from ease_jax import presets
 from ease_jax.study.equal import with_equal_training
 from ease_jax.study.study import Config, Study
 
-VOCAB = 256  # bytes
+VOCAB = 257  # bytes, and the end of a text
 
 
 def taught(c: Config, **fields: object) -> Config:

@@ -8,11 +8,10 @@ with the last readout's answer. Its geometric-like objective (table D.1) is
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ease_jax.core import signals, state_gate
 from ease_jax.core.gates import GridLesson
-from ease_jax.core.observations import Observation
-from ease_jax.core.signals import Memory, Signal
 
 NAME = 'calm'
 
@@ -21,22 +20,10 @@ def loss(lesson: GridLesson) -> jax.Array:
   """Mean cross-entropy over the readouts before the last, [B, T] nats."""
   logit_KxBxT = lesson.output_KxBxTxO[..., 0]
   agrees_KxBxT = lesson.agrees_KxBxT.astype(jnp.float32)
-  each_KxBxT = state_gate.cross_entropy(logit_KxBxT, agrees_KxBxT)
+  each_KxBxT = optax.sigmoid_binary_cross_entropy(logit_KxBxT, agrees_KxBxT)
   return each_KxBxT[:-1].mean(0)
 
 
-def _step(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
-  return memory, jax.nn.sigmoid(state_gate.output(obs, NAME))
-
-
 signals.register(
-  Signal(
-    NAME,
-    _step,
-    state_gate.LOOKS_AT,
-    low=0.0,
-    high=1.0,
-    sweep=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
-    gate=state_gate.gate(loss),
-  )
+  state_gate.deciding(NAME, loss, sweep=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95))
 )

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from ease_jax.core import signals, state_gate
 from ease_jax.core.gates import GridLesson
-from ease_jax.core.observations import Observation
-from ease_jax.core.signals import Memory, Signal
 
 NAME = 'dat'
 ORACLES = ('likelihood', 'correctness', 'agreement')
@@ -51,18 +49,6 @@ def loss(lesson: GridLesson) -> jax.Array:
   return -jnp.take_along_axis(log_exit_KxBxT, best_BxT[None], 0)[0]
 
 
-def _step(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
-  return memory, jax.nn.sigmoid(state_gate.output(obs, NAME))
-
-
 signals.register(
-  Signal(
-    NAME,
-    _step,
-    state_gate.LOOKS_AT,
-    low=0.0,
-    high=1.0,
-    sweep=(0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
-    gate=state_gate.gate(loss),
-  )
+  state_gate.deciding(NAME, loss, sweep=(0.2, 0.3, 0.4, 0.5, 0.6, 0.8))
 )

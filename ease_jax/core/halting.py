@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ease_jax.core import signals
 from ease_jax.core.gates import Gate, Learned, Lesson
@@ -60,9 +61,7 @@ def targets(
 
 def loss(q: jax.Array, target: jax.Array) -> jax.Array:
   """Binary cross-entropy of both values, summed over them; [...] nats."""
-  log_p = jax.nn.log_sigmoid(q)
-  log_not_p = jax.nn.log_sigmoid(-q)
-  return -(target * log_p + (1 - target) * log_not_p).sum(-1)
+  return optax.sigmoid_binary_cross_entropy(q, target).sum(-1)
 
 
 def score(q: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ease_jax.checks import (
   Count,
@@ -32,13 +33,13 @@ from ease_jax.checks import (
   need,
 )
 from ease_jax.core.routers import Route, Router, Share, Taken
+from ease_jax.core.scaling import unit_size
 
 NAME = 'mod'
 AUXILIARY = 'auxiliary'
 PREDICTOR = 'predictor'
 TOKEN = 'token'
 CHOICES = (AUXILIARY, PREDICTOR, TOKEN)
-EPSILON = 1e-6  # of the norm
 
 
 def _itself(r: jax.Array) -> jax.Array:
@@ -134,7 +135,7 @@ def _route(
   key: jax.Array | None,
 ) -> Route:
   del position_BxT
-  x_BxTxD = _normed(h_BxTxD)
+  x_BxTxD = unit_size(h_BxTxD)
   r_BxT = _times(x_BxTxD, params['router'])[..., 0]
   says_BxT = r_BxT
   if spec.choice == PREDICTOR:
@@ -170,8 +171,8 @@ def _highest(r_BxT: jax.Array, share: float) -> tuple[jax.Array, jax.Array]:
 
 def _undecided(says_BxT: jax.Array, chosen_BxT: jax.Array) -> jax.Array:
   """Binary cross-entropy of what a token says against who was chosen."""
-  sign_BxT = jnp.where(chosen_BxT, 1.0, -1.0)
-  return -jax.nn.log_sigmoid(sign_BxT * says_BxT)
+  target_BxT = chosen_BxT.astype(jnp.float32)
+  return optax.sigmoid_binary_cross_entropy(says_BxT, target_BxT)
 
 
 def _unbalanced(r_BxT: jax.Array, share: float) -> jax.Array:
@@ -185,13 +186,6 @@ def _unbalanced(r_BxT: jax.Array, share: float) -> jax.Array:
 def _predicted(params: Params, x_BxTxD: jax.Array) -> jax.Array:
   hidden = jax.nn.gelu(_times(x_BxTxD, params['up']))
   return _times(hidden, params['down'])[..., 0]
-
-
-def _normed(h_BxTxD: jax.Array) -> jax.Array:
-  """States of unit size in every dimension, float32."""
-  x_BxTxD = h_BxTxD.astype(jnp.float32)
-  square_BxTx1 = jnp.mean(x_BxTxD * x_BxTxD, -1, keepdims=True)
-  return x_BxTxD * jax.lax.rsqrt(square_BxTx1 + EPSILON)
 
 
 def _times(x_BxTxD: jax.Array, linear: Params) -> jax.Array:

@@ -10,6 +10,7 @@ more than a threshold.
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ease_jax.core import signals, state_gate
 from ease_jax.core.gates import GridLesson
@@ -39,7 +40,9 @@ def improvement(lesson: GridLesson) -> jax.Array:
   logit_KxBxT = lesson.output_KxBxTxO[..., 0]
   gained_KxBxT = jnp.maximum(lesson.nll_KxBxT[:-1] - lesson.nll_KxBxT[1:], 0)
   goes_on_KxBxT = jax.nn.sigmoid(SLOPE * (gained_KxBxT - LEAST_GAIN))
-  each_KxBxT = state_gate.cross_entropy(-logit_KxBxT[1:], goes_on_KxBxT)
+  each_KxBxT = optax.sigmoid_binary_cross_entropy(
+    -logit_KxBxT[1:], goes_on_KxBxT
+  )
   return each_KxBxT[:-1].sum(0) / max(len(each_KxBxT) - 1, 1)
 
 

@@ -1,8 +1,7 @@
 """What gates that look at states share: one number, and chains of them.
 
-A gate looks at the state scaled to unit mean square, because the length of a
-state grows with depth and one gate serves all readouts. It is linear, or has
-one hidden layer.
+One gate serves all readouts, and looks at the state at unit size. It is linear,
+or has one hidden layer.
 """
 
 from collections.abc import Callable
@@ -13,11 +12,12 @@ import jax.numpy as jnp
 from ease_jax.core import signals
 from ease_jax.core.gates import Gate, GridLesson
 from ease_jax.core.observations import Observation
+from ease_jax.core.scaling import unit_size
+from ease_jax.core.signals import Memory, Signal
 
 Parameters = dict[str, jax.Array]
 
 LOOKS_AT = frozenset({signals.STATE, signals.GATE})
-EPS = 1e-6
 
 
 def init(key: jax.Array, dim: int, hidden: int) -> Parameters:
@@ -43,9 +43,7 @@ def init(key: jax.Array, dim: int, hidden: int) -> Parameters:
 
 def apply(params: Parameters, h: jax.Array) -> jax.Array:
   """The number, [..., 1] float32."""
-  flat_NxD = h.reshape(-1, h.shape[-1]).astype(jnp.float32)
-  mean_square_Nx1 = jnp.mean(flat_NxD * flat_NxD, axis=-1, keepdims=True)
-  x = flat_NxD * jax.lax.rsqrt(mean_square_Nx1 + EPS)
+  x = unit_size(h).reshape(-1, h.shape[-1])
 
   if 'hidden_kernel' in params:
     x = x @ params['hidden_kernel'] + params['hidden_bias'][None]
@@ -72,6 +70,33 @@ def output(obs: Observation, name: str) -> jax.Array:
   return obs.gate[name][..., 0]
 
 
+def deciding(
+  name: str,
+  grid_loss: Callable[[GridLesson], jax.Array],
+  sweep: tuple[float, ...],
+) -> Signal:
+  """A signal whose score is the probability sigmoid(output) of a gate.
+
+  Args:
+    name: as configs and results call it.
+    grid_loss: what the gate learns from all readouts.
+    sweep: thresholds that are tried unless a config says otherwise.
+  """
+
+  def step(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
+    return memory, jax.nn.sigmoid(output(obs, name))
+
+  return Signal(
+    name,
+    step,
+    LOOKS_AT,
+    low=0.0,
+    high=1.0,
+    sweep=sweep,
+    gate=gate(grid_loss),
+  )
+
+
 def log_exit(logit_KxBxT: jax.Array) -> jax.Array:
   """Log of the probability to stop at each readout and not before, [K, B, T].
 
@@ -82,10 +107,3 @@ def log_exit(logit_KxBxT: jax.Array) -> jax.Array:
   log_pass_KxBxT = jax.nn.log_sigmoid(-logit_KxBxT)
   log_reached_KxBxT = jnp.cumsum(log_pass_KxBxT, 0) - log_pass_KxBxT
   return log_stop_KxBxT + log_reached_KxBxT
-
-
-def cross_entropy(logit: jax.Array, target: jax.Array) -> jax.Array:
-  """Binary cross-entropy of sigmoid(logit) and a target in [0, 1], nats."""
-  log_p = jax.nn.log_sigmoid(logit)
-  log_not_p = jax.nn.log_sigmoid(-logit)
-  return -(target * log_p + (1 - target) * log_not_p)

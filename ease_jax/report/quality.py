@@ -67,8 +67,8 @@ def _points_below(ax: Axes, ppl: float) -> Curve:
   return [(x, y) for x, y in points if y <= ppl]
 
 
-def _signals(results: Results) -> list[str]:
-  """Those of the sweep, each once, in its order."""
+def swept(results: Results) -> list[str]:
+  """The signals of the sweep, each once, in its order."""
   points = [row.point for row in results.sweep if row.point is not None]
   return list(dict.fromkeys(point.signal for point in points))
 
@@ -92,8 +92,8 @@ def _curve(rows: Sequence[SweepRow]) -> Curve:
   return [(row.cost.compute, row.quality.ppl) for row in rows]
 
 
-def _scalar_curve(results: Results, signal: str, policy: str) -> Curve:
-  """In the order of the threshold, which ends at exits off."""
+def scalar_curve(results: Results, signal: str, policy: str) -> Curve:
+  """Points with one threshold, in its order, which ends at exits off."""
 
   def threshold(row: SweepRow) -> float:
     assert row.point is not None
@@ -104,8 +104,8 @@ def _scalar_curve(results: Results, signal: str, policy: str) -> Curve:
   return _curve([*rows, results.off(REPORT)])
 
 
-def _searched_curve(results: Results, signal: str, policy: str) -> Curve:
-  """In the order of compute."""
+def searched_curve(results: Results, signal: str, policy: str) -> Curve:
+  """Points with a threshold for each readout, in the order of compute."""
   points = set(_curve(_rows(results, signal, policy, True)))
   return sorted(points)
 
@@ -122,14 +122,14 @@ def clairvoyant_curve(results: Results) -> Curve:
 def _plot_signals(ax: Axes, results: Results) -> list[Line2D]:
   """One colour per signal; returns the legend of colours and lines."""
   policy = results.chosen.policy
-  signals = _signals(results)
+  signals = swept(results)
   any_searched = False
   any_charged = False
 
   for number, signal in enumerate(signals):
     look = drawing.series(number)
 
-    searched = _searched_curve(results, signal, policy)
+    searched = searched_curve(results, signal, policy)
     if searched:
       any_searched = True
       ax.plot(
@@ -140,7 +140,7 @@ def _plot_signals(ax: Axes, results: Results) -> list[Line2D]:
         **look,
       )
 
-    scalar = _scalar_curve(results, signal, policy)
+    scalar = scalar_curve(results, signal, policy)
     alpha = 0.55 if searched else 1.0
     ax.plot(
       *zip(*scalar),
@@ -154,7 +154,7 @@ def _plot_signals(ax: Axes, results: Results) -> list[Line2D]:
     charged_rows = _rows(results, signal, RECOMPUTE.name, False)
     if policy != RECOMPUTE.name and charged_rows:
       any_charged = True
-      charged = _scalar_curve(results, signal, RECOMPUTE.name)
+      charged = scalar_curve(results, signal, RECOMPUTE.name)
       colour = look['color']
       ax.plot(
         *zip(*charged),

@@ -7,7 +7,8 @@ import numpy as np
 
 from ease_jax.core.signals import MAX_PROB, SIGNALS
 from ease_jax.evaluate.results import REPORT, Results
-from ease_jax.report.quality import Curve, clairvoyant_curve
+from ease_jax.report import quality
+from ease_jax.report.quality import Curve
 
 LEVEL = 1.01  # perplexity at which signals are compared, over full depth's
 
@@ -34,15 +35,18 @@ class SignalRow:
 def signal_rows(results: Results) -> list[SignalRow]:
   """One row per signal that was swept, under the chosen K/V policy."""
   ppl = LEVEL * results.off(REPORT).quality.ppl
-  points = [row.point for row in results.sweep if row.point is not None]
-  names = list(dict.fromkeys(point.signal for point in points))
-  compute_of = {name: compute_at(_curve(results, name), ppl) for name in names}
-  least = compute_at(clairvoyant_curve(results), ppl)
+  policy = results.chosen.policy
+  compute_of = {}
+  for name in quality.swept(results):
+    scalar = quality.scalar_curve(results, name, policy)
+    searched = quality.searched_curve(results, name, policy)
+    compute_of[name] = compute_at([*scalar, *searched], ppl)
+
+  least = compute_at(quality.clairvoyant_curve(results), ppl)
   usual = compute_of.get(MAX_PROB.name)
 
   rows = []
-  for name in names:
-    compute = compute_of[name]
+  for name, compute in compute_of.items():
     closed = _closed(compute, usual, least)
     learned = name in SIGNALS and SIGNALS[name].gate is not None
     rows.append(SignalRow(name, learned, compute, closed))
@@ -56,20 +60,6 @@ def _closed(
   if compute is None or usual is None or least is None or usual <= least:
     return None
   return (usual - compute) / (usual - least)
-
-
-def _curve(results: Results, signal: str) -> Curve:
-  """All points of a signal under the chosen policy, and exits off."""
-  rows = [
-    row
-    for row in results.sweep
-    if row.split == REPORT
-    and row.point is not None
-    and row.point.signal == signal
-    and row.point.policy == results.chosen.policy
-  ]
-  rows.append(results.off(REPORT))
-  return [(row.cost.compute, row.quality.ppl) for row in rows]
 
 
 def compute_at(curve: Curve, ppl: float) -> float | None:
