@@ -3,9 +3,8 @@
   python -m ease_jax.study.main --study=configs/studies/distillation.py \
       --workdir=runs/distillation
 
-Cost: about an hour and a half on 2 cores, fifteen runs of the quickstart's
-length. All spend the training FLOPs of `label`: what teaches costs heads, and
-so updates. Readouts are held against each other at full depth and where each
+Cost: fifteen runs of the quickstart's length; not run yet. All spend the
+training FLOPs of `label`: what teaches costs heads, and so updates. Readouts are held against each other at full depth and where each
 of them answers every token. The quickstart's settings were chosen with seed 0,
 which is not reported; the weight and the temperature are those of the first
 try.

@@ -3,7 +3,7 @@
   python -m ease_jax.study.main --study=configs/studies/quickstart.py \
       --workdir=runs/quickstart_study
 
-Cost: about an hour on 2 cores, fifteen runs of the quickstart's length. The
+Cost: fifteen runs of the quickstart's length. The
 line to beat: standard models of 3, 5, 6 and 8 layers, each trained with the
 FLOPs of the quickstart's own training; one of 6 layers costs about what the
 chosen exits do. Settings were chosen with seed 0, which is not reported;

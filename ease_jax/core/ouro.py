@@ -35,15 +35,17 @@ def expected_loss(lesson: GridLesson) -> jax.Array:
 def improvement(lesson: GridLesson) -> jax.Array:
   """Going on is right where the last step helped, [B, T] nats (eq. 7).
 
-  The first readout has no step before it, and keeps what it has learned.
+  The first readout has no step before it, and keeps what it has learned; the
+  last one decides nothing.
   """
   logit_KxBxT = lesson.output_KxBxTxO[..., 0]
-  gained_KxBxT = jnp.maximum(lesson.nll_KxBxT[:-1] - lesson.nll_KxBxT[1:], 0)
+  gained_KxBxT = lesson.nll_KxBxT[:-2] - lesson.nll_KxBxT[1:-1]
+  gained_KxBxT = jnp.maximum(gained_KxBxT, 0)
   goes_on_KxBxT = jax.nn.sigmoid(SLOPE * (gained_KxBxT - LEAST_GAIN))
   each_KxBxT = optax.sigmoid_binary_cross_entropy(
-    -logit_KxBxT[1:], goes_on_KxBxT
+    -logit_KxBxT[1:-1], goes_on_KxBxT
   )
-  return each_KxBxT[:-1].sum(0) / max(len(each_KxBxT) - 1, 1)
+  return each_KxBxT.sum(0) / max(len(each_KxBxT), 1)
 
 
 def loss(lesson: GridLesson) -> jax.Array:
