@@ -8,9 +8,10 @@ exits on top.
 
 Cost: 65 % of the quickstart's training FLOPs at equal updates (counted; never
 run at full length). A test perplexity of its own is not measured yet.
-Published, of other models: at equal training FLOPs up to 1.5 % better log-probability than a standard model,
-or as good with steps up to 60 % faster; deciding causally in place of top-k
-is right for 97 % of the tokens and changes the loss hardly at all.
+Published, of other models: at equal training FLOPs up to 1.5 % better log-
+probability than a standard model, or as good with steps up to 60 % faster;
+deciding causally in place of top-k is right for 97 % of the tokens and changes
+the loss hardly at all.
 """
 
 from ease_jax import config, presets

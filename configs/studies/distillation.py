@@ -4,10 +4,10 @@
       --workdir=runs/distillation
 
 Cost: fifteen runs of the quickstart's length; not run yet. All spend the
-training FLOPs of `label`: what teaches costs heads, and so updates. Readouts are held against each other at full depth and where each
-of them answers every token. The quickstart's settings were chosen with seed 0,
-which is not reported; the weight and the temperature are those of the first
-try.
+training FLOPs of `label`: what teaches costs heads, and so updates. Readouts
+are held against each other at full depth and where each of them answers every
+token. The quickstart's settings were chosen with seed 0, which is not reported;
+the weight and the temperature are those of the first try.
 """
 
 from ease_jax import presets
