@@ -15,7 +15,7 @@ from ease_jax.core import (
   signals,
   state_gate,
 )
-from ease_jax.core.gates import GridLesson
+from ease_jax.core.gates import GateShape, GridLesson
 
 ROWS = 3
 LENGTH = 12
@@ -62,6 +62,30 @@ def naive_distribution(logit_KxBxT):
 
 def naive_bce(p, target):
   return -(target * np.log(p) + (1 - target) * np.log(1 - p))
+
+
+@pytest.mark.parametrize('hidden', [0, 5])
+def test_each_readout_has_a_gate_of_its_own(hidden):
+  """But the last one, which always answers."""
+  rng = np.random.default_rng(0)
+  params_K = jax.tree.map(
+    lambda x: rng.normal(size=x.shape).astype(np.float32),
+    state_gate.init(jax.random.key(0), GateShape(4, hidden, NUM)),
+  )
+  h_TxD = rng.normal(3, 2, (LENGTH, 4)).astype(np.float32)
+  x_TxD = h_TxD / np.sqrt((h_TxD**2).mean(-1, keepdims=True))
+
+  assert {len(x_K) for x_K in params_K.values()} == {NUM - 1}
+  for k in range(NUM - 1):
+    params = {name: x_K[k] for name, x_K in params_K.items()}
+    inner_TxW = x_TxD
+    if hidden:
+      inner_TxW = x_TxD @ params['hidden_kernel'] + params['hidden_bias']
+      inner_TxW = np.asarray(jax.nn.gelu(inner_TxW))
+    expected_Tx1 = inner_TxW @ params['kernel'] + params['bias']
+    for number in (k, jnp.int32(k)):  # segments are counted in the program
+      output_Tx1 = state_gate.apply(params_K, h_TxD, number)
+      np.testing.assert_allclose(output_Tx1, expected_Tx1, 1e-4, 1e-5)
 
 
 def test_a_chain_of_decisions_is_a_distribution():

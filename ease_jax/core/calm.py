@@ -1,9 +1,9 @@
 """calm: does this readout already say what the last one will say?
 
-The early-exit classifier of CALM (2207.07061, section 4.1): one linear layer
-for all readouts, each an independent binary cross-entropy against agreement
-with the last readout's answer. Its geometric-like objective (table D.1) is
-`dat` with `loss.gate_oracle=agreement`.
+The early-exit classifier of CALM (2207.07061, section 4.1): at each readout an
+independent binary cross-entropy against agreement with the last readout's
+answer. (The paper's linear layer is the same for all readouts.) Its
+geometric-like objective (table D.1) is `dat` with `loss.gate_oracle=agreement`.
 """
 
 import jax

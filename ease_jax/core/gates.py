@@ -71,6 +71,14 @@ class GridLesson(NamedTuple):
     return self.argmax_KxBxT == self.target_BxT[None]
 
 
+class GateShape(NamedTuple):
+  """What the parameters of a gate are made for."""
+
+  dim: int  # D
+  hidden: int  # width of a hidden layer, `loss.gate_dim`; 0 = none
+  readouts: int  # K, of the whole model
+
+
 class Learned(NamedTuple):
   """The loss of a gate, and whose training it ends."""
 
@@ -83,9 +91,9 @@ class Gate:
   """The learned part of a signal: a small module on the state of a readout.
 
   Attributes:
-    init: (key, D, hidden) -> parameters, a tree of arrays; `hidden` is the
-      width that `loss.gate_dim` gives to gates with a hidden layer, 0 = none.
-    apply: (parameters, h [..., D]) -> outputs [..., O], float32.
+    init: (key, shape) -> parameters, a tree of arrays.
+    apply: (parameters, h [..., D], k) -> outputs [..., O] at readout k of all,
+      from 0; float32. k is an array where one program runs several segments.
     flops: (D, hidden) -> FLOPs of one token.
     loss: what it learns from one segment; None = nothing.
     grid_loss: what it learns from all readouts, nats [B, T]; None = nothing.
@@ -96,8 +104,8 @@ class Gate:
     ends_only: whether it is trained at the last readout of a segment alone.
   """
 
-  init: Callable[[jax.Array, int, int], Any]
-  apply: Callable[[Any, jax.Array], jax.Array]
+  init: Callable[[jax.Array, GateShape], Any]
+  apply: Callable[[Any, jax.Array, int | jax.Array], jax.Array]
   flops: Callable[[int, int], float]
   loss: Callable[[Lesson], Learned] | None = None
   grid_loss: Callable[[GridLesson], jax.Array] | None = None

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax.core import signals
-from ease_jax.core.gates import Gate, Learned, Lesson
+from ease_jax.core.gates import Gate, GateShape, Learned, Lesson
 from ease_jax.core.observations import Observation
 from ease_jax.core.signals import Signal
 
@@ -22,14 +22,18 @@ NAME = 'q_halt'
 Parameters = dict[str, jax.Array]
 
 
-def init(key: jax.Array, dim: int, hidden: int) -> Parameters:
+def init(key: jax.Array, shape: GateShape) -> Parameters:
   """Parameters of the gate, a linear map from D to two values."""
-  del key, hidden
-  return {'kernel': jnp.zeros((dim, 2)), 'bias': jnp.full(2, FIRST_VALUE)}
+  del key
+  return {'kernel': jnp.zeros((shape.dim, 2)), 'bias': jnp.full(2, FIRST_VALUE)}
 
 
-def values(params: Parameters, h: jax.Array) -> jax.Array:
-  """Logits of the values of stopping and of going on, [..., 2] float32."""
+def values(params: Parameters, h: jax.Array, k: int | jax.Array) -> jax.Array:
+  """Logits of the values of stopping and of going on, [..., 2] float32.
+
+  They are the same map in every segment, so that more may follow.
+  """
+  del k
   flat_NxD = h.reshape(-1, h.shape[-1]).astype(jnp.float32)
   q_Nx2 = flat_NxD @ params['kernel'] + params['bias'][None]
   return q_Nx2.reshape(*h.shape[:-1], 2)

@@ -35,8 +35,8 @@ def expected_loss(lesson: GridLesson) -> jax.Array:
 def improvement(lesson: GridLesson) -> jax.Array:
   """Going on is right where the last step helped, [B, T] nats (eq. 7).
 
-  The first readout has no step before it, and keeps what it has learned; the
-  last one decides nothing.
+  The first readout has no step before it, and its gate keeps what it learned
+  by the first objective; the last one decides nothing.
   """
   logit_KxBxT = lesson.output_KxBxTxO[..., 0]
   gained_KxBxT = lesson.nll_KxBxT[:-2] - lesson.nll_KxBxT[1:-1]

@@ -1,16 +1,17 @@
 """What gates that look at states share: one number, and chains of them.
 
-One gate serves all readouts, and looks at the state at unit size. It is linear,
-or has one hidden layer.
+Each readout has a gate of its own, which looks at the state at unit size. It is
+linear, or has one hidden layer.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from ease_jax.core import signals
-from ease_jax.core.gates import Gate, GridLesson
+from ease_jax.core.gates import Gate, GateShape, GridLesson
 from ease_jax.core.observations import Observation
 from ease_jax.core.scaling import unit_size
 from ease_jax.core.signals import Memory, Signal
@@ -20,14 +21,21 @@ Parameters = dict[str, jax.Array]
 LOOKS_AT = frozenset({signals.STATE, signals.GATE})
 
 
-def init(key: jax.Array, dim: int, hidden: int) -> Parameters:
-  """Parameters of a map from D to one number.
+def init(key: jax.Array, shape: GateShape) -> Parameters:
+  """Parameters of a map from D to one number, one for each readout.
+
+  The last readout always answers: nobody asks it, and it has none.
 
   Args:
     key: of the random ones.
-    dim: D.
-    hidden: width of the hidden layer; 0 = none, the map is linear.
+    shape: without a hidden layer the map is linear.
   """
+  key_K = jax.random.split(key, max(shape.readouts - 1, 1))
+  return jax.vmap(functools.partial(_of_readout, shape=shape))(key_K)
+
+
+def _of_readout(key: jax.Array, shape: GateShape) -> Parameters:
+  dim, hidden, _ = shape
   if not hidden:
     return {'kernel': jnp.zeros((dim, 1)), 'bias': jnp.zeros(1)}
   in_key, out_key = jax.random.split(key)
@@ -41,8 +49,10 @@ def init(key: jax.Array, dim: int, hidden: int) -> Parameters:
   }
 
 
-def apply(params: Parameters, h: jax.Array) -> jax.Array:
-  """The number, [..., 1] float32."""
+def apply(params_K: Parameters, h: jax.Array, k: int | jax.Array) -> jax.Array:
+  """The number at readout k, [..., 1] float32."""
+  last = len(params_K['bias']) - 1
+  params = {name: x_K[jnp.minimum(k, last)] for name, x_K in params_K.items()}
   x = unit_size(h).reshape(-1, h.shape[-1])
 
   if 'hidden_kernel' in params:

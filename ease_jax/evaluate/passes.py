@@ -110,10 +110,11 @@ def masked_pass(
     here = bound.read(k, state[RUNNING])
     if has_coda:
       obs = observe_states(here, exits.previous)
-      obs = bound.gated(obs, here, rule.signal.name)
+      obs = bound.gated(k, obs, here, rule.signal.name)
       answer: Tree = state
     else:
-      obs = bound.observe(here, exits.previous, target_BxT, rule.signal.name)
+      before = exits.previous
+      obs = bound.observe(k, here, before, target_BxT, rule.signal.name)
       answer = here.normed_BxTxD, obs
 
     memory, score_BxT = rule.signal.step(exits.memory, obs)
@@ -174,7 +175,7 @@ def _after_coda(
   layer = windowed(bound, state[RUNNING].shape[1])
   h_BxTxD = bound.through_coda(state, layer, travel)
   read = bound.read(last, h_BxTxD)
-  obs = bound.observe(read, None, jnp.asarray(batch['targets']))
+  obs = bound.observe(last, read, None, jnp.asarray(batch['targets']))
   return read.normed_BxTxD, obs
 
 
@@ -222,9 +223,10 @@ def _dump_batch(
   )
   observations = []
   previous = None
+  target_BxT = jnp.asarray(batch['targets'])
   for k, (h_BxTxD, answer_BxTxD) in enumerate(walked.reads):
     here = bound.read(k, answer_BxTxD)._replace(h_BxTxD=h_BxTxD)
-    obs = bound.observe(here, previous, jnp.asarray(batch['targets']), *names)
+    obs = bound.observe(k, here, previous, target_BxT, *names)
     observations.append(obs)
     previous = here
 
@@ -232,7 +234,7 @@ def _dump_batch(
   nll_KxBxT = jnp.stack([obs.nll for obs in observations])
   argmax_KxBxT = jnp.stack([obs.argmax for obs in observations])
   max_prob_KxBxT = jnp.stack([obs.max_prob for obs in observations])
-  correct_KxBxT = argmax_KxBxT == jnp.asarray(batch['targets'])[None]
+  correct_KxBxT = argmax_KxBxT == target_BxT[None]
   return (
     nll_KxBxT,
     argmax_KxBxT,
