@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax.core import signals, state_gate
-from ease_jax.core.gates import GridLesson
+from ease_jax.core.gates import Foretold, GridLesson
 
 NAME = 'calm'
 
@@ -24,6 +24,19 @@ def loss(lesson: GridLesson) -> jax.Array:
   return each_KxBxT[:-1].mean(0)
 
 
+def foretold(lesson: GridLesson) -> Foretold:
+  """The probability that the loss asks for."""
+  agrees_KxBxT = lesson.agrees_KxBxT
+  return Foretold(
+    'the last readout answers the same',
+    jax.nn.sigmoid(lesson.output_KxBxTxO[..., 0]),
+    agrees_KxBxT.astype(jnp.float32),
+    jnp.ones_like(agrees_KxBxT),
+  )
+
+
 signals.register(
-  state_gate.deciding(NAME, loss, sweep=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95))
+  state_gate.deciding(
+    NAME, loss, foretold, sweep=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+  )
 )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core import signals, state_gate
-from ease_jax.core.gates import GridLesson
+from ease_jax.core.gates import Foretold, GridLesson
 
 NAME = 'dat'
 ORACLES = ('likelihood', 'correctness', 'agreement')
@@ -49,6 +49,20 @@ def loss(lesson: GridLesson) -> jax.Array:
   return -jnp.take_along_axis(log_exit_KxBxT, best_BxT[None], 0)[0]
 
 
+def foretold(lesson: GridLesson) -> Foretold:
+  """The probability to stop, of a token that has come so far."""
+  k_Kx1x1 = jnp.arange(len(lesson.depth_K))[:, None, None]
+  best_1xBxT = jnp.argmax(worth(lesson), axis=0)[None]
+  return Foretold(
+    'the oracle stops here, if not before',
+    jax.nn.sigmoid(lesson.output_KxBxTxO[..., 0]),
+    (best_1xBxT == k_Kx1x1).astype(jnp.float32),
+    best_1xBxT >= k_Kx1x1,
+  )
+
+
 signals.register(
-  state_gate.deciding(NAME, loss, sweep=(0.2, 0.3, 0.4, 0.5, 0.6, 0.8))
+  state_gate.deciding(
+    NAME, loss, foretold, sweep=(0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+  )
 )

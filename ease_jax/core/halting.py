@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax.core import signals
-from ease_jax.core.gates import Gate, GateShape, Learned, Lesson
+from ease_jax.core.gates import (
+  Foretold,
+  Gate,
+  GateShape,
+  GridLesson,
+  Learned,
+  Lesson,
+)
 from ease_jax.core.observations import Observation
 from ease_jax.core.signals import Signal
 
@@ -116,6 +123,17 @@ def _learn(lesson: Lesson) -> Learned:
   return Learned(loss(q_BxTx2, target_BxTx2), halts_BxT)
 
 
+def foretold(lesson: GridLesson) -> Foretold:
+  """The value of stopping."""
+  correct_KxBxT = lesson.correct_KxBxT
+  return Foretold(
+    'the answer here is right',
+    jax.nn.sigmoid(lesson.output_KxBxTxO[..., 0]),
+    correct_KxBxT.astype(jnp.float32),
+    jnp.ones_like(correct_KxBxT),
+  )
+
+
 def _step(memory, obs: Observation):
   return memory, score(obs.gate[NAME])
 
@@ -128,6 +146,14 @@ signals.register(
     low=-math.inf,
     high=math.inf,
     sweep=(-2.0, -1.0, 0.0, 1.0, 2.0),
-    gate=Gate(init, values, flops, _learn, ahead=True, ends_only=True),
+    gate=Gate(
+      init,
+      values,
+      flops,
+      loss=_learn,
+      foretells=foretold,
+      ahead=True,
+      ends_only=True,
+    ),
   )
 )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core import signals
-from ease_jax.core.gates import Gate, GateShape, GridLesson
+from ease_jax.core.gates import Foretold, Gate, GateShape, GridLesson
 from ease_jax.core.observations import Observation
 from ease_jax.core.scaling import unit_size
 from ease_jax.core.signals import Memory, Signal
@@ -69,10 +69,20 @@ def flops(dim: int, hidden: int) -> float:
 
 
 def gate(
-  grid_loss: Callable[[GridLesson], jax.Array], *, compares: bool = False
+  grid_loss: Callable[[GridLesson], jax.Array],
+  foretells: Callable[[GridLesson], Foretold | None],
+  *,
+  compares: bool = False,
 ) -> Gate:
   """A gate on states that learns by a loss over all readouts."""
-  return Gate(init, apply, flops, grid_loss=grid_loss, compares=compares)
+  return Gate(
+    init,
+    apply,
+    flops,
+    grid_loss=grid_loss,
+    foretells=foretells,
+    compares=compares,
+  )
 
 
 def output(obs: Observation, name: str) -> jax.Array:
@@ -83,6 +93,7 @@ def output(obs: Observation, name: str) -> jax.Array:
 def deciding(
   name: str,
   grid_loss: Callable[[GridLesson], jax.Array],
+  foretells: Callable[[GridLesson], Foretold | None],
   sweep: tuple[float, ...],
 ) -> Signal:
   """A signal whose score is the probability sigmoid(output) of a gate.
@@ -90,6 +101,7 @@ def deciding(
   Args:
     name: as configs and results call it.
     grid_loss: what the gate learns from all readouts.
+    foretells: what the probability is of.
     sweep: thresholds that are tried unless a config says otherwise.
   """
 
@@ -103,7 +115,7 @@ def deciding(
     low=0.0,
     high=1.0,
     sweep=sweep,
-    gate=gate(grid_loss),
+    gate=gate(grid_loss, foretells),
   )
 
 

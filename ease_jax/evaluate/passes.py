@@ -187,6 +187,7 @@ class Dump(NamedTuple):
   correct_KxRxT: np.ndarray
   max_prob_KxRxT: np.ndarray
   score_KxRxT: dict[str, np.ndarray]  # by signal
+  output_KxRxTxO: dict[str, np.ndarray]  # of gates, by signal
   mask_RxT: np.ndarray
   target_RxT: np.ndarray
   run_LxRxT: np.ndarray | None = None  # who ran each cell; None = everybody
@@ -231,6 +232,10 @@ def _dump_batch(
     previous = here
 
   score = {name: signals.scores(SIGNALS[name], observations) for name in names}
+  output = {
+    name: jnp.stack([obs.gate[name] for obs in observations])
+    for name in observations[0].gate
+  }
   nll_KxBxT = jnp.stack([obs.nll for obs in observations])
   argmax_KxBxT = jnp.stack([obs.argmax for obs in observations])
   max_prob_KxBxT = jnp.stack([obs.max_prob for obs in observations])
@@ -241,6 +246,7 @@ def _dump_batch(
     correct_KxBxT,
     max_prob_KxBxT,
     score,
+    output,
     runs(walked),
   )
 
@@ -255,7 +261,7 @@ def grid_dump(
 
   dumps = []
   for batch in batches():
-    nll, argmax, correct, max_prob, score, run = jax.device_get(
+    nll, argmax, correct, max_prob, score, output, run = jax.device_get(
       _dump_batch(params, batch, model=model, names=names)
     )
     dumps.append(
@@ -265,6 +271,7 @@ def grid_dump(
         correct,
         max_prob,
         score,
+        output,
         batch['mask'],
         batch.get('scored', batch['targets']),
         run,
@@ -280,6 +287,10 @@ def grid_dump(
     score_KxRxT={
       name: np.concatenate([d.score_KxRxT[name] for d in dumps], 1)
       for name in names
+    },
+    output_KxRxTxO={
+      name: np.concatenate([d.output_KxRxTxO[name] for d in dumps], 1)
+      for name in dumps[0].output_KxRxTxO
     },
     mask_RxT=np.concatenate([d.mask_RxT for d in dumps]),
     target_RxT=np.concatenate([d.target_RxT for d in dumps]),
