@@ -134,7 +134,7 @@ KNOWS = Signal(
   gate=Gate(
     init_knows,
     apply_knows,
-    flops=lambda dim, hidden: 2.0 * dim,
+    flops=lambda shape, k: 2.0 * shape.dim,
     loss=learn_knows,
   ),
 )

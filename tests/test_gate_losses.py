@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.special
 
-import tiny
 from ease_jax.core import (
   calm,
   depth_adaptive,
@@ -17,8 +16,6 @@ from ease_jax.core import (
   state_gate,
 )
 from ease_jax.core.gates import GateShape, GridLesson
-from ease_jax.core.gating import GateSpec
-from ease_jax.evaluate import gates, passes, reliability
 
 ROWS = 3
 LENGTH = 12
@@ -206,102 +203,51 @@ def test_gain_is_lowest_where_it_foresees_the_mean(left, kl):
   assert loss_at(best) < min(loss_at(best - 0.5), loss_at(best + 0.5))
 
 
-# ------------------------------------------------------ what gates foretell
+# ------------------------------------------------------------ a plan ahead
 
 
-def by_hand(lesson):
-  """(forecast, event, asked) of each gate, [K, B, T]; the last K is ignored."""
-  output_KxBxT = np.asarray(lesson.output_KxBxTxO[..., 0])
-  nll_KxBxT = np.asarray(lesson.nll_KxBxT)
-  argmax_KxBxT = np.asarray(lesson.argmax_KxBxT)
-  best_BxT = (nll_KxBxT + 0.1 * np.asarray(DEPTH_K)[:, None, None]).argmin(0)
-  left_K = np.asarray([0.75, 0.5, 0.0])
-  gained_KxBxT = np.maximum(-np.diff(nll_KxBxT, axis=0), 0)
-  everywhere = np.ones(nll_KxBxT.shape, bool)
-  number_KxBxT = np.cumsum(everywhere, 0) - 1
-  p_KxBxT = sigmoid(output_KxBxT)
-  return {
-    'calm': (p_KxBxT, argmax_KxBxT == argmax_KxBxT[-1], everywhere),
-    'dat': (p_KxBxT, best_BxT == number_KxBxT, best_BxT >= number_KxBxT),
-    'gain': (
-      left_K[:, None, None] * np.exp(output_KxBxT),
-      nll_KxBxT - nll_KxBxT[-1],
-      everywhere,
-    ),
-    'ouro': (
-      1 - p_KxBxT,
-      sigmoid(50 * (np.pad(gained_KxBxT, ((1, 0), (0, 0), (0, 0))) - 0.005)),
-      number_KxBxT > 0,
-    ),
-    'q_halt': (
-      p_KxBxT,
-      argmax_KxBxT == np.asarray(lesson.target_BxT),
-      everywhere,
-    ),
-  }
+def plans_of(seed=1):
+  """Logits of a plan at the first readout, noise at the others."""
+  rng = np.random.default_rng(seed)
+  return rng.normal(size=(NUM, ROWS, LENGTH, NUM)).astype(np.float32)
 
 
-@pytest.mark.parametrize('name', ['calm', 'dat', 'gain', 'ouro', 'q_halt'])
-def test_what_gates_foretell_and_what_happens(name):
-  lesson = lesson_of(gate_objective='improvement')
-  foretold = signals.SIGNALS[name].gate.foretells(lesson)
-  *expected, asked_KxBxT = by_hand(lesson)[name]
-  np.testing.assert_array_equal(foretold.asked_KxBxT, asked_KxBxT)
-  for got, value in zip(foretold[1:3], expected):
-    np.testing.assert_allclose(
-      np.asarray(got)[asked_KxBxT], value[asked_KxBxT], 1e-4, 1e-5
-    )
-
-
-def test_a_mean_loss_is_no_forecast():
-  assert ouro.foretold(lesson_of(gate_objective='expected_loss')) is None
-
-
-def test_forecasts_are_counted_where_they_were_asked_for():
-  """Rows of a dump, by hand: padding and readouts out of reach are left out."""
-  lesson = lesson_of(
-    mask_BxT=jnp.ones((ROWS, LENGTH)).at[1:].set(0.0), gate_price=0.0
+def test_a_plan_learns_the_readout_of_its_oracle():
+  logit_KxBxTxK = plans_of()
+  lesson = lesson_of()._replace(output_KxBxTxO=jnp.asarray(logit_KxBxTxK))
+  p_BxTxK = scipy.special.softmax(logit_KxBxTxK[0], -1)
+  cost_K = 0.1 * np.asarray(DEPTH_K)[:, None, None]
+  best_BxT = (np.asarray(lesson.nll_KxBxT) + cost_K).argmin(0)
+  p_BxT = np.take_along_axis(p_BxTxK, best_BxT[..., None], -1)[..., 0]
+  np.testing.assert_allclose(
+    depth_adaptive.multinomial_loss(lesson), -np.log(p_BxT), rtol=1e-4
   )
-  nothing = np.zeros(0)
-  dump = passes.Dump(
-    nll_KxRxT=np.asarray(lesson.nll_KxBxT),
-    argmax_KxRxT=np.asarray(lesson.argmax_KxBxT),
-    correct_KxRxT=nothing,
-    max_prob_KxRxT=nothing,
-    score_KxRxT={},
-    output_KxRxTxO={'dat': np.asarray(lesson.output_KxBxTxO)},
-    mask_RxT=np.asarray(lesson.mask_BxT),
-    target_RxT=np.asarray(lesson.target_BxT),
+
+
+def test_a_plan_is_made_once_and_followed():
+  logit_KxNxK = plans_of()[:, 0]
+  seen = [
+    observations.blank((LENGTH,))._replace(gate={'dat_multinomial': logit})
+    for logit in logit_KxNxK
+  ]
+  signal = signals.SIGNALS['dat_multinomial']
+  mass_NxK = np.cumsum(scipy.special.softmax(logit_KxNxK[0], -1), -1)
+  np.testing.assert_allclose(
+    signals.scores(signal, seen), mass_NxK.T, rtol=1e-5
   )
-  grid = tiny.stack(readouts=DEPTH_K).grid
-  spec = GateSpec(('dat',), gate_weight=0.5, gate_price=0.1)
-  rows = gates.gate_rows(grid, spec, dump)
-
-  forecast, event, asked = by_hand(lesson)['dat']
-  assert [(row.segment, row.layer) for row in rows] == [(1, 1), (1, 2)]
-  for k, row in enumerate(rows):
-    counts = asked[k] & (np.arange(ROWS) == 0)[:, None]
-    order_N = np.argsort(forecast[k][counts], kind='stable')
-    groups = np.array_split(order_N, min(10, len(order_N)))
-    errors = []
-    for group, part in zip(groups, row.bins, strict=True):
-      foretold = forecast[k][counts][group].mean()
-      happened = event[k][counts][group].mean()
-      assert part.foretold == pytest.approx(foretold, rel=1e-4)
-      assert part.happened == pytest.approx(happened)
-      assert part.count == len(group)
-      errors.append(abs(foretold - happened) * len(group))
-    assert row.error == pytest.approx(sum(errors) / counts.sum(), rel=1e-4)
 
 
-def test_reliability_by_hand():
-  foretold_N = np.repeat([0.9, 0.1], 10)
-  happened_N = np.asarray([1] * 8 + [0] * 2 + [0] * 9 + [1])
-  error, bins = reliability.reliability(foretold_N, happened_N)
-  assert [part.count for part in bins] == [2] * 10
-  assert [part.foretold for part in bins] == pytest.approx(
-    [0.1] * 5 + [0.9] * 5
-  )
-  assert [part.happened for part in bins] == [0, 0, 0, 0, 0.5, 1, 1, 1, 1, 0]
-  # Four pairs are 0.1 off and one 0.4; then four 0.1 and one 0.9.
-  assert error == pytest.approx((8 * 0.1 + 0.4 + 0.9) / 10)
+def test_a_plan_is_paid_for_once():
+  """And what is asked later comes to nothing: 2 N D, as in the paper."""
+  shape = GateShape(16, 0, NUM)
+  gate = signals.SIGNALS['dat_multinomial'].gate
+  size = 2 * 16
+  assert [gate.flops(shape, k) - size * (k == 0) for k in range(NUM)] == [
+    2 * NUM * 16,
+    0,
+    0,
+  ]
+  params = gate.init(jax.random.key(0), shape)
+  h_TxD = jnp.ones((LENGTH, 16))
+  assert gate.apply(params, h_TxD, 0).shape == (LENGTH, NUM)
+  np.testing.assert_array_equal(gate.apply(params, h_TxD, 1), 0)

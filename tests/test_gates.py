@@ -14,7 +14,7 @@ from ease_jax.core import depth_adaptive, gain
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 
-GATES = ('calm', 'dat', 'gain', 'ouro')
+GATES = ('calm', 'dat', 'dat_multinomial', 'gain', 'ouro')
 MODELS = {
   'stack': tiny.stack(readouts=(1, 2, 4), gates=GATES, gate_dim=8),
   'refine': tiny.refine(gates=GATES),

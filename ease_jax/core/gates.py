@@ -112,7 +112,7 @@ class Gate:
     init: (key, shape) -> parameters, a tree of arrays.
     apply: (parameters, h [..., D], k) -> outputs [..., O] at readout k of all,
       from 0; float32. k is an array where one program runs several segments.
-    flops: (D, hidden) -> FLOPs of one token.
+    flops: (shape, k) -> FLOPs of one token at readout k.
     loss: what it learns from one segment; None = nothing.
     grid_loss: what it learns from all readouts, nats [B, T]; None = nothing.
     foretells: what it says of the tokens of an evaluation, and what came of
@@ -126,7 +126,7 @@ class Gate:
 
   init: Callable[[jax.Array, GateShape], Any]
   apply: Callable[[Any, jax.Array, int | jax.Array], jax.Array]
-  flops: Callable[[int, int], float]
+  flops: Callable[[GateShape, int], float]
   loss: Callable[[Lesson], Learned] | None = None
   grid_loss: Callable[[GridLesson], jax.Array] | None = None
   foretells: Callable[[GridLesson], Foretold | None] | None = None

@@ -17,7 +17,7 @@ from ease_jax.core import depth_adaptive, halting, ouro
 from ease_jax.core.gates import Gate
 from ease_jax.core.signals import SIGNALS
 
-_Dat = ReadIf('gates', (depth_adaptive.NAME,))
+_Dat = ReadIf('gates', (depth_adaptive.NAME, depth_adaptive.MULTINOMIAL))
 _Ouro = ReadIf('gates', (ouro.NAME,))
 _Halting = ReadIf('gates', (halting.NAME,))
 

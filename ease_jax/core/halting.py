@@ -46,10 +46,10 @@ def values(params: Parameters, h: jax.Array, k: int | jax.Array) -> jax.Array:
   return q_Nx2.reshape(*h.shape[:-1], 2)
 
 
-def flops(dim: int, hidden: int) -> float:
+def flops(shape: GateShape, k: int) -> float:
   """FLOPs of both values of one token."""
-  del hidden
-  return 2.0 * dim * 2
+  del k
+  return 2.0 * shape.dim * 2
 
 
 def targets(

@@ -73,7 +73,8 @@ def foretold(lesson: GridLesson) -> Foretold | None:
   )
 
 
-def _nobody_stopped(shape: tuple[int, ...]) -> jax.Array:
+def _nobody_stopped(shape: tuple[int, ...], readouts: int) -> jax.Array:
+  del readouts
   return jnp.ones(shape)
 
 

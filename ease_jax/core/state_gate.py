@@ -31,40 +31,56 @@ def init(key: jax.Array, shape: GateShape) -> Parameters:
     shape: without a hidden layer the map is linear.
   """
   key_K = jax.random.split(key, max(shape.readouts - 1, 1))
-  return jax.vmap(functools.partial(_of_readout, shape=shape))(key_K)
+  return jax.vmap(functools.partial(init_map, shape=shape))(key_K)
 
 
-def _of_readout(key: jax.Array, shape: GateShape) -> Parameters:
+def init_map(key: jax.Array, shape: GateShape, outputs: int = 1) -> Parameters:
+  """Parameters of one map from D to so many numbers."""
   dim, hidden, _ = shape
+  bias = jnp.zeros(outputs)
   if not hidden:
-    return {'kernel': jnp.zeros((dim, 1)), 'bias': jnp.zeros(1)}
+    return {'kernel': jnp.zeros((dim, outputs)), 'bias': bias}
   in_key, out_key = jax.random.split(key)
   normal = jax.random.normal
   return {
     'hidden_kernel': normal(in_key, (dim, hidden)) * dim**-0.5,
     'hidden_bias': jnp.zeros(hidden),
     # Small, so that at first it says nearly nothing; 0 would stop gradients.
-    'kernel': normal(out_key, (hidden, 1)) * 0.1 * hidden**-0.5,
-    'bias': jnp.zeros(1),
+    'kernel': normal(out_key, (hidden, outputs)) * 0.1 * hidden**-0.5,
+    'bias': bias,
   }
 
 
 def apply(params_K: Parameters, h: jax.Array, k: int | jax.Array) -> jax.Array:
   """The number at readout k, [..., 1] float32."""
   last = len(params_K['bias']) - 1
-  params = {name: x_K[jnp.minimum(k, last)] for name, x_K in params_K.items()}
+  own = {name: x_K[jnp.minimum(k, last)] for name, x_K in params_K.items()}
+  return apply_map(own, h)
+
+
+def apply_map(params: Parameters, h: jax.Array) -> jax.Array:
+  """What a map makes of states, [..., outputs] float32."""
   x = unit_size(h).reshape(-1, h.shape[-1])
 
   if 'hidden_kernel' in params:
     x = x @ params['hidden_kernel'] + params['hidden_bias'][None]
     x = jax.nn.gelu(x)
-  output_Nx1 = x @ params['kernel'] + params['bias'][None]
-  return output_Nx1.reshape(*h.shape[:-1], 1)
+  output_NxO = x @ params['kernel'] + params['bias'][None]
+  return output_NxO.reshape(*h.shape[:-1], -1)
 
 
-def flops(dim: int, hidden: int) -> float:
+def flops(shape: GateShape, k: int) -> float:
   """FLOPs of one token: the mean square and the products."""
-  products = dim if not hidden else dim * hidden + hidden
+  del k
+  return map_flops(shape)
+
+
+def map_flops(shape: GateShape, outputs: int = 1) -> float:
+  """FLOPs of one map to so many numbers."""
+  dim, hidden, _ = shape
+  products = dim * outputs
+  if hidden:
+    products = dim * hidden + hidden * outputs
   return 2.0 * dim + 2.0 * products
 
 

@@ -54,14 +54,16 @@ class Asked(NamedTuple):
   logits: jax.Array | None  # of the readout before
 
 
-def before(rule: ExitRule | None, done_BxT: jax.Array) -> Exits:
+def before(bound: Body, rule: ExitRule | None, done_BxT: jax.Array) -> Exits:
   """The exits before the first cell, for a reader of this file.
 
   Args:
+    bound: a bound body.
     rule: how tokens exit; None = they do not.
     done_BxT: tokens that want nothing.
   """
-  memory = () if rule is None else rule.signal.init(done_BxT.shape)
+  readouts = bound.grid.num_readouts
+  memory = () if rule is None else rule.signal.init(done_BxT.shape, readouts)
   return before_exits(done_BxT, Asked(memory, None))
 
 

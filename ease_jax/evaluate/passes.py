@@ -129,7 +129,9 @@ def masked_pass(
     bound,
     model.grid.cells,
     bound.start(token_BxT, travel.position_BxT),
-    before_exits(nobody_BxT, rule.signal.init(token_BxT.shape)),
+    before_exits(
+      nobody_BxT, rule.signal.init(token_BxT.shape, model.grid.num_readouts)
+    ),
     layer=windowed(bound, token_BxT.shape[1]),
     travel=travel,
     read=read,
