@@ -137,6 +137,7 @@ def _follow(plan: _Plan, obs: Observation) -> tuple[_Plan, jax.Array]:
   p = jnp.where(seen == 0, made, plan.p)
   number = jax.lax.broadcasted_iota(jnp.int32, p.shape, p.ndim - 1)
   mass = jnp.where(number <= seen, p, 0).sum(-1)
+  mass = jnp.minimum(mass, 1.0)  # rounding may leave it just above
   return _Plan(plan.seen + 1, p), mass
 
 
