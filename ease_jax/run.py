@@ -200,7 +200,9 @@ def _evaluate(
   saved.check_facts(folder, best.facts, task.to_json())
   params = best.state.params
   with stage('evaluating'):
-    found = evaluation.evaluate(run_specs.sweep, model, params, task)
+    found = evaluation.evaluate(
+      run_specs.sweep, model, params, task, run_specs.loss.gating
+    )
   speed = None
   if (task.attention, task.unit) == (CAUSAL, UNITS[0]):
     with stage('timing the decoder'):
@@ -228,6 +230,7 @@ def _evaluate(
     speed=speed,
     provenance=provenance(command or again(folder), config),
     routers=found.routers,
+    gates=found.gates,
   )
   windows = json.dumps(found.windows.to_json(), allow_nan=False)
   write_together(

@@ -22,6 +22,7 @@ from ease_jax.checks import (
 )
 from ease_jax.config import Config
 from ease_jax.core.distillation import TeachingSpec
+from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
@@ -45,14 +46,14 @@ from ease_jax.train.update import abstract_state
 # Who declares the fields of each section; those of models are all read.
 OWNERS: dict[str, tuple[type, ...]] = {
   'data': (DataSpec,),
-  'loss': (WeightSpec, TeachingSpec, LossSpec),
+  'loss': (WeightSpec, TeachingSpec, GateSpec, LossSpec),
   'optimizer': (OptimizerSpec,),
   'train': (TrainSpec,),
   'exit': (SweepSpec,),
   'exit.guarantee': (GuaranteeSpec,),
   'generate': (GenerateSpec, Sampling),
 }
-LEARNED = declared(LossSpec)
+LEARNED = declared(GateSpec)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Specs:
     return prices.train_per_token(
       self.loss.trained_K,
       self.loss.asked_K,
-      ahead=self.loss.ahead,
+      ahead=self.loss.gating.ahead,
       frozen=self.loss.frozen,
       rehearsed=self.loss.teaching.own and self.loss.segments > 1,
     )
@@ -182,12 +183,13 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   if specs.generate.draft is not None:
     specs.generate.draft.check(specs.body)
 
+  gating = specs.loss.gating
   for name in specs.sweep.signals:
     need(
-      SIGNALS[name].gate is None or name in specs.loss.learned,
-      f'exit.signals names {name}, which loss.gates={specs.loss.gates} with '
-      f'loss.gate_weight={specs.loss.gate_weight} does not learn; add it '
-      'there, or use another signal',
+      SIGNALS[name].gate is None or name in gating.learned,
+      f'exit.signals names {name}, which loss.gates={gating.gates} with '
+      f'loss.gate_weight={gating.gate_weight} does not learn; add it there, or '
+      'use another signal',
     )
   for name in specs.sweep.policies:
     POLICIES[name].check(grid)

@@ -1,11 +1,13 @@
 """Bodies with segments and programs on them that several test files share."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 
 import tiny
+from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model.layers import positions, rotation
 from ease_jax.model.walk import RUNNING, Travel, walk
@@ -35,14 +37,19 @@ def key_of(seed=3):
 def spec_of(model, **changes):
   """A loss with another weight on each readout, and with the model's gates."""
   num = model.grid.num_readouts
+  gating = dict(gates=model.cfg.gates)
+  if model.cfg.gates:
+    gating |= dict(gate_weight=0.5, gate_exploration=0.3)
+  for field in dataclasses.fields(GateSpec):
+    if field.name in changes:
+      gating[field.name] = changes.pop(field.name)
+
   fields = dict(
     weight_K=tuple(1.0 + 0.1 * k for k in range(num)),
     segments=model.grid.segments,
     carry_backprop=model.cfg.carry_backprop,
-    gates=model.cfg.gates,
+    gating=GateSpec(**gating),
   )
-  if model.cfg.gates:
-    fields |= dict(gate_weight=0.5, gate_exploration=0.3)
   return LossSpec(**(fields | changes))
 
 

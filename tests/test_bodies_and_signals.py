@@ -25,7 +25,7 @@ CHANGED = 9  # a position
 BODIES = {
   # Its third layer has no readout.
   'stack': tiny.stack(readouts=(1, 2, 4)),
-  'refine': tiny.refine(gates=('gain', 'ouro'), gate_dim=8),
+  'refine': tiny.refine(gates=('dat_multinomial', 'ouro'), gate_dim=8),
   'learned': tiny.refine(carry_init='learned', inject='gate'),
   'random': tiny.refine(carry_init='random', inject='concat'),
   'hrm': tiny.hrm(cycles=1, segments=2),
@@ -41,7 +41,7 @@ SIGNALS = {
     'state_cosine',
     'patience',
   ),
-  'refine': ('max_prob', 'gain', 'ouro'),
+  'refine': ('max_prob', 'dat_multinomial', 'ouro'),
   'learned': ('kl',),
   'random': ('patience',),
   'hrm': ('max_prob', 'q_halt'),
@@ -55,7 +55,7 @@ CASES = [
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),
   ('refine', 'ouro', 'copy_state'),
-  ('refine', 'gain', 'latest'),
+  ('refine', 'dat_multinomial', 'latest'),
   *(('refine', 'max_prob', policy) for policy in choices()),
   ('learned', 'kl', 'latest'),
   ('random', 'patience', 'drop'),

@@ -18,6 +18,7 @@ from generation import (
 
 import tiny
 from ease_jax import decode
+from ease_jax.core.gates import GateShape
 from ease_jax.decode import deferred, loop
 from ease_jax.decode import step as steps
 
@@ -52,7 +53,8 @@ def test_the_loops_own_counts_are_the_cost_model(name, signal, policy):
     + counts.fills_run * prices.fill
   )
   if signal == 'state_cosine':  # one cosine, before the second readout
-    spent += point.rule.signal.flops(model.cfg.dim, 0) * (text.exits > 0).sum()
+    shape = GateShape(model.cfg.dim, 0, model.grid.num_readouts)
+    spent += point.rule.signal.flops(shape, 1) * (text.exits > 0).sum()
   active_K = point.threshold_K(model.grid.num_readouts) < INF
   charged_K = prices.exit_K(point.rule, active_K)
   assert spent == pytest.approx(charged_K[text.exits].sum())

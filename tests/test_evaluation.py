@@ -7,6 +7,7 @@ import pytest
 import sweeps
 
 import tiny
+from ease_jax.core.gating import GateSpec
 from ease_jax.evaluate import evaluation
 from ease_jax.evaluate.results import REPORT, SELECT, exits_early
 from ease_jax.evaluate.sweep import Evaluator
@@ -39,7 +40,8 @@ def evaluated(request):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Evaluator, 'row', reversed_on_report)
-    done = evaluation.evaluate(SPEC, model, tiny.params(model), task)
+    params = tiny.params(model)
+    done = evaluation.evaluate(SPEC, model, params, task, GateSpec())
   return model, done
 
 

@@ -99,12 +99,13 @@ DOUBT = Router('doubt', init_doubt, doubt, flops=lambda dim: 2.0 * dim)
 # ------------------------------------------------------ a learned signal
 
 
-def init_knows(key, dim, hidden):
-  del key, hidden
-  return {'kernel': jnp.zeros((dim, 1))}
+def init_knows(key, shape):
+  del key
+  return {'kernel': jnp.zeros((shape.dim, 1))}
 
 
-def apply_knows(params, h):
+def apply_knows(params, h, k):
+  del k
   flat_NxD = h.reshape(-1, h.shape[-1])
   return (flat_NxD @ params['kernel']).reshape(*h.shape[:-1], 1)
 
@@ -133,7 +134,7 @@ KNOWS = Signal(
   gate=Gate(
     init_knows,
     apply_knows,
-    flops=lambda dim, hidden: 2.0 * dim,
+    flops=lambda shape, k: 2.0 * shape.dim,
     loss=learn_knows,
   ),
 )

@@ -15,7 +15,7 @@ from ease_jax.core import (
   signals,
   state_gate,
 )
-from ease_jax.core.gates import GridLesson
+from ease_jax.core.gates import GateShape, GridLesson
 
 ROWS = 3
 LENGTH = 12
@@ -62,6 +62,30 @@ def naive_distribution(logit_KxBxT):
 
 def naive_bce(p, target):
   return -(target * np.log(p) + (1 - target) * np.log(1 - p))
+
+
+@pytest.mark.parametrize('hidden', [0, 5])
+def test_each_readout_has_a_gate_of_its_own(hidden):
+  """But the last one, which always answers."""
+  rng = np.random.default_rng(0)
+  params_K = jax.tree.map(
+    lambda x: rng.normal(size=x.shape).astype(np.float32),
+    state_gate.init(jax.random.key(0), GateShape(4, hidden, NUM)),
+  )
+  h_TxD = rng.normal(3, 2, (LENGTH, 4)).astype(np.float32)
+  x_TxD = h_TxD / np.sqrt((h_TxD**2).mean(-1, keepdims=True))
+
+  assert {len(x_K) for x_K in params_K.values()} == {NUM - 1}
+  for k in range(NUM - 1):
+    params = {name: x_K[k] for name, x_K in params_K.items()}
+    inner_TxW = x_TxD
+    if hidden:
+      inner_TxW = x_TxD @ params['hidden_kernel'] + params['hidden_bias']
+      inner_TxW = np.asarray(jax.nn.gelu(inner_TxW))
+    expected_Tx1 = inner_TxW @ params['kernel'] + params['bias']
+    for number in (k, jnp.int32(k)):  # segments are counted in the program
+      output_Tx1 = state_gate.apply(params_K, h_TxD, number)
+      np.testing.assert_allclose(output_Tx1, expected_Tx1, 1e-4, 1e-5)
 
 
 def test_a_chain_of_decisions_is_a_distribution():
@@ -177,3 +201,53 @@ def test_gain_is_lowest_where_it_foresees_the_mean(left, kl):
   best = jnp.log(kl / left)
   assert jax.grad(loss_at)(best) == pytest.approx(0, abs=1e-6)
   assert loss_at(best) < min(loss_at(best - 0.5), loss_at(best + 0.5))
+
+
+# ------------------------------------------------------------ a plan ahead
+
+
+def plans_of(seed=1):
+  """Logits of a plan at the first readout, noise at the others."""
+  rng = np.random.default_rng(seed)
+  return rng.normal(size=(NUM, ROWS, LENGTH, NUM)).astype(np.float32)
+
+
+def test_a_plan_learns_the_readout_of_its_oracle():
+  logit_KxBxTxK = plans_of()
+  lesson = lesson_of()._replace(output_KxBxTxO=jnp.asarray(logit_KxBxTxK))
+  p_BxTxK = scipy.special.softmax(logit_KxBxTxK[0], -1)
+  cost_K = 0.1 * np.asarray(DEPTH_K)[:, None, None]
+  best_BxT = (np.asarray(lesson.nll_KxBxT) + cost_K).argmin(0)
+  p_BxT = np.take_along_axis(p_BxTxK, best_BxT[..., None], -1)[..., 0]
+  np.testing.assert_allclose(
+    depth_adaptive.multinomial_loss(lesson), -np.log(p_BxT), rtol=1e-4
+  )
+
+
+def test_a_plan_is_made_once_and_followed():
+  logit_KxNxK = plans_of()[:, 0]
+  seen = [
+    observations.blank((LENGTH,))._replace(gate={'dat_multinomial': logit})
+    for logit in logit_KxNxK
+  ]
+  signal = signals.SIGNALS['dat_multinomial']
+  mass_NxK = np.cumsum(scipy.special.softmax(logit_KxNxK[0], -1), -1)
+  np.testing.assert_allclose(
+    signals.scores(signal, seen), mass_NxK.T, rtol=1e-5
+  )
+
+
+def test_a_plan_is_paid_for_once():
+  """And what is asked later comes to nothing: 2 N D, as in the paper."""
+  shape = GateShape(16, 0, NUM)
+  gate = signals.SIGNALS['dat_multinomial'].gate
+  size = 2 * 16
+  assert [gate.flops(shape, k) - size * (k == 0) for k in range(NUM)] == [
+    2 * NUM * 16,
+    0,
+    0,
+  ]
+  params = gate.init(jax.random.key(0), shape)
+  h_TxD = jnp.ones((LENGTH, 16))
+  assert gate.apply(params, h_TxD, 0).shape == (LENGTH, NUM)
+  np.testing.assert_array_equal(gate.apply(params, h_TxD, 1), 0)

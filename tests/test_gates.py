@@ -11,9 +11,10 @@ from test_gate_losses import lesson_of
 
 import tiny
 from ease_jax.core import depth_adaptive, gain
+from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 
-GATES = ('calm', 'dat', 'gain', 'ouro')
+GATES = ('calm', 'dat', 'dat_multinomial', 'gain', 'ouro')
 MODELS = {
   'stack': tiny.stack(readouts=(1, 2, 4), gates=GATES, gate_dim=8),
   'refine': tiny.refine(gates=GATES),
@@ -96,6 +97,10 @@ def test_padding_and_rows_that_exit_teach_nothing():
   assert here['loss_final'] != there['loss_final']
 
 
+def outputs(bound, name, state_K):
+  return jnp.stack([bound.gate(name, k, h) for k, h in enumerate(state_K)])
+
+
 def test_segments_and_layers_are_one_grid_to_a_gate():
   """The loss over three segments is that of the three readouts at once."""
   model = MODELS['refine']
@@ -106,18 +111,18 @@ def test_segments_and_layers_are_one_grid_to_a_gate():
 
   state_K = segmented.states(params, BATCH['tokens'], model=model)
   observations = [
-    bound.observe(bound.read(k, h), None, BATCH['targets'])
+    bound.observe(k, bound.read(k, h), None, BATCH['targets'])
     for k, h in enumerate(state_K)
   ]
   lesson = lesson_of()._replace(
-    output_KxBxTxO=jnp.stack([bound.gate('dat', h) for h in state_K]),
+    output_KxBxTxO=outputs(bound, 'dat', state_K),
     nll_KxBxT=jnp.stack([obs.nll for obs in observations]),
     argmax_KxBxT=jnp.stack([obs.argmax for obs in observations]),
     target_BxT=BATCH['targets'],
     depth_K=model.grid.depth_K,
     settings={
-      'gate_oracle': spec.gate_oracle,
-      'gate_price': spec.gate_price,
+      'gate_oracle': spec.gating.gate_oracle,
+      'gate_price': spec.gating.gate_price,
       'gate_smoothing': 0.0,
     },
   )
@@ -153,7 +158,7 @@ def test_divergences_are_from_the_last_readout():
     ]
   )
   lesson = lesson_of()._replace(
-    output_KxBxTxO=jnp.stack([bound.gate('gain', h) for h in state_K]),
+    output_KxBxTxO=outputs(bound, 'gain', state_K),
     kl_KxBxT=kl_KxBxT,
     depth_K=model.grid.depth_K,
   )
@@ -182,4 +187,4 @@ def test_divergences_are_from_the_last_readout():
 )
 def test_gates_that_cannot_learn_are_refused(changes, words):
   with pytest.raises(ValueError, match=words):
-    LossSpec(gates=('calm',), gate_weight=0.5, **changes)
+    LossSpec(gating=GateSpec(('calm',), gate_weight=0.5), **changes)

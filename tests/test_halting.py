@@ -11,6 +11,7 @@ from segmented import BATCH, LENGTH, ROWS, key_of, spec_of
 
 import tiny
 from ease_jax.core import halting
+from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import deeper
 from ease_jax.train import segment
@@ -89,7 +90,7 @@ SURE = spec_of(MODEL, gate_exploration=0.0)
 
 def values_of(model, params, state_BxTxD):
   """The gate's values of stopping and of going on, [B, T, 2]."""
-  return model.bind({'params': params}).gate('q_halt', state_BxTxD)
+  return model.bind({'params': params}).gate('q_halt', 0, state_BxTxD)
 
 
 def test_a_halted_token_is_not_trained_on_any_more():
@@ -136,8 +137,8 @@ def test_the_loss_of_halting_looks_one_segment_ahead(number, is_last):
 
   four = deeper(MODEL, 4)
   state_K = segmented.states(PARAMS, BATCH['tokens'], model=four)
-  q_BxTx2 = values_of(four, PARAMS, state_K[number])
-  next_BxTx2 = values_of(four, PARAMS, state_K[number + 1])
+  q_BxTx2 = values_of(MODEL, PARAMS, state_K[number])
+  next_BxTx2 = values_of(MODEL, PARAMS, state_K[number + 1])
   bound = four.bind({'params': PARAMS})
   logits_BxTxV = bound.normed(0, state_K[number]) @ bound.unembedding().T
   target_BxTx2 = halting.targets(
@@ -166,8 +167,7 @@ def test_halting_is_scaled_like_the_readouts(
     normalize=normalize,
     segments=4,
     per_segment=per_segment,
-    gates=('q_halt',),
-    gate_weight=0.5,
+    gating=GateSpec(gates=('q_halt',), gate_weight=0.5),
   )
   np.testing.assert_array_equal(spec.weights_at(0), [weight] * 4)
   assert spec.gate_scale == scale

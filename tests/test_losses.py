@@ -8,6 +8,7 @@ import pytest
 
 import tiny
 from ease_jax import config, specs
+from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.train import loss as losses
 from ease_jax.train.segment import some_tokens
@@ -174,11 +175,13 @@ def test_the_loss_of_a_config():
     rotate_every=3,
     normalize='sum_to_one',
     token_fraction=0.5,
-    gate_weight=0.5,
-    gate_dim=64,
-    gate_exploration=0.1,
-    gate_price=0.1,
-    gate_entropy=0.05,
+    gating=GateSpec(
+      gate_weight=0.5,
+      gate_dim=64,
+      gate_exploration=0.1,
+      gate_price=0.1,
+      gate_entropy=0.05,
+    ),
   )
   assert spec.trained_K == [0.5, 1.0]
   assert spec.asked_K == [0.0, 0.0]

@@ -15,6 +15,7 @@ import tiny
 from ease_jax import config, specs
 from ease_jax import run as run_lib
 from ease_jax.checks import ConfigError
+from ease_jax.core.gating import GateSpec
 from ease_jax.data import task as tasks
 from ease_jax.evaluate import evaluation, guarantee, promises, results
 from ease_jax.evaluate.passes import Dump
@@ -37,6 +38,7 @@ def dump_of(full_nll_RxT, full_argmax_RxT, mask_RxT, document_RxT):
     correct_KxRxT=nothing,
     max_prob_KxRxT=nothing,
     score_KxRxT={},
+    output_KxRxTxO={},
     mask_RxT=np.array(mask_RxT),
     target_RxT=nothing,
     document_RxT=None if document_RxT is None else np.array(document_RxT),
@@ -123,7 +125,7 @@ def evaluated():
   return (
     model,
     task,
-    evaluation.evaluate(SWEEP, model, tiny.params(model), task),
+    evaluation.evaluate(SWEEP, model, tiny.params(model), task, GateSpec()),
   )
 
 

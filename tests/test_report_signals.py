@@ -1,13 +1,15 @@
 """The page's table of signals."""
 
 import dataclasses
+import json
 
 import fake_run
 import pytest
 
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.evaluate import results as results_lib
-from ease_jax.report import signals
+from ease_jax.evaluate.reliability import GateBin, GateRow
+from ease_jax.report import signals, write_report
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,34 @@ def test_shares_of_the_way_to_the_frontier():
   assert rows['calm'].closed == pytest.approx(0.25)
   assert rows['margin'].closed == pytest.approx(-0.25)
   assert [row.learned for row in rows.values()] == [False, True, False]
+
+
+GATE = GateRow(
+  'calm',
+  'the last readout answers the same',
+  1,
+  4,
+  error=0.0456,
+  bins=(GateBin(0.12, 0.19, 1000), GateBin(0.87, 0.91, 999)),
+)
+
+
+def test_the_page_shows_what_gates_foretell(tmp_path):
+  results = fake_run.results(gates=(GATE,))
+  workdir = fake_run.write_run(tmp_path, results)
+  write_report(workdir)
+  html = (workdir / 'report.html').read_text(encoding='utf-8')
+  for cell in ('layer 4', '1,999', '0.046', '0.12 → 0.19', '0.87 → 0.91'):
+    assert f'<td>{cell}</td>' in html, cell
+  assert results_lib.load(workdir / 'results.json') == results
+
+
+def test_results_without_gates_say_nothing_of_them(tmp_path):
+  workdir = fake_run.write_run(tmp_path)
+  path = workdir / 'results.json'
+  data = json.loads(path.read_text())
+  del data['gates']  # as older files are
+  path.write_text(json.dumps(data))
+  write_report(workdir)
+  html = (workdir / 'report.html').read_text(encoding='utf-8')
+  assert 'foretold' not in html

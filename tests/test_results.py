@@ -46,6 +46,7 @@ def test_the_sections_of_the_file():
     'speed',
     'provenance',
     'routers',
+    'gates',
   ]
 
 

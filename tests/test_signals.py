@@ -7,7 +7,7 @@ from ease_jax.core import observations, signals
 from ease_jax.evaluate import passes
 from ease_jax.model import readout
 
-LEARNED = ('calm', 'dat', 'gain', 'q_halt', 'ouro')
+LEARNED = ('calm', 'dat', 'dat_multinomial', 'gain', 'q_halt', 'ouro')
 
 
 def observation(**fields):
@@ -26,7 +26,13 @@ def test_facts_of_the_signals_follow_from_what_they_look_at():
     *LEARNED,
   ]
   remember = [name for name, s in signals.SIGNALS.items() if s.has_memory]
-  assert remember == ['state_steadiness', 'kl', 'patience', 'ouro']
+  assert remember == [
+    'state_steadiness',
+    'kl',
+    'patience',
+    'dat_multinomial',
+    'ouro',
+  ]
   learned = [name for name, s in signals.SIGNALS.items() if s.gate]
   assert learned == list(LEARNED)
 

@@ -38,7 +38,7 @@ def keys_of(threshold_K, *, rule):
 
   def read(k, state, exits):
     here = bound.read(k, state[RUNNING])
-    obs = bound.observe(here, exits.previous, BATCH['targets'])
+    obs = bound.observe(k, here, exits.previous, BATCH['targets'])
     memory, score_BxT = rule.signal.step(exits.memory, obs)
     exits = settled(exits, k, reaches(score_BxT, threshold_K[k]), ())
     return exits._replace(memory=memory, previous=here), None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ease_jax.core.gates import GateShape
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.policies import ExitRule, KVPolicy
 from ease_jax.core.routers import Share
@@ -113,10 +114,11 @@ class CostModel:
     """FLOPs as a share of this model's own full pass."""
     return float(flops) / self.full
 
-  def asking(self, rule: ExitRule) -> float:
-    """Asking once whether a token stops: a head, or a signal without one."""
+  def asking(self, rule: ExitRule, k: int) -> float:
+    """Asking at readout k who stops: a head, or a signal without one."""
     head = self.head if rule.signal.needs_head else 0.0
-    return head + rule.signal.flops(self.dim, self.gate_dim)
+    shape = GateShape(self.dim, self.gate_dim, self.grid.num_readouts)
+    return head + rule.signal.flops(shape, k)
 
   def exit_K(
     self,
@@ -144,7 +146,8 @@ class CostModel:
       last_asked = np.flatnonzero(asks_K)[-1]
       asks_K[: last_asked + 1] = True
 
-    questions_K = np.cumsum(asks_K) * self.asking(rule)
+    price_K = np.asarray([self.asking(rule, k) for k in range(num)])
+    questions_K = np.cumsum(asks_K * price_K)
     # A head that was asked for at the exit is the one that answers.
     asked_here_K = asks_K & rule.signal.needs_head
     spared_K = np.where(asked_here_K, self.head, 0.0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core import signals, state_gate
-from ease_jax.core.gates import GridLesson
+from ease_jax.core.gates import Foretold, GridLesson
 from ease_jax.core.observations import Observation
 from ease_jax.core.signals import Memory, Signal
 
@@ -28,12 +28,27 @@ def loss(lesson: GridLesson) -> jax.Array:
   average where s_k r_k is the mean of KL.
   """
   assert lesson.kl_KxBxT is not None
-  depth_K = jnp.asarray(lesson.depth_K, jnp.float32)
-  left_Kx1x1 = (1 - depth_K / lesson.depth_K[-1])[:, None, None]
   log_rate_KxBxT = lesson.output_KxBxTxO[..., 0]
-  expected_KxBxT = left_Kx1x1 * jnp.exp(log_rate_KxBxT)
+  expected_KxBxT = _left(lesson) * jnp.exp(log_rate_KxBxT)
   each_KxBxT = expected_KxBxT - lesson.kl_KxBxT * log_rate_KxBxT
   return each_KxBxT[:-1].mean(0)
+
+
+def foretold(lesson: GridLesson) -> Foretold:
+  """The divergence; what the last readout saves has the same mean."""
+  nll_KxBxT = lesson.nll_KxBxT
+  return Foretold(
+    'nats that the last readout saves',
+    _left(lesson) * jnp.exp(lesson.output_KxBxTxO[..., 0]),
+    nll_KxBxT - nll_KxBxT[-1:],
+    jnp.ones(nll_KxBxT.shape, bool),
+  )
+
+
+def _left(lesson: GridLesson) -> jax.Array:
+  """Share of the cells behind each readout, [K, 1, 1]."""
+  depth_K = jnp.asarray(lesson.depth_K, jnp.float32)
+  return (1 - depth_K / lesson.depth_K[-1])[:, None, None]
 
 
 def _step(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
@@ -48,6 +63,6 @@ signals.register(
     low=-math.inf,
     high=math.inf,
     sweep=(0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
-    gate=state_gate.gate(loss, compares=True),
+    gate=state_gate.gate(loss, foretold, compares=True),
   )
 )

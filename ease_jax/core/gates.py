@@ -44,7 +44,7 @@ class GridLesson(NamedTuple):
     nll_KxBxT: loss of each readout, nats.
     argmax_KxBxT: what each readout would answer, int32.
     kl_KxBxT: KL(last readout || this one), nats; None unless the gate
-      `compares`.
+      `compares`, and where it only `foretells`.
     target_BxT: the true next tokens.
     mask_BxT: 1 for tokens that count, 0 for padding.
     depth_K: cells that a token runs up to each readout.
@@ -71,6 +71,32 @@ class GridLesson(NamedTuple):
     return self.argmax_KxBxT == self.target_BxT[None]
 
 
+class Foretold(NamedTuple):
+  """What a gate foretold, and what came of it.
+
+  Attributes:
+    what: it is, in words.
+    foretold_KxBxT: what the gate said.
+    happened_KxBxT: what was to be foretold; on average the same, if the gate is
+      right. A thing that happens or does not is 1 or 0.
+    asked_KxBxT: bool, the tokens and readouts of which it was to be foretold;
+      the last readout, which decides nothing, never counts.
+  """
+
+  what: str
+  foretold_KxBxT: jax.Array
+  happened_KxBxT: jax.Array
+  asked_KxBxT: jax.Array
+
+
+class GateShape(NamedTuple):
+  """What the parameters of a gate are made for."""
+
+  dim: int  # D
+  hidden: int  # width of a hidden layer, `loss.gate_dim`; 0 = none
+  readouts: int  # K, of the whole model
+
+
 class Learned(NamedTuple):
   """The loss of a gate, and whose training it ends."""
 
@@ -83,24 +109,27 @@ class Gate:
   """The learned part of a signal: a small module on the state of a readout.
 
   Attributes:
-    init: (key, D, hidden) -> parameters, a tree of arrays; `hidden` is the
-      width that `loss.gate_dim` gives to gates with a hidden layer, 0 = none.
-    apply: (parameters, h [..., D]) -> outputs [..., O], float32.
-    flops: (D, hidden) -> FLOPs of one token.
+    init: (key, shape) -> parameters, a tree of arrays.
+    apply: (parameters, h [..., D], k) -> outputs [..., O] at readout k of all,
+      from 0; float32. k is an array where one program runs several segments.
+    flops: (shape, k) -> FLOPs of one token at readout k.
     loss: what it learns from one segment; None = nothing.
     grid_loss: what it learns from all readouts, nats [B, T]; None = nothing.
-    compares: whether that looks at KLs from the last readout, which take one
-      more head each.
+    foretells: what it says of the tokens of an evaluation, and what came of
+      it; None = its number is no forecast.
+    compares: whether `grid_loss` looks at KLs from the last readout, which
+      take one more head each.
     ahead: whether the loss looks at the next segment, which is then run once
       more, forward only.
     ends_only: whether it is trained at the last readout of a segment alone.
   """
 
-  init: Callable[[jax.Array, int, int], Any]
-  apply: Callable[[Any, jax.Array], jax.Array]
-  flops: Callable[[int, int], float]
+  init: Callable[[jax.Array, GateShape], Any]
+  apply: Callable[[Any, jax.Array, int | jax.Array], jax.Array]
+  flops: Callable[[GateShape, int], float]
   loss: Callable[[Lesson], Learned] | None = None
   grid_loss: Callable[[GridLesson], jax.Array] | None = None
+  foretells: Callable[[GridLesson], Foretold | None] | None = None
   compares: bool = False
   ahead: bool = False
   ends_only: bool = False

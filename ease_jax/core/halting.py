@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax.core import signals
-from ease_jax.core.gates import Gate, Learned, Lesson
+from ease_jax.core.gates import (
+  Foretold,
+  Gate,
+  GateShape,
+  GridLesson,
+  Learned,
+  Lesson,
+)
 from ease_jax.core.observations import Observation
 from ease_jax.core.signals import Signal
 
@@ -22,23 +29,27 @@ NAME = 'q_halt'
 Parameters = dict[str, jax.Array]
 
 
-def init(key: jax.Array, dim: int, hidden: int) -> Parameters:
+def init(key: jax.Array, shape: GateShape) -> Parameters:
   """Parameters of the gate, a linear map from D to two values."""
-  del key, hidden
-  return {'kernel': jnp.zeros((dim, 2)), 'bias': jnp.full(2, FIRST_VALUE)}
+  del key
+  return {'kernel': jnp.zeros((shape.dim, 2)), 'bias': jnp.full(2, FIRST_VALUE)}
 
 
-def values(params: Parameters, h: jax.Array) -> jax.Array:
-  """Logits of the values of stopping and of going on, [..., 2] float32."""
+def values(params: Parameters, h: jax.Array, k: int | jax.Array) -> jax.Array:
+  """Logits of the values of stopping and of going on, [..., 2] float32.
+
+  They are the same map in every segment, so that more may follow.
+  """
+  del k
   flat_NxD = h.reshape(-1, h.shape[-1]).astype(jnp.float32)
   q_Nx2 = flat_NxD @ params['kernel'] + params['bias'][None]
   return q_Nx2.reshape(*h.shape[:-1], 2)
 
 
-def flops(dim: int, hidden: int) -> float:
+def flops(shape: GateShape, k: int) -> float:
   """FLOPs of both values of one token."""
-  del hidden
-  return 2.0 * dim * 2
+  del k
+  return 2.0 * shape.dim * 2
 
 
 def targets(
@@ -112,6 +123,17 @@ def _learn(lesson: Lesson) -> Learned:
   return Learned(loss(q_BxTx2, target_BxTx2), halts_BxT)
 
 
+def foretold(lesson: GridLesson) -> Foretold:
+  """The value of stopping."""
+  correct_KxBxT = lesson.correct_KxBxT
+  return Foretold(
+    'the answer here is right',
+    jax.nn.sigmoid(lesson.output_KxBxTxO[..., 0]),
+    correct_KxBxT.astype(jnp.float32),
+    jnp.ones_like(correct_KxBxT),
+  )
+
+
 def _step(memory, obs: Observation):
   return memory, score(obs.gate[NAME])
 
@@ -124,6 +146,14 @@ signals.register(
     low=-math.inf,
     high=math.inf,
     sweep=(-2.0, -1.0, 0.0, 1.0, 2.0),
-    gate=Gate(init, values, flops, _learn, ahead=True, ends_only=True),
+    gate=Gate(
+      init,
+      values,
+      flops,
+      loss=_learn,
+      foretells=foretold,
+      ahead=True,
+      ends_only=True,
+    ),
   )
 )

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from ease_jax.checks import (
   Count,
   Depth,
-  Different,
   NotNegative,
   OneOf,
   Range,
@@ -21,10 +20,9 @@ from ease_jax.checks import (
   need,
   plain,
 )
-from ease_jax.core import depth_adaptive, halting, ouro
 from ease_jax.core.distillation import TeachingSpec
+from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
-from ease_jax.core.signals import SIGNALS
 from ease_jax.core.weights import (
   SCHEDULES,
   TIMELESS,
@@ -56,16 +54,7 @@ class LossSpec:
     segments: S.
     carry_backprop: last segments that losses reach through; 1 = their own.
     teaching: what readouts learn, and of whom.
-    gates: learned signals that are trained.
-    gate_weight: weight of their losses.
-    gate_dim: width of their hidden layer; 0 = none.
-    gate_gradient: their losses move the model too, not only the gates.
-    gate_exploration: chance that a token must go on, whatever its gate says.
-    gate_oracle: what names the readout where a token should have stopped.
-    gate_price: what the oracle asks every further cell to bring.
-    gate_smoothing: width of the oracle's kernel over neighbours; 0 = none.
-    gate_objective: what ouro's gate learns.
-    gate_entropy: weight of its distribution's entropy, beta.
+    gating: what gates learn.
   """
 
   weight_K: tuple[NotNegative, ...]
@@ -81,26 +70,7 @@ class LossSpec:
   segments: Depth = 1
   carry_backprop: Depth = 1
   teaching: TeachingSpec = TeachingSpec()
-  gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
-  gate_weight: Annotated[NotNegative, ReadIf('gates')] = 0.0
-  gate_dim: Annotated[Size, ReadIf('gates')] = 0
-  gate_gradient: Annotated[bool, ReadIf('gates')] = True
-  gate_exploration: Annotated[Share, ReadIf('gates', (halting.NAME,))] = 0.0
-  gate_oracle: Annotated[
-    str,
-    OneOf(depth_adaptive.ORACLES),
-    ReadIf('gates', (depth_adaptive.NAME,)),
-  ] = depth_adaptive.ORACLES[0]
-  gate_price: Annotated[
-    NotNegative, ReadIf('gates', (depth_adaptive.NAME,))
-  ] = 0.0
-  gate_smoothing: Annotated[
-    NotNegative, ReadIf('gates', (depth_adaptive.NAME,))
-  ] = 0.0
-  gate_objective: Annotated[
-    str, OneOf(ouro.OBJECTIVES), ReadIf('gates', (ouro.NAME,))
-  ] = ouro.OBJECTIVES[0]
-  gate_entropy: Annotated[NotNegative, ReadIf('gates', (ouro.NAME,))] = 0.0
+  gating: GateSpec = GateSpec()
 
   def __post_init__(self):
     check_fields('loss', self)
@@ -111,13 +81,7 @@ class LossSpec:
     )
     self._check_weights()
     self._check_teacher()
-    for name in self.gates:
-      self._check_gate(name)
-    need(
-      not self.frozen or bool(self.learned),
-      f'train.freeze=model leaves nothing to learn: loss.gates={self.gates} '
-      f'with loss.gate_weight={self.gate_weight}; name a gate, or use nothing',
-    )
+    self._check_gates()
     self._check_updates()
 
   def _check_weights(self) -> None:
@@ -162,34 +126,19 @@ class LossSpec:
       'name a loss.teacher',
     )
 
-  def _check_gate(self, name: str) -> None:
-    gate = SIGNALS[name].gate
-    need(
-      gate is not None,
-      f'loss.gates names {name}, which has nothing to learn; leave it out',
-    )
-    assert gate is not None
-    need(
-      not gate.ends_only or len(self.weight_K) == self.segments,
-      f'loss.gates names {name}, which learns at the end of a segment only; '
-      'let model.readouts name the last layer alone',
-    )
-    if gate.grid_loss is None:
-      return
-    need(
-      len(self.weight_K) > 1,
-      f'loss.gates names {name}, which learns where to stop, and the model has '
-      'one readout; add more to model.readouts',
+  def _check_gates(self) -> None:
+    gating = self.gating
+    gating.check(
+      len(self.weight_K),
+      self.segments,
+      per_segment=self.per_segment,
+      exit_rows=self.exit_rows if self.exit_threshold else 0.0,
     )
     need(
-      not self.per_segment,
-      f'loss.gates names {name}, which learns from all segments together, and '
-      'train.updates=per_segment makes an update of each; use joint',
-    )
-    need(
-      not self.exit_threshold or self.exit_rows < 1,
-      f'loss.gates names {name}, which learns in rows without exits, and '
-      f'loss.exit_rows={self.exit_rows} leaves none; lower it',
+      not self.frozen or bool(gating.learned),
+      f'train.freeze=model leaves nothing to learn: loss.gates={gating.gates} '
+      f'with loss.gate_weight={gating.gate_weight}; name a gate, or use '
+      'nothing',
     )
 
   def _check_updates(self) -> None:
@@ -241,6 +190,7 @@ class LossSpec:
     return cls(
       tuple(weight_K),
       teaching=TeachingSpec(**own(TeachingSpec)),
+      gating=GateSpec(**own(GateSpec)),
       per_segment=per_segment,
       frozen=frozen,
       segments=grid.segments,
@@ -283,37 +233,12 @@ class LossSpec:
   def gate_scale(self) -> float:
     """Weight of a segment's gate losses beside its readouts' weights."""
     shared = self.normalize == 'sum_to_one' and not self.per_segment
-    return self.gate_weight / (self.segments if shared else 1)
-
-  @property
-  def learned(self) -> tuple[str, ...]:
-    """Signals whose gates are trained."""
-    return self.gates if self.gate_weight else ()
-
-  @property
-  def learned_from_grid(self) -> tuple[str, ...]:
-    """Those of them that look at all readouts at once."""
-    gates = {name: SIGNALS[name].gate for name in self.learned}
-    return tuple(
-      name for name, gate in gates.items() if gate and gate.grid_loss
-    )
-
-  @property
-  def compares(self) -> bool:
-    """Whether a gate looks at KLs from the last readout."""
-    gates = [SIGNALS[name].gate for name in self.learned_from_grid]
-    return any(gate.compares for gate in gates if gate is not None)
+    return self.gating.gate_weight / (self.segments if shared else 1)
 
   def exits(self, rows: int) -> jax.Array:
     """Rows of a batch in which tokens may stop while training, [B, 1] bool."""
     some = round(self.exit_rows * rows) if self.exit_threshold else 0
     return (jnp.arange(rows) < some)[:, None]
-
-  @property
-  def ahead(self) -> bool:
-    """Whether a gate looks at the segment that comes next."""
-    gates = [SIGNALS[name].gate for name in self.learned]
-    return any(gate.ahead for gate in gates if gate is not None)
 
   @property
   def trained_K(self) -> list[float]:
@@ -338,11 +263,8 @@ class LossSpec:
     """
     last = len(self.weight_K) - 1
     for_exits = 1.0 if self.exit_threshold else 0.0
-    for_gates = 1.0 if self.learned else 0.0
-    if self.compares:
-      for_gates += 1.0  # the last readout's again, beside each
     asked_K = [
-      max(for_exits if k < last else 0.0, for_gates)
+      max(for_exits if k < last else 0.0, self.gating.heads)
       for k in range(len(self.weight_K))
     ]
     if self.teaching.own:

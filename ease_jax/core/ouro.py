@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax.core import signals, state_gate
-from ease_jax.core.gates import GridLesson
+from ease_jax.core.gates import Foretold, GridLesson
 from ease_jax.core.observations import Observation
 from ease_jax.core.signals import Signal
 
@@ -35,17 +35,22 @@ def expected_loss(lesson: GridLesson) -> jax.Array:
 def improvement(lesson: GridLesson) -> jax.Array:
   """Going on is right where the last step helped, [B, T] nats (eq. 7).
 
-  The first readout has no step before it, and keeps what it has learned; the
-  last one decides nothing.
+  The first readout has no step before it, and its gate keeps what it learned
+  by the first objective; the last one decides nothing.
   """
   logit_KxBxT = lesson.output_KxBxTxO[..., 0]
-  gained_KxBxT = lesson.nll_KxBxT[:-2] - lesson.nll_KxBxT[1:-1]
-  gained_KxBxT = jnp.maximum(gained_KxBxT, 0)
-  goes_on_KxBxT = jax.nn.sigmoid(SLOPE * (gained_KxBxT - LEAST_GAIN))
   each_KxBxT = optax.sigmoid_binary_cross_entropy(
-    -logit_KxBxT[1:-1], goes_on_KxBxT
+    -logit_KxBxT[1:-1], _helped(lesson)[1:-1]
   )
   return each_KxBxT.sum(0) / max(len(each_KxBxT), 1)
+
+
+def _helped(lesson: GridLesson) -> jax.Array:
+  """How much the step to each readout helped, [K, B, T] in [0, 1]."""
+  nll_KxBxT = lesson.nll_KxBxT
+  before_KxBxT = jnp.concatenate([nll_KxBxT[:1], nll_KxBxT[:-1]])
+  gained_KxBxT = jnp.maximum(before_KxBxT - nll_KxBxT, 0)
+  return jax.nn.sigmoid(SLOPE * (gained_KxBxT - LEAST_GAIN))
 
 
 def loss(lesson: GridLesson) -> jax.Array:
@@ -54,7 +59,22 @@ def loss(lesson: GridLesson) -> jax.Array:
   return objectives[lesson.settings['gate_objective']](lesson)
 
 
-def _nobody_stopped(shape: tuple[int, ...]) -> jax.Array:
+def foretold(lesson: GridLesson) -> Foretold | None:
+  """The second objective's targets; the first has none, only a mean."""
+  if lesson.settings['gate_objective'] != 'improvement':
+    return None
+  helped_KxBxT = _helped(lesson)
+  k_Kx1x1 = jnp.arange(len(lesson.depth_K))[:, None, None]
+  return Foretold(
+    'the step to here helped',
+    jax.nn.sigmoid(-lesson.output_KxBxTxO[..., 0]),
+    helped_KxBxT,
+    jnp.broadcast_to(k_Kx1x1 > 0, helped_KxBxT.shape),
+  )
+
+
+def _nobody_stopped(shape: tuple[int, ...], readouts: int) -> jax.Array:
+  del readouts
   return jnp.ones(shape)
 
 
@@ -77,6 +97,6 @@ signals.register(
     sweep=(0.2, 0.4, 0.5, 0.6, 0.8, 0.9),
     init=_nobody_stopped,
     remembers=True,
-    gate=state_gate.gate(loss),
+    gate=state_gate.gate(loss, foretold),
   )
 )

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.checks import need
-from ease_jax.core.gates import Gate
+from ease_jax.core.gates import Gate, GateShape
 from ease_jax.core.observations import Observation
 
-Memory = Any  # tree of [B, T] arrays that a signal keeps between readouts
+Memory = Any  # tree of [B, T, ...] arrays that a signal keeps between readouts
 
 LOGITS = 'logits'
 PREVIOUS_LOGITS = 'previous_logits'
@@ -28,8 +28,8 @@ PREVIOUS_STATE = 'previous_state'
 GATE = 'gate'
 
 
-def _no_memory(shape: tuple[int, ...]) -> Memory:
-  del shape
+def _no_memory(shape: tuple[int, ...], readouts: int) -> Memory:
+  del shape, readouts
   return ()
 
 
@@ -44,7 +44,7 @@ class Signal:
     low: lowest score.
     high: highest score.
     sweep: thresholds that are tried unless a config says otherwise.
-    init: shape -> memory before the first readout.
+    init: (shape, K) -> memory before the first of K readouts.
     remembers: whether `step` needs to have seen all earlier readouts.
     gate: the learned part, or None.
   """
@@ -55,7 +55,7 @@ class Signal:
   low: float
   high: float
   sweep: tuple[float, ...]
-  init: Callable[[tuple[int, ...]], Memory] = _no_memory
+  init: Callable[[tuple[int, ...], int], Memory] = _no_memory
   remembers: bool = False
   gate: Gate | None = None
 
@@ -79,17 +79,12 @@ class Signal:
     """Whether one readout's logits are enough for a score."""
     return self.looks_at == {LOGITS} and not self.remembers
 
-  def flops(self, dim: int, gate_dim: int) -> float:
-    """FLOPs of asking it once, a head not included.
-
-    Args:
-      dim: D.
-      gate_dim: width of a gate's hidden layer, 0 = none.
-    """
+  def flops(self, shape: GateShape, k: int) -> float:
+    """FLOPs of asking it at readout k, a head not included."""
     if self.gate is not None:
-      return self.gate.flops(dim, gate_dim)
+      return self.gate.flops(shape, k)
     # A product of two states and their two norms.
-    return 0.0 if self.needs_head else 6.0 * dim
+    return 0.0 if self.needs_head else 6.0 * shape.dim
 
   def check_threshold(self, threshold: float) -> None:
     """Raises ConfigError unless it can be a score, +inf or -inf."""
@@ -105,7 +100,8 @@ class _Agreement(NamedTuple):
   count: jax.Array
 
 
-def _no_agreement(shape: tuple[int, ...]) -> _Agreement:
+def _no_agreement(shape: tuple[int, ...], readouts: int) -> _Agreement:
+  del readouts
   return _Agreement(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape))
 
 
@@ -129,7 +125,8 @@ def _stillness(memory: Memory, obs: Observation) -> tuple[Memory, jax.Array]:
   return memory, -obs.state_change
 
 
-def _before_all(shape: tuple[int, ...]) -> jax.Array:
+def _before_all(shape: tuple[int, ...], readouts: int) -> jax.Array:
+  del readouts
   return jnp.full(shape, jnp.inf)
 
 
@@ -251,7 +248,7 @@ register(
 
 def scores(signal: Signal, observations: Sequence[Observation]) -> jax.Array:
   """Score of every readout from their observations, [K, ...] float32."""
-  memory = signal.init(observations[0].nll.shape)
+  memory = signal.init(observations[0].nll.shape, len(observations))
   score_K = []
 
   for obs in observations:

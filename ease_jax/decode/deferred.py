@@ -99,7 +99,7 @@ def answer(
   reached_BxN = jnp.pad(window.reached_BxP, ((0, 0), (0, 1)))
   drags_B = ~done_B & (window.reached_BxP[:, 0] < num)
 
-  exits = heads.before(rule, done_B[:, None])
+  exits = heads.before(bound, rule, done_B[:, None])
   read = heads.speaking(bound, rule, threshold_K)
   kv: dict[int, KV] = {}
   ran = []

@@ -54,14 +54,16 @@ class Asked(NamedTuple):
   logits: jax.Array | None  # of the readout before
 
 
-def before(rule: ExitRule | None, done_BxT: jax.Array) -> Exits:
+def before(bound: Body, rule: ExitRule | None, done_BxT: jax.Array) -> Exits:
   """The exits before the first cell, for a reader of this file.
 
   Args:
+    bound: a bound body.
     rule: how tokens exit; None = they do not.
     done_BxT: tokens that want nothing.
   """
-  memory = () if rule is None else rule.signal.init(done_BxT.shape)
+  readouts = bound.grid.num_readouts
+  memory = () if rule is None else rule.signal.init(done_BxT.shape, readouts)
   return before_exits(done_BxT, Asked(memory, None))
 
 
@@ -128,7 +130,7 @@ def speaking(
       exits, score_BxT = _score_of_logits(exits, wanted, rule, logits)
       stops_BxT = wanted & reaches(score_BxT, threshold_K[k])
     else:
-      exits, score_BxT = _score_of_states(bound, exits, rule, here)
+      exits, score_BxT = _score_of_states(bound, exits, rule, k, here)
       stops_BxT = reaches(score_BxT, threshold_K[k])
       logits = None
       if not has_coda:
@@ -176,10 +178,10 @@ def silent(
 
     def score() -> tuple[Memory, jax.Array]:
       if signal.needs_head:
-        obs = bound.observe(here, previous, token_BxT, signal.name)
+        obs = bound.observe(k, here, previous, token_BxT, signal.name)
       else:
         obs = readout.observe_states(here, previous)
-        obs = bound.gated(obs, here, signal.name)
+        obs = bound.gated(k, obs, here, signal.name)
       return signal.step(memory, obs)
 
     def never() -> tuple[Memory, jax.Array]:
@@ -248,11 +250,11 @@ def _of_logits(
 
 
 def _score_of_states(
-  bound: Body, exits: Exits, rule: ExitRule, here: Read
+  bound: Body, exits: Exits, rule: ExitRule, k: int, here: Read
 ) -> tuple[Exits, jax.Array]:
   memory: Asked = exits.memory
   obs = readout.observe_states(here, exits.previous)
-  obs = bound.gated(obs, here, rule.signal.name)
+  obs = bound.gated(k, obs, here, rule.signal.name)
   signal, score_BxT = rule.signal.step(memory.signal, obs)
   return exits._replace(memory=memory._replace(signal=signal)), score_BxT
 

@@ -164,7 +164,7 @@ def break_even(
     BreakEven(
       segment=segment,
       layer=layer,
-      needed=float(prices.asking(rule) / saved_K[k]),
+      needed=float(prices.asking(rule, k) / saved_K[k]),
       stopped=float(stopped_K[k]),
       active=bool(active_K[k]),
     )

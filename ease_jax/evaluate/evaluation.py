@@ -8,12 +8,15 @@ import jax
 import numpy as np
 
 from ease_jax import model as model_lib
+from ease_jax.core.gating import GateSpec
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.task import Task
 from ease_jax.evaluate import choosing, clairvoyant, compute, routing
 from ease_jax.evaluate.choosing import Selection
 from ease_jax.evaluate.facts import ModelFacts, RouterRow
+from ease_jax.evaluate.gates import gate_rows
 from ease_jax.evaluate.passage import Passage, PassageToken
+from ease_jax.evaluate.reliability import GateRow
 from ease_jax.evaluate.results import (
   REPORT,
   SELECT,
@@ -50,12 +53,17 @@ class Evaluation:
   calibration: tuple[Calibration, ...]
   segments: tuple[SegmentRow, ...]
   routers: tuple[RouterRow, ...]
+  gates: tuple[GateRow, ...]
   passage: Passage
   windows: Windows
 
 
 def evaluate(
-  spec: SweepSpec, model: Body, params: Params, task: Task
+  spec: SweepSpec,
+  model: Body,
+  params: Params,
+  task: Task,
+  gating: GateSpec,
 ) -> Evaluation:
   """Sweeps, chooses an operating point and measures it on the other split.
 
@@ -64,6 +72,7 @@ def evaluate(
     model: a body.
     params: its trained parameters.
     task: what it was trained for.
+    gating: what its gates have learned.
 
   Raises:
     ConfigError: tokens of this model cannot exit as the spec says, or no
@@ -95,6 +104,7 @@ def evaluate(
     calibration=_calibration(report),
     segments=_segment_rows(spec, select, report),
     routers=routing.router_rows(select, report),
+    gates=gate_rows(model.grid, gating, report.dump),
     passage=_passage(spec, report, chosen.point),
     windows=windows,
   )

@@ -110,10 +110,11 @@ def masked_pass(
     here = bound.read(k, state[RUNNING])
     if has_coda:
       obs = observe_states(here, exits.previous)
-      obs = bound.gated(obs, here, rule.signal.name)
+      obs = bound.gated(k, obs, here, rule.signal.name)
       answer: Tree = state
     else:
-      obs = bound.observe(here, exits.previous, target_BxT, rule.signal.name)
+      before = exits.previous
+      obs = bound.observe(k, here, before, target_BxT, rule.signal.name)
       answer = here.normed_BxTxD, obs
 
     memory, score_BxT = rule.signal.step(exits.memory, obs)
@@ -128,7 +129,9 @@ def masked_pass(
     bound,
     model.grid.cells,
     bound.start(token_BxT, travel.position_BxT),
-    before_exits(nobody_BxT, rule.signal.init(token_BxT.shape)),
+    before_exits(
+      nobody_BxT, rule.signal.init(token_BxT.shape, model.grid.num_readouts)
+    ),
     layer=windowed(bound, token_BxT.shape[1]),
     travel=travel,
     read=read,
@@ -174,7 +177,7 @@ def _after_coda(
   layer = windowed(bound, state[RUNNING].shape[1])
   h_BxTxD = bound.through_coda(state, layer, travel)
   read = bound.read(last, h_BxTxD)
-  obs = bound.observe(read, None, jnp.asarray(batch['targets']))
+  obs = bound.observe(last, read, None, jnp.asarray(batch['targets']))
   return read.normed_BxTxD, obs
 
 
@@ -186,6 +189,7 @@ class Dump(NamedTuple):
   correct_KxRxT: np.ndarray
   max_prob_KxRxT: np.ndarray
   score_KxRxT: dict[str, np.ndarray]  # by signal
+  output_KxRxTxO: dict[str, np.ndarray]  # of gates, by signal
   mask_RxT: np.ndarray
   target_RxT: np.ndarray
   run_LxRxT: np.ndarray | None = None  # who ran each cell; None = everybody
@@ -222,23 +226,29 @@ def _dump_batch(
   )
   observations = []
   previous = None
+  target_BxT = jnp.asarray(batch['targets'])
   for k, (h_BxTxD, answer_BxTxD) in enumerate(walked.reads):
     here = bound.read(k, answer_BxTxD)._replace(h_BxTxD=h_BxTxD)
-    obs = bound.observe(here, previous, jnp.asarray(batch['targets']), *names)
+    obs = bound.observe(k, here, previous, target_BxT, *names)
     observations.append(obs)
     previous = here
 
   score = {name: signals.scores(SIGNALS[name], observations) for name in names}
+  output = {
+    name: jnp.stack([obs.gate[name] for obs in observations])
+    for name in observations[0].gate
+  }
   nll_KxBxT = jnp.stack([obs.nll for obs in observations])
   argmax_KxBxT = jnp.stack([obs.argmax for obs in observations])
   max_prob_KxBxT = jnp.stack([obs.max_prob for obs in observations])
-  correct_KxBxT = argmax_KxBxT == jnp.asarray(batch['targets'])[None]
+  correct_KxBxT = argmax_KxBxT == target_BxT[None]
   return (
     nll_KxBxT,
     argmax_KxBxT,
     correct_KxBxT,
     max_prob_KxBxT,
     score,
+    output,
     runs(walked),
   )
 
@@ -253,7 +263,7 @@ def grid_dump(
 
   dumps = []
   for batch in batches():
-    nll, argmax, correct, max_prob, score, run = jax.device_get(
+    nll, argmax, correct, max_prob, score, output, run = jax.device_get(
       _dump_batch(params, batch, model=model, names=names)
     )
     dumps.append(
@@ -263,6 +273,7 @@ def grid_dump(
         correct,
         max_prob,
         score,
+        output,
         batch['mask'],
         batch.get('scored', batch['targets']),
         run,
@@ -278,6 +289,10 @@ def grid_dump(
     score_KxRxT={
       name: np.concatenate([d.score_KxRxT[name] for d in dumps], 1)
       for name in names
+    },
+    output_KxRxTxO={
+      name: np.concatenate([d.output_KxRxTxO[name] for d in dumps], 1)
+      for name in dumps[0].output_KxRxTxO
     },
     mask_RxT=np.concatenate([d.mask_RxT for d in dumps]),
     target_RxT=np.concatenate([d.target_RxT for d in dumps]),

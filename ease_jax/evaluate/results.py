@@ -18,6 +18,9 @@ from ease_jax.evaluate.facts import (
 )
 from ease_jax.evaluate.promises import Promise
 from ease_jax.evaluate.records import Record, parse, read_json
+from ease_jax.evaluate.reliability import Bin as Bin
+from ease_jax.evaluate.reliability import Calibration as Calibration
+from ease_jax.evaluate.reliability import GateRow
 from ease_jax.evaluate.settings import Cost as Cost
 from ease_jax.evaluate.settings import InlineCost, InlineQuality, Point
 from ease_jax.evaluate.settings import Quality as Quality
@@ -176,38 +179,6 @@ class ClairvoyantRow(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bin(Record):
-  """Predictions of about the same confidence.
-
-  Attributes:
-    confidence: mean probability of the most likely token.
-    accuracy: share of them that were right.
-    count: number of them.
-  """
-
-  confidence: float
-  accuracy: float
-  count: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration(Record):
-  """Whether the confidence of a readout is its accuracy (1706.04599).
-
-  Attributes:
-    segment: of the readout, from 1.
-    layer: of the readout, from 1.
-    ece: expected calibration error on the report split; 0 is perfect.
-    bins: by confidence; empty ones are left out.
-  """
-
-  segment: int
-  layer: int
-  ece: float
-  bins: tuple[Bin, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class SegmentRow(Record):
   """Quality at the end of a segment, all tokens having run so many.
 
@@ -311,6 +282,7 @@ class Results(Record):
     segments: after 1, 2, ... of them; empty for models of one.
     speed: None where it was not measured.
     routers: layers that only some tokens run; empty where all run all.
+    gates: whether what they foretell happens; empty where none foretells.
   """
 
   seed: int
@@ -326,6 +298,7 @@ class Results(Record):
   speed: Speed | None
   provenance: Provenance
   routers: tuple[RouterRow, ...] = ()
+  gates: tuple[GateRow, ...] = ()
 
   def off(self, split: str) -> SweepRow:
     """The row with exits off, on the split of that role."""

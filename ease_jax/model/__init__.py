@@ -116,6 +116,11 @@ def routed(body: Body, routing: Routing | None) -> Body:
 
 
 def deeper(body: Body, segments: int) -> Body:
-  """The same parameters with another number of segments."""
-  cfg = dataclasses.replace(body.cfg, segments=segments, carry_backprop=1)
+  """The same parameters with another number of segments.
+
+  It has no gates, which may know the readouts by their number.
+  """
+  cfg = dataclasses.replace(
+    body.cfg, segments=segments, carry_backprop=1, gates=()
+  )
   return build(cfg)

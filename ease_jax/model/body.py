@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ease_jax.checks import need
 from ease_jax.core import costs
 from ease_jax.core.costs import CostModel
-from ease_jax.core.gates import Gate
+from ease_jax.core.gates import Gate, GateShape
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.observations import Observation
 from ease_jax.core.policies import ExitRule
@@ -105,8 +105,9 @@ class Body(nn.Module):
     self.drop = nn.Dropout(c.dropout)
     self.streams = self.kind.streams(c)
 
+    shape = GateShape(c.dim, c.gate_dim, self.grid.num_readouts)
     self.gates = {
-      name: self.param(f'{GATE}{name}', _gate(name).init, c.dim, c.gate_dim)
+      name: self.param(f'{GATE}{name}', _gate(name).init, shape)
       for name in c.gates
     }
     routed_cells = {cell.block: cell for cell in self.grid.cells if cell.router}
@@ -185,14 +186,18 @@ class Body(nn.Module):
     table = self.embed if self.cfg.tie_embeddings else self.unembed
     return table.astype(self.cfg.dtype)
 
-  def gate(self, name: str, h_BxTxD: jax.Array) -> jax.Array:
-    """Outputs of a learned signal, [B, T, O] float32."""
-    return _gate(name).apply(self.gates[name], h_BxTxD)
+  def gate(
+    self, name: str, k: int | jax.Array, h_BxTxD: jax.Array
+  ) -> jax.Array:
+    """Outputs of a learned signal at readout `k`, [B, T, O] float32."""
+    return _gate(name).apply(self.gates[name], h_BxTxD, k)
 
-  def gated(self, obs: Observation, read: Read, *names: str) -> Observation:
+  def gated(
+    self, k: int, obs: Observation, read: Read, *names: str
+  ) -> Observation:
     """An observation with what the learned ones of the named signals say."""
     outputs = {
-      name: self.gate(name, read.h_BxTxD)
+      name: self.gate(name, k, read.h_BxTxD)
       for name in names
       if SIGNALS[name].gate is not None
     }
@@ -200,17 +205,18 @@ class Body(nn.Module):
 
   def observe(
     self,
+    k: int,
     read: Read,
     previous: Read | None,
     target_BxT: jax.Array,
     *names: str,
   ) -> Observation:
-    """All that the named signals look at at one readout, each [B, T]."""
+    """All that the named signals look at at readout `k`, each [B, T]."""
     with_kl = any(SIGNALS[name].compares_logits for name in names)
     obs = readout.observe(
       read, previous, target_BxT, self.unembedding(), with_kl=with_kl
     )
-    return self.gated(obs, read, *names)
+    return self.gated(k, obs, read, *names)
 
   # ------------------------------------------------------- whole windows
 

@@ -114,6 +114,7 @@ def render(
       quality.clairvoyant_curve(results), results.off(REPORT).quality.ppl
     ),
     signals=signals.signal_rows(results),
+    gates=signals.gate_lines(results),
     level=signals.LEVEL,
     speed=speed.section(results),
     readouts=tables.readout_rows(results),

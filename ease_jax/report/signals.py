@@ -7,7 +7,7 @@ import numpy as np
 
 from ease_jax.core.signals import MAX_PROB, SIGNALS
 from ease_jax.evaluate.results import REPORT, Results
-from ease_jax.report import quality
+from ease_jax.report import drawing, quality
 from ease_jax.report.quality import Curve
 
 LEVEL = 1.01  # perplexity at which signals are compared, over full depth's
@@ -30,6 +30,42 @@ class SignalRow:
   learned: bool
   compute: float | None
   closed: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GateLine:
+  """What a gate foretold at one readout, and what happened.
+
+  Attributes:
+    signal: whose gate.
+    what: it foretells.
+    readout: its name.
+    error: how far both are from each other.
+    tokens: in all bins together.
+    bins: foretold and happened, from the least foretold to the most.
+  """
+
+  signal: str
+  what: str
+  readout: str
+  error: float
+  tokens: int
+  bins: tuple[tuple[float, float], ...]
+
+
+def gate_lines(results: Results) -> list[GateLine]:
+  """One line for each gate and readout of which it foretells something."""
+  return [
+    GateLine(
+      signal=row.signal,
+      what=row.what,
+      readout=drawing.cell_name(row, results.model.segments),
+      error=row.error,
+      tokens=sum(part.count for part in row.bins),
+      bins=tuple((part.foretold, part.happened) for part in row.bins),
+    )
+    for row in results.gates
+  ]
 
 
 def signal_rows(results: Results) -> list[SignalRow]:

@@ -1,7 +1,7 @@
 """Gates: the losses of learned signals, in one segment and over the grid."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -39,18 +39,24 @@ def _gate(name: str) -> Gate:
   return gate
 
 
-def _output(bound: Body, spec: LossSpec, name: str, state: State) -> jax.Array:
-  """What a gate says of a readout's state, [B, T, O]."""
-  h_BxTxD = state[RUNNING]
-  if not spec.gate_gradient:
-    h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
-  return bound.gate(name, h_BxTxD)
+def _outputs(
+  bound: Body, spec: LossSpec, name: str, segment: Segment
+) -> tuple[jax.Array, ...]:
+  """What a gate says at each readout of a segment, R of [B, T, O]."""
+  outputs = []
+  for r, state in enumerate(segment.state_R):
+    h_BxTxD = state[RUNNING]
+    if not spec.gating.gate_gradient:
+      h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
+    k = bound.grid.per_segment * segment.number + r
+    outputs.append(bound.gate(name, k, h_BxTxD))
+  return tuple(outputs)
 
 
 def tell(
   bound: Body,
   spec: LossSpec,
-  state_R: Sequence[State],
+  segment: Segment,
   answers: Callable[[State], jax.Array],
 ) -> Told | None:
   """What gates learn from later, when all segments were run.
@@ -58,18 +64,18 @@ def tell(
   Args:
     bound: a bound body.
     spec: which gates learn.
-    state_R: the streams at each readout of a segment.
+    segment: what was run.
     answers: the state that a head sees, from the streams at a readout.
   """
-  if not spec.learned_from_grid:
+  if not spec.gating.from_grid:
     return None
 
   normed_R = [
-    bound.normed(r, answers(state)) for r, state in enumerate(state_R)
+    bound.normed(r, answers(state)) for r, state in enumerate(segment.state_R)
   ]
   output = {
-    name: jnp.stack([_output(bound, spec, name, state) for state in state_R])
-    for name in spec.learned_from_grid
+    name: jnp.stack(_outputs(bound, spec, name, segment))
+    for name in spec.gating.from_grid
   }
   return Told(output, jax.lax.stop_gradient(jnp.stack(normed_R)))
 
@@ -94,15 +100,15 @@ def learn_from_grid(
   told_K: Told = jax.tree.map(_over_readouts, told_S)
   said_K = _said(bound, spec, batch, told_K.normed_RxBxTxD)
   mask_BxT = jnp.where(spec.exits(len(batch['mask'])), 0.0, batch['mask'])
-  settings = dataclasses.asdict(spec)
+  settings = dataclasses.asdict(spec.gating)
   learned: dict[str, jax.Array] = {}
 
-  for name in spec.learned_from_grid:
+  for name in spec.gating.from_grid:
     lesson = GridLesson(
       output_KxBxTxO=told_K.output_RxBxTxO[name],
       nll_KxBxT=said_K.nll,
       argmax_KxBxT=said_K.argmax,
-      kl_KxBxT=said_K.kl if spec.compares else None,
+      kl_KxBxT=said_K.kl if spec.gating.compares else None,
       target_BxT=batch['targets'],
       mask_BxT=mask_BxT,
       depth_K=bound.grid.depth_K,
@@ -123,14 +129,15 @@ def _said(
 ) -> Observation:
   """What all readouts say, each field [K, B, T]; `kl` is from the last one."""
   read_K = [Read(normed, normed) for normed in normed_KxBxTxD]
-  last = read_K[-1] if spec.compares else None
+  compares = spec.gating.compares
+  last = read_K[-1] if compares else None
   observations = [
     readout.observe(
       read,
       last,
       batch['targets'],
       bound.unembedding(),
-      with_kl=spec.compares,
+      with_kl=compares,
     )
     for read in read_K
   ]
@@ -176,23 +183,21 @@ def learn_gates(
 
   def observe(r: int) -> Observation:
     read = bound.read(r, answers(state_R[r]))
-    return bound.observe(read, None, batch['targets'])
+    return bound.observe(r, read, None, batch['targets'])
 
-  for name in spec.learned:
+  for name in spec.gating.learned:
     gate = _gate(name)
     if gate.loss is None:
       continue
     key, use_key = jax.random.split(key)
     lesson = Lesson(
-      output_R=tuple(_output(bound, spec, name, s) for s in state_R),
+      output_R=_outputs(bound, spec, name, segment),
       observe=observe,
       target_BxT=batch['targets'],
-      next_R=_one_segment_later(bound, name, segment.state)
-      if gate.ahead
-      else (),
+      next_R=_one_segment_later(bound, name, segment) if gate.ahead else (),
       number=segment.number + 1,
       segments=spec.segments,
-      exploration=spec.gate_exploration,
+      exploration=spec.gating.gate_exploration,
       key=use_key,
     )
     result = gate.loss(lesson)
@@ -206,24 +211,24 @@ def learn_gates(
 
 
 def _one_segment_later(
-  bound: Body, name: str, state: State
+  bound: Body, name: str, segment: Segment
 ) -> tuple[jax.Array, ...]:
   """Outputs of a gate in the next segment, from a second forward pass.
 
   The parameters are the same, as in HRM's official code.
   """
-  length = state[RUNNING].shape[1]
+  length = segment.state[RUNNING].shape[1]
+  first = bound.grid.per_segment * (segment.number + 1)
 
   def read(
     r: int, state: State, exits: Exits | None
   ) -> tuple[Exits | None, jax.Array]:
-    del r
-    return exits, bound.gate(name, state[RUNNING])
+    return exits, bound.gate(name, first + r, state[RUNNING])
 
   walked = walk(
     bound,
     bound.grid.segment,
-    state,
+    segment.state,
     None,
     layer=bound.windows(length),
     travel=Travel(layers.positions(length)),

@@ -67,7 +67,7 @@ def metrics(
     total += spec.gate_scale * loss_S.sum()
   for name, loss in (learned or {}).items():
     named[f'loss_{name}'] = loss
-    total += spec.gate_weight * loss
+    total += spec.gating.gate_weight * loss
 
   return named | {
     'loss': total,
@@ -145,7 +145,7 @@ def grid_loss(
   )
   bound = model.bind({'params': params})
   learned = learn_from_grid(bound, spec, batch, losses.told)
-  loss = loss_S.sum() + spec.gate_weight * sum(learned.values())
+  loss = loss_S.sum() + spec.gating.gate_weight * sum(learned.values())
   return loss, metrics(spec, losses, step, learned)
 
 
@@ -226,7 +226,7 @@ def grid_gradient(
 
   Segments that no gradient joins are differentiated one by one.
   """
-  is_joined = spec.carry_backprop > 1 or spec.learned_from_grid or spec.frozen
+  is_joined = spec.carry_backprop > 1 or spec.gating.from_grid or spec.frozen
   if spec.segments == 1 or is_joined:
     gradient = jax.grad(grid_loss, has_aux=True)
     return gradient(params, model, spec, batch, step, key, teacher)

@@ -186,16 +186,11 @@ def segment_loss(
   def answers(state: State) -> jax.Array:
     return bound.through_coda(state, layer, travel)
 
+  segment = Segment(walked.state, walked.reads, part.number)
   learned, alive_BxT = learn_gates(
-    bound,
-    spec,
-    batch,
-    progress.alive_BxT,
-    Segment(walked.state, walked.reads, part.number),
-    gate_key,
-    answers,
+    bound, spec, batch, progress.alive_BxT, segment, gate_key, answers
   )
-  told = tell(bound, spec, walked.reads, answers)
+  told = tell(bound, spec, segment, answers)
   routers = _router_loss(walked.router_losses, batch)
 
   total = part.weight_R @ loss_R + (0.0 if routers is None else routers)
@@ -235,7 +230,7 @@ def _reader(bound: Body, spec: LossSpec, batch: Batch):
       return None, state
 
     h_BxTxD = jax.lax.stop_gradient(state[RUNNING])
-    obs = bound.observe(bound.read(r, h_BxTxD), None, batch['targets'])
+    obs = bound.observe(r, bound.read(r, h_BxTxD), None, batch['targets'])
     stops_BxT = reaches(obs.max_prob, jnp.float32(spec.exit_threshold))
     exits = settled(exits, r, stops_BxT & exits_Bx1, None)
     return exits, state
