@@ -77,7 +77,7 @@ def test_a_draft_longer_than_what_may_come(budget):
 def test_sampled_tokens_have_the_full_models_distribution():
   """Though what was drawn decides how the next round drafts."""
   settings = Sampling(0.8, top_k=5)
-  draft = decode.Adaptive((1, 2), decay=0.1, look_every=1)
+  draft = decode.Adaptive((1, 2, 4), decay=0.1, look_every=1)
   token_Nx3, tally = drawn(settings, draft, 3)
   assert len(np.unique(tally.chosen_CxN, axis=0)) > 2
   assert 0.1 < tally.accepted.sum() / tally.drafted.sum() < 0.9
