@@ -243,16 +243,20 @@ def trained_figures(workdir, rounds):
 
     return run
 
-  def speculate():
-    found['drafted'], found['tally'] = decode.speculate(
-      model, variables, prompts, draft, options=options
-    )
+  def speculate(name, draft):
+    def run():
+      _, found[name] = decode.speculate(
+        model, variables, prompts, draft, options=options
+      )
+
+    return run
 
   times = side_by_side(
     {
       'full': generate('full', None),
       'chosen': generate('chosen', point),
-      'drafted': speculate,
+      'drafted': speculate('drafted', draft),
+      'adaptive': speculate('adaptive', decode.Adaptive()),
       'full, one token': generate('full 1', None, 1),
       'chosen, one token': generate('chosen 1', point, 1),
     },
@@ -264,28 +268,41 @@ def trained_figures(workdir, rounds):
   speedup = (seconds['full'] - seconds['full, one token']) / (
     seconds['chosen'] - seconds['chosen, one token']
   )
-  tally = found['tally']
-  return {
-    'quickstart': {
-      'ms per token': {
-        k: [1e3 * x / exits.size for x in both] for k, both in times.items()
-      },
-      'chosen point: speed-up': speedup,
-      'chosen point: speed-up / expected': speedup / expected,
-      'chosen point: speed-up, prompts included': (
-        seconds['full'] / seconds['chosen']
-      ),
-      'self-speculation: speed-up': seconds['full'] / seconds['drafted'],
-      'self-speculation: drafts': (
-        f'{draft.length} at most by readout {draft.readout + 1}, while its '
-        f'probability is at least {draft.threshold:g}'
-      ),
-      'self-speculation: share accepted': tally.accepted / tally.drafted,
-      'self-speculation: layers run / plain': (
+  figures = {
+    'ms per token': {
+      k: [1e3 * x / exits.size for x in both] for k, both in times.items()
+    },
+    'chosen point: speed-up': speedup,
+    'chosen point: speed-up / expected': speedup / expected,
+    'chosen point: speed-up, prompts included': (
+      seconds['full'] / seconds['chosen']
+    ),
+    'self-speculation: drafts': (
+      f'{draft.length} at most by readout {draft.readout + 1}, while its '
+      f'probability is at least {draft.threshold:g}'
+    ),
+    'self-speculation, adaptive: rounds by readout and length': (
+      str(found['adaptive'].chosen_CxN.tolist())
+    ),
+  }
+  price = model.costs(options.context)
+  for way, name in (
+    ('drafted', 'self-speculation'),
+    ('adaptive', 'self-speculation, adaptive'),
+  ):
+    tally = found[way]
+    cells = tally.layers_run * float(price.cell_L.mean())
+    figures |= {
+      f'{name}: speed-up': seconds['full'] / seconds[way],
+      f'{name}: share accepted': tally.accepted / tally.drafted,
+      f'{name}: layers run / plain': (
         tally.layers_run / (exits.size * model.grid.depth)
       ),
+      f'{name}: cells and heads called / plain, priced': (
+        (cells + tally.heads_run * price.head) / (exits.size * price.full)
+      ),
     }
-  }
+  return {'quickstart': figures}
 
 
 def main():

@@ -188,6 +188,7 @@ def _add_exits(c: Config) -> None:
 
   c.generate = ConfigDict()
   c.generate.method = 'exits'  # or full: none; speculative: none, with drafts
+  c.generate.drafting = 'fixed'  # or adaptive: chosen on the way
   c.generate.draft = ()  # readout, length, threshold; () = the fastest one
   c.generate.max_new_tokens = 200  # at most; a text may end earlier
   c.generate.temperature = 0.0  # 0 = greedy
@@ -195,6 +196,12 @@ def _add_exits(c: Config) -> None:
   c.generate.top_k = 0  # draw from so many most likely tokens; 0 = all
   c.generate.top_p = 1.0  # draw from the fewest that hold this probability
   c.generate.prefill = 'exits'  # prompt tokens exit too; or full: they do not
+
+  c.generate.adaptive = ConfigDict()  # of generate.drafting=adaptive
+  c.generate.adaptive.lengths = (1, 2, 4, 8)  # most drafts, to choose from
+  c.generate.adaptive.decay = 0.9  # what a round counts a round later
+  c.generate.adaptive.look_every = 4  # rounds between looks at all readouts
+  c.generate.adaptive.early_stop = True  # draft while one more is worth it
 
 
 def from_json(tree: dict[str, Any]) -> Config:

@@ -259,7 +259,7 @@ def _draft(
   folder: pathlib.Path,
   trained: Trained,
   options: decode.Options,
-) -> decode.Draft | None:
+) -> decode.Way | None:
   """The given one, or what the clock prefers; None = plain decoding."""
   if run_specs.generate.draft is not None:
     return run_specs.generate.draft

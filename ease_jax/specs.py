@@ -32,7 +32,7 @@ from ease_jax.core.spec import ModelConfig
 from ease_jax.core.weights import WeightSpec
 from ease_jax.data.spec import DataSpec
 from ease_jax.data.task import TASKS
-from ease_jax.decode.options import GenerateSpec
+from ease_jax.decode.options import DRAFTINGS, GenerateSpec
 from ease_jax.decode.sampling import Sampling
 from ease_jax.evaluate.guarantee import GuaranteeSpec
 from ease_jax.evaluate.sweep import SweepSpec
@@ -296,28 +296,43 @@ def _check_unread(config: Config) -> None:
       check_read(section, owner, plain(config[section]), plain(base[section]))
 
   bodies = {name: kind.options for name, kind in BODIES.items()}
-  for chooser, readers in (('body', bodies), ('router', ROUTINGS)):
+  for chooser, readers in (
+    ('model.body', bodies),
+    ('model.router', ROUTINGS),
+    ('generate.drafting', DRAFTINGS),
+  ):
+    section = chooser.split('.')[0]
     for name, reader in readers.items():
-      if name in base.model:
+      if name in base[section]:
         _check_section(config, base, chooser, name, reader)
 
 
 def _check_section(
   config: Config, base: Config, chooser: str, name: str, reader: type | None
 ) -> None:
-  """Refuses changes in the section of a body or router that nobody reads."""
-  chosen = config.model[chooser]
-  values = plain(config.model[name])
-  defaults = plain(base.model[name])
+  """Refuses changes in the section of a choice that was not made.
+
+  Args:
+    config: what is checked.
+    base: the defaults.
+    chooser: the dotted field that chooses.
+    name: of the choice, and of its section beside that field.
+    reader: the spec that reads it.
+  """
+  parent = chooser.split('.')[0]
+  section = f'{parent}.{name}'
+  chosen = config[chooser]
+  values = plain(config[section])
+  defaults = plain(base[section])
   if name == chosen and reader is not None:
-    check_read(f'model.{name}', reader, values, defaults)
+    check_read(section, reader, values, defaults)
     return
 
   for field, value in values.items():
     usual = defaults[field]
     need(
       value == usual,
-      f'model.{name}.{field}={shown(value)} has no effect: it is read where '
-      f'model.{chooser} is {name} only, and that is {chosen!r}; change that, '
+      f'{section}.{field}={shown(value)} has no effect: it is read where '
+      f'{chooser} is {name} only, and that is {chosen!r}; change that, '
       f'or leave {field} at {usual!r}',
     )

@@ -146,6 +146,19 @@ def test_the_shape_is_shown():
     ({'generate.top_k': 5}, ('generate.top_k=5', 'temperature is on')),
     ({'generate.top_p': 0.5}, ('generate.top_p=0.5', 'temperature is on')),
     ({'generate.draft': (0, 2, 0.5)}, ('generate.draft', 'is speculative')),
+    ({'generate.drafting': 'adaptive'}, ('drafting', 'is speculative')),
+    (
+      {'generate.adaptive.decay': 0.5},
+      ('generate.adaptive.decay=0.5', 'generate.drafting is adaptive'),
+    ),
+    (
+      {
+        'generate.method': 'speculative',
+        'generate.drafting': 'adaptive',
+        'generate.draft': (0, 2, 0.5),
+      },
+      ('generate.draft=(0, 2, 0.5)', 'generate.drafting is fixed'),
+    ),
     (
       {'generate.method': 'full', 'generate.prefill': 'full'},
       ("generate.prefill='full'", 'generate.method is exits'),

@@ -67,6 +67,12 @@ def test_full_depth_and_its_drafts_print_the_same(exiting_run, capsys):
   num, accepted, made = map(int, found.groups())
   assert num == 15 and 0 < accepted <= made
 
+  adapting = with_(c, method='speculative', drafting='adaptive')
+  adapting.generate.adaptive.lengths = (1, 3)
+  before, text, after = printed(capsys, adapting, workdir)
+  assert (before, text) == ('', expected)
+  assert 'drafts accepted, drafted after segment 1 layer 1; ' in after
+
 
 @pytest.mark.parametrize('faster', [True, False])
 def test_the_draft_is_the_fastest_on_other_text(

@@ -1,61 +1,23 @@
 """Self-speculative decoding loses nothing, whatever the drafts are."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from drafting import (
+  AGREEING,
+  LENGTH,
+  MODEL,
+  PARAMS,
+  PROMPTS,
+  assert_as_the_full_model_draws,
+  assert_same_texts,
+  both,
+  drawn,
+  options,
+)
 
 import tiny
 from ease_jax import config, decode
-from ease_jax.decode import loop, rounds, sampling
 from ease_jax.decode.sampling import Sampling
-
-LENGTH = 20
-MODEL = tiny.stack(readouts=(1, 2, 4))
-PARAMS = tiny.params(MODEL)
-PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5, 8]]
-
-
-def options(**changes):
-  """Of so few tokens that no cache grows: a draft is compiled once."""
-  fields = dict(context=LENGTH, max_new_tokens=99, chunk=8)
-  return decode.Options(**(fields | changes))
-
-
-def less_changed(branch):
-  return jax.tree.map(lambda x: 0.2 * x, branch)
-
-
-def agreeing():
-  """Parameters whose deep layers change little: drafts are often right."""
-  params = dict(PARAMS)
-  for name in ('layer_2', 'layer_3'):
-    layer = params[name]
-    params[name] = layer | {
-      'out': less_changed(layer['out']),
-      'mlp': less_changed(layer['mlp']),
-    }
-  return params
-
-
-AGREEING = agreeing()
-
-
-def both(params, draft, model=MODEL, **changes):
-  """(text with speculation, text without) of each prompt, and the tally."""
-  variables = {'params': params}
-  how = options(**changes)
-  texts, tally = decode.speculate(model, variables, PROMPTS, draft, options=how)
-  plain = []
-  for prompt in PROMPTS:
-    (text,), _ = decode.generate(model, variables, [prompt], options=how)
-    plain.append(text)
-  return list(zip(texts, plain, strict=True)), tally
-
-
-def assert_same_texts(pairs):
-  for text, plain in pairs:
-    tiny.assert_trees_equal(text, plain)
 
 
 @pytest.mark.parametrize(
@@ -148,80 +110,11 @@ def test_a_draft_longer_than_what_may_come(budget):
   assert tally.drafted <= len(PROMPTS) * budget * (budget + 1) / 2
 
 
-# ------------------------------------------------------------------ sampling
-
-
-NUM_DRAWS = 4000
-
-
-def drawn(settings):
-  """The first two tokens of many continuations, [N, 2], and the tallies."""
-  prompt = PROMPTS[2]
-  how = options(sampling=settings, chunk=2)
-  cache, slot = loop.prefilled(MODEL, PARAMS, [prompt], None, how)
-
-  @jax.jit
-  @jax.vmap
-  def draw(key):
-    row = rounds.rounds(
-      PARAMS,
-      cache,
-      jnp.int32(prompt[-1]),
-      jnp.int32(len(prompt) - 1),
-      jnp.int32(slot),
-      key,
-      jnp.int32(LENGTH),
-      jnp.int32(-1),
-      num=2,
-      model=MODEL,
-      draft=decode.Draft(1, 2),
-      sampling=settings,
-    )
-    return row.new_N[:2], row.tally
-
-  keys = jax.random.split(jax.random.key(5), NUM_DRAWS)
-  return jax.device_get(draw(keys))
-
-
-def chances(settings, rows):
-  """Of each next token, by the full model; [rows, V] float64."""
-  logits_KxBxTxV = jax.jit(MODEL.apply)({'params': PARAMS}, jnp.asarray(rows))
-  weights = sampling.log_weights(logits_KxBxTxV[-1, :, -1], settings)
-  return np.asarray(jax.nn.softmax(weights), np.float64)
-
-
-def assert_drawn_from(token_N, p_V):
-  """A chi-squared test; rare tokens are put together."""
-  count_V = np.bincount(token_N, minlength=tiny.VOCAB)
-  assert (count_V[p_V == 0] == 0).all()
-  expected_V = NUM_DRAWS * p_V
-  often = expected_V > 5
-  expected = np.append(expected_V[often], expected_V[~often].sum())
-  counted = np.append(count_V[often], count_V[~often].sum())
-  enough = expected > 1
-  expected = expected[enough]
-  counted = counted[enough]
-
-  chi2 = ((counted - expected) ** 2 / expected).sum()
-  degrees = len(expected) - 1
-  # Mean and five standard deviations of the chi-squared distribution.
-  assert chi2 < degrees + 5 * np.sqrt(2 * max(degrees, 1))
-
-
 @pytest.mark.parametrize('settings', [Sampling(1.0), Sampling(0.8, top_k=5)])
 def test_sampled_tokens_have_the_full_models_distribution(settings):
-  token_Nx2, tally = drawn(settings)
+  token_Nx2, tally = drawn(settings, decode.Draft(1, 2), 2)
   assert 0.1 < tally.accepted.sum() / tally.drafted.sum() < 0.9
-
-  prompt = PROMPTS[2]
-  first_V = chances(settings, [prompt])[0]
-  every_second = [[*prompt, token] for token in range(tiny.VOCAB)]
-  then_VxV = chances(settings, every_second)
-  assert_drawn_from(token_Nx2[:, 0], first_V)
-  assert_drawn_from(token_Nx2[:, 1], first_V @ then_VxV)
-
-
-# -------------------------------------------------------------------- errors
+  assert_as_the_full_model_draws(token_Nx2, settings)
 
 
 @pytest.mark.parametrize(

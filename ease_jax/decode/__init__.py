@@ -4,6 +4,8 @@
 what they are made of.
 """
 
+from ease_jax.decode.adaptive import Adaptive as Adaptive
+from ease_jax.decode.adaptive import Way as Way
 from ease_jax.decode.cache import Cache as Cache
 from ease_jax.decode.cache import commit as commit
 from ease_jax.decode.cache import grow as grow

@@ -14,11 +14,16 @@ from ease_jax.checks import (
   need,
   plain,
 )
+from ease_jax.decode.adaptive import Adaptive, Way
 from ease_jax.decode.drafts import Draft
 from ease_jax.decode.sampling import Sampling
 
 PREFILLS = ('exits', 'full')
 METHODS = ('exits', 'full', 'speculative')
+FIXED = 'fixed'
+ADAPTIVE = 'adaptive'
+# How drafts are made -> what reads the section of that name, if there is one.
+DRAFTINGS: dict[str, type | None] = {FIXED: None, ADAPTIVE: Adaptive}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,8 @@ class GenerateSpec:
 
   Attributes:
     method: exits, full (none), or speculative (none, with drafts).
-    draft: how drafts are made; None = the fastest way.
+    drafting: fixed, one readout drafts as `draft` says; or adaptive.
+    draft: how drafts are made; None = the fastest fixed way.
     max_new_tokens: most tokens of a continuation.
     sampling: how tokens are drawn.
     seed: of what is drawn.
@@ -64,7 +70,12 @@ class GenerateSpec:
   """
 
   method: Annotated[str, OneOf(METHODS)]
-  draft: Annotated[Draft | None, ReadIf('method', ('speculative',))]
+  drafting: Annotated[str, OneOf(DRAFTINGS), ReadIf('method', ('speculative',))]
+  draft: Annotated[
+    Way | None,
+    ReadIf('method', ('speculative',)),
+    ReadIf('drafting', (FIXED,)),
+  ]
   max_new_tokens: Count
   sampling: Sampling
   seed: Annotated[Seed, ReadIf('temperature')]
@@ -90,9 +101,11 @@ class GenerateSpec:
     )
     names = [field.name for field in dataclasses.fields(Sampling)]
     sampling = Sampling(**{name: fields.pop(name) for name in names})
-    return cls(
-      draft=Draft(*draft) if draft else None, sampling=sampling, **fields
-    )
+    way: Way | None = Draft(*draft) if draft else None
+    adaptive = Adaptive(**fields.pop(ADAPTIVE))
+    if fields['drafting'] == ADAPTIVE:
+      way = adaptive
+    return cls(draft=way, sampling=sampling, **fields)
 
   def options(self, *, context: int, eos_id: int | None) -> Options:
     """How to generate.

@@ -7,7 +7,8 @@ import numpy as np
 
 from ease_jax.decode import cache as caches
 from ease_jax.decode import loop
-from ease_jax.decode.drafts import NOTHING, Draft, Tally
+from ease_jax.decode.adaptive import Way
+from ease_jax.decode.drafts import NOTHING, Tally
 from ease_jax.decode.options import Options
 from ease_jax.decode.rounds import rounds
 from ease_jax.model import Body
@@ -17,7 +18,7 @@ def speculate(
   model: Body,
   variables: loop.Variables,
   prompts: Sequence[Sequence[int]],
-  draft: Draft,
+  draft: Way,
   *,
   options: Options,
 ) -> tuple[list[loop.Generated], Tally]:
@@ -56,7 +57,7 @@ def stream(
   model: Body,
   variables: loop.Variables,
   prompt: Sequence[int],
-  draft: Draft,
+  draft: Way,
   *,
   options: Options,
   number: int = 0,
@@ -74,7 +75,8 @@ def stream(
   end = loop.end(np.int32(len(prompt)), options)
   key = jax.random.fold_in(jax.random.key(options.seed), number)
   token = prompt[-1]
-  room = options.chunk + draft.length
+  room = options.chunk + max(draft.lengths)
+  memory = draft.begin(model.grid)
   done = False
 
   while not done:
@@ -83,6 +85,7 @@ def stream(
     row = rounds(
       params,
       cache,
+      memory,
       np.int32(token),
       np.int32(position),
       np.int32(slot),
@@ -95,6 +98,7 @@ def stream(
       sampling=options.sampling,
     )
     cache = row.cache
+    memory = row.memory
     key = row.key
     token, position, slot, done, new_N, count, tally = jax.device_get(
       (
@@ -107,4 +111,4 @@ def stream(
         row.tally,
       )
     )
-    yield new_N[:count], Tally(*map(int, tally))
+    yield new_N[:count], tally.plain()

@@ -8,7 +8,8 @@ import numpy as np
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.tokenizers import Tokenizer
 from ease_jax.decode import deferred, loop, speculation
-from ease_jax.decode.drafts import NOTHING, Draft
+from ease_jax.decode.adaptive import Way
+from ease_jax.decode.drafts import NOTHING, Tally
 from ease_jax.decode.options import Options
 from ease_jax.model import Body, Params
 
@@ -139,7 +140,7 @@ def _end(num: int, options: Options) -> str:
 def speculative_text(
   trained: Trained,
   prompt: str,
-  draft: Draft,
+  draft: Way,
   options: Options,
   *,
   say: Callable[[str], None],
@@ -174,11 +175,25 @@ def speculative_text(
     total = total.plus(tally)
     num += len(tokens)
 
-  segment, layer = model.grid.names_K[draft.readout]
   yield speech.rest() + '\n'
   say(
     f'[{num} tokens of the full model, {total.accepted} of {total.drafted} '
-    f'drafts accepted, drafted after segment {segment} layer {layer}; '
+    f'drafts accepted, drafted after {_drafters(model, draft, total)}; '
     f'{total.layers_run / num:.2f} of {model.grid.depth} layers run for a token'
     f'{_end(len(before) + num, options)}]'
   )
+
+
+def _drafters(model: Body, draft: Way, tally: Tally) -> str:
+  """The readouts that drafted, with their rounds where there is a choice."""
+  readouts = draft.readouts(model.grid)
+  rounds_C = np.asarray(tally.chosen_CxN).sum(1)
+  words = []
+
+  for k, rounds in zip(readouts, rounds_C, strict=True):
+    segment, layer = model.grid.names_K[k]
+    share = f' ({rounds} rounds)' if len(readouts) > 1 else ''
+    if rounds:
+      words.append(f'segment {segment} layer {layer}{share}')
+
+  return ', '.join(words)
