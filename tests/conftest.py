@@ -42,6 +42,7 @@ for name, value in QUICK.items():
 
 # Files that take longest.
 SLOW = (
+  'test_adaptive',
   'test_checkpoint',
   'test_clock',
   'test_decode',
@@ -87,6 +88,7 @@ SLOW = (
 # The same property once more, on another body, policy or signal: parts of the
 # names of tests, by file. `make test-all` runs them too.
 AGAIN = {
+  'test_adaptive': ('each_other[refine]',),
   'test_bodies_and_signals': (
     'stack-kl-copy_state',
     'stack-state_cosine-drop',

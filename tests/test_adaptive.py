@@ -36,7 +36,10 @@ FREE = dataclasses.replace(WAY, early_stop=False)
   'params', [AGREEING, PARAMS], ids=['agreeing', 'other']
 )
 def test_greedy_tokens_are_the_full_models(params):
+  before = rounds.rounds._cache_size()
   pairs, tally = both(params, WAY)
+  # All readouts and lengths are in one program.
+  assert rounds.rounds._cache_size() <= before + 1
   assert_same_texts(pairs)
   assert all(len(text.tokens) == LENGTH for text, _ in pairs)
   assert (tally.chosen_CxN > 0).sum() > 2  # not always the same way

@@ -13,6 +13,7 @@ from ease_jax.core.grid import Grid
 from ease_jax.core.signals import MAX_PROB, SIGNALS
 from ease_jax.model import Body
 
+Number = int | jax.Array | np.ndarray
 Memory = Any  # tree of arrays: what a way to draft keeps between rounds
 
 
@@ -170,17 +171,12 @@ class Tally(NamedTuple):
     chosen_CxN: rounds by readout that drafted and by length that was chosen.
   """
 
-  rounds: int | jax.Array
-  drafted: int | jax.Array
-  accepted: int | jax.Array
-  layers_run: int | jax.Array
-  heads_run: int | jax.Array
-  chosen_CxN: int | jax.Array | np.ndarray
-
-  def plain(self) -> 'Tally':
-    """With Python's integers, once it is on the host."""
-    *counts, chosen_CxN = self
-    return Tally(*map(int, counts), chosen_CxN)
+  rounds: Number
+  drafted: Number
+  accepted: Number
+  layers_run: Number
+  heads_run: Number
+  chosen_CxN: Number
 
   def plus(self, other: 'Tally') -> 'Tally':
     """Both together."""

@@ -111,4 +111,9 @@ def stream(
         row.tally,
       )
     )
-    yield new_N[:count], tally.plain()
+    yield new_N[:count], jax.tree.map(_plain, tally)
+
+
+def _plain(x: np.ndarray) -> int | np.ndarray:
+  """A count as Python's, which never overflows; an array as it is."""
+  return x if x.ndim else int(x)
