@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parent.parent
-PATIENCE = 120  # seconds
+PATIENCE = 600  # seconds; the first of them imports JAX
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['ease_jax.run'])
 
