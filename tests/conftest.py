@@ -223,7 +223,7 @@ def forgotten():
 
 @pytest.fixture(scope='module')
 def optimized():
-  """Programs of this file are compiled as users run them."""
+  """Programs of this file are optimised, as those that users run are."""
   before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', False)
   jax.clear_caches()
