@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 PYTEST_WORKERS ?= 2
 # The tests of a file share what they compile and train: one process has all.
-SHARED := -n $(PYTEST_WORKERS) --dist loadfile
+# Slow files go first (tests/conftest.py), not those of many tests.
+SHARED := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .NOTPARALLEL:
 .PHONY: help quickstart test test-all check lint clean

@@ -64,7 +64,7 @@ setuptools.setup(
       'flatbuffers>=24',
       'pyright[nodejs]',
       'pytest>=8',
-      'pytest-xdist>=3.6',
+      'pytest-xdist>=3.7',
       'ruff~=0.17.6',  # it formats: another version may format otherwise
     ],
     'tensorboard': ['tensorboardX>=2.6'],

@@ -11,6 +11,7 @@ import numpy as np
 from ease_jax import config as config_lib
 from ease_jax import model as model_lib
 from ease_jax.checks import (
+  ConfigError,
   Seed,
   check_read,
   check_value,
@@ -274,9 +275,10 @@ def _check_complete(config: Config, base: Config, path: str) -> None:
     f'{type(config).__name__}; change its fields and return it',
   )
   for name, value in config.items():
-    need(
-      name in base or isinstance(value, type(base)),
-      f'{path}.{name}={shown(value)}: there is no such field; leave it out',
+    if name in base or isinstance(value, type(base)):  # a section may be new
+      continue
+    raise ConfigError(
+      f'{path}.{name}={shown(value)}: there is no such field; leave it out'
     )
   for name, default in base.items():
     is_section = isinstance(default, type(base))

@@ -1,7 +1,6 @@
 """The command line: one clear line for every mistake."""
 
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -9,22 +8,7 @@ import sys
 import time
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def main(*args, cwd=ROOT):
-  """Runs the command line; returns its exit code and its lines on stderr."""
-  done = subprocess.run(
-    [sys.executable, '-m', 'ease_jax.main', *args],
-    cwd=cwd,
-    env=os.environ | {'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  assert done.stdout == ''
-  return done.returncode, done.stderr.splitlines()
+from commands import ROOT, main
 
 
 @pytest.mark.parametrize(
@@ -63,6 +47,20 @@ def test_mistakes_on_the_command_line(args, parts, tmp_path):
   for part in parts:
     assert part in lines[0]
   assert not workdir.exists()
+
+
+def test_a_new_process_says_the_same():
+  args = ('--config=configs/quickstart.py', '--mode=trian', '--workdir=x')
+  new = subprocess.run(
+    [sys.executable, '-m', 'ease_jax.main', *args],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert new.stdout == ''
+  assert (new.returncode, new.stderr.splitlines()) == main(*args)
 
 
 def test_mistyped_field_in_a_config_file(tmp_path):

@@ -17,7 +17,6 @@ from typing import Annotated
 
 import numpy as np
 import scipy.special
-import scipy.stats
 
 from ease_jax.checks import OneOf, Range, ReadIf, check_fields, need
 from ease_jax.core.signals import SIGNALS
@@ -60,7 +59,7 @@ def hoeffding_bentkus(mean: float, num: int, limit: float) -> float:
   log_ratio = scipy.special.rel_entr(mean, limit)
   log_ratio += scipy.special.rel_entr(1 - mean, 1 - limit)
   hoeffding = math.exp(-num * log_ratio)
-  tail = scipy.stats.binom.cdf(math.ceil(num * mean), num, limit)
+  tail = scipy.special.bdtr(math.ceil(num * mean), num, limit)
   return min(hoeffding, math.e * float(tail))
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.evaluate import guarantee as lib
@@ -271,6 +271,6 @@ def _interval(spec: GuaranteeSpec, loss_N: np.ndarray) -> Interval | None:
   if num < 2:
     return None
   error = float(loss_N.std(ddof=1)) / math.sqrt(num)
-  half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, num - 1)) * error
+  half = float(scipy.special.stdtrit(num - 1, (1 + LEVEL) / 2)) * error
   mean = float(loss_N.mean())
   return Interval(spec.amount(mean - half), spec.amount(mean + half))

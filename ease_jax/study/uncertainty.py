@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from ease_jax.evaluate.windows import LEVEL, Interval, draws, per_token
 
@@ -38,7 +38,7 @@ def combined(
 
 def _quantile(freedom: int) -> float:
   """Of Student's t, for both tails together."""
-  return float(scipy.stats.t.ppf((1 + LEVEL) / 2, max(freedom, 1)))
+  return float(scipy.special.stdtrit(max(freedom, 1), (1 + LEVEL) / 2))
 
 
 def of_mean(sum_SxW: np.ndarray, tokens_W: np.ndarray) -> Interval:
