@@ -9,9 +9,9 @@ the FLOPs of the quickstart's own training; one of 6 layers costs about what the
 chosen exits do. Settings were chosen with seed 0, which is not reported;
 `quickstart_rates.py` chooses the rates of both kinds of models alike.
 
-On test: exits 3.196 ± 0.030 at 1.39e6 FLOPs a token, which is +5.1 % [3.2, 6.9]
-above the line from 3.043 ± 0.020 at 0.73e6 (3 layers) to 3.053 ± 0.007 at 1.41e6
-(6 layers).
+On test: exits have 3.196 ± 0.030 at 1.39e6 FLOPs a token, +5.1 % [3.2, 6.9]
+above the line from 3.043 ± 0.020 at 0.73e6 (3 layers) to 3.053 ± 0.007 at
+1.41e6 (6 layers).
 """
 
 from ease_jax import presets
