@@ -83,6 +83,22 @@ def standard(layers: int) -> Config:
   return c
 
 
+def brief(c: Config) -> Config:
+  """A copy of a `small` one for studies: narrower, and trained for minutes.
+
+  Width 64, 360 updates, 16,384 tokens to evaluate on, one K/V policy.
+  """
+  c = copy.deepcopy(c)
+  c.model.dim = 64
+  c.model.block.mlp.dim = 256
+  c.train.steps = 360
+  c.train.eval_every = 120
+  c.train.checkpoint_every = 120
+  c.evaluate.max_tokens = 16_384
+  c.exit.policies = ('copy_state',)
+  return c
+
+
 def gates(c: Config, source: str) -> Config:
   """A copy that learns gates on a finished run of `c`, which is kept.
 

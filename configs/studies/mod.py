@@ -18,22 +18,7 @@ from ease_jax.study.equal import with_equal_training
 from ease_jax.study.study import Config, Study
 
 VOCAB = 257  # bytes, and the end of a text
-STEPS = 360
 MOD_COMPUTE = 0.58  # of a full pass: 4.5 of 8 layers, routers and a head
-
-
-def standard(layers: int) -> Config:
-  """Half a quickstart: width 64, fewer updates, the final loss alone."""
-  c = presets.standard(layers)
-  c.model.dim = 64
-  c.model.block.mlp.dim = 256
-  c.train.steps = STEPS
-  c.train.eval_every = 120
-  c.train.checkpoint_every = 120
-  c.evaluate.max_tokens = 16_384
-  c.evaluate.speed_tokens = 256
-  c.exit.policies = ('copy_state',)
-  return c
 
 
 def mixture(c: Config) -> Config:
@@ -54,10 +39,10 @@ def supervised(c: Config) -> Config:
 
 def get_study(data: str) -> Study:
   del data  # the running Python's library is the text
-  base = standard(8)
+  base = presets.brief(presets.standard(8))
   variants = {
     'standard': base,
-    'standard, 4 layers': standard(4),
+    'standard, 4 layers': presets.brief(presets.standard(4)),
     'mod': mixture(base),
     'exits': supervised(base),
   }
