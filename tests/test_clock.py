@@ -21,6 +21,7 @@ SPEC = sweeps.spec(speed_tokens=LENGTH * WINDOWS)
 SHAPES = {
   'stack': dict(num_layers=4, readouts=(1, 2, 4)),
   'refine': dict(body='refine', segments=2, num_layers=2),
+  'mor': dict(body='cycle', num_layers=4, times=2, own=0, router='mor'),
 }
 
 
@@ -87,7 +88,12 @@ def test_the_clock_runs_on_points_spread_over_the_sweep():
 
 @pytest.mark.parametrize(
   'body, policy',
-  [('stack', 'copy_state'), ('stack', 'recompute'), ('refine', 'latest')],
+  [
+    ('stack', 'copy_state'),
+    ('stack', 'recompute'),
+    ('refine', 'latest'),
+    ('mor', 'recompute'),
+  ],
 )
 def test_every_token_stops_where_the_evaluation_has_it_stop(body, policy):
   model = tiny.body(**SHAPES[body])

@@ -26,6 +26,7 @@ from ease_jax.model.walk import (
   Walked,
   before_exits,
   walk,
+  where,
 )
 
 WINDOW = 8  # P: tokens that may be behind
@@ -286,7 +287,9 @@ class _Group:
       goes_BxT if call.seen_BxT is None else goes_BxT & call.seen_BxT
       for call in walked.calls
     ]
-    return walked, seen
+    # Routers remember nothing of tokens that wait.
+    state = where(goes_BxT, walked.state, state)
+    return walked._replace(state=state), seen
 
 
 def _run(walked: Walked) -> jax.Array:

@@ -222,7 +222,7 @@ def _one_segment_later(
 
   walked = walk(
     bound,
-    bound.grid.segment,
+    bound.grid.first,
     state,
     None,
     layer=bound.windows(length),
