@@ -55,7 +55,8 @@ def test_in_training_some_of_those_who_ran_run_again(choice):
   count_4xB = np.asarray(goes_4xBxT).sum(2)
   most_4 = [math.ceil(CAPACITIES[run] * LENGTH) for run in (1, 1, 2, 2)]
   assert (count_4xB.T <= most_4).all()
-  assert (count_4xB.T == most_4).all() == (choice == mor.EXPERT)
+  if choice == mor.EXPERT:
+    assert (count_4xB.T == most_4).all()
   assert len(losses) == (2 if choice == mor.EXPERT else 1)
   for loss_BxT in losses:
     assert loss_BxT.shape == (ROWS, LENGTH)
