@@ -54,7 +54,7 @@ def _add_model(c: Config) -> None:
   c.model = ConfigDict()
   c.model.body = 'stack'  # one of model.BODIES
   c.model.segments = 1  # S: runs of the body's segment; stack has one
-  c.model.num_layers = 8  # L: blocks of a segment; hrm: of each module
+  c.model.num_layers = 8  # L: layers of a segment; hrm: of each module
   c.model.dim = 128  # D
   c.model.readouts = ()  # layers where a prediction may be read; () = all
   c.model.readout_norm = 'shared'  # or per_readout: an own RMSNorm for each
@@ -63,7 +63,7 @@ def _add_model(c: Config) -> None:
   c.model.dtype = 'float32'  # compute type; or bfloat16; parameters are fp32
   c.model.remat = False  # recompute activations in the backward pass
   c.model.carry_backprop = 1  # last segments that losses reach through; 1 = own
-  c.model.router = 'none'  # of model.ROUTINGS; mod: some tokens pass layers by
+  c.model.router = 'none'  # of model.ROUTINGS; mod, mor: tokens pass layers
 
   c.model.block = ConfigDict()
   c.model.block.norm = 'pre'  # norm before each branch; or post: after its sum
@@ -84,6 +84,10 @@ def _add_model(c: Config) -> None:
   c.model.hrm.cycles = 2  # N: updates of the high state per segment
   c.model.hrm.cycle_steps = 2  # T: updates of the low state in each of them
 
+  c.model.cycle = ConfigDict()  # read where model.body is cycle
+  c.model.cycle.times = 3  # N: runs of the layers in the middle
+  c.model.cycle.own = 1  # layers before and after them, each, that run once
+
   c.model.mod = ConfigDict()  # read where model.router is mod
   c.model.mod.capacity = 0.125  # share of tokens that train a layer; 1 = all
   c.model.mod.every = 2  # every so many layers has a router
@@ -91,6 +95,11 @@ def _add_model(c: Config) -> None:
   c.model.mod.gate = 'linear'  # or sigmoid: of the router's number
   c.model.mod.loss_weight = 0.01  # of what the router learns
   c.model.mod.predictor_dim = 32  # choice='predictor': its width
+
+  c.model.mor = ConfigDict()  # read where model.router is mor
+  c.model.mor.capacities = ()  # share of tokens that train each run; () = even
+  c.model.mor.choice = 'expert'  # before each run; or token: once for all
+  c.model.mor.loss_weight = 0.01  # of what the router learns
 
 
 def _add_loss(c: Config) -> None:

@@ -56,6 +56,18 @@ def mod() -> Config:
   return c
 
 
+def mor() -> Config:
+  """`quickstart` with Mixture-of-Recursions (2507.10524).
+
+  Of eight layers the middle six are two, three times: readouts stand within
+  the first run, behind the first two, and at the end.
+  """
+  c = quickstart()
+  c.model.body = 'cycle'
+  c.model.router = 'mor'
+  return c
+
+
 def layerskip() -> Config:
   """`small` as LayerSkip trains from scratch, and drafts (2404.16710).
 

@@ -25,6 +25,9 @@ class Cell(NamedTuple):
     writes: the stream that its result becomes, if any.
     readout: number of the norm through which its result is read, if it is.
     routed: whether tokens pass it by whose router's number is not above 0.
+    column: of a router that decides on a whole run of tied layers, of which
+      this is the first.
+    follows: whether it is another layer of such a run.
   """
 
   block: int
@@ -32,6 +35,8 @@ class Cell(NamedTuple):
   writes: str | None = None
   readout: int | None = None
   routed: bool = False
+  column: int | None = None
+  follows: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,13 +169,28 @@ def through_block(
   return branch_sum(model, params['mlp_norm'], h_D)
 
 
-def router_number(model: Decoder, cell: Cell, h_D: np.ndarray) -> float:
-  """What a token's result of a cell is multiplied with; it runs above 0."""
+def router_number(
+  model: Decoder, cell: Cell, h_D: np.ndarray, before: float = 1.0
+) -> float:
+  """What a token's result of a cell is multiplied with; it runs above 0.
+
+  Args:
+    model: the model.
+    cell: the cell.
+    h_D: the state that comes to it.
+    before: the number of the run of tied layers that was decided on last.
+  """
+  if cell.follows:
+    return before
   if not cell.routed:
     return 1.0
-  w_D = model.params[f'router_{cell.block}']['router']['kernel'][:, 0]
+  kernel = model.params[f'router_{cell.block}']['router']['kernel']
+  w_D = kernel[:, cell.column or 0]
   x_D = h_D / np.sqrt(np.mean(h_D**2) + 1e-6)
-  return x_D @ w_D / np.sqrt(len(w_D))
+  number = x_D @ w_D / np.sqrt(len(w_D))
+  if cell.column is None:
+    return number
+  return sigmoid(number) if number > 0 and before > 0 else 0.0
 
 
 # ------------------------------------------------------- streams and readouts
@@ -248,10 +268,13 @@ def decode_token(
   answer = None
   made: dict[int, KV] = {}
   state_K: list[np.ndarray] = []
+  gate = 1.0  # of the run of tied layers that was decided on last
 
   for cell, cache in zip(model.cells, caches, strict=True):
     if answer is not None and policy != 'recompute':
-      if router_number(model, cell, exit_state_D) <= 0:
+      number = router_number(model, cell, exit_state_D, gate)
+      gate = number if cell.column is not None else gate
+      if number <= 0:
         continue
       kv = left_behind(model, policy, cell.block, exit_state_D, position, made)
       if kv is not None:
@@ -260,7 +283,8 @@ def decode_token(
 
     if cell.reads:
       h_D = combined(model, [stream[name] for name in cell.reads])
-    number = router_number(model, cell, h_D)
+    number = router_number(model, cell, h_D, gate)
+    gate = number if cell.column is not None else gate
     if number > 0:
       made[cell.block] = key_value(model, cell.block, h_D, position)
       cache.append(made[cell.block])
@@ -337,6 +361,24 @@ def stack_cells(
   for i in range(num_layers):
     if routed_every and (i + 1) % routed_every == 0:
       cells[i] = cells[i]._replace(routed=True)
+  return cells
+
+
+def cycle_cells(
+  num_layers: int, readouts: Sequence[int], times: int, own: int
+) -> list[Cell]:
+  """Tied layers that run `times` times; a router before each run but one."""
+  number = {layer: r for r, layer in enumerate(readouts)}
+  length = (num_layers - 2 * own) // times
+  blocks = [*range(own), *[own + i for i in range(length)] * times]
+  blocks += [own + length + i for i in range(own)]
+  cells = [Cell(b, readout=number.get(i)) for i, b in enumerate(blocks, 1)]
+
+  for run in range(1, times):
+    first = own + run * length
+    cells[first] = cells[first]._replace(routed=True, column=run - 1)
+    for i in range(first + 1, first + length):
+      cells[i] = cells[i]._replace(follows=True)
   return cells
 
 

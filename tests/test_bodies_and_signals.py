@@ -33,6 +33,9 @@ BODIES = {
   'predictor': tiny.stack(
     readouts=(1, 3, 4), router='mod', choice='predictor', gate='sigmoid'
   ),
+  # The second readout stands within a run.
+  'mor': tiny.recursions(readouts=(2, 3, 6)),
+  'once': tiny.recursions(num_layers=5, own=1, choice='token'),
 }
 SIGNALS = {
   'stack': (
@@ -47,6 +50,8 @@ SIGNALS = {
   'hrm': ('max_prob', 'q_halt'),
   'mod': ('max_prob',),
   'predictor': ('kl',),
+  'mor': ('max_prob',),
+  'once': ('kl',),
 }
 UNTIED = ('recompute', 'copy_state', 'drop')
 CASES = [
@@ -64,6 +69,8 @@ CASES = [
   ('hrm', 'q_halt', 'latest'),
   *(('mod', 'max_prob', policy) for policy in UNTIED),
   ('predictor', 'kl', 'copy_state'),
+  *(('mor', 'max_prob', policy) for policy in choices()),
+  ('once', 'kl', 'copy_state'),
 ]
 every_case = pytest.mark.parametrize('name, signal, policy', CASES)
 

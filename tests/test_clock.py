@@ -21,6 +21,7 @@ SPEC = sweeps.spec(speed_tokens=LENGTH * WINDOWS)
 SHAPES = {
   'stack': dict(num_layers=4, readouts=(1, 2, 4)),
   'refine': dict(body='refine', segments=2, num_layers=2),
+  'mor': dict(body='cycle', num_layers=4, times=2, own=0, router='mor'),
 }
 
 
@@ -87,7 +88,12 @@ def test_the_clock_runs_on_points_spread_over_the_sweep():
 
 @pytest.mark.parametrize(
   'body, policy',
-  [('stack', 'copy_state'), ('stack', 'recompute'), ('refine', 'latest')],
+  [
+    ('stack', 'copy_state'),
+    ('stack', 'recompute'),
+    ('refine', 'latest'),
+    ('mor', 'recompute'),
+  ],
 )
 def test_every_token_stops_where_the_evaluation_has_it_stop(body, policy):
   model = tiny.body(**SHAPES[body])
@@ -104,7 +110,7 @@ def test_every_token_stops_where_the_evaluation_has_it_stop(body, policy):
 
   for threshold in (0.05, 0.2, 0.5):
     at = point(threshold, policy)
-    exit_RxT = clock.decoding(model, params, windows, at)()
+    exit_RxT = clock.decoding(model, params, windows, at)().exit_RxT
     masked = passes.masked_pass(
       params,
       batch,
@@ -116,7 +122,7 @@ def test_every_token_stops_where_the_evaluation_has_it_stop(body, policy):
     exits.append(exit_RxT)
   assert len(np.unique(exits)) > 1
 
-  exit_RxT = clock.decoding(model, params, windows, None)()
+  exit_RxT = clock.decoding(model, params, windows, None)().exit_RxT
   assert (exit_RxT == num - 1).all()
 
 
@@ -132,7 +138,8 @@ def test_what_the_decoder_makes_up_is_no_saving(policy):
   *points, never = speed.points[1:]
   assert never.expected_speedup < 1  # whatever the policy
   for p in points:
-    exit_RxT = clock.decoding(model, tiny.params(model), tokens, p.point)()
+    run = clock.decoding(model, tiny.params(model), tokens, p.point)
+    exit_RxT = run().exit_RxT
     active_K = p.point.threshold_K(model.grid.num_readouts) < np.inf
     cost_K = prices.exit_K(p.point.rule, active_K)
     uncharged = prices.full / cost_K[exit_RxT].mean()

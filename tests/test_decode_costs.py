@@ -6,7 +6,6 @@ import pytest
 from generation import (
   BODIES,
   INF,
-  PARAMS,
   PROMPTS,
   STACK,
   WARM,
@@ -19,7 +18,8 @@ from generation import (
 import tiny
 from ease_jax import decode
 from ease_jax.core.gates import GateShape
-from ease_jax.decode import deferred, loop
+from ease_jax.core.policies import thresholds
+from ease_jax.decode import charges, deferred, loop
 from ease_jax.decode import step as steps
 
 GRID = STACK.grid
@@ -72,31 +72,36 @@ def test_rows_share_the_layers_that_are_run():
 # ----------------------------------------------------------- what is made up
 
 
+def read(model, point, length):
+  """Three texts, decoded as they stand, and in how many cells each is seen."""
+  tokens = tiny.batch(3, length)['tokens']
+  zero_B = np.zeros(3, np.int32)
+  slot = loop.least_slot(point)
+  stepped, _, cache = steps.many_steps(
+    tiny.params(model),
+    decode.init_cache(model, 3, slot + length),
+    loop.start(model, point, tokens[:, 0], zero_B, zero_B + 99, 0),
+    np.int32(slot),
+    thresholds(point, model.grid.num_readouts),
+    np.int32(-1),
+    np.roll(tokens, -1, 1).T,
+    num=length,
+    model=model,
+    rule=loop.rule_of(point),
+    sampling=decode.Sampling(),
+  )
+  seen_LxBxT = np.asarray(cache.seen_LxBxC)[:, :, slot : slot + length]
+  return stepped, seen_LxBxT.sum(0)
+
+
 @pytest.mark.parametrize('threshold', [-INF, 0.5, (0.45, 0.5, INF), INF])
 def test_recompute_makes_up_what_it_is_charged(threshold):
   """How deep each token went stands in the cache."""
   length = 36
-  tokens = tiny.batch(3, length)['tokens']
   point = tiny.point('max_prob', 'recompute', threshold)
   threshold_K = point.threshold_K(3)
-  zero_B = np.zeros(3, np.int32)
-  slot = loop.least_slot(point)
-  stepped, _, cache = steps.many_steps(
-    PARAMS,
-    decode.init_cache(STACK, 3, slot + length),
-    loop.start(STACK, point, tokens[:, 0], zero_B, zero_B + 99, 0),
-    np.int32(slot),
-    threshold_K,
-    np.int32(-1),
-    np.roll(tokens, -1, 1).T,
-    num=length,
-    model=STACK,
-    rule=point.rule,
-    sampling=decode.Sampling(),
-  )
+  stepped, depth_BxT = read(STACK, point, length)
   exit_BxT = np.asarray(stepped.exit_B.T)
-  seen_LxBxT = np.asarray(cache.seen_LxBxC)[:, :, slot : slot + length]
-  depth_BxT = seen_LxBxT.sum(0)
   np.testing.assert_array_equal(depth_BxT[:, : -deferred.WINDOW - 1], 4)
 
   prices = STACK.costs_of_windows(length)
@@ -134,6 +139,37 @@ def test_the_oldest_drags_the_window_through_before_it_leaves():
   assert (text.exits == 0).all()
   assert counts.layers_run == new + new // 9 * (GRID.depth - 1)
   assert counts.heads_run == new
+
+
+ROUTED = tiny.stack(readouts=(1, 3, 4), router='mod')
+
+
+@pytest.mark.parametrize('policy', ['off', 'drop', 'recompute'])
+def test_what_routers_spare_is_not_charged(policy):
+  """Seen in the cache is who ran; a router is paid for by all it was asked."""
+  point = None
+  if policy != 'off':
+    point = tiny.point('max_prob', policy, (0.5, 0.5, INF))
+  length = 20
+  stepped, seen_BxT = read(ROUTED, point, length)
+  exit_BxT = np.asarray(stepped.exit_B.T)
+  taken_BxT = exit_BxT
+  if policy == 'recompute':
+    taken_BxT = charges.reached(2, exit_BxT)
+  assert (len(np.unique(exit_BxT)) > 1) == (policy != 'off')
+
+  prices = ROUTED.costs_of_windows(length)
+  routers_K = np.cumsum([0, 1, 1])  # behind layers 1, 3 and 4
+  heads_BxT = 1 if policy == 'off' else exit_BxT + 1
+  spent_BxT = (
+    seen_BxT * prices.block_L[0]
+    + routers_K[taken_BxT] * 2 * ROUTED.cfg.dim
+    + heads_BxT * prices.head
+  )
+  passed_BxTxL = np.asarray(stepped.passed_BxL).swapaxes(0, 1)
+  assert passed_BxTxL.any()
+  charged = decode.compute_decoder(ROUTED, point, exit_BxT, passed_BxTxL)
+  assert charged == pytest.approx(prices.relative(spent_BxT.mean()))
 
 
 # ----------------------------------------------------------------- compiling

@@ -4,6 +4,7 @@ import pytest
 from test_config_errors import HRM, REFINE, check_refused
 
 MOD = {'model.router': 'mod'}
+MOR = {'model.body': 'cycle', 'model.cycle.times': 2, 'model.router': 'mor'}
 DISTILL = {'loss.target': 'distill', 'loss.weights': 'uniform'}
 ERRORS = [
   (
@@ -81,7 +82,7 @@ ERRORS = [
   ),
   (
     {'model.router': 'moe'},
-    "model.router='moe' is unknown; use one of: none, mod",
+    "model.router='moe' is unknown; use one of: none, mod, mor",
   ),
   (MOD | {'model.mod.capacity': 0.0}, 'model.mod.capacity=0.0 must be above 0'),
   (
@@ -109,6 +110,44 @@ ERRORS = [
     'model.router=mod would let tokens pass layer 1, which combines x and z: '
     'their sum would go on as it is; route other layers, or use another '
     'model.body',
+  ),
+  (
+    {'model.router': 'mor'},
+    'model.router=mor needs layers that run again within a segment, in the '
+    'same order; use model.body=cycle with model.cycle.times=2 or more',
+  ),
+  (
+    REFINE | {'model.router': 'mor'},
+    'model.router=mor needs layers that run again within a segment, in the '
+    'same order; use model.body=cycle with model.cycle.times=2 or more',
+  ),
+  (
+    MOR | {'model.mor.capacities': (0.5, 0.75)},
+    'model.mor.capacities=(0.5, 0.75) grow from 0.5 to 0.75, but who has left '
+    'a run does not come back; let them fall',
+  ),
+  (
+    MOR | {'model.mor.capacities': (1.5, 0.5)},
+    'model.mor.capacities=(1.5, 0.5) holds 1.5, which must be at most 1',
+  ),
+  (
+    MOR | {'model.mor.capacities': (1.0, 0.0)},
+    'model.mor.capacities=(1.0, 0.0) holds 0.0, which must be above 0',
+  ),
+  (
+    MOR | {'model.mor.capacities': (1.0, 0.5, 0.25)},
+    'model.mor.capacities=(1.0, 0.5, 0.25) are 3 for 2 runs of the same '
+    'layers; give one for each, or () for equal steps',
+  ),
+  (
+    {'model.body': 'cycle', 'model.cycle.times': 3},
+    'model.num_layers=4 less model.cycle.own=1 before and after leave 2 cells, '
+    'which are no multiple of model.cycle.times=3; change one of them',
+  ),
+  (
+    {'model.body': 'cycle', 'model.segments': 2},
+    'model.body=cycle runs layers again within one segment, and model.segments'
+    '=2; use model.cycle.times, or model.body=refine',
   ),
   (
     MOD | {'generate.method': 'speculative', 'generate.draft': (0, 2, 0.0)},

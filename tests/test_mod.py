@@ -29,11 +29,20 @@ LENGTH = 12
 BATCH = tiny.batch(ROWS, LENGTH)
 LAST = LossSpec((0.0, 0.0, 0.0, 1.0))
 CHOICES = ('auxiliary', 'predictor', 'token')
+RUNS = ('expert runs', 'token runs')  # of Mixture-of-Recursions
 each_choice = pytest.mark.parametrize('choice', CHOICES)
+every_choice = pytest.mark.parametrize('choice', CHOICES + RUNS)
 
 
 @functools.cache
 def routed(choice='auxiliary', **changes):
+  if choice in RUNS:
+    return tiny.recursions(
+      readouts=(1, 3, 4, 6),
+      choice=choice.split()[0],
+      capacities=(1.0, 0.5, 0.25),
+      loss_weight=1.0,
+    )
   fields = dict(router='mod', capacity=0.4, choice=choice, loss_weight=1.0)
   return tiny.stack(**(fields | changes))
 
@@ -45,7 +54,7 @@ def trained_walk(params, *, model):
   travel = Travel(layers.positions(LENGTH), jax.random.key(0))
   walked = walk(
     bound,
-    model.grid.segment,
+    model.grid.first,
     bound.start(BATCH['tokens'], travel.position_BxT),
     None,
     layer=bound.windows(LENGTH),
@@ -158,7 +167,7 @@ def test_so_many_tokens_of_a_row_run(choice):
 # ---------------------------------------------------------------- learning
 
 
-@each_choice
+@every_choice
 def test_every_parameter_of_a_router_learns(choice):
   """R3, those of the predictor and of the routed layers included."""
   model = routed(choice)
@@ -167,6 +176,9 @@ def test_every_parameter_of_a_router_learns(choice):
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert np.isfinite(grad).all(), path
     assert (np.asarray(grad) != 0).any(), path
+  for name, router in grads.items():
+    if name.startswith('router_'):  # each of its runs has a column
+      assert (np.asarray(router['router']['kernel']) != 0).any(0).all()
 
 
 @each_choice
@@ -200,7 +212,7 @@ def evaluated(params, tokens, *, model):
   return model.apply({'params': params}, tokens)
 
 
-@each_choice
+@every_choice
 def test_no_gradient_flows_from_a_later_token(choice):
   model = routed(choice)
   params = tiny.params(model)
@@ -217,16 +229,20 @@ def test_no_gradient_flows_from_a_later_token(choice):
   assert (flow_KxTxT[:, np.eye(8, dtype=bool)] > 0).all()
 
 
-def decisions(params, tokens, model, key=None):
-  """Who runs the first routed layer, its states being the embeddings'."""
+@functools.partial(jax.jit, static_argnames='model')
+def decisions(params, tokens, key=None, *, model):
+  """Who runs each routed layer."""
   bound = model.bind({'params': params})
-  (cell,) = [cell for cell in model.grid.cells if cell.block == 1]
   travel = Travel(layers.positions(LENGTH), key)
-  h_BxTxD = bound.start(tokens, travel.position_BxT)[RUNNING]
-  return np.asarray(bound.route(cell, h_BxTxD, travel).runs_BxT)
+  start = bound.start(tokens, travel.position_BxT)
+  layer = bound.windows(LENGTH)
+  walked = walk(
+    bound, model.grid.first, start, None, layer=layer, travel=travel
+  )
+  return jnp.stack([c.goes_BxT for c in walked.calls if c.cell.router])
 
 
-@each_choice
+@every_choice
 def test_who_runs_depends_on_later_tokens_in_training_only(choice):
   model = routed(choice)
   params = tiny.params(model)
@@ -237,9 +253,9 @@ def test_who_runs_depends_on_later_tokens_in_training_only(choice):
     changed[:, -1] = (changed[:, -1] + 1) % tiny.VOCAB
     for trains in (True, False):
       key = jax.random.key(0) if trains else None
-      a = decisions(params, tokens, model, key)
-      b = decisions(params, changed, model, key)
-      moved[trains] |= (a[:, :-1] != b[:, :-1]).any()
+      a = np.asarray(decisions(params, tokens, key, model=model))
+      b = np.asarray(decisions(params, changed, key, model=model))
+      moved[trains] |= (a[..., :-1] != b[..., :-1]).any()
   assert moved == {True: True, False: False}
 
 

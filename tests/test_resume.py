@@ -69,16 +69,17 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
 
 
 @pytest.mark.parametrize(
-  'changes, router',
+  'changes, model',
   [
-    (dict(layer_dropout=0.5), 'none'),
-    ({}, 'mod'),
+    (dict(layer_dropout=0.5), dict(num_layers=2)),
+    ({}, dict(num_layers=2, router='mod')),
+    ({}, dict(num_layers=2, body='cycle', times=2, own=0, router='mor')),
   ],
 )
-def test_routers_resume_too(tmp_path, changes, router):
+def test_routers_resume_too(tmp_path, changes, model):
   """R29, R30: rows drawn to skip layers; tokens that choose."""
   c = training.make_plain_config(**changes)
-  tiny.update_model(c.model, num_layers=2, router=router)
+  tiny.update_model(c.model, **model)
   run_specs = training.make_specs(c)
   straight = tmp_path / 'straight'
   training.run(run_specs, straight)

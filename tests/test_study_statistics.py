@@ -40,11 +40,11 @@ def sums(compute, nll, full_flops, spread=0.0):
   return Sums(tuple((10 * nll_W).tolist()), (flops,) * NUM)
 
 
-def run_of(full_flops, select, report, seed=0, spread=0.0):
+def run_of(full_flops, select, report, seed=0, spread=0.0, spared=0.0):
   """A run of one readout, from (compute, nll) of each setting."""
   last = dataclasses.replace(
     fake_run.readouts()[-1],
-    flops_static=full_flops,
+    flops_static=full_flops - spared,
     select=with_nll(select[-1][1]),
     report=with_nll(report[-1][1]),
   )
@@ -87,6 +87,24 @@ def test_a_curve_is_of_the_deployed_policy():
   other = dataclasses.replace(run.results.chosen, policy='drop')
   results = dataclasses.replace(run.results, chosen=other)
   assert curve(run._replace(results=results)) == [(100, 1.1)]  # exits off
+
+
+def test_routers_that_spare_do_not_make_a_full_pass_cheaper():
+  """`compute` is a share of a pass in which nobody is kept out of a cell."""
+  settings = [(0.25, 2.0), (0.5, 1.0)]
+  runs = [
+    run_of(100.0, settings, settings, spared=spared) for spared in (0.0, 50.0)
+  ]
+  flops_SxP, _ = frontier.sums_of_budgets(runs).totals
+  np.testing.assert_array_equal(flops_SxP[0], flops_SxP[1])
+
+  study = Study('', '', {'mod': {}}, (0, 1), ())
+  summary = statistics.summarize(
+    study, {'mod': dict(enumerate(runs))}, [], runs[0].results.provenance
+  )
+  (variant,) = summary.variants
+  compute = runs[0].results.chosen.report.cost.compute
+  assert variant.chosen_flops.values == (100 * compute,) * 2
 
 
 def judged(small, large, *nlls, spread=0.0):

@@ -38,6 +38,13 @@ LIKELIEST = TAUGHT | {'loss.teacher_top_k': 4}
 BY_ANOTHER = TAUGHT | {'loss.teacher': 'runs/big'}
 MOD = {'model.router': 'mod', 'model.mod.every': 1, 'model.mod.capacity': 0.25}
 PREDICTOR = MOD | {'model.mod.choice': 'predictor'}
+MOR = {
+  'model.body': 'cycle',
+  'model.cycle.times': 2,
+  'model.cycle.own': 0,
+  'model.router': 'mor',
+  'model.mor.capacities': (0.5, 0.25),
+}
 DROPOUT = {'train.layer_dropout': 0.5}
 
 
@@ -52,6 +59,7 @@ DROPOUT = {'train.layer_dropout': 0.5}
     ('adamw', LENGTH, BY_ANOTHER),
     ('adamw', LONG, MOD),
     ('adamw', LENGTH, PREDICTOR),
+    ('adamw', LONG, MOR),
     ('adamw', LENGTH, DROPOUT),
   ],
 )

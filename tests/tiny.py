@@ -38,7 +38,7 @@ SMALL = dict(
 def update_model(section, **fields):
   """Sets fields of a config's section `model` by their short names.
 
-  `carry_init`, `inject`, `cycles` and `cycle_steps` are the body's own,
+  `carry_init`, `inject`, `cycles`, `times` and the like are the body's own,
   `capacity`, `every` and `choice` the router's.
   """
   chosen = (fields.get(name, section[name]) for name in ('body', 'router'))
@@ -79,6 +79,12 @@ stack = body  # the default one
 def refine(**changes):
   """Two layers, three times."""
   fields = dict(body='refine', num_layers=2, segments=3)
+  return body(**(fields | changes))
+
+
+def recursions(**changes):
+  """Two layers, three times, all but the first run with a router."""
+  fields = dict(body='cycle', num_layers=6, times=3, own=0, router='mor')
   return body(**(fields | changes))
 
 
@@ -175,6 +181,9 @@ def plain_cells(cfg):
   if cfg.body == 'stack':
     every = cfg.routing.every if cfg.routing else None
     return reference.stack_cells(cfg.num_layers, readouts, every)
+  if cfg.body == 'cycle':
+    times, own = cfg.options.times, cfg.options.own
+    return reference.cycle_cells(cfg.num_layers, readouts, times, own)
   if cfg.body == 'refine':
     return reference.refine_cells(cfg.num_layers, readouts, cfg.segments)
   return reference.hrm_cells(

@@ -126,6 +126,12 @@ class Grid:
     return self.cells[: len(self.prelude)]
 
   @property
+  def first(self) -> tuple[Cell, ...]:
+    """The cells of the first segment, numbered as in `cells`."""
+    start = len(self.prelude)
+    return self.cells[start : start + len(self.segment)]
+
+  @property
   def depth(self) -> int:
     """Cells that a token runs without exits."""
     return len(self.cells) + len(self.coda)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.checks import need
+from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.routers import Route, Router, Share, Taken
 
 NAME = 'layer_dropout'
@@ -74,17 +75,17 @@ class LayerDropout:
     place = block / max(num_blocks - 1, 1)
     return round(self.most * SHAPES[self.shape](place) * self.rows)
 
-  def router(self, block: int, num_blocks: int) -> Router | None:
-    """The router of a block's cells; None = all rows run them."""
-    skips = self.skips(block, num_blocks)
+  def router(self, cell: Cell, grid: Grid) -> Router | None:
+    """The router of a cell; None = all rows run it."""
+    skips = self.skips(cell.block, grid.num_blocks)
     if skips == 0:
       return None
     stays = self.rows - skips
     need(
       stays > 0,
       f'{self.field} leaves none of the {self.rows} rows that are run at once '
-      f'(train.batch_size / train.accumulate) to layer {block + 1}; lower it, '
-      'or raise the rows',
+      f'(train.batch_size / train.accumulate) to layer {cell.block + 1}; lower '
+      'it, or raise the rows',
     )
     return Router(
       NAME,

@@ -14,13 +14,11 @@ its gate does not grow with the states, and g may be a sigmoid.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ease_jax.checks import (
   Count,
@@ -32,7 +30,16 @@ from ease_jax.checks import (
   check_fields,
   need,
 )
-from ease_jax.core.routers import Route, Router, Share, Taken
+from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.routers import (
+  Route,
+  Router,
+  Share,
+  Taken,
+  highest,
+  times,
+  undecided,
+)
 from ease_jax.core.scaling import unit_size
 
 NAME = 'mod'
@@ -86,16 +93,16 @@ class MoDSpec:
     """The field of the config that asks for it, and its value."""
     return f'model.router={NAME}'
 
-  def router(self, block: int, num_blocks: int) -> Router | None:
-    """The router of a block's cells; None = all tokens run them."""
+  def router(self, cell: Cell, grid: Grid) -> Router | None:
+    """The router of a cell; None = all tokens run it."""
     if self.capacity == 1:
       return None
     need(
-      self.every <= num_blocks,
-      f'model.{NAME}.every={self.every} is more than the {num_blocks} layers '
-      'of the model, so that none has a router; lower it',
+      self.every <= grid.num_blocks,
+      f'model.{NAME}.every={self.every} is more than the {grid.num_blocks} '
+      'layers of the model, so that none has a router; lower it',
     )
-    if (block + 1) % self.every:
+    if (cell.block + 1) % self.every:
       return None
     return Router(
       NAME,
@@ -110,7 +117,7 @@ Params = Any  # tree of arrays
 
 
 def _init(spec: MoDSpec, key: jax.Array, dim: int) -> Params:
-  """Of unit size each, whatever their fan-in: see `_times`."""
+  """Of unit size each, whatever their fan-in: see `times`."""
   router_key, up_key, down_key = jax.random.split(key, 3)
   params = {'router': {'kernel': jax.random.normal(router_key, (dim, 1))}}
   if spec.choice == PREDICTOR:
@@ -136,7 +143,7 @@ def _route(
 ) -> Route:
   del position_BxT
   x_BxTxD = unit_size(h_BxTxD)
-  r_BxT = _times(x_BxTxD, params['router'])[..., 0]
+  r_BxT = times(x_BxTxD, params['router']['kernel'])[..., 0]
   says_BxT = r_BxT
   if spec.choice == PREDICTOR:
     says_BxT = _predicted(params, jax.lax.stop_gradient(x_BxTxD))
@@ -145,34 +152,20 @@ def _route(
   if key is None:
     return Route(says_BxT > 0, weight_BxT)
 
-  token_BxM, runs_BxT = _highest(r_BxT, spec.capacity)
+  token_BxM, runs_BxT = highest(r_BxT, spec.capacity)
   seen_BxM = None
   if spec.choice == TOKEN:
     runs_BxT &= r_BxT > 0
     seen_BxM = jnp.take_along_axis(runs_BxT, token_BxM, 1)
     loss_BxT = _unbalanced(r_BxT, spec.capacity)
   else:
-    loss_BxT = _undecided(says_BxT, runs_BxT)
+    loss_BxT = undecided(says_BxT, runs_BxT)
   return Route(
     runs_BxT,
     weight_BxT,
     spec.loss_weight * loss_BxT,
     Taken(token_NxM=token_BxM, seen_NxM=seen_BxM),
   )
-
-
-def _highest(r_BxT: jax.Array, share: float) -> tuple[jax.Array, jax.Array]:
-  """Places of the highest of each row, in order, and who they are."""
-  length = r_BxT.shape[1]
-  _, token_BxM = jax.lax.top_k(r_BxT, math.ceil(share * length))
-  is_BxMxT = token_BxM[..., None] == jnp.arange(length)[None, None]
-  return jnp.sort(token_BxM, axis=1), is_BxMxT.any(1)
-
-
-def _undecided(says_BxT: jax.Array, chosen_BxT: jax.Array) -> jax.Array:
-  """Binary cross-entropy of what a token says against who was chosen."""
-  target_BxT = chosen_BxT.astype(jnp.float32)
-  return optax.sigmoid_binary_cross_entropy(says_BxT, target_BxT)
 
 
 def _unbalanced(r_BxT: jax.Array, share: float) -> jax.Array:
@@ -184,17 +177,5 @@ def _unbalanced(r_BxT: jax.Array, share: float) -> jax.Array:
 
 
 def _predicted(params: Params, x_BxTxD: jax.Array) -> jax.Array:
-  hidden = jax.nn.gelu(_times(x_BxTxD, params['up']))
-  return _times(hidden, params['down'])[..., 0]
-
-
-def _times(x_BxTxD: jax.Array, linear: Params) -> jax.Array:
-  """A linear map whose kernel is of unit size.
-
-  A step of Adam moves every entry alike; so it moves the result by a share of
-  its size, however many there are.
-  """
-  kernel = linear['kernel']
-  flat_NxD = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])
-  product = flat_NxD @ kernel / math.sqrt(len(kernel))
-  return product.reshape(*x_BxTxD.shape[:-1], -1)
+  hidden = jax.nn.gelu(times(x_BxTxD, params['up']['kernel']))
+  return times(hidden, params['down']['kernel'])[..., 0]

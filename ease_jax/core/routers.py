@@ -5,11 +5,13 @@ sees it there. A router carries its own facts; a cell names it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ease_jax.checks import need
 from ease_jax.core.grid import Cell, Grid
@@ -60,12 +62,15 @@ class Route(NamedTuple):
     taken: in training, a number of tokens known beforehand that holds all who
       run, so that the others cost nothing; None = the cell is run on all
       tokens, and masked.
+    memory_BxTxM: float32, what later cells of a token shall know; None = as
+      it was. It goes on for tokens that stopped: others may see them there.
   """
 
   runs_BxT: jax.Array
   weight_BxT: jax.Array | None = None
   loss_BxT: jax.Array | None = None
   taken: Taken | None = None
+  memory_BxTxM: jax.Array | None = None
 
 
 class Share(NamedTuple):
@@ -91,16 +96,19 @@ class Router:
     route: (parameters, h [B, T, D], position [B, T], key) -> `Route`. The key
       is None except in training: then the route may draw or look at other
       tokens; otherwise it depends on the token alone, so that decoding and
-      evaluation agree.
+      evaluation agree. Where there is a memory, that comes as well: the last
+      one of the token's cells before, [B, T, M], zeros at first.
     flops: D -> FLOPs of one token.
     share: what part of a training batch runs the cell.
+    memory: M, numbers that are kept of a token from cell to cell; 0 = none.
   """
 
   name: str
   init: Callable[[jax.Array, int], Any] | None
-  route: Callable[[Any, jax.Array, jax.Array, jax.Array | None], Route]
+  route: Callable[..., Route]
   flops: Callable[[int], float]
   share: Share = Share()
+  memory: int = 0
 
 
 NONE = 'none'  # the routing that puts no routers anywhere
@@ -121,8 +129,8 @@ class Routing(Protocol):
     """The field of the config that asks for it, and its value."""
     ...
 
-  def router(self, block: int, num_blocks: int) -> Router | None:
-    """The router of a block's cells; None = all tokens run them."""
+  def router(self, cell: Cell, grid: Grid) -> Router | None:
+    """The router of a numbered cell of a segment; None = all tokens run it."""
     ...
 
 
@@ -138,12 +146,14 @@ def routed(grid: Grid, routing: Routing) -> Grid:
     f'{routing.field} does not fit this model.body, whose cells have routers '
     'of their own; leave it at its default',
   )
-  segment = [_routed(cell, routing, grid.num_blocks) for cell in grid.segment]
+  segment = [
+    _routed(cell, routing, routing.router(numbered, grid))
+    for cell, numbered in zip(grid.segment, grid.first, strict=True)
+  ]
   return dataclasses.replace(grid, segment=tuple(segment))
 
 
-def _routed(cell: Cell, routing: Routing, num_blocks: int) -> Cell:
-  router = routing.router(cell.block, num_blocks)
+def _routed(cell: Cell, routing: Routing, router: Router | None) -> Cell:
   if router is None:
     return cell
   need(
@@ -153,3 +163,39 @@ def _routed(cell: Cell, routing: Routing, num_blocks: int) -> Cell:
     'route other layers, or use another model.body',
   )
   return dataclasses.replace(cell, router=router.name)
+
+
+# ------------------------------------------- what learned routers are made of
+
+
+def times(x_BxTxD: jax.Array, kernel_DxO: jax.Array) -> jax.Array:
+  """A linear map whose kernel is of unit size, [B, T, O].
+
+  A step of Adam moves every entry alike; so it moves the result by a share of
+  its size, however many there are.
+  """
+  flat_NxD = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])
+  product = flat_NxD @ kernel_DxO / math.sqrt(len(kernel_DxO))
+  return product.reshape(*x_BxTxD.shape[:-1], -1)
+
+
+def highest(score_BxT: jax.Array, share: float) -> tuple[jax.Array, jax.Array]:
+  """The highest of each row: their places, in order, and who they are.
+
+  Args:
+    score_BxT: who comes before whom.
+    share: of the tokens of a row, rounded up to M whole ones.
+
+  Returns:
+    token_BxM, and bool [B, T].
+  """
+  length = score_BxT.shape[1]
+  _, token_BxM = jax.lax.top_k(score_BxT, math.ceil(share * length))
+  is_BxMxT = token_BxM[..., None] == jnp.arange(length)[None, None]
+  return jnp.sort(token_BxM, axis=1), is_BxMxT.any(1)
+
+
+def undecided(says_BxT: jax.Array, chosen_BxT: jax.Array) -> jax.Array:
+  """Binary cross-entropy of what a token says against who was chosen."""
+  target_BxT = chosen_BxT.astype(jnp.float32)
+  return optax.sigmoid_binary_cross_entropy(says_BxT, target_BxT)

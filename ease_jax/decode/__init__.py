@@ -10,7 +10,7 @@ from ease_jax.decode.cache import Cache as Cache
 from ease_jax.decode.cache import commit as commit
 from ease_jax.decode.cache import grow as grow
 from ease_jax.decode.cache import init_cache as init_cache
-from ease_jax.decode.deferred import compute_decoder as compute_decoder
+from ease_jax.decode.charges import compute_decoder as compute_decoder
 from ease_jax.decode.drafts import Draft as Draft
 from ease_jax.decode.drafts import Tally as Tally
 from ease_jax.decode.drafts import candidates as candidates

@@ -78,6 +78,31 @@ def _filled(call: Call, project) -> tuple[KV, jax.Array]:
   return jax.lax.cond(call.seen_BxT.any(), project, nothing)
 
 
+def passed(body: Body, walked: Walked, exit_B: jax.Array) -> jax.Array | None:
+  """Cells that a router kept a token out of, on its way to its answer.
+
+  Args:
+    body: the body that was walked.
+    walked: of all cells but the coda's, one token in every row.
+    exit_B: the readout that answered.
+
+  Returns:
+    [B, L] int32, the coda's cells last; None where there is no router.
+  """
+  grid = body.grid
+  if not grid.routed:
+    return None
+  reach_B = jnp.asarray(grid.reach_K)[exit_B]
+  nobody_B = jnp.zeros(exit_B.shape, bool)
+  columns = [nobody_B] * grid.depth
+  for call in walked.calls:
+    if call.cell.router is not None:
+      assert call.goes_BxT is not None
+      on_its_way_B = call.cell.number < reach_B
+      columns[call.cell.number] = on_its_way_B & ~call.goes_BxT[:, 0]
+  return jnp.stack(columns, 1).astype(jnp.int32)
+
+
 def addition(walks: list[Walked], absent_BxT: jax.Array) -> New:
   """What walks through all cells add to a cache.
 

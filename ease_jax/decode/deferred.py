@@ -5,17 +5,15 @@ behind. When a later token of its row goes deeper, it is taken along, so that
 what is looked back at are always the true keys and values (the deferred
 computation of FREE, Bae et al. 2310.05424, and EE-LLM, Chen et al. 2312.04916).
 The last `WINDOW` tokens may be behind; the oldest drags all of them through
-before it leaves. `compute_decoder` charges what comes of that.
+before it leaves. `charges` has what comes of that.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ease_jax.core.costs import mean_context
-from ease_jax.core.policies import ExitRule, OperatingPoint, thresholds
+from ease_jax.core.policies import ExitRule
 from ease_jax.decode import cells, heads
 from ease_jax.decode.cache import Cache, New
 from ease_jax.model import Body
@@ -28,6 +26,7 @@ from ease_jax.model.walk import (
   Walked,
   before_exits,
   walk,
+  where,
 )
 
 WINDOW = 8  # P: tokens that may be behind
@@ -70,7 +69,7 @@ def answer(
   done_B: jax.Array,
   rule: ExitRule,
   threshold_K: jax.Array,
-) -> tuple[jax.Array, jax.Array, Window, New, Counts]:
+) -> tuple[jax.Array, jax.Array, Window, New, Counts, jax.Array | None]:
   """One token for every row; the cells between two readouts are the unit.
 
   A token takes all older ones of its window along, so that none has ever
@@ -87,7 +86,8 @@ def answer(
 
   Returns:
     exit_B, logits_BxV, the window after it, what is new to the cache (of the
-    window and the new token), and what was done.
+    window and the new token), what was done, and how many tokens routers kept
+    out of the cells that they were taken to, [B, L].
   """
   grid = bound.grid
   num = grid.num_readouts
@@ -128,7 +128,22 @@ def answer(
     jax.tree.map(lambda x_BxNxD: x_BxNxD[:, 1:], state), reached_BxN[:, 1:]
   )
   new = _addition(kv, ran, seen, tail, done_B)
-  return exits.exit_BxT[:, 0], logits_Bx1xV[:, 0], window, new, counts
+  return (
+    exits.exit_BxT[:, 0],
+    logits_Bx1xV[:, 0],
+    window,
+    new,
+    counts,
+    _passed(bound, new),
+  )
+
+
+def _passed(bound: Body, new: New) -> jax.Array | None:
+  """Tokens whom nobody sees in a cell that they were taken to, [B, L]."""
+  if not bound.grid.routed:
+    return None
+  assert new.ran_LxBxT is not None
+  return (new.ran_LxBxT & ~new.seen_LxBxT).sum(2, dtype=jnp.int32).T
 
 
 def _appended(before_BxPxD: jax.Array, newest_Bx1xD: jax.Array) -> jax.Array:
@@ -233,7 +248,7 @@ class _Group:
   def _all(self, state: State) -> Grouped:
     walked, seen = self._walk(state, slice(None))
     kv = [own for own in walked.kv if own is not None]
-    return walked.state, kv, seen, jnp.int32(len(self.cells))
+    return walked.state, kv, seen, _run(walked)
 
   def _newest(self, state: State) -> Grouped:
     behind = self.goes_BxN.shape[1] - 1
@@ -246,7 +261,7 @@ class _Group:
     state = jax.tree.map(replaced, state, walked.state)
     kv = [_padded(own, behind) for own in walked.kv if own is not None]
     seen = [jnp.pad(here, ((0, 0), (behind, 0))) for here in seen]
-    return state, kv, seen, jnp.int32(len(self.cells))
+    return state, kv, seen, _run(walked)
 
   def _walk(
     self, state: State, tokens: slice
@@ -260,7 +275,11 @@ class _Group:
       state,
       before_exits(~goes_BxT),
       layer=cells.cached(
-        self.bound, self.cache, position_BxT, mask_BxTxT, skip=False
+        self.bound,
+        self.cache,
+        position_BxT,
+        mask_BxTxT,
+        skip=self.bound.grid.routed,  # or the group would not run at all
       ),
       travel=Travel(position_BxT),
     )
@@ -268,58 +287,12 @@ class _Group:
       goes_BxT if call.seen_BxT is None else goes_BxT & call.seen_BxT
       for call in walked.calls
     ]
-    return walked, seen
+    # Routers remember nothing of tokens that wait.
+    state = where(goes_BxT, walked.state, state)
+    return walked._replace(state=state), seen
 
 
-def compute_decoder(
-  model: Body, point: OperatingPoint, exit_RxT: np.ndarray, before: int = 0
-) -> float:
-  """What this decoder does for the tokens of some rows.
-
-  FLOPs per token, relative to a full pass. Under a policy where exited tokens
-  run on (`recompute`) they wait in a window: in the end nearly everything is
-  made up, many tokens at a time. Under the others it equals `compute`, the
-  least that any decoder must do.
-
-  Args:
-    model: a body.
-    point: where tokens exit.
-    exit_RxT: the readout that answered each token.
-    before: tokens of the rows that came earlier, such as a prompt: they are
-      looked back at, by the full pass as well, and not charged themselves.
-  """
-  context = mean_context(exit_RxT.shape[1], model.cfg.attention)
-  prices = model.costs(before + context)
-  active_K = thresholds(point, model.grid.num_readouts) < np.inf
-  cost_K = prices.exit_K(point.rule, active_K)
-  flops = float(cost_K[exit_RxT].mean())
-
-  if point.rule.policy.runs_on:
-    taken_RxT = reached(model.grid.num_readouts - 1, exit_RxT)
-    more_RxT = prices.static_K[taken_RxT] - prices.static_K[exit_RxT]
-    flops += float(more_RxT.mean())
-  return prices.relative(flops)
-
-
-def reached(last: int, exit_RxT: np.ndarray) -> np.ndarray:
-  """The readout that the window of `answer` takes each token to, [R, T].
-
-  A token takes those that wait along; one that has waited for a whole window
-  takes them all through.
-
-  Args:
-    last: number of the last readout.
-    exit_RxT: the readout that answered each token.
-  """
-  reached_RxT = exit_RxT.copy()
-
-  for t in range(exit_RxT.shape[1]):
-    depth_R = exit_RxT[:, t]
-    if t >= WINDOW:
-      waited_R = reached_RxT[:, t - WINDOW] < last
-      depth_R = np.where(waited_R, last, depth_R)
-    first = max(0, t - WINDOW)
-    window_RxN = reached_RxT[:, first : t + 1]
-    np.maximum(window_RxN, depth_R[:, None], out=window_RxN)
-
-  return reached_RxT
+def _run(walked: Walked) -> jax.Array:
+  """Cells that were run, as the program counted them."""
+  assert walked.exits is not None
+  return walked.exits.counts.cells

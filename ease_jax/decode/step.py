@@ -58,6 +58,8 @@ class Stepped(NamedTuple):
       counted them.
     heads_run: heads, likewise.
     fills_run: cells of which only keys and values were made, likewise.
+    passed_BxL: how many tokens of each row a router kept out of a cell that
+      the step took them to; None where there is no router.
   """
 
   token_B: jax.Array
@@ -66,6 +68,7 @@ class Stepped(NamedTuple):
   layers_run: jax.Array
   heads_run: jax.Array
   fills_run: jax.Array
+  passed_BxL: jax.Array | None
 
 
 class Answer(NamedTuple):
@@ -76,6 +79,7 @@ class Answer(NamedTuple):
   window: deferred.Window | None
   new: New
   counts: Counts
+  passed_BxL: jax.Array | None
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'rule', 'sampling'))
@@ -145,6 +149,7 @@ def step(
     counts.cells,
     counts.heads,
     counts.fills,
+    answer.passed_BxL,
   )
   rows = rows._replace(
     token_B=token_B,
@@ -239,12 +244,14 @@ def _answer(
   assert walked.exits is not None
   tail = through_coda(bound, walked, done_Bx1, layer, travel)
   logits_Bx1xV, counts = heads.answer_of(bound, walked, tail, done_Bx1)
+  exit_B = walked.exits.exit_BxT[:, 0]
   return Answer(
-    walked.exits.exit_BxT[:, 0],
+    exit_B,
     logits_Bx1xV[:, 0],
     None,
     cells.addition([walked, tail], done_Bx1),
     counts,
+    cells.passed(bound, walked, exit_B),
   )
 
 

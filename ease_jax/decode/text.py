@@ -7,7 +7,7 @@ import numpy as np
 
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.tokenizers import Tokenizer
-from ease_jax.decode import deferred, loop, speculation
+from ease_jax.decode import charges, loop, speculation
 from ease_jax.decode.adaptive import Way
 from ease_jax.decode.drafts import NOTHING, Tally
 from ease_jax.decode.options import Options
@@ -94,6 +94,7 @@ def exit_text(
   depth = model.grid.depth
   speech = Speech(tokenizer)
   exits = []
+  passed = []
   layers_run = 0
 
   prompt_tokens = tokenizer.encode(prompt).tolist()
@@ -112,15 +113,20 @@ def exit_text(
     yield shaded(text, depth_K[answered_by] / depth, color)
     exits.append(answered_by)
     layers_run += int(step.layers_run)
+    if step.passed_BxL is not None:
+      passed.append(step.passed_BxL[0])
 
   yield speech.rest() + '\n'
-  compute = 1.0
+  # The last token of the prompt is the first to be decoded.
+  compute = charges.compute_decoder(
+    model,
+    point,
+    np.asarray([exits]),
+    np.asarray([passed]) if passed else None,
+    before=len(prompt_tokens) - 1,
+  )
   how = 'no exits'
   if point is not None:
-    # The last token of the prompt is the first to be decoded.
-    compute = deferred.compute_decoder(
-      model, point, np.asarray([exits]), before=len(prompt_tokens) - 1
-    )
     how = f'{point.signal}, {point.policy}'
   say(
     f'[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '

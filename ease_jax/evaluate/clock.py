@@ -34,6 +34,19 @@ CALIBRATION = 4  # prompts
 POINTS = 5  # with exits, the chosen one among them
 
 
+class Decoded(NamedTuple):
+  """What was decoded of R windows of T tokens.
+
+  Attributes:
+    exit_RxT: the readout that answered each token.
+    passed_RxTxL: tokens that routers kept out of each cell in each step; None
+      where there are no routers.
+  """
+
+  exit_RxT: np.ndarray
+  passed_RxTxL: np.ndarray | None
+
+
 class Timed(NamedTuple):
   """What a run took and returned.
 
@@ -112,9 +125,10 @@ def measure(
 
   runs = timed([decoding(model, params, windows, point) for point in points])
   full_seconds = statistics.median(runs[0].seconds)
+  full_compute = decode.compute_decoder(model, None, *runs[0].value)
   prices = model.costs_of_windows(task.seq_len)
   return Speed(
-    tokens=runs[0].value.size,
+    tokens=runs[0].value.exit_RxT.size,
     rounds=ROUNDS,
     batch_size=1,
     context=task.seq_len,
@@ -122,7 +136,14 @@ def measure(
     head_layers=prices.head / float(prices.cell_L.mean()),
     points=tuple(
       _speed_point(
-        model, point, run, ppl, ppls[0], full_seconds, point == chosen.point
+        model,
+        point,
+        run,
+        ppl,
+        ppls[0],
+        full_seconds,
+        full_compute,
+        point == chosen.point,
       )
       for point, run, ppl in zip(points, runs, ppls, strict=True)
     ),
@@ -222,7 +243,7 @@ def decoding(
   params: Params,
   windows: Sequence[np.ndarray],
   point: OperatingPoint | None,
-) -> Callable[[], np.ndarray]:
+) -> Callable[[], Decoded]:
   """A run that decodes given windows from an empty cache, one by one.
 
   Args:
@@ -232,7 +253,7 @@ def decoding(
     point: where tokens exit; None = nowhere.
 
   Returns:
-    A function that returns the readout of every token, [R, T].
+    A function that decodes all of them.
   """
   length = windows[0].shape[1]
   threshold_K = thresholds(point, model.grid.num_readouts)
@@ -240,7 +261,7 @@ def decoding(
   first_B = np.zeros(1, np.int32)
   end_B = np.full(1, length + 1, np.int32)
 
-  def exits(token_1xT: np.ndarray) -> np.ndarray:
+  def decoded(token_1xT: np.ndarray) -> Decoded:
     cache = decode.init_cache(model, 1, slot + length)
     rows = loop.start(model, point, token_1xT[:, 0], first_B, end_B, 0)
     stepped, _, _ = steps.many_steps(
@@ -256,10 +277,14 @@ def decoding(
       rule=loop.rule_of(point),
       sampling=decode.Sampling(),
     )
-    return np.asarray(stepped.exit_B[:, 0])
+    passed_TxL = None
+    if stepped.passed_BxL is not None:
+      passed_TxL = np.asarray(stepped.passed_BxL[:, 0])
+    return Decoded(np.asarray(stepped.exit_B[:, 0]), passed_TxL)
 
-  def run() -> np.ndarray:
-    return np.stack([exits(window) for window in windows])
+  def run() -> Decoded:
+    parts = [decoded(window) for window in windows]
+    return jax.tree.map(lambda *x: np.stack(x), *parts)
 
   return run
 
@@ -304,13 +329,12 @@ def _speed_point(
   ppl: float,
   full_ppl: float,
   full_seconds: float,
+  full_compute: float,
   chosen: bool,
 ) -> SpeedPoint:
-  tokens = run.value.size
+  tokens = run.value.exit_RxT.size
   low, middle, high = statistics.quantiles(run.seconds, n=4)
-  compute = 1.0
-  if point is not None:
-    compute = decode.compute_decoder(model, point, run.value)
+  compute = decode.compute_decoder(model, point, *run.value)
   return SpeedPoint(
     point=point,
     ppl=ppl,
@@ -319,7 +343,7 @@ def _speed_point(
     tokens_per_second_low=tokens / high,
     tokens_per_second_high=tokens / low,
     speedup=full_seconds / middle,
-    expected_speedup=1 / compute,
+    expected_speedup=full_compute / compute,
     compute_decoder=compute,
     chosen=chosen,
   )

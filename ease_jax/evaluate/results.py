@@ -205,7 +205,8 @@ class SpeedPoint(Record):
     tokens_per_second_low: lower quartile of the rounds.
     tokens_per_second_high: upper quartile of the rounds.
     speedup: tokens per second, divided by those without exits.
-    expected_speedup: what the FLOPs promise, 1 / compute_decoder.
+    expected_speedup: what the FLOPs promise, compute_decoder without exits
+      (1, unless routers keep tokens out of cells) over that of the point.
     compute_decoder: FLOPs per token of this decoder over a full pass's.
     chosen: whether this is the operating point of the run.
   """

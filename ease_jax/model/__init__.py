@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ease_jax.checks import need, one_of, plain
-from ease_jax.core import mod
+from ease_jax.core import mod, mor
 from ease_jax.core.routers import NONE, Routing
 from ease_jax.core.spec import CAUSAL, READOUT_NORMS, BlockSpec, ModelConfig
 from ease_jax.model.body import Body as Body
 from ease_jax.model.body import Params as Params
+from ease_jax.model.cycle import CYCLE
 from ease_jax.model.hrm import HRM
 from ease_jax.model.kind import Kind as Kind
 from ease_jax.model.refine import REFINE
@@ -17,7 +18,11 @@ from ease_jax.model.stack import STACK
 
 BODIES: dict[str, Kind] = {}
 # What `model.router` may be, and who reads the section of its name.
-ROUTINGS: dict[str, type[Routing] | None] = {NONE: None, mod.NAME: mod.MoDSpec}
+ROUTINGS: dict[str, type[Routing] | None] = {
+  NONE: None,
+  mod.NAME: mod.MoDSpec,
+  mor.NAME: mor.MoRSpec,
+}
 
 
 def register(kind: Kind) -> Kind:
@@ -29,6 +34,7 @@ def register(kind: Kind) -> Kind:
 register(STACK)
 register(REFINE)
 register(HRM)
+register(CYCLE)
 
 
 def model_config(

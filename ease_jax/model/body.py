@@ -32,6 +32,7 @@ from ease_jax.model import layers, readout
 from ease_jax.model.kind import Kind
 from ease_jax.model.readout import Read
 from ease_jax.model.walk import (
+  MEMORY,
   RUNNING,
   Call,
   Exits,
@@ -121,7 +122,7 @@ class Body(nn.Module):
     """The router of a cell: the config's, or the schedule's own."""
     if self.cfg.routing is None:
       return ROUTERS[str(cell.router)]
-    router = self.cfg.routing.router(cell.block, self.grid.num_blocks)
+    router = self.cfg.routing.router(cell, self.grid)
     assert router is not None
     return router
 
@@ -160,7 +161,14 @@ class Body(nn.Module):
       key = evaluation_key()
     x_BxTxD = self.embed_tokens(token_BxT)
     x_BxTxD = self.drop(x_BxTxD, deterministic=deterministic)
-    return self.streams.start(x_BxTxD, position_BxT, key)
+    state = self.streams.start(x_BxTxD, position_BxT, key)
+
+    routed_cells = [cell for cell in self.grid.first if cell.router]
+    memory = max((self._router(c).memory for c in routed_cells), default=0)
+    if memory:
+      shape = *x_BxTxD.shape[:2], memory
+      state = state | {MEMORY: jnp.zeros(shape, jnp.float32)}
+    return state
 
   def combine(self, cell: Cell, state: State) -> jax.Array:
     """The input of a cell that reads streams, [B, T, D]."""
@@ -169,8 +177,11 @@ class Body(nn.Module):
   def route(self, cell: Cell, h_BxTxD: jax.Array, travel: Travel) -> Route:
     """Whom the router of a cell lets through."""
     params = self.routers.get(str(cell.block))
-    route = self._router(cell).route
-    return route(params, h_BxTxD, travel.position_BxT, travel.key)
+    router = self._router(cell)
+    arguments = [params, h_BxTxD, travel.position_BxT, travel.key]
+    if router.memory:
+      arguments.append(travel.memory_BxTxM)
+    return router.route(*arguments)
 
   def normed(self, k: int, h_BxTxD: jax.Array) -> jax.Array:
     """The state of readout `k` as its head sees it; the same in segments."""

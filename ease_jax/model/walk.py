@@ -21,6 +21,7 @@ from ease_jax.model.layers import KV
 from ease_jax.model.readout import Read
 
 RUNNING = 'h'  # the stream that every cell moves
+MEMORY = 'memory'  # the stream of routers, [B, T, M] float32
 State = dict[str, jax.Array]  # streams by name, each [B, T, D]
 Mask = jax.Array | None  # [B, T] bool; None = all tokens
 Tree = Any  # any tree of arrays
@@ -43,6 +44,7 @@ class Travel(NamedTuple):
 
   position_BxT: jax.Array  # B may be 1
   key: jax.Array | None = None  # in training only
+  memory_BxTxM: jax.Array | None = None  # of routers that keep one
 
 
 class Counts(NamedTuple):
@@ -212,8 +214,10 @@ def walk(
 
     route = None
     if cell.router is not None:
-      route = body.route(cell, h_BxTxD, _numbered(travel, i))
+      route = body.route(cell, h_BxTxD, _arrived(travel, i, state))
       chex.assert_shape(route.runs_BxT, h_BxTxD.shape[:2])
+      if route.memory_BxTxM is not None:
+        state = state | {MEMORY: route.memory_BxTxM}
       if route.loss_BxT is not None:
         router_losses.append(route.loss_BxT)
 
@@ -280,8 +284,9 @@ def shown(call: Call, own: KV) -> KV:
   return where(call.goes_BxT, own, call.reused)
 
 
-def _numbered(travel: Travel, i: int) -> Travel:
+def _arrived(travel: Travel, i: int, state: State) -> Travel:
   """With a key of its own for each cell, so that no two draw the same."""
+  travel = travel._replace(memory_BxTxM=state.get(MEMORY))
   if travel.key is None:
     return travel
   return travel._replace(key=jax.random.fold_in(travel.key, i))

@@ -191,7 +191,7 @@ class _Selected(NamedTuple):
 def _selected(evaluated: Evaluated) -> _Selected:
   """Those under the deployed policy; numbers are those of the sweep's rows."""
   run = evaluated.results
-  full_flops = _full_flops(evaluated)
+  full_flops = evaluated.windows.full_flops  # routers spared nothing in it
   rows = [
     (number, row)
     for number, row in enumerate(_rows(run, SELECT))

@@ -96,7 +96,7 @@ def _run_row(evaluated: Evaluated) -> RunRow:
     report_ppl=last.report.ppl,
     chosen_ppl=chosen.quality.ppl,
     chosen_compute=chosen.cost.compute,
-    chosen_flops=chosen.cost.compute * last.flops_static,
+    chosen_flops=chosen.cost.compute * evaluated.windows.full_flops,
     sizes=Sizes(
       params=run.model.params,
       steps=run.train.steps,

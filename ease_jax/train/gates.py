@@ -227,7 +227,7 @@ def _one_segment_later(
 
   walked = walk(
     bound,
-    bound.grid.segment,
+    bound.grid.first,
     segment.state,
     None,
     layer=bound.windows(length),

@@ -165,7 +165,7 @@ def segment_loss(
 
   walked = walk(
     bound,
-    model.grid.segment,
+    model.grid.first,
     started | carried,
     before_exits(progress.done_BxT) if spec.exit_threshold else None,
     layer=layer,

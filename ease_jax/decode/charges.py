@@ -1,0 +1,72 @@
+"""What this package's decoder did, in FLOPs."""
+
+import numpy as np
+
+from ease_jax.core.costs import mean_context
+from ease_jax.core.policies import OperatingPoint, thresholds
+from ease_jax.decode.deferred import WINDOW
+from ease_jax.model import Body
+
+
+def compute_decoder(
+  model: Body,
+  point: OperatingPoint | None,
+  exit_RxT: np.ndarray,
+  passed_RxTxL: np.ndarray | None = None,
+  before: int = 0,
+) -> float:
+  """What this decoder does for the tokens of some rows.
+
+  FLOPs per token, relative to a full pass. Under a policy where exited tokens
+  run on (`recompute`) they wait in a window: in the end nearly everything is
+  made up, many tokens at a time. Under the others it equals `compute`, the
+  least that any decoder must do.
+
+  Args:
+    model: a body.
+    point: where tokens exit; None = nowhere.
+    exit_RxT: the readout that answered each token.
+    passed_RxTxL: tokens that routers kept out of each cell in each step; None
+      where there are no routers.
+    before: tokens of the rows that came earlier, such as a prompt: they are
+      looked back at, by the full pass as well, and not charged themselves.
+  """
+  context = mean_context(exit_RxT.shape[1], model.cfg.attention)
+  prices = model.costs(before + context)
+  cost_K = prices.static_K
+  if point is not None:
+    active_K = thresholds(point, model.grid.num_readouts) < np.inf
+    cost_K = prices.exit_K(point.rule, active_K)
+  flops = float(cost_K[exit_RxT].mean())
+  if passed_RxTxL is not None:
+    flops -= float((passed_RxTxL @ prices.block_L).mean())
+
+  if point is not None and point.rule.policy.runs_on:
+    taken_RxT = reached(model.grid.num_readouts - 1, exit_RxT)
+    more_RxT = prices.static_K[taken_RxT] - prices.static_K[exit_RxT]
+    flops += float(more_RxT.mean())
+  return prices.relative(flops)
+
+
+def reached(last: int, exit_RxT: np.ndarray) -> np.ndarray:
+  """The readout that `deferred.answer` takes each token to, [R, T].
+
+  A token takes those that wait along; one that has waited for a whole window
+  takes them all through.
+
+  Args:
+    last: number of the last readout.
+    exit_RxT: the readout that answered each token.
+  """
+  reached_RxT = exit_RxT.copy()
+
+  for t in range(exit_RxT.shape[1]):
+    depth_R = exit_RxT[:, t]
+    if t >= WINDOW:
+      waited_R = reached_RxT[:, t - WINDOW] < last
+      depth_R = np.where(waited_R, last, depth_R)
+    first = max(0, t - WINDOW)
+    window_RxN = reached_RxT[:, first : t + 1]
+    np.maximum(window_RxN, depth_R[:, None], out=window_RxN)
+
+  return reached_RxT
