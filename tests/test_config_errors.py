@@ -177,7 +177,8 @@ ERRORS = [
     {'exit.signals': ('max_prob', 'vibes')},
     "exit.signals=('max_prob', 'vibes') holds 'vibes', which is unknown; use "
     'one of: max_prob, margin, entropy, state_cosine, state_change, '
-    'state_steadiness, kl, patience, calm, dat, gain, q_halt, ouro',
+    'state_steadiness, kl, patience, calm, dat, dat_multinomial, gain, q_halt, '
+    'ouro',
   ),
   (
     {'exit.thresholds.max_prob': (0.5, 1.5)},
@@ -222,7 +223,7 @@ ERRORS = [
   ),
   (
     {'model.body': 'rnn'},
-    "model.body='rnn' is unknown; use one of: stack, refine, hrm",
+    "model.body='rnn' is unknown; use one of: stack, refine, hrm, cycle",
   ),
   (
     {'model.body': 'refine', 'model.segments': 0},

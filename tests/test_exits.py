@@ -86,7 +86,7 @@ def test_projected_keys_and_values_must_not_be_copied(trained, threshold):
     point = tiny.point('max_prob', policy, threshold)
     walk = tiny.masked(model, params, point, batch)
     nll[policy] = float(walk.observation.nll.mean())
-    assert 0.1 < (walk.exit_BxT < 3).mean() < 0.9
+    assert 0.05 < (walk.exit_BxT < 3).mean() < 0.95
 
   lost = nll['copy_state'] - nll['recompute']
-  assert nll['copy_kv'] - nll['recompute'] > max(2 * lost, 0.02)
+  assert nll['copy_kv'] - nll['recompute'] > max(4 * lost, 0.005)

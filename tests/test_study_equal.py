@@ -87,7 +87,7 @@ def test_smaller_twins_of_the_quickstart_train_as_much():
   flops = {n: equal.train_flops(c, 257) for n, c in study.variants.items()}
   exits = study.variants['exits']
 
-  assert len(study.frontier) >= 3
+  assert len(study.frontier) >= 2
   for name in study.frontier:
     assert flops[name] == pytest.approx(flops['exits'], rel=2e-3)
     twin = study.variants[name]
