@@ -3,14 +3,17 @@
   python -m ease_jax.study.main --study=configs/studies/mod.py \
       --workdir=runs/mod_study
 
-Cost: twelve runs of some two minutes on one core; not run yet. All spend the
-training FLOPs of `standard`, 360 updates of 16 windows of 128 bytes of the
-built-in text, width 64: an update that costs less buys more of them. `mod` has
-a router on every other of its eight layers, capacity 1/8, so that a token runs
-some four and a half. The standard model of four layers costs as little:
-what a smaller model reaches with more updates is no merit of a router. The
-exits of `exits` are chosen to cost what `mod` does at inference; the line of
-the figure is that of the two standard models.
+Cost: twelve runs of some four minutes on one core. All spend the training
+FLOPs of `standard`, 360 updates of 16 windows of 128 bytes of the built-in
+text, width 64: an update that costs less buys more of them. `mod` has a router
+on every other of its eight layers, capacity 1/8, so that a token runs some four
+and a half. The standard model of four layers costs as little: what a smaller
+model reaches with more updates is no merit of a router. The exits of `exits`
+are chosen to cost what `mod` does at inference; the line of the figure is that
+of the two standard models.
+
+On test: `mod` 4.063 ± 0.033 is 7.2 % [2.9, 11.2] below `standard`, and 4.0 %
+[0.8, 7.4] above the four layers, which cost less.
 """
 
 from ease_jax import presets
