@@ -8,11 +8,11 @@ decisions (1910.10073), Ouro's gate (2510.25741), and a regression on what going
 on would bring. The model stays as the quickstart left it, bit for bit; only
 the gates learn, 600 updates of forward passes.
 
-Cost: 4 minutes of training and 10 of searching thresholds on 2 cores that had
-other work, for three of its six signals. On seed 1 of the quickstart (a test
-perplexity of 3.193 at full depth), when one gate served all readouts: +1 % cost
-73.7 % of the compute by max_prob and by gain, 74.7 % by calm; +0.5 %: 81.0,
-79.9, 80.6 %; +5 %: 54.2, 50.8, 53.8 % (2026-11-26).
+Cost: 5 minutes of training and 12 of searching thresholds on one core, for four
+of its six signals. On three quickstarts (seeds 1 to 3, 3.168 ± 0.027 on test at
+full depth) +1 % costs 73.6 ± 0.1 % of the compute by max_prob, 70.3 ± 1.3 % by
+gain, 73.1 ± 1.4 % by calm, 73.6 ± 2.3 % by dat; +5 %: 53.3, 48.9, 52.1, 49.8 %
+(2026-11-26, `docs/results.md`).
 """
 
 from ease_jax import config, presets
