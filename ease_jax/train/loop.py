@@ -30,6 +30,7 @@ from ease_jax.train.preemption import Preempted, Sigterm
 from ease_jax.train.saved import Host, Json, check_facts, check_teacher
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.targets import Teacher
+from ease_jax.train.tracing import traced
 from ease_jax.train.update import (
   TrainState,
   abstract_state,
@@ -246,7 +247,7 @@ def _loop(
     compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
       if spec.profile and run.step == PROFILE_STEPS.start:
-        trace.enter_context(jax.profiler.trace(writers.folder / PROFILE))
+        trace.enter_context(traced(writers.folder / PROFILE))
 
       batch = next(run.batches)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
