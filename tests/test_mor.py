@@ -73,7 +73,8 @@ def test_at_evaluation_as_well(choice):
 @each_choice
 def test_to_gather_is_to_mask(choice, monkeypatch):
   """Those who are left over among the places are seen by nobody."""
-  model = MODELS[choice]
+  roomy = FIELDS | dict(capacities=(1.0, 0.9, 0.9))  # more places than wanted
+  model = tiny.recursions(choice=choice, **roomy)
   params = tiny.params(model)
   gathered = trained_walk(params, model=model)
   monkeypatch.setattr(mor, '_taken', lambda token, runs: None)
