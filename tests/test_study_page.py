@@ -81,7 +81,7 @@ def test_readouts_are_held_against_each_other(folder, tmp_path):
   write_page(tmp_path, comparison)
   table = (tmp_path / 'comparison.md').read_text().split('\n\n')[-1]
   rows = [row.split('|')[1:-1] for row in table.strip().splitlines()]
-  assert rows[0][1].strip() == 'readout 1' and len(rows) == 2 + 3 + 2
+  assert rows[0][1].strip() == 'readout 1' and len(rows) == 2 + 3 + 1
   assert rows[5][0].strip() == 'b against a' and '-25.9' in rows[5][1]
   assert 'At every readout' in (tmp_path / 'report.html').read_text()
 

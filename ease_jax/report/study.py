@@ -187,7 +187,7 @@ def _pair_cells(pair: Pair) -> list[str]:
 def _readouts(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
   """Columns and rows of every readout's perplexity; no rows if all have one.
 
-  A row for each variant, and one for each pair with what changes.
+  A row for each variant, and one for each pair whose readouts can be compared.
   """
   rows = [
     [variant.name, *map(spread, variant.readouts)]
@@ -195,7 +195,8 @@ def _readouts(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
   ]
   for pair in comparison.pairs:
     changes = [words.change(c.ratio, c.interval) for c in pair.readouts]
-    rows.append([f'{pair.variant} against {pair.baseline}', *changes])
+    if changes:
+      rows.append([f'{pair.variant} against {pair.baseline}', *changes])
 
   columns = max(map(len, rows))
   if columns <= 2:
