@@ -123,12 +123,14 @@ AGAIN = {
   ),
   'test_decode': ('stack-max_prob-drop', 'stack-patience-recompute'),
   'test_distillation': ('[two-other]', '[one-other]'),
+  'test_extension': ('decoding_does[drop]',),
   'test_export': ('without_the_source[copy_state]',),
   'test_fuzz_config': ('any_value_in_any_field[1]',),
   'test_gates': ('alone[refine]', 'no_gradient[refine]'),
   'test_loss_segments': ('[random]', '[learned]'),
   'test_mod': ('[token]',),
   'test_resume': ('resumes_too[hrm', 'routers_resume_too[changes0'),
+  'test_train_flops': ('[adamw-256-changes6]',),
   'test_teacher': ('test_segments_that_teach_themselves_resume_too',),
 }
 
