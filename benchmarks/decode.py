@@ -208,6 +208,37 @@ def shape_figures(name, sizes, rows, rounds):
   return {f'{name} batch {rows}': found}
 
 
+def drafting_figures(name, tally, prices, num):
+  """What a way to draft came to over `num` tokens, by counts."""
+  cells = tally.layers_run * float(prices.cell_L.mean())
+  called = cells + tally.heads_run * prices.head
+  return {
+    f'{name}: share accepted': tally.accepted / tally.drafted,
+    f'{name}: layers run / plain': (
+      tally.layers_run / (num * prices.grid.depth)
+    ),
+    f'{name}: cells and heads called / plain, priced': (
+      called / (num * prices.full)
+    ),
+  }
+
+
+def passage_prompts(workdir, tokenizer):
+  """Bytes of a plain text, cut where the context leaves room."""
+  passage = json.loads((workdir / 'passage.json').read_text())
+  text = ''.join(token['text'] for token in passage['tokens'])
+  return [tokenizer.encode(text[i : i + 32]) for i in range(0, 640, 40)]
+
+
+def quickest_draft(model, variables, prompts, options):
+  """Of the fixed ones, whether plain decoding is faster or not."""
+  drafts = decode.candidates(model)
+  _, seconds = clock.fastest_draft(
+    model, variables, prompts, drafts, options=options
+  )
+  return min(drafts, key=lambda draft: seconds[draft])
+
+
 def trained_figures(workdir, rounds):
   """The quickstart: its operating point and its drafts, on its own text."""
   import quickstart
@@ -216,20 +247,12 @@ def trained_figures(workdir, rounds):
   model, params, tokenizer = run_lib.load_model(c, workdir)
   point = run_lib.chosen_point(workdir)
   variables = {'params': params}
-  text = ''.join(
-    t['text']
-    for t in json.loads((workdir / 'passage.json').read_text())['tokens']
-  )
-  # Bytes of a plain text, cut where the context leaves room.
-  prompts = [tokenizer.encode(text[i : i + 32]) for i in range(0, 640, 40)]
+  prompts = passage_prompts(workdir, tokenizer)
   options = decode.Options(max_new_tokens=96, context=c.data.seq_len, chunk=96)
   # Drafts are chosen on half of the prompts and measured on the others.
-  tried, prompts = prompts[::2], prompts[1::2]
-  drafts = decode.candidates(model)
-  _, seconds = clock.fastest_draft(
-    model, variables, tried, drafts, options=options
-  )
-  draft = min(drafts, key=lambda d: seconds[d])
+  tried = prompts[::2]
+  prompts = prompts[1::2]
+  draft = quickest_draft(model, variables, tried, options)
   found = {}
 
   def generate(name, point, num=options.max_new_tokens):
@@ -285,23 +308,13 @@ def trained_figures(workdir, rounds):
       str(found['adaptive'].chosen_CxN.tolist())
     ),
   }
-  price = model.costs(options.context)
+  prices = model.costs(options.context)
   for way, name in (
     ('drafted', 'self-speculation'),
     ('adaptive', 'self-speculation, adaptive'),
   ):
-    tally = found[way]
-    cells = tally.layers_run * float(price.cell_L.mean())
-    figures |= {
-      f'{name}: speed-up': seconds['full'] / seconds[way],
-      f'{name}: share accepted': tally.accepted / tally.drafted,
-      f'{name}: layers run / plain': (
-        tally.layers_run / (exits.size * model.grid.depth)
-      ),
-      f'{name}: cells and heads called / plain, priced': (
-        (cells + tally.heads_run * price.head) / (exits.size * price.full)
-      ),
-    }
+    figures[f'{name}: speed-up'] = seconds['full'] / seconds[way]
+    figures |= drafting_figures(name, found[way], prices, exits.size)
   return {'quickstart': figures}
 
 

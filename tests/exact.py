@@ -4,13 +4,10 @@ The other tests compile with few optimisations. Equal bits of two different
 programs are a promise about the optimised ones.
 """
 
-import functools
-
 import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import tiny
@@ -18,29 +15,9 @@ from ease_jax import decode
 from ease_jax.core.objective import LossSpec
 from ease_jax.decode import step as steps
 from ease_jax.evaluate import passes, traces
-from ease_jax.train import loss as losses
 
 FINAL = dict(num_layers=3, readouts=(1, 2, 3))
 BATCH = tiny.batch()
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'spec'))
-def grid_step(params, *, model, spec):
-  """Loss, gradients and parameters after one update."""
-  key = jax.random.key(0)
-
-  def loss(params):
-    return losses.grid_loss(params, model, spec, BATCH, 0, key)[0]
-
-  value, grads = jax.value_and_grad(loss)(params)
-  optimizer = optax.adamw(1e-2)
-  updates, _ = optimizer.update(grads, optimizer.init(params), params)
-  return value, grads, optax.apply_updates(params, updates)
-
-
-@functools.partial(jax.jit, static_argnames='model')
-def logits(params, tokens, *, model):
-  return model.apply({'params': params}, tokens)
 
 
 def test_all_weight_on_the_last_readout_is_a_plain_model():
@@ -49,8 +26,12 @@ def test_all_weight_on_the_last_readout_is_a_plain_model():
   plain = tiny.stack(**FINAL | dict(readouts=(3,)))
   # The same tree: a standard checkpoint loads into a model with readouts.
   tiny.assert_trees_equal(tiny.params(grid), tiny.params(plain))
-  got = grid_step(tiny.params(grid), model=grid, spec=LossSpec((0.0, 0.0, 1.0)))
-  expected = grid_step(tiny.params(plain), model=plain, spec=LossSpec((1.0,)))
+  got = tiny.grid_step(
+    tiny.params(grid), BATCH, model=grid, spec=LossSpec((0.0, 0.0, 1.0))
+  )
+  expected = tiny.grid_step(
+    tiny.params(plain), BATCH, model=plain, spec=LossSpec((1.0,))
+  )
   tiny.assert_trees_equal(got, expected)
 
 
@@ -58,9 +39,9 @@ def test_the_last_logits_are_those_of_the_standard_model():
   grid = tiny.stack(**FINAL)
   plain = tiny.stack(**FINAL | dict(readouts=(3,)))
   params = tiny.params(grid)
-  every = logits(params, BATCH['tokens'], model=grid)
+  every = tiny.logits(params, BATCH['tokens'], model=grid)
   assert every.shape == (3, 3, 12, tiny.VOCAB)
-  last = logits(params, BATCH['tokens'], model=plain)
+  last = tiny.logits(params, BATCH['tokens'], model=plain)
   np.testing.assert_array_equal(every[-1], last[0])
   assert not np.allclose(every[0], every[-1], atol=0.1)
 
@@ -71,12 +52,12 @@ def test_one_segment_is_the_stack():
   params = tiny.params(stack)
   spec = LossSpec((0.3, 0.7))
   tiny.assert_trees_equal(
-    grid_step(params, model=stack, spec=spec),
-    grid_step(params, model=refine, spec=spec),
+    tiny.grid_step(params, BATCH, model=stack, spec=spec),
+    tiny.grid_step(params, BATCH, model=refine, spec=spec),
   )
   tiny.assert_trees_equal(
-    logits(params, BATCH['tokens'], model=stack),
-    logits(params, BATCH['tokens'], model=refine),
+    tiny.logits(params, BATCH['tokens'], model=stack),
+    tiny.logits(params, BATCH['tokens'], model=refine),
   )
 
 
@@ -122,8 +103,8 @@ def test_remat_changes_no_bit_of_the_loss():
   params = tiny.params(remat)
   tiny.assert_trees_equal(params, tiny.params(model))
   spec = LossSpec((1.0,) * 3)
-  got = grid_step(params, model=remat, spec=spec)
-  expected = grid_step(params, model=model, spec=spec)
+  got = tiny.grid_step(params, BATCH, model=remat, spec=spec)
+  expected = tiny.grid_step(params, BATCH, model=model, spec=spec)
   np.testing.assert_array_equal(got[0], expected[0])
   tiny.assert_trees_close(got[1], expected[1])
 

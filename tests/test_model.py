@@ -13,28 +13,8 @@ import pytest
 
 import tiny
 from ease_jax.core.objective import LossSpec
-from ease_jax.train import loss as losses
 
 FINAL = dict(num_layers=3, readouts=(1, 2, 3))
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'spec'))
-def grid_step(params, batch, seed=0, *, model, spec):
-  """Loss, gradients and parameters after one update."""
-  key = jax.random.key(seed)
-
-  def loss(p):
-    return losses.grid_loss(p, model, spec, batch, 0, key)[0]
-
-  value, grads = jax.value_and_grad(loss)(params)
-  optimizer = optax.adamw(1e-2)
-  updates, _ = optimizer.update(grads, optimizer.init(params), params)
-  return value, grads, optax.apply_updates(params, updates)
-
-
-@functools.partial(jax.jit, static_argnames='model')
-def logits(params, tokens, *, model):
-  return model.apply({'params': params}, tokens)
 
 
 @pytest.fixture(scope='module')
@@ -45,12 +25,14 @@ def model():
 @pytest.fixture(scope='module')
 def final_step(model):
   spec = LossSpec((0.0, 0.0, 1.0))
-  return grid_step(tiny.params(model), tiny.batch(), model=model, spec=spec)
+  return tiny.grid_step(
+    tiny.params(model), tiny.batch(), model=model, spec=spec
+  )
 
 
 @pytest.fixture(scope='module')
 def uniform_step(model):
-  return grid_step(
+  return tiny.grid_step(
     tiny.params(model), tiny.batch(), model=model, spec=LossSpec((1.0,) * 3)
   )
 
@@ -90,8 +72,8 @@ def test_repeated_kv_heads_turn_grouped_into_full_attention(model):
   wide = jax.tree_util.tree_map_with_path(repeated, params)
   tokens = tiny.batch()['tokens']
   np.testing.assert_allclose(
-    logits(params, tokens, model=grouped),
-    logits(wide, tokens, model=full),
+    tiny.logits(params, tokens, model=grouped),
+    tiny.logits(wide, tokens, model=full),
     rtol=1e-5,
     atol=1e-5,
   )
@@ -120,13 +102,13 @@ def test_every_parameter_of_the_other_variants_learns():
   params = tiny.params(model)
   assert 'unembed' not in params
   assert 'gate' in params['layer_0']['mlp']
-  _, grads, _ = grid_step(
+  _, grads, _ = tiny.grid_step(
     params, tiny.batch(), model=model, spec=LossSpec((1.0, 1.0))
   )
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert (np.asarray(grad) != 0).any(), path
   # An unweighted readout's own norm is the one thing that must not learn.
-  _, grads, _ = grid_step(
+  _, grads, _ = tiny.grid_step(
     params, tiny.batch(), model=model, spec=LossSpec((0.0, 1.0))
   )
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
@@ -156,10 +138,10 @@ def test_no_gradient_flows_from_a_later_token(model):
 def test_changing_a_token_leaves_earlier_logits_alone(model):
   params = tiny.params(model)
   tokens = tiny.batch()['tokens']
-  before = logits(params, tokens, model=model)
+  before = tiny.logits(params, tokens, model=model)
   changed = tokens.copy()
   changed[:, 5] = (changed[:, 5] + 1) % tiny.VOCAB
-  after = logits(params, changed, model=model)
+  after = tiny.logits(params, changed, model=model)
   np.testing.assert_array_equal(before[:, :, :5], after[:, :, :5])
   moved = np.abs(before - after).max(-1)
   assert (moved[:, :, 5:] > 0).all()
@@ -168,10 +150,10 @@ def test_changing_a_token_leaves_earlier_logits_alone(model):
 def test_a_row_does_not_know_the_other_rows(model):
   params = tiny.params(model)
   tokens = tiny.batch()['tokens']
-  before = logits(params, tokens, model=model)
+  before = tiny.logits(params, tokens, model=model)
   changed = tiny.batch(seed=1)['tokens']
   changed[1] = tokens[1]
-  after = logits(params, changed, model=model)
+  after = tiny.logits(params, changed, model=model)
   np.testing.assert_array_equal(before[:, 1], after[:, 1])
   assert (before[:, 0] != after[:, 0]).any()
 
@@ -184,15 +166,17 @@ def test_dropout_is_a_function_of_its_key(final_step):
   params = tiny.params(model)
   batch = tiny.batch()
   spec = LossSpec((0.0, 0.0, 1.0))
-  step = functools.partial(grid_step, params, batch, model=model, spec=spec)
+  step = functools.partial(
+    tiny.grid_step, params, batch, model=model, spec=spec
+  )
   first = step(0)
   tiny.assert_trees_equal(first, step(0))
   assert first[0] != step(1)[0]
   assert first[0] != final_step[0]
   # Without a key, evaluation sees the model itself.
   np.testing.assert_allclose(
-    logits(params, batch['tokens'], model=model),
-    logits(params, batch['tokens'], model=tiny.stack(**FINAL)),
+    tiny.logits(params, batch['tokens'], model=model),
+    tiny.logits(params, batch['tokens'], model=tiny.stack(**FINAL)),
     rtol=1e-6,
   )
 
@@ -201,7 +185,7 @@ def test_bfloat16_computes_on_float32_parameters(uniform_step):
   model = tiny.stack(**FINAL, dtype='bfloat16')
   params = tiny.params(model)
   batch = tiny.batch()
-  value, grads, after = grid_step(
+  value, grads, after = tiny.grid_step(
     params, batch, model=model, spec=LossSpec((1.0,) * 3)
   )
   for x in jax.tree.leaves((params, value, grads, after)):
@@ -215,5 +199,5 @@ def test_bfloat16_computes_on_float32_parameters(uniform_step):
 
   state_K = jax.eval_shape(states, params)
   assert {state.dtype for state in state_K} == {jnp.dtype(jnp.bfloat16)}
-  shapes = jax.eval_shape(logits, params, batch['tokens'], model=model)
+  shapes = jax.eval_shape(tiny.logits, params, batch['tokens'], model=model)
   assert shapes.dtype == jnp.float32

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import reference
 from ease_jax import config, decode
@@ -14,6 +15,7 @@ from ease_jax.core.policies import OperatingPoint
 from ease_jax.decode import step as steps
 from ease_jax.evaluate import passes
 from ease_jax.model.layers import positions
+from ease_jax.train import loss as losses
 
 VOCAB = 23
 # Short names of nested fields of the section `model`.
@@ -285,3 +287,22 @@ def decoded(model, params, point, batch, cache=None):
     np.asarray(layers_run_T),
     np.asarray(heads_run_T),
   )
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'spec'))
+def grid_step(params, batch, seed=0, *, model, spec):
+  """Loss, gradients and parameters after one update."""
+  key = jax.random.key(seed)
+
+  def loss(p):
+    return losses.grid_loss(p, model, spec, batch, 0, key)[0]
+
+  value, grads = jax.value_and_grad(loss)(params)
+  optimizer = optax.adamw(1e-2)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  return value, grads, optax.apply_updates(params, updates)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def logits(params, tokens, *, model):
+  return model.apply({'params': params}, tokens)

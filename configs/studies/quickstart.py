@@ -3,11 +3,12 @@
   python -m ease_jax.study.main --study=configs/studies/quickstart.py \
       --workdir=runs/quickstart_study
 
-Cost: nine runs of the quickstart's length, 70 minutes of a slow machine's 2
-cores. The line to beat: standard models of 3 and of 6 layers, each trained with
-the FLOPs of the quickstart's own training; one of 6 layers costs about what the
-chosen exits do. Settings were chosen with seed 0, which is not reported;
-`quickstart_rates.py` chooses the rates of both kinds of models alike.
+Cost: nine runs of the quickstart's length; six of them took 70 minutes on a
+slow machine's 2 cores, two at a time beside other work. The line to beat:
+standard models of 3 and of 6 layers, each trained with the FLOPs of the
+quickstart's own training; one of 6 layers costs about what the chosen exits do.
+Settings were chosen with seed 0, which is not reported; `quickstart_rates.py`
+chooses the rates of both kinds of models alike.
 
 On test: exits have 3.196 ± 0.030 at 1.39e6 FLOPs a token, +5.1 % [3.2, 6.9]
 above the line from 3.043 ± 0.020 at 0.73e6 (3 layers) to 3.053 ± 0.007 at

@@ -15,7 +15,7 @@ its gate does not grow with the states, and g may be a sigmoid.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ class MoDSpec:
     )
 
 
-Params = Any  # tree of arrays
+Params = dict[str, dict[str, jax.Array]]
 
 
 def _init(spec: MoDSpec, key: jax.Array, dim: int) -> Params:

@@ -22,7 +22,7 @@ and no gate.
 import dataclasses
 import functools
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ TOKEN = 'token'
 CHOICES = (EXPERT, TOKEN)
 MEMORY = 2  # the last run that a token takes part in, and the gate of it
 Capacity = Annotated[float, Range(0, 1, above=True)]
-Params = Any  # tree of arrays
+Params = dict[str, dict[str, jax.Array]]
 
 
 class Run(NamedTuple):
@@ -136,7 +136,8 @@ class MoRSpec:
 
     num = run.last - run.first + 1
     if self.choice == EXPERT:
-      outputs, asked = num, 1
+      outputs = num
+      asked = 1
       route = functools.partial(_expert, self.loss_weight, run)
     else:
       outputs = num + 1

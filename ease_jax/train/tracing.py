@@ -6,7 +6,9 @@ import os
 import jax
 
 
-def traced(folder: str | os.PathLike[str]) -> contextlib.AbstractContextManager:
+def traced(
+  folder: str | os.PathLike[str],
+) -> contextlib.AbstractContextManager[None]:
   """Writes a trace of what runs within to a folder; the JAX profiler's format.
 
   It leaves out the frames of Python: gathering those of threads that are
