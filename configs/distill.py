@@ -19,6 +19,6 @@ from ease_jax import config, presets
 
 
 def get_config(argument: str = ''):
-  c = presets.quickstart()
+  c = presets.exits()
   c.loss.target = 'distill'
   return config.with_argument(c, argument)

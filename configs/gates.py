@@ -21,5 +21,5 @@ SOURCE = 'runs/quickstart'
 
 
 def get_config(argument: str = ''):
-  c = presets.gates(presets.quickstart(), SOURCE)
+  c = presets.gates(presets.exits(), SOURCE)
   return config.with_argument(c, argument)

@@ -40,7 +40,7 @@ def small() -> Config:
   return c
 
 
-def quickstart() -> Config:
+def exits() -> Config:
   """`small`, trained to be read after layers 2, 3, 5 and 8, and on exits."""
   c = small()
   c.loss.weights = 'chosen'
@@ -49,20 +49,35 @@ def quickstart() -> Config:
   return c
 
 
+def quickstart() -> Config:
+  """`exits` with a gate at each readout that learns what going on would bring.
+
+  40 updates fewer pay for the training of the gates.
+  """
+  c = exits()
+  c.loss.gates = ('gain',)
+  c.exit.signals = ('max_prob', 'gain')
+
+  c.train.steps = 1160
+  c.train.eval_every = 290
+  c.train.checkpoint_every = 290
+  return c
+
+
 def mod() -> Config:
-  """`quickstart` with Mixture-of-Depths on every other layer (2404.02258)."""
-  c = quickstart()
+  """`exits` with Mixture-of-Depths on every other layer (2404.02258)."""
+  c = exits()
   c.model.router = 'mod'
   return c
 
 
 def mor() -> Config:
-  """`quickstart` with Mixture-of-Recursions (2507.10524).
+  """`exits` with Mixture-of-Recursions (2507.10524).
 
   Of eight layers the middle six are two, three times: readouts stand within
   the first run, behind the first two, and at the end.
   """
-  c = quickstart()
+  c = exits()
   c.model.body = 'cycle'
   c.model.router = 'mor'
   return c

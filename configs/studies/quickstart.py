@@ -25,7 +25,7 @@ LAYERS = (3, 6)
 
 def get_study(data: str) -> Study:
   del data  # the running Python's library is the text
-  like = presets.quickstart()
+  like = presets.exits()
   line = {
     f'standard, {layers} layers': with_equal_training(
       presets.standard(layers), like, VOCAB
@@ -36,8 +36,11 @@ def get_study(data: str) -> Study:
     'The quickstart against smaller models',
     'Do exits save anything that a smaller standard model, trained with the '
     'same FLOPs, would not?',
-    {'exits': like} | line,
+    {'exits': like, 'quickstart': presets.quickstart()} | line,
     seeds=(1, 2, 3),
-    pairs=tuple(('exits', name) for name in line),
+    pairs=(
+      ('quickstart', 'exits'),
+      *(('quickstart', name) for name in line),
+    ),
     frontier=tuple(line),
   )
