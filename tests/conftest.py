@@ -104,7 +104,11 @@ SLOW = (
 # The same property once more, on another body, policy or signal: parts of the
 # names of tests, by file. `make test-all` runs them too.
 AGAIN = {
-  'test_adaptive': ('each_other[refine]',),
+  'test_adaptive': (
+    'each_other[refine]',
+    'held_to_the_full_model[0-settings1]',
+    'held_to_the_full_model[1-settings1]',
+  ),
   'test_bodies_and_signals': (
     'stack-kl-copy_state',
     'stack-state_cosine-drop',
@@ -120,18 +124,31 @@ AGAIN = {
     'mod-max_prob-recompute',
     'mor-max_prob-drop',
     'mor-max_prob-latest',
+    'once-kl-copy_state',
   ),
-  'test_decode': ('stack-max_prob-drop', 'stack-patience-recompute'),
-  'test_distillation': ('[two-other]', '[one-other]'),
-  'test_extension': ('decoding_does[drop]',),
+  'test_clock': ('[mor-recompute]',),
+  'test_decode': (
+    'stack-max_prob-drop',
+    'stack-patience-recompute',
+    'evaluation_says[hrm-q_halt-recompute]',
+  ),
+  'test_decode_costs': ('stack-kl-copy_state', 'stack-state_cosine-copy_state'),
+  'test_distillation': ('[two-other]', '[one-other]', '[two-own]'),
+  'test_extension': ('decoding_does[drop]', 'evaluation_says[recompute]'),
   'test_export': ('without_the_source[copy_state]',),
   'test_fuzz_config': ('any_value_in_any_field[1]',),
-  'test_gates': ('alone[refine]', 'no_gradient[refine]'),
+  'test_gates': (
+    'alone[refine]',
+    'no_gradient[refine]',
+    'every_gate_learns[refine]',
+  ),
   'test_loss_segments': ('[random]', '[learned]'),
-  'test_mod': ('[token]',),
+  'test_mod': ('[token]', 'router_learns[token runs]'),
+  'test_refine': ('segments_only[1-zeros', 'segments_only[2-learned'),
   'test_resume': ('resumes_too[hrm', 'routers_resume_too[changes0'),
-  'test_train_flops': ('[adamw-256-changes6]',),
+  'test_speculate': ('distribution[settings1]',),
   'test_teacher': ('test_segments_that_teach_themselves_resume_too',),
+  'test_train_flops': ('-changes2]', '-changes4]', '-changes5]', '-changes7]'),
 }
 
 

@@ -15,12 +15,13 @@ from ease_jax.study.equal import with_equal_training
 from ease_jax.study.study import Config, Study
 
 VOCAB = 257  # bytes, and the end of a text
+RATES = (0.1, 0.4)  # shares of the rows that skip a layer, at the start
 
 
-def dropping(c: Config) -> Config:
+def dropping(c: Config, rate: float) -> Config:
   """Rows of a batch skip layers, most of them at the start."""
   c = c.copy_and_resolve_references()
-  c.train.layer_dropout = 0.4
+  c.train.layer_dropout = rate
   c.train.layer_dropout_shape = 'uniform'
   c.train.layer_dropout_schedule = 'falling'
   return c
@@ -29,12 +30,12 @@ def dropping(c: Config) -> Config:
 def get_study(data: str) -> Study:
   del data  # the running Python's library is the text
   base = presets.brief(presets.standard(8))
-  dropped = dropping(base)
-  variants = {
-    'standard': base,
-    'dropout, equal updates': dropped,
-    'dropout, equal FLOPs': with_equal_training(dropped, base, VOCAB),
-  }
+  variants = {'standard': base}
+  for rate in RATES:
+    dropped = dropping(base, rate)
+    longer = with_equal_training(dropped, base, VOCAB)
+    variants[f'dropout {rate}, equal updates'] = dropped
+    variants[f'dropout {rate}, equal FLOPs'] = longer
   return Study(
     'Layer dropout',
     'Does skipping layers in training lower or raise the final loss, after '
