@@ -32,6 +32,7 @@ OF_STACK = {
   'state_cosine': (INF, 0.75, INF),
   'kl': (INF, -1.0, INF),
   'patience': (INF, 1.0, INF),
+  'shortlist': (0.65, 0.7, INF),
 }
 
 

@@ -71,7 +71,7 @@ def test_no_point_of_the_sweep_lies_below(split):
   never = np.inf
   thresholds = [0.0, 0.3, 0.5, 0.9, never]
   thresholds += [(0.4, never, 0.5, 1.0), (never, 0.3, never, 1.0)]
-  assert SIGNALS['max_prob'].needs_head
+  assert SIGNALS['max_prob'].needs_head(0)
   for threshold in thresholds:
     point = OperatingPoint('max_prob', policy, threshold)
     nll, spent = on_true_states(split, point)

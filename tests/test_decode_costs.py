@@ -32,6 +32,7 @@ GRID = STACK.grid
     ('stack', 'max_prob', 'drop'),
     ('stack', 'kl', 'copy_state'),
     ('stack', 'state_cosine', 'copy_state'),
+    ('stack', 'shortlist', 'copy_state'),
     ('refine', 'max_prob', 'latest'),
   ],
 )
@@ -52,7 +53,7 @@ def test_the_loops_own_counts_are_the_cost_model(name, signal, policy):
     + counts.heads_run * prices.head
     + counts.fills_run * prices.fill
   )
-  if signal == 'state_cosine':  # one cosine, before the second readout
+  if not point.rule.signal.needs_head(1):  # asked at the second readout
     shape = GateShape(model.cfg.dim, 0, model.grid.num_readouts)
     spent += point.rule.signal.flops(shape, 1) * (text.exits > 0).sum()
   active_K = point.threshold_K(model.grid.num_readouts) < INF

@@ -18,13 +18,16 @@ def observation(**fields):
 def test_facts_of_the_signals_follow_from_what_they_look_at():
   able = [name for name, s in signals.SIGNALS.items() if s.can_draft]
   assert able == ['max_prob', 'margin', 'entropy']
-  headless = [n for n, s in signals.SIGNALS.items() if not s.needs_head]
+  headless = [n for n, s in signals.SIGNALS.items() if not s.needs_head(1)]
   assert headless == [
     'state_cosine',
     'state_change',
     'state_steadiness',
     *LEARNED,
+    'shortlist',
   ]
+  naming = [name for name in headless if signals.SIGNALS[name].needs_head(0)]
+  assert naming == ['shortlist']
   remember = [name for name, s in signals.SIGNALS.items() if s.has_memory]
   assert remember == [
     'state_steadiness',
@@ -32,6 +35,7 @@ def test_facts_of_the_signals_follow_from_what_they_look_at():
     'patience',
     'dat_multinomial',
     'ouro',
+    'shortlist',
   ]
   learned = [name for name, s in signals.SIGNALS.items() if s.gate]
   assert learned == list(LEARNED)

@@ -6,3 +6,4 @@ from ease_jax.core import depth_adaptive as depth_adaptive
 from ease_jax.core import gain as gain
 from ease_jax.core import halting as halting
 from ease_jax.core import ouro as ouro
+from ease_jax.core import shortlist as shortlist

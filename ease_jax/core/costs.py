@@ -116,7 +116,7 @@ class CostModel:
 
   def asking(self, rule: ExitRule, k: int) -> float:
     """Asking at readout k who stops: a head, or a signal without one."""
-    head = self.head if rule.signal.needs_head else 0.0
+    head = self.head if rule.signal.needs_head(k) else 0.0
     shape = GateShape(self.dim, self.gate_dim, self.grid.num_readouts)
     return head + rule.signal.flops(shape, k)
 
@@ -149,7 +149,8 @@ class CostModel:
     price_K = np.asarray([self.asking(rule, k) for k in range(num)])
     questions_K = np.cumsum(asks_K * price_K)
     # A head that was asked for at the exit is the one that answers.
-    asked_here_K = asks_K & rule.signal.needs_head
+    needs_K = np.asarray([rule.signal.needs_head(k) for k in range(num)])
+    asked_here_K = asks_K & needs_K
     spared_K = np.where(asked_here_K, self.head, 0.0)
     return self.answered_K(rule.policy) + questions_K - spared_K
 

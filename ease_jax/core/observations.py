@@ -6,6 +6,13 @@ import jax
 import jax.numpy as jnp
 
 
+class Named(NamedTuple):
+  """Some tokens of the vocabulary, and what a readout says of them."""
+
+  id: jax.Array  # [..., C] int32
+  logit: jax.Array  # [..., C] float32
+
+
 class Observation(NamedTuple):
   """What a signal may look at, for each token of one readout, float32.
 
@@ -22,6 +29,7 @@ class Observation(NamedTuple):
   state_change: jax.Array  # length of their difference, in previous lengths
   kl: jax.Array  # KL(previous || this), nats
   gate: dict[str, jax.Array]  # [..., O] outputs of learned signals, by name
+  named: dict[str, Named]  # candidates of signals that ask of a few tokens
 
 
 def blank(shape: tuple[int, ...]) -> Observation:
@@ -38,4 +46,5 @@ def blank(shape: tuple[int, ...]) -> Observation:
     state_change=infinite,
     kl=infinite,
     gate={},
+    named={},
   )

@@ -23,6 +23,7 @@ Memory = Any  # tree of [B, T, ...] arrays that a signal keeps between readouts
 
 LOGITS = 'logits'
 PREVIOUS_LOGITS = 'previous_logits'
+CANDIDATES = 'candidates'
 STATE = 'state'
 PREVIOUS_STATE = 'previous_state'
 GATE = 'gate'
@@ -40,13 +41,16 @@ class Signal:
   Attributes:
     name: as configs and results call it.
     step: (memory, observation) -> (memory, score).
-    looks_at: of LOGITS, PREVIOUS_LOGITS, STATE, PREVIOUS_STATE, GATE.
+    looks_at: of LOGITS, PREVIOUS_LOGITS, CANDIDATES, STATE, PREVIOUS_STATE,
+      GATE.
     low: lowest score.
     high: highest score.
     sweep: thresholds that are tried unless a config says otherwise.
     init: (shape, K) -> memory before the first of K readouts.
     remembers: whether `step` needs to have seen all earlier readouts.
     gate: the learned part, or None.
+    candidates: how many tokens the first readout names, of whose logits alone
+      the later ones are asked; their ids are the signal's memory.
   """
 
   name: str
@@ -58,11 +62,12 @@ class Signal:
   init: Callable[[tuple[int, ...], int], Memory] = _no_memory
   remembers: bool = False
   gate: Gate | None = None
+  candidates: int = 0
 
-  @property
-  def needs_head(self) -> bool:
-    """Whether logits must be computed before anybody knows who stops."""
-    return bool(self.looks_at & {LOGITS, PREVIOUS_LOGITS})
+  def needs_head(self, k: int) -> bool:
+    """Whether readout k needs all logits before anybody knows who stops."""
+    names = CANDIDATES in self.looks_at and k == 0
+    return names or bool(self.looks_at & {LOGITS, PREVIOUS_LOGITS})
 
   @property
   def compares_logits(self) -> bool:
@@ -83,8 +88,12 @@ class Signal:
     """FLOPs of asking it at readout k, a head not included."""
     if self.gate is not None:
       return self.gate.flops(shape, k)
+    if self.needs_head(k):
+      return 0.0
+    if self.candidates:
+      return 2.0 * shape.dim * self.candidates
     # A product of two states and their two norms.
-    return 0.0 if self.needs_head else 6.0 * shape.dim
+    return 6.0 * shape.dim
 
   def check_threshold(self, threshold: float) -> None:
     """Raises ConfigError unless it can be a score, +inf or -inf."""

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from ease_jax.checks import need
 from ease_jax.core.grid import reaches
-from ease_jax.core.observations import Observation
+from ease_jax.core.observations import Named, Observation
 from ease_jax.core.policies import UNITS, ExitRule
-from ease_jax.core.signals import Memory
+from ease_jax.core.signals import Memory, Signal
 from ease_jax.model import Body, readout
 from ease_jax.model.readout import Read
 from ease_jax.model.walk import (
@@ -124,7 +124,7 @@ def speaking(
     if rule is None or asked_K is None:
       return exits, None
 
-    if rule.signal.needs_head:
+    if rule.signal.needs_head(k):
       wanted = asked_K[k] & ~exits.done_BxT.all()
       exits, logits = evaluated(bound, exits, wanted, here)
       exits, score_BxT = _score_of_logits(exits, wanted, rule, logits)
@@ -177,11 +177,13 @@ def silent(
     previous = exits.previous
 
     def score() -> tuple[Memory, jax.Array]:
-      if signal.needs_head:
+      if signal.needs_head(k):
         obs = bound.observe(k, here, previous, token_BxT, signal.name)
       else:
         obs = readout.observe_states(here, previous)
         obs = bound.gated(k, obs, here, signal.name)
+      candidates = memory if k else None
+      obs = readout.named(obs, here, candidates, bound.unembedding(), signal)
       return signal.step(memory, obs)
 
     def never() -> tuple[Memory, jax.Array]:
@@ -225,6 +227,7 @@ def _score_of_logits(
 
   def score() -> tuple[Memory, jax.Array]:
     obs = _of_logits(logits, before)
+    obs = _naming(obs, logits, rule.signal)
     return rule.signal.step(memory.signal, obs)
 
   def never() -> tuple[Memory, jax.Array]:
@@ -249,12 +252,24 @@ def _of_logits(
   return jax.tree.map(whole, obs)
 
 
+def _naming(
+  obs: Observation, logits_BxTxV: jax.Array, signal: Signal
+) -> Observation:
+  """An observation of the first readout with the candidates of a signal."""
+  if not signal.candidates:
+    return obs
+  logit_BxTxC, id_BxTxC = jax.lax.top_k(logits_BxTxV, signal.candidates)
+  return obs._replace(named={signal.name: Named(id_BxTxC, logit_BxTxC)})
+
+
 def _score_of_states(
   bound: Body, exits: Exits, rule: ExitRule, k: int, here: Read
 ) -> tuple[Exits, jax.Array]:
   memory: Asked = exits.memory
   obs = readout.observe_states(here, exits.previous)
   obs = bound.gated(k, obs, here, rule.signal.name)
+  w_VxD = bound.unembedding()
+  obs = readout.named(obs, here, memory.signal, w_VxD, rule.signal)
   signal, score_BxT = rule.signal.step(memory.signal, obs)
   return exits._replace(memory=memory._replace(signal=signal)), score_BxT
 

@@ -173,8 +173,9 @@ def break_even(
   prices = model.costs_of_windows(seq_len)
   fill_K = rule.policy.fills(grid) * prices.fill
   # Who stops needs no last head, but now one here if asking took none.
-  head = prices.head if rule.signal.needs_head else 0.0
-  saved_K = prices.static_K[-1] - prices.static_K - fill_K + head
+  needs_K = [rule.signal.needs_head(k) for k in range(grid.num_readouts)]
+  head_K = np.where(needs_K, prices.head, 0.0)
+  saved_K = prices.static_K[-1] - prices.static_K - fill_K + head_K
 
   fraction_K = np.asarray(chosen.report.cost.exit_fraction)
   arriving_K = np.cumsum(fraction_K[::-1])[::-1]

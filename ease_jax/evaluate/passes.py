@@ -21,7 +21,7 @@ from ease_jax.core.observations import Observation
 from ease_jax.core.policies import RECOMPUTE, UNITS, ExitRule
 from ease_jax.core.signals import SIGNALS
 from ease_jax.model import Body, Params, layers
-from ease_jax.model.readout import linear_cross_entropy, observe_states
+from ease_jax.model.readout import linear_cross_entropy, named, observe_states
 from ease_jax.model.walk import (
   RUNNING,
   Call,
@@ -117,6 +117,8 @@ def masked_pass(
       obs = bound.observe(k, here, before, target_BxT, rule.signal.name)
       answer = here.normed_BxTxD, obs
 
+    candidates = exits.memory if k else None
+    obs = named(obs, here, candidates, bound.unembedding(), rule.signal)
     memory, score_BxT = rule.signal.step(exits.memory, obs)
     chex.assert_shape(score_BxT, token_BxT.shape)
     score_BxT = per_unit(rule, score_BxT, mask_BxT)
@@ -226,10 +228,14 @@ def _dump_batch(
   )
   observations = []
   previous = None
+  listed = [name for name in names if SIGNALS[name].candidates]
   target_BxT = jnp.asarray(batch['targets'])
   for k, (h_BxTxD, answer_BxTxD) in enumerate(walked.reads):
     here = bound.read(k, answer_BxTxD)._replace(h_BxTxD=h_BxTxD)
     obs = bound.observe(k, here, previous, target_BxT, *names)
+    for name in listed:
+      ids = observations[0].named[name].id if k else None
+      obs = named(obs, here, ids, bound.unembedding(), SIGNALS[name])
     observations.append(obs)
     previous = here
 

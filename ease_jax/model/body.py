@@ -66,7 +66,6 @@ class Body(nn.Module):
 
   @property
   def grid(self) -> Grid:
-    """Its cells, by its schedule."""
     return _grid(self.kind, self.cfg)
 
   def check(self, rule: ExitRule) -> None:
@@ -78,10 +77,15 @@ class Body(nn.Module):
       'learned it; add it to loss.gates and train, or use another signal',
     )
     need(
-      not (signal.needs_head and self.grid.coda),
+      not (signal.needs_head(0) and self.grid.coda),
       f'exit signal {signal.name!r} looks at logits, which a model with a '
       'coda has only where a token is answered; use a signal that looks at '
       'states',
+    )
+    need(
+      signal.candidates <= self.cfg.vocab_size,
+      f'exit signal {signal.name!r} looks at {signal.candidates} tokens, and '
+      f'there are {self.cfg.vocab_size}; use another signal',
     )
     rule.policy.check(self.grid)
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core import observations
-from ease_jax.core.observations import Observation
+from ease_jax.core.observations import Named, Observation
+from ease_jax.core.signals import Signal
 
 CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
 
@@ -165,6 +166,53 @@ def likeliest(
     return x.reshape(-1, num)[: len(h_NxD)]
 
   return whole(ids_cxNxk), whole(logits_cxNxk)
+
+
+def named(
+  obs: Observation,
+  read: Read,
+  id_BxTxC: jax.Array | None,
+  w_VxD: jax.Array,
+  signal: Signal,
+) -> Observation:
+  """An observation with the logits of a signal's candidates, if it has any.
+
+  Args:
+    obs: what else is seen at the readout.
+    read: its state.
+    id_BxTxC: the candidates; None = the readout names them.
+    w_VxD: the unembedding.
+    signal: whose candidates.
+  """
+  num = signal.candidates
+  if not num:
+    return obs
+
+  shape = *read.normed_BxTxD.shape[:-1], num
+  h_NxD = _flat(read.normed_BxTxD)
+  if id_BxTxC is None:
+    id_NxC, logit_NxC = likeliest(h_NxD, w_VxD, num)
+  else:
+    id_NxC = _flat(id_BxTxC)
+    logit_NxC = _logits_of(h_NxD, w_VxD, id_NxC)
+  found = Named(id_NxC.reshape(shape), logit_NxC.reshape(shape))
+  return obs._replace(named=obs.named | {signal.name: found})
+
+
+def _logits_of(
+  h_NxD: jax.Array, w_VxD: jax.Array, id_NxC: jax.Array
+) -> jax.Array:
+  """Logits of some tokens of each state, [N, C] float32."""
+
+  def chunk(some: tuple[jax.Array, jax.Array]) -> jax.Array:
+    h_NxD, id_NxC = some
+    return jnp.einsum(
+      'nd,ncd->nc', h_NxD, w_VxD[id_NxC], preferred_element_type=jnp.float32
+    )
+
+  num = id_NxC.shape[1]
+  chunks = _chunked(h_NxD, id_NxC, vocab_size=num * h_NxD.shape[1])
+  return jax.lax.map(chunk, chunks).reshape(-1, num)[: len(h_NxD)]
 
 
 def _observe(chunk, w_VxD, with_kl):
