@@ -224,6 +224,35 @@ def refinement(c: Config, segments: int, num_layers: int) -> Config:
   return c
 
 
+def recurrent(c: Config, segments: int, num_layers: int) -> Config:
+  """A copy with the same layers run several times, as recurrent depth has it.
+
+  One loss, at the end, and one gradient through all runs; the state is normed
+  and meets the input by a projection that starts as the input alone; the
+  first state is the input (2604.21106).
+  """
+  c = refinement(c, segments, num_layers)
+  c.model.readouts = (num_layers,)
+  c.model.carry_backprop = segments
+  c.model.refine.carry_init = 'input'
+  c.model.refine.inject = 'concat'
+  c.model.refine.carry_norm = True
+  c.loss.weights = 'final'
+  return c
+
+
+def middle_repeat(c: Config) -> Config:
+  """A copy of eight layers deep with six: 0 1 2 3 2 3 4 5 (parameter-golf)."""
+  c = copy.deepcopy(c)
+  c.model.body = 'cycle'
+  c.model.num_layers = 8
+  c.model.readouts = (8,)
+  c.model.cycle.times = 2
+  c.model.cycle.own = 2
+  c.loss.weights = 'final'
+  return c
+
+
 def hrm(c: Config, segments: int, num_layers: int) -> Config:
   """A copy that is HRM with halting by Q-learning.
 

@@ -201,7 +201,10 @@ def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
   if len(values) == 1 or model.inject == 'add':
     return np.sum(values, axis=0)
   x_D, z_D = values
-  inject_2DxD = model.params['streams']['inject']['kernel']
+  streams = model.params['streams']
+  if 'norm' in streams:
+    z_D = rms_norm(streams['norm'], z_D)
+  inject_2DxD = streams['inject']['kernel']
   injected_D = np.concatenate([x_D, z_D]) @ inject_2DxD
   if model.inject == 'concat':
     return injected_D

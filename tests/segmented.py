@@ -19,7 +19,7 @@ BATCH = tiny.batch(ROWS, LENGTH)
 
 REFINE = tiny.refine()
 LEARNED = tiny.refine(carry_init='learned', inject='gate')
-RANDOM = tiny.refine(carry_init='random', inject='concat')
+RANDOM = tiny.refine(carry_init='random', inject='concat', carry_norm=True)
 HRM = tiny.hrm(cycles=1)
 BODIES = {
   'refine': REFINE,

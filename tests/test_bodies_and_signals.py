@@ -27,7 +27,7 @@ BODIES = {
   'stack': tiny.stack(readouts=(1, 2, 4)),
   'refine': tiny.refine(gates=('dat_multinomial', 'ouro'), gate_dim=8),
   'learned': tiny.refine(carry_init='learned', inject='gate'),
-  'random': tiny.refine(carry_init='random', inject='concat'),
+  'random': tiny.refine(carry_init='random', inject='concat', carry_norm=True),
   'hrm': tiny.hrm(cycles=1, segments=2),
   'mod': tiny.stack(readouts=(1, 3, 4), router='mod'),
   'predictor': tiny.stack(

@@ -19,7 +19,9 @@ MODELS = {
     rope_base=100.0,
   ),
   'refine, added': tiny.refine(carry_init='fixed'),
-  'refine, projected': tiny.refine(carry_init='random', inject='concat'),
+  'refine, projected': tiny.refine(
+    carry_init='random', inject='concat', carry_norm=True
+  ),
   'refine, gated': tiny.refine(
     carry_init='learned', inject='gate', readout_norm='per_readout'
   ),

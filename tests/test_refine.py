@@ -89,6 +89,31 @@ def test_every_parameter_learns(name):
       assert learns.mean() > 0.9, name
 
 
+def test_a_projection_starts_as_the_input_alone():
+  """So an untrained model is its twin of one segment, whatever it carries."""
+  options = dict(carry_init='input', inject='concat', carry_norm=True)
+  model = tiny.refine(segments=2, **options)
+  tokens = BATCH['tokens']
+  params = model.init(key_of(), tokens)['params']
+  once, twice = model.apply({'params': params}, tokens).reshape(
+    2, -1, *tokens.shape, tiny.VOCAB
+  )
+  np.testing.assert_array_equal(once, twice)
+
+  twin = tiny.body(num_layers=2)
+  of_layers = {name: x for name, x in params.items() if name != 'streams'}
+  alone = twin.apply({'params': of_layers}, tokens)
+  np.testing.assert_array_equal(once, alone)
+
+
+def test_the_first_state_may_be_the_input():
+  model = tiny.refine(carry_init='input')
+  bound = model.bind({'params': tiny.params(model)})
+  state = bound.start(BATCH['tokens'], positions(LENGTH))
+  np.testing.assert_array_equal(state['z'], state['x'])
+  assert np.ptp(state['z'], axis=(0, 1)).min() > 0  # not one for all tokens
+
+
 def test_memory_does_not_grow_with_the_segments():
   def bytes_of(segments):
     model = tiny.refine(segments=segments, num_layers=1, dim=64, mlp_dim=256)
