@@ -1,7 +1,9 @@
 """The sweep: what it tries, and which point is chosen."""
 
 import math
+import types
 
+import numpy as np
 import pytest
 import sweeps
 from sweeps import NEVER, point, row, spec
@@ -75,14 +77,18 @@ def test_bisecting_on_more_exits_ends_at_the_limit(choice):
     ('max_prob', 1.0, (0.2, NEVER, 0.6, NEVER)),
     ('max_prob', 0.5, (0.6, NEVER, 0.8, NEVER)),
     ('kl', 0.5, (0.1, NEVER, 0.3, NEVER)),
-    ('patience', 0.5, (0.2, NEVER, 0.6, NEVER)),
+    # No score is the highest possible one: 3 was seen.
+    ('gain', 0.5, (1.6, NEVER, 1.8, NEVER)),
   ],
 )
 def test_tightened_thresholds_are_nearer_to_the_highest_score(
   signal, share, expected
 ):
   before = point((0.2, NEVER, 0.6, NEVER), signal=signal)
-  after = search.tightened(before, share)
+  seen = {signal: np.asarray([-math.inf, 3.0])}
+  dump = types.SimpleNamespace(score_KxRxT=seen)
+  top = search.highest_score(dump, signal)
+  after = search.tightened(before, share, top)
   assert after.threshold == pytest.approx(expected)
 
 
@@ -97,7 +103,7 @@ def test_a_jump_across_the_limit_is_drawn_back_to_it():
     return choice.wants_more_exits(row, FULL)
 
   def drawn_back(share):
-    return search.tightened(beyond, share)
+    return search.tightened(beyond, share, 1.0)
 
   visited = list(
     search.bisect(drawn_back, 0.75, 1.0, measure, wants_more, num=12)

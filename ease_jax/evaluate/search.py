@@ -15,6 +15,7 @@ import numpy as np
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.core.signals import SIGNALS
 from ease_jax.evaluate import traces
+from ease_jax.evaluate.passes import Dump
 from ease_jax.evaluate.results import SweepRow, exits_early
 from ease_jax.evaluate.sweep import Evaluator, SweepSpec
 from ease_jax.evaluate.thresholds import search_thresholds
@@ -73,12 +74,14 @@ def searched_points(
     yield from (v for v in visited if exits_early(v.point))
 
     beyond = [v.point for v in visited if not wants_more(v.row)]
-    # Without a highest score there is nothing to draw back.
-    if beyond and tightened(beyond[-1], DRAWN_BACK) != beyond[-1]:
+    top = highest_score(select.dump, signal)
+    if beyond and tightened(beyond[-1], DRAWN_BACK, top) != beyond[-1]:
       last = beyond[-1]
 
-      def drawn_back(share: float, last: OperatingPoint = last):
-        return tightened(last, share)
+      def drawn_back(
+        share: float, last: OperatingPoint = last, top: float = top
+      ):
+        return tightened(last, share, top)
 
       yield from bisect(
         drawn_back,
@@ -145,15 +148,25 @@ def bisect(
       high = middle
 
 
-def tightened(point: OperatingPoint, share: float) -> OperatingPoint:
+def highest_score(dump: Dump, signal: str) -> float:
+  """The highest score that a signal can have, or, without limit, has here."""
+  limit = SIGNALS[signal].high
+  if math.isfinite(limit):
+    return limit
+  score_KxRxT = dump.score_KxRxT[signal]
+  return float(score_KxRxT[np.isfinite(score_KxRxT)].max())
+
+
+def tightened(
+  point: OperatingPoint, share: float, top: float
+) -> OperatingPoint:
   """Finite thresholds at `share` of their distance to the highest score.
 
-  A signal without a highest score keeps its thresholds.
+  Args:
+    point: with a threshold for each readout.
+    share: of the distance, 1 = as they are.
+    top: the highest score.
   """
-  top = SIGNALS[point.signal].high
-  if math.isinf(top):
-    return point
-
   assert isinstance(point.threshold, tuple)
   threshold = tuple(
     t if math.isinf(t) else top - share * (top - t) for t in point.threshold
