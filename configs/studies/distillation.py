@@ -3,12 +3,15 @@
   python -m ease_jax.study.main --study=configs/studies/distillation.py \
       --workdir=runs/distillation
 
-Cost: six runs of some four minutes on one core, as those of `mod.py`; not run
-yet. A quickstart of width 64, 360 updates of 16 windows of 128 bytes of the
-built-in text. All spend the training FLOPs of `label`: what teaches costs
-heads, and so updates. Readouts are held against each other at full depth and
-where each of them answers every token. The weight and the temperature are those
-of the first try.
+Cost: six runs of some four minutes on one core, as those of `mod.py`. A
+quickstart of width 64, 360 updates of 16 windows of 128 bytes of the built-in
+text. All spend the training FLOPs of `label`: what teaches costs heads, and so
+updates. Readouts are held against each other at full depth and where each of
+them answers every token. The weight and the temperature are those of the first
+try.
+
+On test: a perplexity of 4.556 ± 0.032 at full depth for 4.511 ± 0.033 (+1.0 %
+[-2.3, +4.4]), and of 5.484 for 5.389 at the first readout (+1.8 % [-5.1, +9.2]).
 """
 
 from ease_jax import presets

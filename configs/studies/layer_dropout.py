@@ -3,11 +3,15 @@
   python -m ease_jax.study.main --study=configs/studies/layer_dropout.py \
       --workdir=runs/layer_dropout
 
-Cost: nine runs of some four minutes on one core, as those of `mod.py`; not run
-yet. 360 updates of 16 windows of 128 bytes of the built-in text, eight layers
-of width 64. All layers alike are skipped by 40 % of the rows at the start and
-by none at the end, which saves 15 % of the training FLOPs. Nothing was tuned:
-rates and learning rates are those of the first try.
+Cost: fifteen runs of some four minutes on one core, as those of `mod.py`. 360
+updates of 16 windows of 128 bytes of the built-in text, eight layers of width
+64. All layers alike are skipped by 10 or 40 % of the rows at the start and by
+none at the end, which saves 3 or 15 % of the training FLOPs. Learning rates are
+those of the standard model.
+
+On test: a perplexity of 5.109 ± 0.061 with 0.4 at equal updates and 4.800 ±
+0.003 at equal FLOPs, for 4.376 ± 0.049 without. The six runs with 0.1 were not
+made yet.
 """
 
 from ease_jax import presets
