@@ -11,7 +11,7 @@ them answers every token. The weight and the temperature are those of the first
 try.
 
 On test: a perplexity of 4.556 ± 0.032 at full depth for 4.511 ± 0.033 (+1.0 %
-[-2.3, +4.4]), and of 5.484 for 5.389 at the first readout (+1.8 % [-5.1, +9.2]).
+[-2.3, +4.4]), of 5.484 for 5.389 at the first readout (+1.8 % [-5.1, +9.2]).
 """
 
 from ease_jax import presets
