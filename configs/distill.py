@@ -10,9 +10,9 @@ Cost: that of the quickstart and 2 % of its training FLOPs, for the heads that
 teach. It does not help: of two seeds on one H200 a test perplexity of 3.224 at
 full depth, the label alone 3.194 at equal training FLOPs; nor in a brief
 training (`studies/distillation.py`, three seeds, +1.0 % [-2.3, +4.4]).
-Published, of other models: distilling the detached last output made the small-coefficient
-recipe the most stable (2410.20672); exits of a frozen model are trained on
-nothing else (2503.05005).
+Published, of other models: distilling the detached last output made the
+small-coefficient recipe the most stable (2410.20672); exits of a frozen model
+are trained on nothing else (2503.05005).
 """
 
 from ease_jax import config, presets
