@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tiny
-from ease_jax import ConfigError
+from ease_jax import ConfigError, config, specs
 from ease_jax.core import shortlist, signals
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
@@ -51,6 +51,16 @@ def test_there_must_be_as_many_tokens():
   signal = shortlist.of('many', tiny.VOCAB + 1)
   with pytest.raises(ConfigError, match=f'looks at {tiny.VOCAB + 1} tokens'):
     MODEL.check(ExitRule(signal, RULE.policy))
+
+
+@pytest.mark.parametrize(
+  'name', [name for name, s in SIGNALS.items() if s.gate is None]
+)
+def test_a_config_may_name_every_signal_that_is_not_learned(name):
+  c = config.base()
+  c.exit.signals = (name,)
+  assert specs.from_config(c).sweep.signals == (name,)  # no vocabulary yet
+  assert specs.from_config(c, tiny.VOCAB).sweep.signals == (name,)
 
 
 def test_it_cannot_be_asked_of_one_readout_alone():

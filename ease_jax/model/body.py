@@ -78,14 +78,14 @@ class Body(nn.Module):
     )
     need(
       not (signal.needs_head(0) and self.grid.coda),
-      f'exit signal {signal.name!r} looks at logits, which a model with a '
-      'coda has only where a token is answered; use a signal that looks at '
-      'states',
+      f'exit signal {signal.name!r} looks at logits, which a model with a coda '
+      'has only where a token is answered; use a signal that looks at states',
     )
+    vocab_size = self.cfg.vocab_size  # 1: not known yet
     need(
-      signal.candidates <= self.cfg.vocab_size,
+      vocab_size == 1 or signal.candidates <= vocab_size,
       f'exit signal {signal.name!r} looks at {signal.candidates} tokens, and '
-      f'there are {self.cfg.vocab_size}; use another signal',
+      f'there are {vocab_size}; use another signal',
     )
     rule.policy.check(self.grid)
 
