@@ -78,7 +78,7 @@ def _add_model(c: Config) -> None:
   c.model.refine = ConfigDict()  # read where model.body is refine
   c.model.refine.carry_init = 'zeros'  # or fixed, random, learned, input
   c.model.refine.inject = 'add'  # or concat, gate: how it meets the input
-  c.model.refine.carry_norm = False  # RMSNorm on the state before it does
+  c.model.refine.carry_norm = False  # RMSNorm on the state before that
 
   c.model.hrm = ConfigDict()  # read where model.body is hrm
   c.model.hrm.carry_init = 'zeros'  # or fixed, random: first states

@@ -242,7 +242,7 @@ def recurrent(c: Config, segments: int, num_layers: int) -> Config:
 
 
 def middle_repeat(c: Config) -> Config:
-  """A copy of eight layers deep with six: 0 1 2 3 2 3 4 5 (parameter-golf)."""
+  """A copy of six layers that runs eight: 0 1 2 3 2 3 4 5 (parameter-golf)."""
   c = copy.deepcopy(c)
   c.model.body = 'cycle'
   c.model.num_layers = 8

@@ -198,12 +198,13 @@ def router_number(
 
 def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
   """One input from the streams that a cell reads."""
+  streams = model.params.get('streams', {})
+  if 'norm' in streams:
+    x_D, z_D = values
+    values = x_D, rms_norm(streams['norm'], z_D)
   if len(values) == 1 or model.inject == 'add':
     return np.sum(values, axis=0)
   x_D, z_D = values
-  streams = model.params['streams']
-  if 'norm' in streams:
-    z_D = rms_norm(streams['norm'], z_D)
   inject_2DxD = streams['inject']['kernel']
   injected_D = np.concatenate([x_D, z_D]) @ inject_2DxD
   if model.inject == 'concat':

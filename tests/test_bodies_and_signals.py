@@ -25,7 +25,9 @@ CHANGED = 9  # a position
 BODIES = {
   # Its third layer has no readout.
   'stack': tiny.stack(readouts=(1, 2, 4)),
-  'refine': tiny.refine(gates=('dat_multinomial', 'ouro'), gate_dim=8),
+  'refine': tiny.refine(
+    carry_init='input', gates=('dat_multinomial', 'ouro'), gate_dim=8
+  ),
   'learned': tiny.refine(carry_init='learned', inject='gate'),
   'random': tiny.refine(carry_init='random', inject='concat', carry_norm=True),
   'hrm': tiny.hrm(cycles=1, segments=2),
@@ -45,7 +47,7 @@ SIGNALS = {
     'patience',
     'shortlist',
   ),
-  'refine': ('max_prob', 'dat_multinomial', 'ouro'),
+  'refine': ('max_prob', 'dat_multinomial', 'ouro', 'shortlist'),
   'learned': ('kl',),
   'random': ('patience',),
   'hrm': ('max_prob', 'q_halt'),
@@ -63,6 +65,7 @@ CASES = [
   ('stack', 'shortlist', 'copy_state'),
   ('refine', 'ouro', 'copy_state'),
   ('refine', 'dat_multinomial', 'latest'),
+  ('refine', 'shortlist', 'recompute'),
   *(('refine', 'max_prob', policy) for policy in choices()),
   ('learned', 'kl', 'latest'),
   ('random', 'patience', 'drop'),

@@ -12,6 +12,7 @@ from sweeps import NEVER, chosen, point, report_row, row
 import tiny
 from ease_jax import decode
 from ease_jax.checks import ConfigError
+from ease_jax.core import shortlist
 from ease_jax.evaluate import clock, passes
 
 LENGTH = sweeps.LENGTH
@@ -177,6 +178,17 @@ def test_a_cosine_pays_sooner_than_a_head():
   # It costs 6 D; its head comes when it has answered.
   spared = 3 * (prices.cell_L[0] - prices.fill)
   assert first.needed == pytest.approx(6 * model.cfg.dim / spared)
+
+
+def test_candidates_pay_sooner_than_a_head_where_they_are_named():
+  at = point((0.4, NEVER, NEVER), signal='shortlist')
+  model, (first, second) = break_even(at)
+  prices = model.costs(CONTEXT)
+  saved = prices.cell_L[0] - prices.fill
+  # The first readout pays a head, which answers; the second one candidates.
+  assert first.needed == pytest.approx(prices.head / (3 * saved + prices.head))
+  asked = 2 * model.cfg.dim * shortlist.CANDIDATES
+  assert second.needed == pytest.approx(asked / (2 * saved))
 
 
 @pytest.mark.parametrize('at', [None, point((0.4,) * 3, 'recompute')])

@@ -18,7 +18,7 @@ MODELS = {
     readout_norm='per_readout',
     rope_base=100.0,
   ),
-  'refine, added': tiny.refine(carry_init='fixed'),
+  'refine, added': tiny.refine(carry_init='fixed', carry_norm=True),
   'refine, projected': tiny.refine(
     carry_init='random', inject='concat', carry_norm=True
   ),

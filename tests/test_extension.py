@@ -455,6 +455,12 @@ def test_generated_text_is_what_the_evaluation_says(trained, policy):
       'only where a token is answered; use a signal that looks at states',
     ),
     (
+      'exit.signals',
+      ('shortlist',),
+      "exit signal 'shortlist' looks at logits, which a model with a coda has "
+      'only where a token is answered; use a signal that looks at states',
+    ),
+    (
       'loss.exit_threshold',
       0.5,
       'loss.exit_threshold=0.5 looks at logits, which model.body=anchored has '

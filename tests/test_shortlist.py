@@ -1,15 +1,17 @@
 """Candidates that the first readout names, and later ones are asked about."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tiny
-from ease_jax import ConfigError, config, specs
-from ease_jax.core import shortlist, signals
+from ease_jax import ConfigError, config, decode, specs
+from ease_jax.core import observations, shortlist
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
 from ease_jax.evaluate import passes
+from ease_jax.model import readout
 
 MODEL = tiny.stack(readouts=(1, 2, 4))
 BATCH = tiny.batch(2, 16)
@@ -63,8 +65,25 @@ def test_a_config_may_name_every_signal_that_is_not_learned(name):
   assert specs.from_config(c, tiny.VOCAB).sweep.signals == (name,)
 
 
-def test_it_cannot_be_asked_of_one_readout_alone():
-  signal = SIGNALS[shortlist.NAME]
-  assert signal.has_memory
-  assert not signal.can_draft
-  assert signal.looks_at == {signals.CANDIDATES}
+def test_it_cannot_draft():
+  with pytest.raises(ConfigError, match="signal='shortlist' cannot draft"):
+    decode.Draft(0, 2, 0.5, shortlist.NAME)
+
+
+def test_logits_of_candidates_are_the_same_in_chunks(monkeypatch):
+  rng = np.random.default_rng(0)
+  h_BxTxD = rng.normal(size=(2, 7, 16)).astype(np.float32)
+  w_VxD = rng.normal(size=(tiny.VOCAB, 16)).astype(np.float32)
+  id_BxTxC = rng.integers(0, tiny.VOCAB, (2, 7, shortlist.CANDIDATES))
+  read = readout.Read(jnp.asarray(h_BxTxD), jnp.asarray(h_BxTxD))
+  blank = observations.blank((2, 7))
+
+  def found():
+    ids = jnp.asarray(id_BxTxC)
+    obs = readout.named(blank, read, ids, jnp.asarray(w_VxD), RULE.signal)
+    return obs.named[shortlist.NAME].logit
+
+  expected_BxTxC = np.take_along_axis(h_BxTxD @ w_VxD.T, id_BxTxC, -1)
+  np.testing.assert_allclose(found(), expected_BxTxC, 1e-5, 1e-5)
+  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', 5 * 16 * shortlist.CANDIDATES)
+  np.testing.assert_allclose(found(), expected_BxTxC, 1e-5, 1e-5)

@@ -79,14 +79,19 @@ def test_bisecting_on_more_exits_ends_at_the_limit(choice):
     ('kl', 0.5, (0.1, NEVER, 0.3, NEVER)),
     # No score is the highest possible one: 3 was seen.
     ('gain', 0.5, (1.6, NEVER, 1.8, NEVER)),
+    ('patience', 0.5, (1.6, NEVER, 1.8, NEVER)),
   ],
 )
 def test_tightened_thresholds_are_nearer_to_the_highest_score(
   signal, share, expected
 ):
   before = point((0.2, NEVER, 0.6, NEVER), signal=signal)
-  seen = {signal: np.asarray([-math.inf, 3.0])}
-  dump = types.SimpleNamespace(score_KxRxT=seen)
+  score_RxT = [[-math.inf, 3.0, 50.0]]  # the last one is padding
+  last_RxT = [[70.0, 70.0, 70.0]]
+  dump = types.SimpleNamespace(
+    score_KxRxT={signal: np.asarray([score_RxT, last_RxT])},
+    mask_RxT=np.asarray([[1.0, 1.0, 0.0]]),
+  )
   top = search.highest_score(dump, signal)
   after = search.tightened(before, share, top)
   assert after.threshold == pytest.approx(expected)

@@ -66,7 +66,7 @@ class Signal:
 
   def needs_head(self, k: int) -> bool:
     """Whether readout k needs all logits before anybody knows who stops."""
-    names = CANDIDATES in self.looks_at and k == 0
+    names = self.candidates > 0 and k == 0
     return names or bool(self.looks_at & {LOGITS, PREVIOUS_LOGITS})
 
   @property

@@ -74,23 +74,25 @@ def searched_points(
     yield from (v for v in visited if exits_early(v.point))
 
     beyond = [v.point for v in visited if not wants_more(v.row)]
+    if not beyond:
+      continue
+
+    last = beyond[-1]
     top = highest_score(select.dump, signal)
-    if beyond and tightened(beyond[-1], DRAWN_BACK, top) != beyond[-1]:
-      last = beyond[-1]
+    if tightened(last, DRAWN_BACK, top) == last:
+      continue
 
-      def drawn_back(
-        share: float, last: OperatingPoint = last, top: float = top
-      ):
-        return tightened(last, share, top)
+    def drawn_back(share: float, last: OperatingPoint = last, top: float = top):
+      return tightened(last, share, top)
 
-      yield from bisect(
-        drawn_back,
-        DRAWN_BACK,
-        1.0,
-        select.measure,
-        wants_more,
-        spec.search_points,
-      )
+    yield from bisect(
+      drawn_back,
+      DRAWN_BACK,
+      1.0,
+      select.measure,
+      wants_more,
+      spec.search_points,
+    )
 
 
 def at_price(
@@ -149,12 +151,15 @@ def bisect(
 
 
 def highest_score(dump: Dump, signal: str) -> float:
-  """The highest score that a signal can have, or, without limit, has here."""
+  """The highest score that a signal can have, or, without limit, has here.
+
+  The last readout asks nobody, and padding does not count.
+  """
   limit = SIGNALS[signal].high
   if math.isfinite(limit):
     return limit
-  score_KxRxT = dump.score_KxRxT[signal]
-  return float(score_KxRxT[np.isfinite(score_KxRxT)].max())
+  asked_KxN = dump.score_KxRxT[signal][:-1, dump.mask_RxT > 0]
+  return float(asked_KxN[np.isfinite(asked_KxN)].max(initial=-math.inf))
 
 
 def tightened(

@@ -19,13 +19,7 @@ from ease_jax.core.gates import Gate, GateShape
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.observations import Observation
 from ease_jax.core.policies import ExitRule
-from ease_jax.core.routers import (
-  ROUTERS,
-  Route,
-  Router,
-  Taken,
-  routed,
-)
+from ease_jax.core.routers import ROUTERS, Route, Router, Taken, routed
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import layers, readout
@@ -66,6 +60,7 @@ class Body(nn.Module):
 
   @property
   def grid(self) -> Grid:
+    """Its cells, by its schedule."""
     return _grid(self.kind, self.cfg)
 
   def check(self, rule: ExitRule) -> None:

@@ -47,12 +47,12 @@ class Linear(nn.Module):
   features: int
   dtype: Dtype
   scale: float = 1.0
-  init: nn.initializers.Initializer | None = None  # None: normal, by `scale`
+  kernel_init: nn.initializers.Initializer | None = None  # None: by `scale`
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     normal = nn.initializers.variance_scaling(self.scale, 'fan_in', 'normal')
-    init = self.init or normal
+    init = self.kernel_init or normal
     shape = x.shape[-1], self.features
     kernel = self.param('kernel', init, shape, jnp.float32)
     flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)

@@ -89,7 +89,7 @@ class Carried(nn.Module):
     dtype = jnp.dtype(self.cfg.dtype)
     if spec.projects:
       init = _input_alone if spec.inject == 'concat' else None
-      self.inject = Linear(self.cfg.dim, dtype, init=init)
+      self.inject = Linear(self.cfg.dim, dtype, kernel_init=init)
     if spec.carry_norm:
       self.norm = RMSNorm(dtype)
 
