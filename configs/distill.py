@@ -1,4 +1,4 @@
-"""Self-distillation: the quickstart, its last readout teaching the others.
+"""Self-distillation: `exits.py`, its last readout teaching the others.
 
   python -m ease_jax.main --config=configs/distill.py --workdir=runs/distill
 
@@ -6,10 +6,11 @@ A trained run teaches in its place, all readouts of this one:
 
   ... --workdir=runs/taught --config.loss.teacher=runs/standard
 
-Cost: that of the quickstart and 2 % of its training FLOPs, for the heads that
-teach. It does not help: of two seeds on one H200 a test perplexity of 3.224 at
-full depth, the label alone 3.194 at equal training FLOPs; nor in a brief
-training (`studies/distillation.py`, three seeds, +1.0 % [-2.3, +4.4]).
+Cost: that of `exits.py` and 2 % of its training FLOPs, for the heads that
+teach. No gain was seen: two seeds on one H200, with the gate of the quickstart,
+had a test perplexity of 3.224 at full depth, the label alone 3.194 at equal
+training FLOPs; a brief training +1.0 % [-2.3, +4.4] (`studies/distillation.py`,
+three seeds).
 Published, of other models: distilling the detached last output made the
 small-coefficient recipe the most stable (2410.20672); exits of a frozen model
 are trained on nothing else (2503.05005).

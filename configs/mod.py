@@ -3,10 +3,10 @@
   python -m ease_jax.main --config=configs/mod.py --workdir=runs/mod
 
 Of the paper (Raposo et al. 2404.02258): capacity 12.5 %, every other layer, a
-router that says by itself who runs at inference. The rest is the quickstart's,
-exits on top.
+router that says by itself who runs at inference. The rest is that of
+`exits.py`, exits on top.
 
-Cost: 65 % of the quickstart's training FLOPs at equal updates (counted; never
+Cost: 65 % of the training FLOPs of `exits.py` at equal updates (counted; never
 run at full length). In a shorter study (`studies/mod.py`, three seeds, equal
 training FLOPs) a test perplexity of 4.063 ± 0.033 where a standard model of as
 many layers has 4.376 ± 0.049, and one of half as many 3.905 ± 0.019. Published,

@@ -5,9 +5,9 @@
 Of the paper (Bae et al. 2507.10524): first and last layer of their own, two
 layers three times between them, expert choice of three, two and one thirds of
 the tokens, who has left does not come back; a linear router with a sigmoid, an
-auxiliary loss that makes it causal. The rest is the quickstart's, exits on top.
+auxiliary loss that makes it causal. The rest is that of `exits.py`.
 
-Cost: 73 % of the quickstart's training FLOPs at equal updates (counted; never
+Cost: 73 % of the training FLOPs of `exits.py` at equal updates (counted; never
 run at full length), with four layers' parameters instead of eight. A test
 perplexity of its own is not measured yet. Published, of other models at 16.5e18
 FLOPs: 167 M parameters at two runs reach a loss of 2.751, a standard model of
