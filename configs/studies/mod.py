@@ -43,14 +43,14 @@ def supervised(c: Config) -> Config:
 def get_study(data: str) -> Study:
   del data  # the running Python's library is the text
   base = presets.brief(presets.standard(8))
-  variants = {
+  configs = {
     'standard': base,
     'standard, 4 layers': presets.brief(presets.standard(4)),
     'mod': mixture(base),
     'exits': supervised(base),
   }
   variants = {
-    name: with_equal_training(c, base, VOCAB) for name, c in variants.items()
+    name: with_equal_training(c, base, VOCAB) for name, c in configs.items()
   }
   return Study(
     'Mixture-of-Depths at equal compute',

@@ -35,13 +35,13 @@ def recursions(c: Config) -> Config:
 def get_study(data: str) -> Study:
   del data  # the running Python's library is the text
   base = presets.brief(presets.standard(8))
-  variants = {
+  configs = {
     'standard': base,
     'cycle': cycle(base),
     'mor': recursions(base),
   }
   variants = {
-    name: with_equal_training(c, base, VOCAB) for name, c in variants.items()
+    name: with_equal_training(c, base, VOCAB) for name, c in configs.items()
   }
   return Study(
     'Mixture-of-Recursions at equal training compute',
