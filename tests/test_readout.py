@@ -151,7 +151,7 @@ def test_observe_equals_a_naive_computation(observed):
     'state_change': norm(h - before_h) / norm(before_h),
     'kl': (before_p * np.log(before_p / p)).sum(-1),
   }
-  assert set(expected) == set(obs._fields) - {'gate'}
+  assert set(expected) == set(obs._fields) - {'gate', 'named'}
   for name, value in expected.items():
     observation = getattr(obs, name)
     chex.assert_shape(observation, (3, 5))
@@ -160,14 +160,16 @@ def test_observe_equals_a_naive_computation(observed):
     )
 
 
-def test_what_a_gate_says_is_not_a_readouts(observed):
+def test_what_gates_and_candidates_say_is_added_by_others(observed):
   obs, _ = observed
   assert obs.gate == {}
+  assert obs.named == {}
 
 
 def test_observations_are_float32_whatever_the_states(observed):
   obs, _ = observed
-  for name, value in obs._replace(gate=obs.nll)._asdict().items():
+  numbers = obs._replace(gate=obs.nll, named=obs.nll)._asdict()
+  for name, value in numbers.items():
     assert value.dtype == (jnp.int32 if name == 'argmax' else jnp.float32)
 
 
