@@ -10,10 +10,10 @@ on would bring. The model stays as it was, bit for bit; only the gates learn,
 with the model: +1 % costs 68.6 ± 0.9 % there.
 
 Cost: 4 minutes of training and 10 of searching thresholds on one core, for four
-of its six signals. On three runs of `exits.py` (seeds 1 to 3, a test perplexity
-of 3.168 ± 0.027 at full depth) +1 % costs 73.6 ± 0.1 % of the compute by
-max_prob, 70.3 ± 1.3 % by gain, 73.1 ± 1.4 % by calm, 73.6 ± 2.3 % by dat; +5 %:
-53.3, 48.9, 52.1, 49.8 % (2026-11-26, `docs/results.md`).
+of its six signals. On three runs of `exits.py` (seeds 1 to 3 with a test
+perplexity of 3.168 ± 0.027 at full depth) +1 % costs 73.6 ± 0.1 % of the
+compute by max_prob, 70.3 ± 1.3 % by gain, 73.1 ± 1.4 % by calm, 73.6 ± 2.3 % by
+dat; +5 %: 53.3, 48.9, 52.1, 49.8 % (2026-11-26, `docs/results.md`).
 """
 
 from ease_jax import config, presets

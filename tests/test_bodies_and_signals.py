@@ -192,14 +192,12 @@ def test_cells_that_no_token_needs_are_not_run(name, signal, policy):
 def test_the_walk_equals_a_plain_numpy_decoder(name, policy):
   model = BODIES[name]
   plain = tiny.plain(model, params_of(name))
-  start = tiny.first_streams(model, params_of(name), LENGTH)
   threshold_K = thresholds(name, 'max_prob')
   walk = walked(name, 'max_prob', policy)
 
-  for b in range(ROWS):
-    tokens = reference.decode(
-      plain, BATCH['tokens'][b], threshold_K, policy, start
-    )
+  for b, token_T in enumerate(BATCH['tokens']):
+    start = tiny.first_streams(model, params_of(name), token_T)
+    tokens = reference.decode(plain, token_T, threshold_K, policy, start)
     exit_T = [token.readout for token in tokens]
     normed_TxD = [token.normed_D for token in tokens]
     np.testing.assert_array_equal(walk.exit_BxT[b], exit_T)

@@ -178,7 +178,7 @@ ERRORS = [
     "exit.signals=('max_prob', 'vibes') holds 'vibes', which is unknown; use "
     'one of: max_prob, margin, entropy, state_cosine, state_change, '
     'state_steadiness, kl, patience, calm, dat, dat_multinomial, gain, q_halt, '
-    'ouro',
+    'ouro, shortlist',
   ),
   (
     {'exit.thresholds.max_prob': (0.5, 1.5)},
@@ -241,7 +241,7 @@ ERRORS = [
   (
     REFINE | {'model.refine.carry_init': 'ones'},
     "model.refine.carry_init='ones' is unknown; use one of: zeros, fixed, "
-    'random, learned',
+    'random, learned, input',
   ),
   (
     REFINE | {'model.hrm.cycles': 3},

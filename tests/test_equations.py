@@ -36,7 +36,7 @@ def test_logits_are_those_of_the_equations(model):
   logits_KxBxTxV = jax.jit(model.apply)({'params': params}, batch['tokens'])
 
   plain = tiny.plain(model, params)
-  start = tiny.first_streams(model, params, LENGTH)
+  start = tiny.first_streams(model, params, batch['tokens'][0])
   state_KxTxD = reference.every_state(plain, batch['tokens'][0], start)
   assert len(state_KxTxD) == model.grid.num_readouts
 
@@ -52,7 +52,8 @@ def test_logits_are_those_of_the_equations(model):
 
 def test_first_states_of_hrm_are_two():
   model = MODELS['hrm']
-  start = tiny.first_streams(model, tiny.params(model), LENGTH)
+  no_token_T = np.zeros(LENGTH, np.int32)
+  start = tiny.first_streams(model, tiny.params(model), no_token_T)
   assert set(start) == {'low', 'high'}
   assert (start['low'] != start['high']).all()
 

@@ -193,11 +193,10 @@ def plain_cells(cfg):
   )
 
 
-def first_streams(model, params, length):
+def first_streams(model, params, token_T):
   """[T, D] of each carried stream before the first cell, float64."""
   bound = model.bind({'params': params})
-  token_1xT = jnp.zeros((1, length), jnp.int32)
-  state = bound.start(token_1xT, positions(length))
+  state = bound.start(jnp.asarray(token_T)[None], positions(len(token_T)))
   carried = {name: state[name] for name in model.grid.carried}
   return {name: np.asarray(x[0], np.float64) for name, x in carried.items()}
 
