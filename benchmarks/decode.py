@@ -29,11 +29,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from timing import side_by_side  # noqa: E402
 
-from ease_jax import (  # noqa: E402
-  config,
-  decode,
-  specs,  # noqa: E402
-)
+from ease_jax import config, decode, specs  # noqa: E402
 from ease_jax import run as run_lib  # noqa: E402
 from ease_jax.core.policies import OperatingPoint  # noqa: E402
 from ease_jax.decode import cache as caches  # noqa: E402
@@ -212,14 +208,11 @@ def drafting_figures(name, tally, prices, num):
   """What a way to draft came to over `num` tokens, by counts."""
   cells = tally.layers_run * float(prices.cell_L.mean())
   called = cells + tally.heads_run * prices.head
+  plain = num * prices.full
   return {
     f'{name}: share accepted': tally.accepted / tally.drafted,
-    f'{name}: layers run / plain': (
-      tally.layers_run / (num * prices.grid.depth)
-    ),
-    f'{name}: cells and heads called / plain, priced': (
-      called / (num * prices.full)
-    ),
+    f'{name}: layers run / plain': tally.layers_run / (num * prices.grid.depth),
+    f'{name}: cells and heads called / plain, priced': called / plain,
   }
 
 

@@ -7,7 +7,7 @@
 Deep supervision at four readouts, training on exits, and a gate at each that
 foresees what going on would bring (`docs/methods.md`, gain).
 
-Cost: 13 minutes on 2 slow cores (4,400 tokens/s), 2.5 of them evaluation and
+Cost: 13 minutes on 2 slow cores (4,000 tokens/s), 3 of them evaluation and
 clock. Its text is the running Python's library. With Python 3.11, on test:
 seeds 1 to 3 (`studies/quickstart.py`) have a perplexity of 3.169 ± 0.021 at
 full depth, and 3.192 ± 0.023 (+0.7 %) at 71.2 ± 1.0 % of its compute. Seed 0,

@@ -118,6 +118,24 @@ def test_a_jump_across_the_limit_is_drawn_back_to_it():
   assert last.quality.ppl == pytest.approx(1.01 * FULL, rel=1e-4)
 
 
+def test_signals_without_a_limit_are_drawn_back_to_it_as_well(monkeypatch):
+  beyond = point((0.68, NEVER), signal='gain')
+  monkeypatch.setattr(search, 'at_price', lambda *arguments: beyond)
+  scores_KxRxT = np.asarray([[[0.1, 0.68, 1.0]], [[9.0, 9.0, 9.0]]])
+  select = types.SimpleNamespace(
+    task=types.SimpleNamespace(unit='token'),
+    dump=types.SimpleNamespace(
+      score_KxRxT={'gain': scores_KxRxT}, mask_RxT=np.ones((1, 3))
+    ),
+    measure=lambda at: curve(1 - at.threshold[0]),
+  )
+  asked = spec(signals=('gain',), search_points=12)
+
+  *_, (last, at_limit) = search.searched_points(asked, select, FULL)
+  assert 0.68 < last.threshold[0] < 1.0
+  assert at_limit.quality.ppl == pytest.approx(1.01 * FULL, rel=1e-4)
+
+
 def test_every_policy_signal_and_threshold_is_tried_once():
   tried = spec(signals=('max_prob', 'kl'), thresholds={'max_prob': (0.5,)})
   points = list(sweep.scalar_points(tried, 'token'))

@@ -4,8 +4,8 @@
       --workdir=runs/longer
 
 Cost: twelve runs; 7 minutes on one H200, all at a time (`--jobs=12`), where
-`XLA_PYTHON_CLIENT_PREALLOCATE=false` lets them share it; some five hours on 2
-cores. All spend the FLOPs of 4,800 updates of `presets.exits`, four times the
+`XLA_PYTHON_CLIENT_PREALLOCATE=false` lets them share it; hours on 2 cores (not
+tried). All spend the FLOPs of 4,800 updates of `presets.exits`, four times the
 quickstart's. `standard, 8 layers` is the final loss alone, in its shape; the
 line to beat is that of 3 and 6 layers, as in `quickstart.py`.
 

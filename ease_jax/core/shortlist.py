@@ -41,7 +41,7 @@ def of(name: str, candidates: int) -> Signal:
   return Signal(
     name,
     step,
-    frozenset({signals.CANDIDATES}),
+    frozenset({signals.STATE}),
     low=0.0,
     high=1.0,
     sweep=signals.MAX_PROB.sweep,

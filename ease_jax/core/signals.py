@@ -23,7 +23,6 @@ Memory = Any  # tree of [B, T, ...] arrays that a signal keeps between readouts
 
 LOGITS = 'logits'
 PREVIOUS_LOGITS = 'previous_logits'
-CANDIDATES = 'candidates'
 STATE = 'state'
 PREVIOUS_STATE = 'previous_state'
 GATE = 'gate'
@@ -41,8 +40,7 @@ class Signal:
   Attributes:
     name: as configs and results call it.
     step: (memory, observation) -> (memory, score).
-    looks_at: of LOGITS, PREVIOUS_LOGITS, CANDIDATES, STATE, PREVIOUS_STATE,
-      GATE.
+    looks_at: of LOGITS, PREVIOUS_LOGITS, STATE, PREVIOUS_STATE, GATE.
     low: lowest score.
     high: highest score.
     sweep: thresholds that are tried unless a config says otherwise.
