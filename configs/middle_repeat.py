@@ -3,8 +3,8 @@
   python -m ease_jax.main --config=configs/middle_repeat.py \
       --workdir=runs/middle_repeat
 
-Cost: an update has the FLOPs of eight layers, as `standard.py`. A test
-perplexity of its own is not measured yet.
+Cost: 4 minutes for 450 updates on 2 slow cores; 1,200 were not run. After 450
+(seed 0) a test perplexity of 3.783, and no twin beside it yet.
 """
 
 from ease_jax import config, presets
