@@ -3,16 +3,17 @@
   python -m ease_jax.study.main --study=configs/studies/memo_sweep.py \
       --workdir=runs/memo_sweep --data=DIR --jobs=2
 
-Cost: six runs, each half an hour or more on one slow core (the first 160 of
-3,660 updates took 96 s); two minutes each, sixteen at a time, on an H200.
+Cost: six runs of twenty minutes each on one core; two minutes each, sixteen at
+a time, on an H200.
 `memo` is the model of `configs/memo_threshold_sweep.py`, a loss after layers 2
-and 4. `everything` is as large, and trained for as many updates, with 25 % more
+and 4. `everything` is as large, and trained for as many updates, with 17 % more
 FLOPs: it is read after layer 3 too, with other weights, trained on exits, and
 may ask a gate at each readout (`gain`) instead of a head. Both choose, on
 select, the best point within 68.7 % of their full depth.
 
-Two seeds (0 and 11) on an H200 had, on test, a perplexity of 5.371 at full
-depth and 5.776 within 68.7 % (`memo`); 5.336 and 5.640 (`everything`).
+Seeds 0 and 11 on an H200 and seed 1 on two cores had, on test, a perplexity of
+5.397 at full depth and 5.797 within 68.7 % (`memo`); 5.333 and 5.632
+(`everything`).
 """
 
 from ease_jax import presets

@@ -1,5 +1,7 @@
 """Readers that evaluate heads only where somebody asks for them."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -124,18 +126,20 @@ def speaking(
     if rule is None or asked_K is None:
       return exits, None
 
-    if rule.signal.needs_head(k):
-      wanted = asked_K[k] & ~exits.done_BxT.all()
+    signal = rule.signal
+    wanted = asked_K[k] & ~exits.done_BxT.all()
+    logits = None
+    if signal.needs_head(k):
       exits, logits = evaluated(bound, exits, wanted, here)
-      exits, score_BxT = _score_of_logits(exits, wanted, rule, logits)
-      stops_BxT = wanted & reaches(score_BxT, threshold_K[k])
+      see = functools.partial(_of_logits, logits, exits.memory.logits, signal)
     else:
-      exits, score_BxT = _score_of_states(bound, exits, rule, k, here)
-      stops_BxT = reaches(score_BxT, threshold_K[k])
-      logits = None
-      if not has_coda:
-        wanted = (stops_BxT & ~exits.done_BxT).any()
-        exits, logits = evaluated(bound, exits, wanted, here)
+      see = functools.partial(_of_states, bound, exits, signal, k, here)
+
+    exits, score_BxT = _scored(exits, wanted, signal, see, logits)
+    stops_BxT = wanted & reaches(score_BxT, threshold_K[k])
+    if logits is None and not has_coda:
+      answers = (stops_BxT & ~exits.done_BxT).any()
+      exits, logits = evaluated(bound, exits, answers, here)
 
     exits = answered(exits, k, state, stops_BxT, logits)
     return exits._replace(previous=here), None
@@ -218,38 +222,50 @@ def evaluated(
   return exits._replace(counts=counts), logits
 
 
-def _score_of_logits(
-  exits: Exits, wanted: jax.Array, rule: ExitRule, logits: jax.Array
+def _scored(
+  exits: Exits,
+  wanted: jax.Array,
+  signal: Signal,
+  see: Callable[[], Observation],
+  logits: jax.Array | None,
 ) -> tuple[Exits, jax.Array]:
+  """Scores [B, T] where they are wanted, else -inf at no cost.
+
+  Args:
+    exits: before the readout.
+    wanted: whether anybody asks.
+    signal: what is asked.
+    see: makes what it looks at.
+    logits: of the readout, for a later one to compare; None = not made yet.
+  """
   memory: Asked = exits.memory
-  before = memory.logits if rule.signal.compares_logits else None
-  shape = exits.done_BxT.shape
 
   def score() -> tuple[Memory, jax.Array]:
-    obs = _of_logits(logits, before)
-    obs = _naming(obs, logits, rule.signal)
-    return rule.signal.step(memory.signal, obs)
+    return signal.step(memory.signal, see())
 
   def never() -> tuple[Memory, jax.Array]:
-    return memory.signal, jnp.full(shape, -jnp.inf)
+    return memory.signal, jnp.full(exits.done_BxT.shape, -jnp.inf)
 
-  signal, score_BxT = jax.lax.cond(wanted, score, never)
-  return exits._replace(memory=Asked(signal, logits)), score_BxT
+  kept, score_BxT = jax.lax.cond(wanted, score, never)
+  return exits._replace(memory=Asked(kept, logits)), score_BxT
 
 
 def _of_logits(
-  logits_BxTxV: jax.Array, before_BxTxV: jax.Array | None
+  logits_BxTxV: jax.Array, before_BxTxV: jax.Array | None, signal: Signal
 ) -> Observation:
+  """What logits say, beside those of the readout before."""
   num = logits_BxTxV.shape[-1]
   logits_NxV = logits_BxTxV.reshape(-1, num)
-  before_NxV = None if before_BxTxV is None else before_BxTxV.reshape(-1, num)
+  before_NxV = None
+  if signal.compares_logits and before_BxTxV is not None:
+    before_NxV = before_BxTxV.reshape(-1, num)
   no_target_N = jnp.zeros(len(logits_NxV), jnp.int32)
   obs = readout.statistics(logits_NxV, no_target_N, before_NxV)
 
   def whole(x_N: jax.Array) -> jax.Array:
     return x_N.reshape(logits_BxTxV.shape[:-1])
 
-  return jax.tree.map(whole, obs)
+  return _naming(jax.tree.map(whole, obs), logits_BxTxV, signal)
 
 
 def _naming(
@@ -262,16 +278,14 @@ def _naming(
   return obs._replace(named={signal.name: Named(id_BxTxC, logit_BxTxC)})
 
 
-def _score_of_states(
-  bound: Body, exits: Exits, rule: ExitRule, k: int, here: Read
-) -> tuple[Exits, jax.Array]:
-  memory: Asked = exits.memory
+def _of_states(
+  bound: Body, exits: Exits, signal: Signal, k: int, here: Read
+) -> Observation:
+  """What a state says, beside that of the readout before."""
   obs = readout.observe_states(here, exits.previous)
-  obs = bound.gated(k, obs, here, rule.signal.name)
-  w_VxD = bound.unembedding()
-  obs = readout.named(obs, here, memory.signal, w_VxD, rule.signal)
-  signal, score_BxT = rule.signal.step(memory.signal, obs)
-  return exits._replace(memory=memory._replace(signal=signal)), score_BxT
+  obs = bound.gated(k, obs, here, signal.name)
+  candidates = exits.memory.signal
+  return readout.named(obs, here, candidates, bound.unembedding(), signal)
 
 
 def answer_of(
