@@ -76,8 +76,10 @@ def _add_model(c: Config) -> None:
   c.model.block.mlp.dim = 512  # F
 
   c.model.refine = ConfigDict()  # read where model.body is refine
+  c.model.refine.prelude = 0  # layers of their own, once before all segments
+  c.model.refine.coda = 0  # the same, behind the segment that answers
+  c.model.refine.inject = 'add'  # or concat, gate, none: state meets input
   c.model.refine.carry_init = 'zeros'  # or fixed, random, learned, input
-  c.model.refine.inject = 'add'  # or concat, gate: how it meets the input
   c.model.refine.carry_norm = False  # RMSNorm on the state before that
 
   c.model.hrm = ConfigDict()  # read where model.body is hrm
@@ -153,6 +155,10 @@ def _add_training(c: Config) -> None:
   c.train.updates = 'joint'  # or per_segment: one update per batch and segment
   c.train.batch_size = 8  # B: windows per update
   c.train.accumulate = 1  # micro-batches per update; divides batch_size
+  c.train.runs = (
+    'constant'  # S in each update; or late, curriculum: fewer first
+  )
+  c.train.runs_share = 0.4  # of the steps, until S segments run in an update
   c.train.layer_dropout = 0.0  # most rows that skip a layer, a share; 0 = off
   c.train.layer_dropout_shape = 'exponential'  # over layers; or uniform
   c.train.layer_dropout_schedule = 'constant'  # or rising, falling: over time

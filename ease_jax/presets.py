@@ -224,33 +224,48 @@ def refinement(c: Config, segments: int, num_layers: int) -> Config:
   return c
 
 
-def recurrent(c: Config, segments: int, num_layers: int) -> Config:
-  """A copy with the same layers run several times, as recurrent depth has it.
+def repeated(c: Config, segments: int, num_layers: int, own: int) -> Config:
+  """A copy whose layers in the middle run several times, as one stack.
 
-  One loss, at the end, and one gradient through all runs; the state is normed
-  and meets the input by a projection that starts as the input alone; the
-  first state is the input (2604.21106).
+  One loss, at the end, and one gradient through all of it. Where layers of
+  their own stand behind, only signals that look at states may ask.
+
+  Args:
+    c: a config.
+    segments: how often they run.
+    num_layers: in the middle.
+    own: layers before and behind them, each, that run once.
   """
   c = refinement(c, segments, num_layers)
   c.model.readouts = (num_layers,)
   c.model.carry_backprop = segments
-  c.model.refine.carry_init = 'input'
-  c.model.refine.inject = 'concat'
-  c.model.refine.carry_norm = True
+  c.model.refine.prelude = own
+  c.model.refine.coda = own
+  c.model.refine.inject = 'none'
   c.loss.weights = 'final'
+  if own:
+    c.exit.signals = ('state_change',)
+  return c
+
+
+def recurrent(
+  c: Config, segments: int, num_layers: int, own: int = 0
+) -> Config:
+  """`repeated` as recurrent depth has it: with its input, and a norm.
+
+  The state is normed and meets the input by a projection that starts as the
+  input alone; the first state is the input (2604.21106).
+  """
+  c = repeated(c, segments, num_layers, own)
+  c.model.refine.inject = 'concat'
+  c.model.refine.carry_init = 'input'
+  c.model.refine.carry_norm = True
   return c
 
 
 def middle_repeat(c: Config) -> Config:
   """A copy of six layers that runs eight: 0 1 2 3 2 3 4 5 (parameter-golf)."""
-  c = copy.deepcopy(c)
-  c.model.body = 'cycle'
-  c.model.num_layers = 8
-  c.model.readouts = (8,)
-  c.model.cycle.times = 2
-  c.model.cycle.own = 2
-  c.loss.weights = 'final'
-  return c
+  return repeated(c, segments=2, num_layers=2, own=2)
 
 
 def hrm(c: Config, segments: int, num_layers: int) -> Config:

@@ -4,56 +4,42 @@ Each spec reads its own section and checks itself; what crosses sections is
 checked here. Nobody below `run` sees a config.
 """
 
+import collections
 import dataclasses
 
 import numpy as np
 
 from ease_jax import config as config_lib
 from ease_jax import model as model_lib
+from ease_jax import unread
 from ease_jax.checks import (
-  ConfigError,
   Seed,
-  check_read,
   check_value,
   declared,
   need,
   one_of,
   plain,
-  shown,
 )
 from ease_jax.config import Config
-from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.routers import Routing
+from ease_jax.core.runs import CONSTANT
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
-from ease_jax.core.weights import WeightSpec
 from ease_jax.data.spec import DataSpec
 from ease_jax.data.task import TASKS
-from ease_jax.decode.options import DRAFTINGS, GenerateSpec
-from ease_jax.decode.sampling import Sampling
-from ease_jax.evaluate.guarantee import GuaranteeSpec
+from ease_jax.decode.options import GenerateSpec
 from ease_jax.evaluate.sweep import SweepSpec
-from ease_jax.model import BODIES, ROUTINGS, Body
+from ease_jax.model import Body
 from ease_jax.train import optimizer
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.targets import TARGETS
 from ease_jax.train.update import abstract_state
 
-# Who declares the fields of each section; those of models are all read.
-OWNERS: dict[str, tuple[type, ...]] = {
-  'data': (DataSpec,),
-  'loss': (WeightSpec, TeachingSpec, GateSpec, LossSpec),
-  'optimizer': (OptimizerSpec,),
-  'train': (TrainSpec,),
-  'exit': (SweepSpec,),
-  'exit.guarantee': (GuaranteeSpec,),
-  'generate': (GenerateSpec, Sampling),
-}
 LEARNED = declared(GateSpec)
 
 
@@ -96,11 +82,30 @@ class Specs:
     """
     phases = [self._flops_of(routing) for routing in self.train.phases]
     per_token = float(np.mean(phases))
+    if self.train.runs != CONSTANT:
+      per_token = self._flops_of_runs()
 
     shapes = abstract_state(self.body, self.optimizer).params
     updates = optimizer.update_flops(self.optimizer, shapes)
     updates *= self.optimizer.updates_per_step
     return per_token + updates / (self.train.batch_size * self.data.seq_len)
+
+  def _flops_of_runs(self) -> float:
+    """Of one token forward and backward, mean over all steps."""
+    steps = range(self.train.steps)
+    segments = self.loss.segments
+    counts = collections.Counter(
+      self.train.runs_at(step, segments) for step in steps
+    )
+    total = 0.0
+    for runs, updates in counts.items():
+      fewer = dataclasses.replace(
+        self,
+        model=model_lib.with_segments(self.body, runs).cfg,
+        loss=self.loss.of_segments(runs),
+      )
+      total += updates * fewer._flops_of(None)
+    return total / len(steps)
 
   def _flops_of(self, routing: Routing | None) -> float:
     """Of one token forward and backward while rows skip layers like this."""
@@ -125,7 +130,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
   Raises:
     ConfigError: it cannot run; one line with the field and the fix.
   """
-  _check_complete(config, config_lib.base(), 'config')
+  unread.check_complete(config, config_lib.base(), 'config')
   check_value('seed', config.seed, Seed)
   data = DataSpec.from_config(config.data)
   one_of('data.task', data.task, TASKS)
@@ -165,7 +170,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     generate=GenerateSpec.from_config(config.generate),
   )
   _check_together(specs, grid)
-  _check_unread(config)
+  unread.check_unread(config)
   return specs
 
 
@@ -174,6 +179,7 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   _check_exit_rows(specs)
   _check_layer_dropout(specs)
+  _check_runs(specs)
   _check_top_k(specs)
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),
@@ -267,74 +273,16 @@ def _check_layer_dropout(specs: Specs) -> None:
   )
 
 
-def _check_complete(config: Config, base: Config, path: str) -> None:
-  """Refuses what is no config, or has fields and sections elsewhere."""
+def _check_runs(specs: Specs) -> None:
+  """Something is run again, and nobody knows the readouts by number."""
+  runs = specs.train.runs
   need(
-    isinstance(config, type(base)) and set(base) <= set(config),
-    f'{path} is not the config that ease_jax.config.base() makes, but a '
-    f'{type(config).__name__}; change its fields and return it',
+    runs == CONSTANT or specs.loss.segments > 1,
+    f'train.runs={runs} has no effect with model.segments=1: nothing runs '
+    f'again; use {CONSTANT}, or raise model.segments',
   )
-  for name, value in config.items():
-    if name in base or isinstance(value, type(base)):  # a section may be new
-      continue
-    raise ConfigError(
-      f'{path}.{name}={shown(value)}: there is no such field; leave it out'
-    )
-  for name, default in base.items():
-    is_section = isinstance(default, type(base))
-    if is_section:
-      _check_complete(config[name], default, f'{path}.{name}')
-    need(
-      is_section or not isinstance(config[name], type(base)),
-      f'{path}.{name} is a section; give it a value',
-    )
-
-
-def _check_unread(config: Config) -> None:
-  """Refuses changes of fields that nobody reads."""
-  base = config_lib.base()
-  for section, owners in OWNERS.items():
-    for owner in owners:
-      check_read(section, owner, plain(config[section]), plain(base[section]))
-
-  bodies = {name: kind.options for name, kind in BODIES.items()}
-  for chooser, readers in (
-    ('model.body', bodies),
-    ('model.router', ROUTINGS),
-    ('generate.drafting', DRAFTINGS),
-  ):
-    section = chooser.split('.')[0]
-    for name, reader in readers.items():
-      if name in base[section]:
-        _check_section(config, base, chooser, name, reader)
-
-
-def _check_section(
-  config: Config, base: Config, chooser: str, name: str, reader: type | None
-) -> None:
-  """Refuses changes in the section of a choice that was not made.
-
-  Args:
-    config: what is checked.
-    base: the defaults.
-    chooser: the dotted field that chooses.
-    name: of the choice, and of its section beside that field.
-    reader: the spec that reads it.
-  """
-  parent = chooser.split('.')[0]
-  section = f'{parent}.{name}'
-  chosen = config[chooser]
-  values = plain(config[section])
-  defaults = plain(base[section])
-  if name == chosen and reader is not None:
-    check_read(section, reader, values, defaults)
-    return
-
-  for field, value in values.items():
-    usual = defaults[field]
-    need(
-      value == usual,
-      f'{section}.{field}={shown(value)} has no effect: it is read where '
-      f'{chooser} is {name} only, and that is {chosen!r}; change that, '
-      f'or leave {field} at {usual!r}',
-    )
+  need(
+    runs == CONSTANT or not specs.model.gates,
+    f'train.runs={runs} changes how many readouts there are, and loss.gates='
+    f'{specs.model.gates} know them by number; use {CONSTANT}, or no gates',
+  )

@@ -53,11 +53,11 @@ def schedule(cfg):
   middle = [Cell(block) for block in range(1, 1 + cfg.options.middle)]
   middle[0] = dataclasses.replace(middle[0], reads=('x', 'z'), readout=0)
   middle[1] = dataclasses.replace(middle[1], router='doubt')
-  middle[-1] = dataclasses.replace(middle[-1], writes='z', readout=1)
+  middle[-1] = dataclasses.replace(middle[-1], writes=('z',), readout=1)
   return Grid(
     tuple(middle),
     cfg.segments,
-    prelude=(Cell(0, writes='x'),),
+    prelude=(Cell(0, writes=('x',)),),
     coda=(Cell(1 + cfg.options.middle),),
   )
 

@@ -30,9 +30,9 @@ def cell(block, **fields):
 
 # A prelude, two runs of a segment with two readouts, a coda.
 LONG = grid.Grid(
-  segment=(cell(1, readout=0), cell(2), cell(1, readout=1, writes='z')),
+  segment=(cell(1, readout=0), cell(2), cell(1, readout=1, writes=('z',))),
   segments=2,
-  prelude=(cell(0, writes='x'),),
+  prelude=(cell(0, writes=('x',)),),
   coda=(cell(3),),
 )
 

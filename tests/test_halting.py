@@ -13,7 +13,7 @@ import tiny
 from ease_jax.core import halting
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import deeper
+from ease_jax.model import with_segments
 from ease_jax.train import segment
 
 MODEL = segmented.HRM
@@ -135,7 +135,7 @@ def test_the_loss_of_halting_looks_one_segment_ahead(number, is_last):
     progress = progress._replace(alive_BxT=jnp.ones((ROWS, LENGTH)))
   _, _, losses = run_segment(PARAMS, progress, number, 9, BATCH, spec=SURE)
 
-  four = deeper(MODEL, 4)
+  four = with_segments(MODEL, 4)
   state_K = segmented.states(PARAMS, BATCH['tokens'], model=four)
   q_BxTx2 = values_of(MODEL, PARAMS, state_K[number])
   next_BxTx2 = values_of(MODEL, PARAMS, state_K[number + 1])

@@ -28,6 +28,7 @@ ORDER = (
   'evaluate',
   'train',
   'report',
+  'unread',
   'specs',
   'workdir',
   'saved_config',

@@ -11,7 +11,7 @@ from segmented import BATCH, LENGTH, gradient, key_of, spec_of, value_and_grad
 
 import tiny
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import deeper
+from ease_jax.model import with_segments
 from ease_jax.model.layers import positions
 
 # --------------------------------------------------- gradients between them
@@ -191,7 +191,7 @@ def test_first_states(kind):
 
 def test_more_segments_than_trained_on_share_the_parameters():
   three = segmented.REFINE
-  six = deeper(three, 6)
+  six = with_segments(three, 6)
   params = tiny.params(three)
   tiny.assert_trees_equal(params, tiny.params(six))
   a = segmented.states(params, BATCH['tokens'], model=three)

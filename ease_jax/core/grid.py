@@ -29,7 +29,7 @@ class Cell:
     block: whose parameters it uses; cells of the same block are tied.
     reads: streams that are combined into its input; () means the state as the
       cell before left it.
-    writes: stream that its output becomes, besides the state that goes on.
+    writes: streams that its output becomes, besides the state that goes on.
     readout: number of the readout behind it, or None. 0-based: in its segment
       where the cell belongs to `Grid.segment`, in the whole model where it
       comes from `Grid.cells`.
@@ -41,7 +41,7 @@ class Cell:
 
   block: int
   reads: tuple[str, ...] = ()
-  writes: str | None = None
+  writes: tuple[str, ...] = ()
   readout: int | None = None
   grad: bool = True
   router: str | None = None
@@ -177,7 +177,7 @@ class Grid:
   @functools.cached_property
   def carried(self) -> tuple[str, ...]:
     """Streams that a segment hands to the next one besides its last state."""
-    written = [cell.writes for cell in self.segment if cell.writes]
+    written = [name for cell in self.segment for name in cell.writes]
     return tuple(dict.fromkeys(written))
 
   @property

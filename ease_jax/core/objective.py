@@ -211,6 +211,16 @@ class LossSpec:
     starts = range(0, len(self.weight_K), per_segment)
     return tuple(self.weight_K[s : s + per_segment] for s in starts)
 
+  def of_segments(self, num: int) -> 'LossSpec':
+    """The loss of a model with fewer segments: that of the last ones."""
+    weight_SxR = self.weight_SxR[-num:]
+    return dataclasses.replace(
+      self,
+      weight_K=tuple(weight for row in weight_SxR for weight in row),
+      segments=num,
+      carry_backprop=min(self.carry_backprop, num),
+    )
+
   def weights_at(self, step: jax.Array) -> jax.Array:
     """Weight of each readout at an update, [K] float32."""
     num = len(self.weight_K)

@@ -250,7 +250,7 @@ def _segment_rows(
     return ()
 
   num = spec.segments or 2 * grid.segments
-  deeper = model_lib.deeper(report.model, num)
+  deeper = model_lib.with_segments(report.model, num)
   select_dump = select.dump_of(deeper)
   report_dump = report.dump_of(deeper)
 

@@ -121,12 +121,17 @@ def routed(body: Body, routing: Routing | None) -> Body:
   return build(dataclasses.replace(body.cfg, routing=routing))
 
 
-def deeper(body: Body, segments: int) -> Body:
+def with_segments(body: Body, segments: int) -> Body:
   """The same parameters with another number of segments.
 
   It has no gates, which may know the readouts by their number.
   """
+  if segments == body.cfg.segments:
+    return body
   cfg = dataclasses.replace(
-    body.cfg, segments=segments, carry_backprop=1, gates=()
+    body.cfg,
+    segments=segments,
+    carry_backprop=min(body.cfg.carry_backprop, segments),
+    gates=(),
   )
   return build(cfg)

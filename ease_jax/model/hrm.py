@@ -67,7 +67,7 @@ def _module(
 ) -> tuple[Cell, ...]:
   cells = [Cell(block) for block in blocks]
   cells[0] = dataclasses.replace(cells[0], reads=reads)
-  cells[-1] = dataclasses.replace(cells[-1], writes=writes)
+  cells[-1] = dataclasses.replace(cells[-1], writes=(writes,))
   return tuple(cells)
 
 

@@ -1,11 +1,14 @@
-"""Iterative refinement: the same stack again, with what it ended on.
+"""Iterative refinement: the same layers again, with what they ended on.
 
-  h[s] = stack(inject(x, z[s-1])),  z[s] = h[s];  one state per position
+  x = prelude(embedding),  h[s] = core(inject(x, z[s-1])),  z[s] = h[s],
+  coda(h[S]);  one state per position
 
-With z added and detached, and a loss at each segment's end, this is IRT.
-Recurrent-depth models concatenate and project (Geiping et al. 2502.05171); the
-projection that starts as the input alone, the norm on z and the input as first
-state are those of iso-depth scaling (2604.21106).
+With no prelude and no coda, z added and detached, and a loss at each segment's
+end, this is IRT. Recurrent-depth models have both, concatenate and project
+(Geiping et al. 2502.05171); the projection that starts as the input alone, the
+norm on z and the input as first state are those of iso-depth scaling
+(2604.21106). Without an injection the core goes on from where it is, as where
+layers in the middle of a stack are repeated.
 """
 
 import dataclasses
@@ -15,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import OneOf, check_fields
+from ease_jax.checks import OneOf, ReadIf, Size, check_fields
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
@@ -33,7 +36,9 @@ INPUT = 'x'
 CARRY = 'z'
 LEARNED = 'learned'
 OF_INPUT = 'input'
-INJECTIONS = ('add', 'concat', 'gate')
+NO_INJECTION = 'none'
+INJECTING = ('add', 'concat', 'gate')
+INJECTIONS = (*INJECTING, NO_INJECTION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +46,24 @@ class RefineSpec:
   """Section `model.refine`.
 
   Attributes:
-    carry_init: first state z[0]: zeros, fixed, random, learned, or the input.
+    prelude: layers of their own that run once, before the first segment.
+    coda: the same, behind the segment that answers.
     inject: how z meets the input: add; concat, projected from both and at
-      first the input alone; gate, a projected share of z.
+      first the input alone; gate, a projected share of z; none, a segment goes
+      on from where the one before it ended.
+    carry_init: first state z[0]: zeros, fixed, random, learned, or the input.
     carry_norm: whether z is normed (RMSNorm) before it meets the input.
   """
 
-  carry_init: Annotated[str, OneOf((*FIRST_STATES, LEARNED, OF_INPUT))]
+  prelude: Size
+  coda: Size
   inject: Annotated[str, OneOf(INJECTIONS)]
-  carry_norm: bool
+  carry_init: Annotated[
+    str,
+    OneOf((*FIRST_STATES, LEARNED, OF_INPUT)),
+    ReadIf('inject', INJECTING),
+  ]
+  carry_norm: Annotated[bool, ReadIf('inject', INJECTING)]
 
   def __post_init__(self):
     check_fields('model.refine', self)
@@ -57,15 +71,34 @@ class RefineSpec:
   @property
   def projects(self) -> bool:
     """Whether the injection has a matrix of its own."""
-    return self.inject != 'add'
+    return self.inject in ('concat', 'gate')
+
+  @property
+  def carries(self) -> bool:
+    """Whether a segment sees its input beside a carried state."""
+    return self.inject != NO_INJECTION
 
 
 def schedule(cfg: ModelConfig) -> Grid:
-  """The layers of a stack; the first reads input and carry, the last writes."""
-  cells = list(stack.layers(cfg))
-  cells[0] = dataclasses.replace(cells[0], reads=(INPUT, CARRY))
-  cells[-1] = dataclasses.replace(cells[-1], writes=CARRY)
-  return Grid(tuple(cells), cfg.segments)
+  """Prelude, core and coda; `num_layers` are those of the core."""
+  spec: RefineSpec = cfg.options
+  prelude = [Cell(block) for block in range(spec.prelude)]
+  core = [
+    dataclasses.replace(cell, block=spec.prelude + cell.block)
+    for cell in stack.layers(cfg)
+  ]
+  end = spec.prelude + len(core)
+  coda = [Cell(block) for block in range(end, end + spec.coda)]
+
+  if spec.carries:
+    core[0] = dataclasses.replace(core[0], reads=(INPUT, CARRY))
+    core[-1] = dataclasses.replace(core[-1], writes=(CARRY,))
+  if spec.carries and prelude:
+    first_is_input = spec.carry_init == OF_INPUT
+    streams = (INPUT, CARRY) if first_is_input else (INPUT,)
+    prelude[-1] = dataclasses.replace(prelude[-1], writes=streams)
+
+  return Grid(tuple(core), cfg.segments, tuple(prelude), tuple(coda))
 
 
 def _input_alone(
@@ -96,6 +129,9 @@ class Carried(nn.Module):
   def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> State:
+    if not self.cfg.options.carries:
+      return {RUNNING: x_BxTxD}
+
     kind = self.cfg.options.carry_init
     if kind == LEARNED:
       first_1x1xD = self.first.astype(x_BxTxD.dtype)[None, None]

@@ -234,8 +234,8 @@ def walk(
       h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
 
     state = state | {RUNNING: h_BxTxD}
-    if cell.writes is not None:
-      state[cell.writes] = _keep(held_BxT, state[cell.writes], h_BxTxD)
+    for name in cell.writes:
+      state[name] = _keep(held_BxT, state[name], h_BxTxD)
 
     calls.append(call)
     kv.append(ran.kv)

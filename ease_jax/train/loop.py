@@ -20,7 +20,7 @@ import numpy as np
 from ease_jax.core.objective import LossSpec
 from ease_jax.data import Batch, BatchIterator, Task
 from ease_jax.evaluate import passes
-from ease_jax.model import Body, Params, routed
+from ease_jax.model import Body, Params, routed, with_segments
 from ease_jax.progress import stage
 from ease_jax.train import history
 from ease_jax.train.checkpoint import Checkpoints
@@ -144,12 +144,7 @@ def train(
   init_key, key = jax.random.split(jax.random.key(seed))
   batches = task.train_batches(spec.batch_size, seed)
   update = _updating(
-    spec,
-    model,
-    key=key,
-    teacher=teacher,
-    loss_spec=loss_spec,
-    opt_spec=opt_spec,
+    spec, model, loss_spec, key=key, teacher=teacher, opt_spec=opt_spec
   )
 
   def fresh() -> TrainState:
@@ -179,16 +174,20 @@ def train(
   return run
 
 
-def _updating(spec: TrainSpec, model: Body, **setting: Any) -> Update:
-  """The update of each step, whose rows may skip layers."""
+def _updating(
+  spec: TrainSpec, model: Body, loss_spec: LossSpec, **setting: Any
+) -> Update:
+  """The update of each step: how often layers run, and which rows skip some."""
 
   def update(
     step: int, state: TrainState, batch: Batch
   ) -> tuple[TrainState, Metrics]:
+    runs = spec.runs_at(step, loss_spec.segments)
     return train_step(
       state,
       batch,
-      model=routed(model, spec.layer_dropout_at(step)),
+      model=routed(with_segments(model, runs), spec.layer_dropout_at(step)),
+      loss_spec=loss_spec.of_segments(runs),
       accumulate=spec.accumulate,
       **setting,
     )

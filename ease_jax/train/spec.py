@@ -20,6 +20,8 @@ from ease_jax.core.layer_dropout import (
   SHAPES,
   LayerDropout,
 )
+from ease_jax.core.runs import CONSTANT, GROWING
+from ease_jax.core.runs import SCHEDULES as RUNS
 
 UPDATES = ('joint', 'per_segment')
 FREEZES = ('nothing', 'model')
@@ -35,6 +37,8 @@ class TrainSpec:
       its segments.
     batch_size: B, windows per batch.
     accumulate: micro-batches per update; divides batch_size.
+    runs: how many segments of the model are run in an update, of RUNS.
+    runs_share: of the steps, until all are.
     layer_dropout: highest share of the rows of a batch that skip a layer.
     layer_dropout_shape: share of the other layers, of SHAPES.
     layer_dropout_schedule: how it changes while training, of SCHEDULES.
@@ -55,6 +59,8 @@ class TrainSpec:
   updates: Annotated[str, OneOf(UPDATES)]
   batch_size: Count
   accumulate: Count
+  runs: Annotated[str, OneOf(tuple(RUNS))]
+  runs_share: Annotated[float, Range(0, 1, above=True), ReadIf('runs', GROWING)]
   layer_dropout: Annotated[float, Range(0, 1, below=True)]
   layer_dropout_shape: Annotated[str, OneOf(SHAPES), ReadIf('layer_dropout')]
   layer_dropout_schedule: Annotated[
@@ -92,6 +98,16 @@ class TrainSpec:
       f'{self.accumulate}; use 1',
     )
     need(
+      self.runs == CONSTANT or not self.per_segment,
+      f'train.runs={self.runs} does not fit train.updates=per_segment, whose '
+      'updates are counted by segments; use joint',
+    )
+    need(
+      self.runs == CONSTANT or not self.layer_dropout,
+      f'train.runs={self.runs} does not fit train.layer_dropout='
+      f'{self.layer_dropout}: both change the layers that run; use one',
+    )
+    need(
       not self.frozen or self.init_from != '',
       f'train.freeze={self.freeze} keeps a model as it is, and '
       "train.init_from='' names none; give the directory of a run",
@@ -127,6 +143,11 @@ class TrainSpec:
     """Who skips layers in an update, counted from 0; None = nobody."""
     phases = self.phases
     return phases[step * len(phases) // self.steps]
+
+  def runs_at(self, step: int, segments: int) -> int:
+    """Segments that are run in an update, counted from 0, of so many."""
+    place = step / (self.runs_share * self.steps)
+    return RUNS[self.runs](segments, place)
 
   def updates_per_step(self, segments: int) -> int:
     """Updates that each batch makes, given the segments of the model."""
