@@ -6,8 +6,8 @@
 Cost: nine runs of some three minutes on one core. On test a perplexity of 4.376
 (`standard`), 4.522 (`cycle`) and 4.189 (`mor`); more in `docs/results.md`. All
 spend the training FLOPs of `standard`, 360 updates of 16 windows of 128 bytes
-of the built-in text, width 64. `cycle` is a layer, two layers three times, and a
-layer: as deep as the eight of `standard`, with half of its parameters. `mor`
+of the built-in text, width 64. `cycle` is a layer, two layers three times, and
+a layer: as deep as the eight of `standard`, with half of its parameters. `mor`
 lets all tokens run the two layers once, two thirds twice and a third three
 times, in training; at inference each token decides.
 """
