@@ -155,10 +155,9 @@ def _add_training(c: Config) -> None:
   c.train.updates = 'joint'  # or per_segment: one update per batch and segment
   c.train.batch_size = 8  # B: windows per update
   c.train.accumulate = 1  # micro-batches per update; divides batch_size
-  c.train.runs = (
-    'constant'  # S in each update; or late, curriculum: fewer first
-  )
-  c.train.runs_share = 0.4  # of the steps, until S segments run in an update
+  c.train.runs = 'constant'  # S an update; or late, curriculum, drawn
+  c.train.runs_share = 0.4  # late, curriculum: of the steps, until S are run
+  c.train.runs_most = 4  # drawn: never more than so many times S
   c.train.layer_dropout = 0.0  # most rows that skip a layer, a share; 0 = off
   c.train.layer_dropout_shape = 'exponential'  # over layers; or uniform
   c.train.layer_dropout_schedule = 'constant'  # or rising, falling: over time

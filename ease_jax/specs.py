@@ -37,6 +37,7 @@ from ease_jax.model import Body
 from ease_jax.train import optimizer
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
+from ease_jax.train.stages import stage
 from ease_jax.train.targets import TARGETS
 from ease_jax.train.update import abstract_state
 
@@ -80,9 +81,10 @@ class Specs:
     Training multiplies all keys of a window and masks those of later tokens,
     so that attention is counted at the whole window.
     """
-    phases = [self._flops_of(routing) for routing in self.train.phases]
-    per_token = float(np.mean(phases))
-    if self.train.runs != CONSTANT:
+    if self.train.layer_dropout:
+      phases = [self._flops_of(routing) for routing in self.train.phases]
+      per_token = float(np.mean(phases))
+    else:
       per_token = self._flops_of_runs()
 
     shapes = abstract_state(self.body, self.optimizer).params
@@ -95,16 +97,14 @@ class Specs:
     steps = range(self.train.steps)
     segments = self.loss.segments
     counts = collections.Counter(
-      self.train.runs_at(step, segments) for step in steps
+      self.train.runs_at(step, segments, self.seed) for step in steps
     )
     total = 0.0
     for runs, updates in counts.items():
-      fewer = dataclasses.replace(
-        self,
-        model=model_lib.with_segments(self.body, runs).cfg,
-        loss=self.loss.of_segments(runs),
-      )
-      total += updates * fewer._flops_of(None)
+      now = stage(self.body, self.loss, runs)
+      taught = dataclasses.replace(self, model=now.model.cfg, loss=now.loss)
+      before = now.before * now.model.costs(self.data.seq_len).segment
+      total += updates * (taught._flops_of(None) + before)
     return total / len(steps)
 
   def _flops_of(self, routing: Routing | None) -> float:

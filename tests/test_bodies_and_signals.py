@@ -30,6 +30,19 @@ BODIES = {
   ),
   'learned': tiny.refine(carry_init='learned', inject='gate'),
   'random': tiny.refine(carry_init='random', inject='concat', carry_norm=True),
+  # What a layer of its own made meets what the middle ended on; one more ends.
+  'core': tiny.refine(
+    num_layers=1,
+    segments=4,
+    prelude=1,
+    coda=1,
+    carry_init='input',
+    inject='concat',
+    carry_norm=True,
+  ),
+  'middle': tiny.refine(
+    num_layers=1, segments=4, prelude=1, coda=1, inject='none'
+  ),
   'hrm': tiny.hrm(cycles=1, segments=2),
   'mod': tiny.stack(readouts=(1, 3, 4), router='mod'),
   'predictor': tiny.stack(
@@ -50,6 +63,8 @@ SIGNALS = {
   'refine': ('max_prob', 'dat_multinomial', 'ouro', 'shortlist'),
   'learned': ('kl',),
   'random': ('patience',),
+  'core': ('state_change',),
+  'middle': ('state_change',),
   'hrm': ('max_prob', 'q_halt'),
   'mod': ('max_prob',),
   'predictor': ('kl',),
@@ -69,6 +84,8 @@ CASES = [
   *(('refine', 'max_prob', policy) for policy in choices()),
   ('learned', 'kl', 'latest'),
   ('random', 'patience', 'drop'),
+  ('core', 'state_change', 'latest'),
+  ('middle', 'state_change', 'copy_state'),
   ('hrm', 'max_prob', 'copy_state'),
   ('hrm', 'q_halt', 'recompute'),
   ('hrm', 'q_halt', 'latest'),

@@ -28,6 +28,7 @@ CASES = [
   ('stack', 'max_prob', 'drop'),
   ('stack', 'patience', 'recompute'),
   ('refine', 'max_prob', 'latest'),
+  ('core', 'state_change', 'latest'),
   ('hrm', 'q_halt', 'recompute'),
 ]
 every_case = pytest.mark.parametrize('name, signal, policy', CASES)

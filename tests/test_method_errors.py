@@ -140,6 +140,56 @@ ERRORS = [
     'layers; give one for each, or () for equal steps',
   ),
   (
+    REFINE | {'model.refine.inject': 'none', 'model.refine.carry_norm': True},
+    'model.refine.carry_norm=True has no effect: it is read where '
+    "model.refine.inject is add or concat or gate only, and that is 'none'; "
+    'change that, or leave carry_norm at False',
+  ),
+  (
+    REFINE | {'model.refine.coda': -1},
+    'model.refine.coda=-1 must be at least 0',
+  ),
+  (
+    {'train.runs': 'late'},
+    'train.runs=late has no effect with model.segments=1: nothing runs again; '
+    'use constant, or raise model.segments',
+  ),
+  (
+    REFINE | {'train.runs': 'poisson'},
+    "train.runs='poisson' is unknown; use one of: constant, late, curriculum, "
+    'drawn',
+  ),
+  (
+    REFINE | {'train.runs': 'late', 'train.runs_share': 0.0},
+    'train.runs_share=0.0 must be above 0',
+  ),
+  (
+    REFINE | {'train.runs_share': 0.3},
+    'train.runs_share=0.3 has no effect: it is read where train.runs is late '
+    "or curriculum only, and that is 'constant'; change that, or leave "
+    'runs_share at 0.4',
+  ),
+  (
+    REFINE
+    | {
+      'train.runs': 'late',
+      'train.updates': 'per_segment',
+      'loss.weights': 'segment_ends',
+    },
+    'train.runs=late does not fit train.updates=per_segment, whose updates are '
+    'counted by segments; use joint',
+  ),
+  (
+    REFINE | {'train.runs': 'late', 'train.layer_dropout': 0.5},
+    'train.runs=late does not fit train.layer_dropout=0.5: both change the '
+    'layers that run; use one',
+  ),
+  (
+    REFINE | {'train.runs': 'late', 'loss.gates': ('gain',)},
+    'train.runs=late changes how many readouts there are, and loss.gates='
+    "('gain',) know them by number; use constant, or no gates",
+  ),
+  (
     {'model.body': 'cycle', 'model.cycle.times': 3},
     'model.num_layers=4 less model.cycle.own=1 before and after leave 2 cells, '
     'which are no multiple of model.cycle.times=3; change one of them',

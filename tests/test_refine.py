@@ -13,6 +13,13 @@ import tiny
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import with_segments
 from ease_jax.model.layers import positions
+from ease_jax.train.segment import begin, prepared
+
+
+def setting_of(model):
+  """What all segments of a batch share."""
+  return prepared(tiny.params(model), model, spec_of(model), BATCH, key_of())
+
 
 # --------------------------------------------------- gradients between them
 
@@ -103,6 +110,82 @@ def test_a_projection_starts_as_the_input_alone():
   per_segment = model.grid.per_segment
   np.testing.assert_array_equal(logits_KxBxTxV[:per_segment], alone_RxBxTxV)
   np.testing.assert_array_equal(logits_KxBxTxV[per_segment:], alone_RxBxTxV)
+
+
+# ------------------------------------------------- layers in the middle, again
+
+
+def untied(model, params):
+  """A stack of as many own layers as the model runs, all with its weights."""
+  cells = *model.grid.cells, *model.grid.tail
+  stack = tiny.body(num_layers=len(cells), readouts=(len(cells),))
+  shared = {name: x for name, x in params.items() if 'layer_' not in name}
+  own = {
+    f'layer_{i}': params[f'layer_{cell.block}'] for i, cell in enumerate(cells)
+  }
+  return stack, shared | own
+
+
+@pytest.mark.parametrize('segments', [1, 2])
+def test_repeated_layers_are_own_ones_with_the_same_weights(segments):
+  """In value; and the gradient of a layer is the sum over its runs."""
+  model = tiny.refine(
+    num_layers=2,
+    readouts=(2,),
+    prelude=1,
+    coda=1,
+    segments=segments,
+    inject='none',
+    carry_backprop=segments,
+  )
+  params = tiny.params(model)
+  stack, copied = untied(model, params)
+  tokens = BATCH['tokens']
+  ours_BxTxV = jax.jit(model.apply)({'params': params}, tokens)[-1]
+  theirs_BxTxV = jax.jit(stack.apply)({'params': copied}, tokens)[-1]
+  np.testing.assert_allclose(ours_BxTxV, theirs_BxTxV, 1e-5, 1e-5)
+
+  end = LossSpec(
+    (0.0,) * (segments - 1) + (1.0,), segments=segments, carry_backprop=segments
+  )
+  grads, _ = gradient(params, model, end, BATCH)
+  own, _ = gradient(copied, stack, LossSpec((1.0,)), BATCH)
+  cells = *model.grid.cells, *model.grid.tail
+  for block in range(model.grid.num_blocks):
+    runs = [own[f'layer_{i}'] for i, c in enumerate(cells) if c.block == block]
+    summed = jax.tree.map(lambda *each: sum(each), *runs)
+    tiny.assert_trees_close(grads[f'layer_{block}'], summed, 1e-4, 1e-5)
+
+
+def test_one_segment_between_own_layers_is_the_stack():
+  """Bit for bit."""
+  model = tiny.refine(
+    num_layers=2, prelude=1, coda=1, segments=1, inject='none', readouts=(2,)
+  )
+  params = tiny.params(model)
+  stack, same = untied(model, params)
+  tiny.assert_trees_equal(params, same)
+  np.testing.assert_array_equal(
+    model.apply({'params': params}, BATCH['tokens']),
+    stack.apply({'params': same}, BATCH['tokens']),
+  )
+
+
+def test_a_core_begins_with_what_the_prelude_made():
+  model = tiny.refine(
+    num_layers=1,
+    prelude=2,
+    segments=2,
+    carry_init='input',
+    inject='concat',
+    carry_norm=True,
+  )
+  bound = model.bind({'params': tiny.params(model)})
+  started = begin(bound.variables['params'], setting_of(model))
+  embedded = bound.start(BATCH['tokens'], positions(LENGTH))['x']
+  np.testing.assert_array_equal(started['x'], started['z'])
+  np.testing.assert_array_equal(started['x'], started['h'])
+  assert (np.asarray(started['x']) != embedded).all()
 
 
 def test_the_first_state_may_be_the_input():

@@ -74,10 +74,11 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
     (dict(layer_dropout=0.5), dict(num_layers=2)),
     ({}, dict(num_layers=2, router='mod')),
     ({}, dict(num_layers=2, body='cycle', times=2, own=0, router='mor')),
+    (dict(runs='late', runs_share=0.5), dict(body='refine', segments=2)),
   ],
 )
-def test_routers_resume_too(tmp_path, changes, model):
-  """R29, R30: rows drawn to skip layers; tokens that choose."""
+def test_routers_and_runs_resume_too(tmp_path, changes, model):
+  """R29, R30: rows drawn to skip layers; tokens that choose; late runs."""
   c = training.make_plain_config(**changes)
   tiny.update_model(c.model, **model)
   run_specs = training.make_specs(c)

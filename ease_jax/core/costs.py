@@ -184,6 +184,13 @@ class CostModel:
       total_KxN += self.block_L[cell.number] * passed_KxN
     return total_KxN
 
+  @property
+  def segment(self) -> float:
+    """FLOPs of one token through one segment, forward, no head."""
+    start = len(self.grid.prelude)
+    stop = start + len(self.grid.segment)
+    return float((self.trained_L + self.extra_L)[start:stop].sum())
+
   def teaching(self, heads: float) -> float:
     """What a teacher takes for one token: every cell, forward, and heads.
 

@@ -212,14 +212,28 @@ class LossSpec:
     return tuple(self.weight_K[s : s + per_segment] for s in starts)
 
   def of_segments(self, num: int) -> 'LossSpec':
-    """The loss of a model with fewer segments: that of the last ones."""
-    weight_SxR = self.weight_SxR[-num:]
+    """The loss of a model with another number of segments.
+
+    Fewer have the weights of the last ones; more, the first one's several
+    times before them.
+    """
+    row_SxR = self.weight_SxR
+    more = num - len(row_SxR)
+    rows = row_SxR[:1] * more + row_SxR if more > 0 else row_SxR[-num:]
     return dataclasses.replace(
       self,
-      weight_K=tuple(weight for row in weight_SxR for weight in row),
+      weight_K=tuple(weight for row in rows for weight in row),
       segments=num,
       carry_backprop=min(self.carry_backprop, num),
     )
+
+  @property
+  def unreached(self) -> int:
+    """Segments at the start that nothing is learned from."""
+    if self.teaching.on or self.gating.learned:
+      return 0
+    weighted = [any(row) for row in self.weight_SxR]
+    return min(weighted.index(True), self.segments - self.carry_backprop)
 
   def weights_at(self, step: jax.Array) -> jax.Array:
     """Weight of each readout at an update, [K] float32."""

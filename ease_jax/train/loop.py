@@ -12,15 +12,14 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from ease_jax.core.objective import LossSpec
-from ease_jax.data import Batch, BatchIterator, Task
+from ease_jax.data import BatchIterator, Task
 from ease_jax.evaluate import passes
-from ease_jax.model import Body, Params, routed, with_segments
+from ease_jax.model import Body, Params
 from ease_jax.progress import stage
 from ease_jax.train import history
 from ease_jax.train.checkpoint import Checkpoints
@@ -29,20 +28,18 @@ from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.preemption import Preempted, Sigterm
 from ease_jax.train.saved import Host, Json, check_facts, check_teacher
 from ease_jax.train.spec import TrainSpec
+from ease_jax.train.stages import Update, updating
 from ease_jax.train.targets import Teacher
 from ease_jax.train.tracing import traced
 from ease_jax.train.update import (
   TrainState,
   abstract_state,
   init_state,
-  train_step,
 )
 from ease_jax.train.writers import Writers
 
 PROFILE = 'profile'
 PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
-# (number of the step, from 0, state, batch) -> state after it, metrics
-Update = Callable[[int, TrainState, Batch], tuple[TrainState, Metrics]]
 FINITE = ('loss', 'grad_norm', 'param_norm')
 
 
@@ -143,8 +140,8 @@ def train(
   """
   init_key, key = jax.random.split(jax.random.key(seed))
   batches = task.train_batches(spec.batch_size, seed)
-  update = _updating(
-    spec, model, loss_spec, key=key, teacher=teacher, opt_spec=opt_spec
+  update = updating(
+    spec, model, loss_spec, seed, key=key, teacher=teacher, opt_spec=opt_spec
   )
 
   def fresh() -> TrainState:
@@ -172,27 +169,6 @@ def train(
     if sigterm.received:  # while the last of it was written
       raise _preempted(run)
   return run
-
-
-def _updating(
-  spec: TrainSpec, model: Body, loss_spec: LossSpec, **setting: Any
-) -> Update:
-  """The update of each step: how often layers run, and which rows skip some."""
-
-  def update(
-    step: int, state: TrainState, batch: Batch
-  ) -> tuple[TrainState, Metrics]:
-    runs = spec.runs_at(step, loss_spec.segments)
-    return train_step(
-      state,
-      batch,
-      model=routed(with_segments(model, runs), spec.layer_dropout_at(step)),
-      loss_spec=loss_spec.of_segments(runs),
-      accumulate=spec.accumulate,
-      **setting,
-    )
-
-  return update
 
 
 def _preempted(run: Run) -> Preempted:

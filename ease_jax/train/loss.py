@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import Body, Params
+from ease_jax.model import Body, Params, layers
 from ease_jax.model.body import is_gate
-from ease_jax.model.walk import Tree
+from ease_jax.model.walk import State, Travel, Tree, walk
 from ease_jax.train.gates import learn_from_grid
 from ease_jax.train.segment import (
   Part,
@@ -104,6 +104,7 @@ def grid_loss(
   step: jax.Array,
   key: jax.Array,
   teacher: Teacher | None = None,
+  before: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
   """J = sum_k W_k(step) * mean loss at readout k, in nats.
 
@@ -120,6 +121,7 @@ def grid_loss(
     step: the update's number, from 0.
     key: of everything random in the update.
     teacher: of the target, where it has one beside the model.
+    before: segments that run first and learn nothing; None = there are none.
   """
   if spec.frozen:
     params = only_gates(params)
@@ -127,6 +129,8 @@ def grid_loss(
   started = begin(params, setting)
   progress = first_progress(model, batch)
   carried = {name: started[name] for name in progress.state}
+  if before is not None:
+    carried = run_before(params, model, batch, before, started, carried)
 
   def one(
     progress: Progress, part: Part
@@ -147,6 +151,53 @@ def grid_loss(
   learned = learn_from_grid(bound, spec, batch, losses.told)
   loss = loss_S.sum() + spec.gating.gate_weight * sum(learned.values())
   return loss, metrics(spec, losses, step, learned)
+
+
+def run_before(
+  params: Params,
+  model: Body,
+  batch: Batch,
+  num: jax.Array,
+  started: State,
+  carried: State,
+) -> State:
+  """The carried streams after some segments that learn nothing.
+
+  A gradient reaches what was before them only where there are none.
+
+  Args:
+    params: the model's parameters.
+    model: a body without dropout.
+    batch: tokens, [B, T].
+    num: how many, a scalar; one program runs any number.
+    started: the streams before the first segment.
+    carried: those of them that a segment hands on.
+  """
+  fixed = jax.lax.stop_gradient((params, started, carried))
+  fixed_params, fixed_started, fixed_carried = fixed
+  bound = model.bind({'params': fixed_params})
+  length = batch['tokens'].shape[1]
+  travel = Travel(layers.positions(length))
+  layer = bound.windows(length)
+
+  def run(number: jax.Array, carried: State) -> State:
+    del number
+    walked = walk(
+      bound,
+      model.grid.first,
+      fixed_started | carried,
+      None,
+      layer=layer,
+      travel=travel,
+    )
+    return {name: walked.state[name] for name in carried}
+
+  after = jax.lax.fori_loop(0, num, run, fixed_carried)
+
+  def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(num > 0, new, old)
+
+  return jax.tree.map(chosen, after, carried)
 
 
 def only_gates(params: Params) -> Params:
@@ -221,15 +272,16 @@ def grid_gradient(
   step: jax.Array,
   key: jax.Array,
   teacher: Teacher | None = None,
+  before: jax.Array | None = None,
 ) -> tuple[Params, Metrics]:
   """Gradient of `grid_loss`, and its metrics.
 
   Segments that no gradient joins are differentiated one by one.
   """
   is_joined = spec.carry_backprop > 1 or spec.gating.from_grid or spec.frozen
-  if spec.segments == 1 or is_joined:
+  if spec.segments == 1 or is_joined or before is not None:
     gradient = jax.grad(grid_loss, has_aux=True)
-    return gradient(params, model, spec, batch, step, key, teacher)
+    return gradient(params, model, spec, batch, step, key, teacher, before)
 
   def added(total: Params, grads: Params) -> Params:
     return jax.tree.map(jnp.add, total, grads)

@@ -1,8 +1,11 @@
 """What a config's section `train` asks for, checked."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any
+
+import numpy as np
 
 from ease_jax.checks import (
   Count,
@@ -20,7 +23,7 @@ from ease_jax.core.layer_dropout import (
   SHAPES,
   LayerDropout,
 )
-from ease_jax.core.runs import CONSTANT, GROWING
+from ease_jax.core.runs import CONSTANT, DRAWN, GROWING, When
 from ease_jax.core.runs import SCHEDULES as RUNS
 
 UPDATES = ('joint', 'per_segment')
@@ -39,6 +42,7 @@ class TrainSpec:
     accumulate: micro-batches per update; divides batch_size.
     runs: how many segments of the model are run in an update, of RUNS.
     runs_share: of the steps, until all are.
+    runs_most: the highest number that is drawn, as a multiple of S.
     layer_dropout: highest share of the rows of a batch that skip a layer.
     layer_dropout_shape: share of the other layers, of SHAPES.
     layer_dropout_schedule: how it changes while training, of SCHEDULES.
@@ -61,6 +65,7 @@ class TrainSpec:
   accumulate: Count
   runs: Annotated[str, OneOf(tuple(RUNS))]
   runs_share: Annotated[float, Range(0, 1, above=True), ReadIf('runs', GROWING)]
+  runs_most: Annotated[Count, ReadIf('runs', (DRAWN,))]
   layer_dropout: Annotated[float, Range(0, 1, below=True)]
   layer_dropout_shape: Annotated[str, OneOf(SHAPES), ReadIf('layer_dropout')]
   layer_dropout_schedule: Annotated[
@@ -144,10 +149,21 @@ class TrainSpec:
     phases = self.phases
     return phases[step * len(phases) // self.steps]
 
-  def runs_at(self, step: int, segments: int) -> int:
-    """Segments that are run in an update, counted from 0, of so many."""
-    place = step / (self.runs_share * self.steps)
-    return RUNS[self.runs](segments, place)
+  def runs_at(self, step: int, segments: int, seed: int) -> int:
+    """Segments that are run in an update.
+
+    Args:
+      step: of the update, from 0.
+      segments: S, of the model.
+      seed: of the run.
+    """
+    when = When(
+      segments,
+      place=step / (self.runs_share * self.steps),
+      most=self.runs_most * segments,
+      random=functools.partial(np.random.default_rng, (seed, step)),
+    )
+    return RUNS[self.runs](when)
 
   def updates_per_step(self, segments: int) -> int:
     """Updates that each batch makes, given the segments of the model."""

@@ -51,6 +51,7 @@ def mean_gradient(
   loss_spec: LossSpec,
   accumulate: int,
   teacher: Teacher | None = None,
+  before: jax.Array | None = None,
 ) -> tuple[Params, Metrics]:
   """Gradient and metrics of a batch, micro-batch by micro-batch.
 
@@ -66,10 +67,11 @@ def mean_gradient(
     loss_spec: the loss.
     accumulate: micro-batches, divides B.
     teacher: of the loss's target, where it has one beside the model.
+    before: segments that run first and learn nothing; None = there are none.
   """
   if accumulate == 1:
     return loss.grid_gradient(
-      params, model, loss_spec, batch, step, key, teacher
+      params, model, loss_spec, batch, step, key, teacher, before
     )
 
   def split(x: jax.Array) -> jax.Array:
@@ -85,7 +87,7 @@ def mean_gradient(
     number, part, weight = numbered
     part_key = jax.random.fold_in(key, number)
     result = loss.grid_gradient(
-      params, model, loss_spec, part, step, part_key, teacher
+      params, model, loss_spec, part, step, part_key, teacher, before
     )
     return jax.tree.map(functools.partial(jnp.multiply, weight), result)
 
@@ -110,6 +112,7 @@ def train_step(
   batch: Batch,
   key: jax.Array,
   teacher: Teacher | None = None,
+  before: jax.Array | None = None,
   *,
   model: Body,
   loss_spec: LossSpec,
@@ -123,6 +126,7 @@ def train_step(
     batch: tokens, targets int32 and mask float32, each [B, T].
     key: the run's; the update's own key is derived from it and the step.
     teacher: of the loss's target, where it has one beside the model.
+    before: segments that run first and learn nothing; None = there are none.
     model: a body.
     loss_spec: the loss; says whether segments are updates of their own.
     opt_spec: the optimizer.
@@ -149,6 +153,7 @@ def train_step(
       loss_spec=loss_spec,
       accumulate=accumulate,
       teacher=teacher,
+      before=before,
     )
     params, opt_state = _apply(grads, state.opt_state, state.params, opt_spec)
     metrics['grad_norm'] = optax.tree.norm(grads)
