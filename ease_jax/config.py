@@ -83,9 +83,12 @@ def _add_model(c: Config) -> None:
   c.model.refine.carry_norm = False  # RMSNorm on the state before that
 
   c.model.hrm = ConfigDict()  # read where model.body is hrm
-  c.model.hrm.carry_init = 'zeros'  # or fixed, random: first states
+  c.model.hrm.carry_init = 'zeros'  # or fixed, random, input: first states
+  c.model.hrm.carry_norm = False  # RMSNorm on states when they are read
   c.model.hrm.cycles = 2  # N: updates of the high state per segment
   c.model.hrm.cycle_steps = 2  # T: updates of the low state in each of them
+  c.model.hrm.shared = False  # one module updates both states
+  c.model.hrm.backprop = 2  # updates at a segment's end that gradients reach
 
   c.model.cycle = ConfigDict()  # read where model.body is cycle
   c.model.cycle.times = 3  # N: runs of the layers in the middle

@@ -284,3 +284,45 @@ def hrm(c: Config, segments: int, num_layers: int) -> Config:
   c.loss.weights = 'segment_ends'
   c.loss.gates = ('q_halt',)
   return c
+
+
+def trm(c: Config, segments: int, num_layers: int) -> Config:
+  """A copy that is TRM without halting (2510.04871).
+
+  One network updates both states, and gradients reach all of the last cycle.
+  """
+  c = hrm(c, segments, num_layers)
+  c.model.hrm.shared = True
+  c.model.hrm.cycle_steps = 3
+  c.model.hrm.backprop = 4
+  c.loss.gates = ()
+  return c
+
+
+def hrm_text(c: Config, num_layers: int) -> Config:
+  """A copy that is HRM-Text (2605.20613), with all five updates that it trains.
+
+  One segment, the input as first high state, pre-norm with a norm on states;
+  without the paper's warm-up from two updates to five.
+  """
+  c = hrm(c, segments=1, num_layers=num_layers)
+  c.model.block.norm = 'pre'
+  c.model.hrm.cycle_steps = 3
+  c.model.hrm.backprop = 5
+  c.model.hrm.carry_init = 'input'
+  c.model.hrm.carry_norm = True
+  c.loss.weights = 'final'
+  c.loss.gates = ()
+  return c
+
+
+def huginn(c: Config, segments: int, num_layers: int, own: int) -> Config:
+  """A copy with a drawn number of runs from a random state (2502.05171).
+
+  Gradients reach the last half of the runs that the model says.
+  """
+  c = recurrent(c, segments, num_layers, own)
+  c.model.refine.carry_init = 'random'
+  c.model.carry_backprop = max(1, segments // 2)
+  c.train.runs = 'drawn'
+  return c

@@ -44,6 +44,16 @@ BODIES = {
     num_layers=1, segments=4, prelude=1, coda=1, inject='none'
   ),
   'hrm': tiny.hrm(cycles=1, segments=2),
+  # One network, pre-norm, whose input is the first high state.
+  'text': tiny.hrm(
+    cycles=1,
+    segments=3,
+    shared=True,
+    norm='pre',
+    carry_init='input',
+    carry_norm=True,
+    gates=(),
+  ),
   'mod': tiny.stack(readouts=(1, 3, 4), router='mod'),
   'predictor': tiny.stack(
     readouts=(1, 3, 4), router='mod', choice='predictor', gate='sigmoid'
@@ -66,6 +76,7 @@ SIGNALS = {
   'core': ('state_change',),
   'middle': ('state_change',),
   'hrm': ('max_prob', 'q_halt'),
+  'text': ('kl',),
   'mod': ('max_prob',),
   'predictor': ('kl',),
   'mor': ('max_prob',),
@@ -89,6 +100,7 @@ CASES = [
   ('hrm', 'max_prob', 'copy_state'),
   ('hrm', 'q_halt', 'recompute'),
   ('hrm', 'q_halt', 'latest'),
+  ('text', 'kl', 'latest'),
   *(('mod', 'max_prob', policy) for policy in UNTIED),
   ('predictor', 'kl', 'copy_state'),
   *(('mor', 'max_prob', policy) for policy in choices()),

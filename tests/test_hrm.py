@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 import segmented
 from segmented import BATCH, LENGTH, gradient, key_of
 
@@ -10,33 +11,71 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.model.layers import positions
 
 
-def test_only_the_last_update_of_each_state_learns():
-  """Earlier calls are constants to it."""
-  model = tiny.hrm(segments=1, cycles=2, cycle_steps=2, gates=())
+@pytest.mark.parametrize('backprop', [1, 2, 4, 6])
+def test_only_the_last_updates_learn(backprop):
+  """Earlier calls are constants to them; with all of them, nothing is."""
+  model = tiny.hrm(
+    segments=1, cycles=2, cycle_steps=2, gates=(), backprop=backprop
+  )
   params = tiny.params(model)
   grads, _ = gradient(params, model, LossSpec((1.0,)), BATCH)
 
-  def last_step(trained):
-    fixed = model.bind({'params': params})
-    bound = model.bind({'params': trained})
-    tokens = BATCH['tokens']
-    start = fixed.start(tokens, positions(LENGTH), key_of())
+  def last_steps(params):
+    bound = model.bind({'params': params})
+    start = bound.start(BATCH['tokens'], positions(LENGTH), key_of())
     low = start['low']
     high = start['high']
     x = start['x']
     mask = np.tri(LENGTH, dtype=bool)[None]
     rotation = segmented.rotation_of(model)
 
-    low = fixed.layer_0(low + high + x, mask, rotation)
-    low = fixed.layer_0(low + high + x, mask, rotation)
-    high = fixed.layer_1(high + low, mask, rotation)
-    low = fixed.layer_0(low + high + x, mask, rotation)
-    low = bound.layer_0(low + high + bound.embed_tokens(tokens), mask, rotation)
-    high = bound.layer_1(high + low, mask, rotation)
+    for number in range(6):
+      if number % 3 == 2:
+        new = high = bound.layer_1(high + low, mask, rotation)
+      else:
+        new = low = bound.layer_0(low + high + x, mask, rotation)
+      if number < 6 - backprop:
+        new = jax.lax.stop_gradient(new)
+      if number % 3 == 2:
+        high = new
+      else:
+        low = new
     return segmented.mean_nll(bound, 0, high, BATCH)
 
-  expected = jax.jit(jax.grad(last_step))(params)
+  expected = jax.jit(jax.grad(last_steps))(params)
   tiny.assert_trees_close(grads, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_network_may_update_both_states():
+  """TRM: the same values as two networks with the same weights."""
+  one = tiny.hrm(cycles=2, shared=True, gates=())
+  two = tiny.hrm(cycles=2, gates=())
+  params = tiny.params(one)
+  assert 'layer_1' not in params
+  copied = params | {'layer_1': params['layer_0']}
+  tokens = BATCH['tokens']
+  np.testing.assert_array_equal(
+    one.apply({'params': params}, tokens),
+    two.apply({'params': copied}, tokens),
+  )
+
+
+def test_the_high_state_may_start_as_the_input():
+  """HRM-Text: which no update reads besides."""
+  model = tiny.hrm(carry_init='input', carry_norm=True, gates=())
+  bound = model.bind({'params': tiny.params(model)})
+  tokens = BATCH['tokens']
+  state = bound.start(tokens, positions(LENGTH))
+  np.testing.assert_array_equal(state['high'], bound.embed_tokens(tokens))
+  assert (state['low'] == state['low'][:1, :1]).all()
+  assert {name for cell in model.grid.cells for name in cell.reads} == {
+    'low',
+    'high',
+  }
+  read = bound.combine(model.grid.cells[0], state)
+  bigger = state | {'high': 7 * state['high']}
+  same = bound.combine(model.grid.cells[0], bigger)
+  np.testing.assert_allclose(same, read, rtol=1e-4, atol=1e-4)
 
 
 def test_gates_do_not_change_what_the_states_learn():

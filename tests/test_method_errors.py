@@ -190,6 +190,11 @@ ERRORS = [
     "('gain',) know them by number; use constant, or no gates",
   ),
   (
+    {'model.body': 'hrm', 'model.hrm.backprop': 7},
+    'model.hrm.backprop=7 is more than the 6 updates that model.hrm.cycles and '
+    'cycle_steps make; lower it',
+  ),
+  (
     {'model.body': 'cycle', 'model.cycle.times': 3},
     'model.num_layers=4 less model.cycle.own=1 before and after leave 2 cells, '
     'which are no multiple of model.cycle.times=3; change one of them',

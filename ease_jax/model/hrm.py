@@ -4,8 +4,11 @@ N cycles of T updates of the low state and one of the high state:
 
   low <- L(low + high + x), T times;  high <- H(high + low);  read high
 
-Gradients reach the last update of each state only (the one-step gradient). As
-a language model: causal layers, both states per position, halting per token.
+Gradients reach the last updates only: one of each state in HRM (the one-step
+gradient), those of the last cycle in TRM (2510.04871), whose two states share
+one network. HRM-Text (2605.20613) starts the high state as the input, which
+the low one then meets through it alone, and has one segment. As a language
+model: causal layers, both states per position.
 """
 
 import dataclasses
@@ -13,13 +16,16 @@ from typing import Annotated
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from ease_jax.checks import Depth, OneOf, check_fields, need
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model.kind import Kind
+from ease_jax.model.layers import RMSNorm
 from ease_jax.model.streams import (
   FIRST_STATES,
+  OF_INPUT,
   first_state,
   summed,
 )
@@ -37,29 +43,56 @@ class HRMSpec:
   Attributes:
     cycles: N, updates of the high state in a segment.
     cycle_steps: T, updates of the low state in each cycle.
-    carry_init: first states: zeros, fixed or random. None is learned, because
-      the one-step gradient would never reach it.
+    shared: whether one module updates both states.
+    backprop: updates of a state at the end of a segment that gradients reach.
+    carry_init: first states: zeros, fixed or random; input = the high state is
+      the input and the low one fixed, and no update reads the input. None is
+      learned, because the one-step gradient would never reach it.
+    carry_norm: whether states are normed (RMSNorm, one for each) when read.
   """
 
   cycles: Depth
   cycle_steps: Depth
-  carry_init: Annotated[str, OneOf(FIRST_STATES)]
+  shared: bool
+  backprop: Depth
+  carry_init: Annotated[str, OneOf((*FIRST_STATES, OF_INPUT))]
+  carry_norm: bool
 
   def __post_init__(self):
     check_fields('model.hrm', self)
+    need(
+      self.backprop <= self.updates,
+      f'model.hrm.backprop={self.backprop} is more than the {self.updates} '
+      'updates that model.hrm.cycles and cycle_steps make; lower it',
+    )
+
+  @property
+  def updates(self) -> int:
+    """Of states, in a segment."""
+    return self.cycles * (self.cycle_steps + 1)
 
 
 def schedule(cfg: ModelConfig) -> Grid:
-  """Blocks 0 to L-1 are the low module, L to 2L-1 the high one."""
+  """Blocks 0 to L-1 are the low module, L to 2L-1 the high one, if it has any.
+
+  The last of them is read.
+  """
   spec: HRMSpec = cfg.options
   _check(cfg)
-  low = _module(range(cfg.num_layers), (LOW, HIGH, INPUT), LOW)
-  high = _module(range(cfg.num_layers, 2 * cfg.num_layers), (HIGH, LOW), HIGH)
+  sees_input = spec.carry_init != OF_INPUT
+  reads = (LOW, HIGH, INPUT) if sees_input else (LOW, HIGH)
+  low = _module(range(cfg.num_layers), reads, LOW)
+  first_high = 0 if spec.shared else cfg.num_layers
+  blocks = range(first_high, first_high + cfg.num_layers)
+  high = _module(blocks, (HIGH, LOW), HIGH)
 
-  cycle = low * spec.cycle_steps + high
-  early = _constant(cycle * (spec.cycles - 1) + low * (spec.cycle_steps - 1))
-  last = dataclasses.replace(high[-1], readout=0)
-  return Grid((*early, *low, *high[:-1], last), cfg.segments)
+  modules = ([low] * spec.cycle_steps + [high]) * spec.cycles
+  early = len(modules) - spec.backprop
+  cells: list[Cell] = []
+  for number, module in enumerate(modules):
+    cells += _constant(module) if number < early else module
+  cells[-1] = dataclasses.replace(cells[-1], readout=0)
+  return Grid(tuple(cells), cfg.segments)
 
 
 def _module(
@@ -84,7 +117,7 @@ def _check(cfg: ModelConfig) -> None:
   need(
     cfg.carry_backprop == 1,
     f'model.carry_backprop={cfg.carry_backprop} does not fit model.body=hrm, '
-    'whose gradient is of one step; use 1',
+    'whose gradient ends in its segment; use 1, and model.hrm.backprop',
   )
 
 
@@ -93,26 +126,37 @@ class TwoStates(nn.Module):
 
   cfg: ModelConfig
 
+  def setup(self):
+    if self.cfg.options.carry_norm:
+      dtype = jnp.dtype(self.cfg.dtype)
+      self.norms = {name: RMSNorm(dtype) for name in (LOW, HIGH)}
+
   def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> State:
     kind = self.cfg.options.carry_init
-    if kind == 'fixed':
+    if kind in ('fixed', OF_INPUT):
       key = jax.random.key(0)
     low_key, high_key = jax.random.split(key)
 
-    def first(key: jax.Array) -> jax.Array:
+    def first(key: jax.Array, kind: str) -> jax.Array:
       return first_state(kind, x_BxTxD, position_BxT, key, 1.0)
 
+    if kind == OF_INPUT:
+      low = first(low_key, 'fixed')
+      return {RUNNING: x_BxTxD, LOW: low, HIGH: x_BxTxD}
     return {
       RUNNING: x_BxTxD,
       INPUT: x_BxTxD,
-      LOW: first(low_key),
-      HIGH: first(high_key),
+      LOW: first(low_key, kind),
+      HIGH: first(high_key, kind),
     }
 
   def combine(self, cell: Cell, state: State) -> jax.Array:
-    return summed(cell, state)
+    if not self.cfg.options.carry_norm:
+      return summed(cell, state)
+    normed = {name: self.norms[name](state[name]) for name in (LOW, HIGH)}
+    return summed(cell, state | normed)
 
   def flops(self, cell: Cell) -> float:
     del cell

@@ -27,6 +27,7 @@ from ease_jax.model.kind import Kind
 from ease_jax.model.layers import Linear, RMSNorm
 from ease_jax.model.streams import (
   FIRST_STATES,
+  OF_INPUT,
   first_state,
   summed,
 )
@@ -35,7 +36,6 @@ from ease_jax.model.walk import RUNNING, State
 INPUT = 'x'
 CARRY = 'z'
 LEARNED = 'learned'
-OF_INPUT = 'input'
 NO_INJECTION = 'none'
 INJECTING = ('add', 'concat', 'gate')
 INJECTIONS = (*INJECTING, NO_INJECTION)

@@ -72,6 +72,7 @@ def summed(cell: Cell, state: State) -> jax.Array:
 
 
 FIRST_STATES = ('zeros', 'fixed', 'random')
+OF_INPUT = 'input'  # what a body may offer beside them
 
 
 def first_state(
