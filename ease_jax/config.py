@@ -136,6 +136,7 @@ def _add_loss(c: Config) -> None:
   c.loss.gate_price = 0.1  # dat: lambda, what each further cell must bring
   c.loss.gate_smoothing = 0.0  # dat: sigma of the oracle's kernel; 0 = none
   c.loss.gate_objective = 'expected_loss'  # ouro: or improvement (2nd stage)
+  c.loss.gate_weighs = False  # ouro: p weighs the losses of the readouts
   c.loss.gate_entropy = 0.05  # ouro: beta, weight of the entropy of p
 
 

@@ -326,3 +326,17 @@ def huginn(c: Config, segments: int, num_layers: int, own: int) -> Config:
   c.model.carry_backprop = max(1, segments // 2)
   c.train.runs = 'drawn'
   return c
+
+
+def ouro(c: Config, segments: int, num_layers: int) -> Config:
+  """A copy whose runs a learned distribution weighs (2510.25741).
+
+  Its first stage: the loss that the distribution expects, less its entropy.
+  """
+  c = recurrent(c, segments, num_layers)
+  c.loss.weights = 'segment_ends'
+  c.loss.gates = ('ouro',)
+  c.loss.gate_weight = 1.0
+  c.loss.gate_weighs = True
+  c.exit.signals = ('max_prob', 'ouro')
+  return c

@@ -10,7 +10,7 @@ import segmented
 from test_gate_losses import lesson_of
 
 import tiny
-from ease_jax.core import depth_adaptive, gain
+from ease_jax.core import depth_adaptive, gain, state_gate
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 
@@ -188,3 +188,58 @@ def test_divergences_are_from_the_last_readout():
 def test_gates_that_cannot_learn_are_refused(changes, words):
   with pytest.raises(ValueError, match=words):
     LossSpec(gating=GateSpec(('calm',), gate_weight=0.5), **changes)
+
+
+@pytest.mark.parametrize(
+  'model',
+  [
+    tiny.stack(readouts=(1, 2, 4), gates=('ouro',), gate_dim=8),
+    tiny.refine(gates=('ouro',), readouts=(2,), carry_backprop=3),
+  ],
+  ids=['stack', 'refine'],
+)
+def test_a_gate_may_weigh_the_losses_of_readouts(model):
+  """Ouro's first stage as one expression (eq. 4), differentiated as a whole."""
+  params = tiny.params(model)
+  num = model.grid.num_readouts
+  spec = LossSpec(
+    (1.0,) * num,
+    segments=model.grid.segments,
+    carry_backprop=model.cfg.carry_backprop,
+    gating=GateSpec(
+      ('ouro',),
+      gate_weight=1.0,
+      gate_dim=model.cfg.gate_dim,
+      gate_entropy=0.1,
+      gate_weighs=True,
+    ),
+  )
+
+  def objective(params):
+    bound = model.bind({'params': params})
+    state_K = model.bind({'params': params}).states(BATCH['tokens'])
+    logit_KxBxT = outputs(bound, 'ouro', state_K)[..., 0]
+    log_p_KxBxT = state_gate.log_exit(logit_KxBxT)
+    p_KxBxT = jnp.exp(log_p_KxBxT)
+    logits_KxBxTxV = model.apply({'params': params}, BATCH['tokens'])
+    log_q_KxBxTxV = jax.nn.log_softmax(logits_KxBxTxV)
+    target_KxBxTx1 = jnp.broadcast_to(
+      BATCH['targets'][None, ..., None], (*p_KxBxT.shape, 1)
+    )
+    nll_KxBxT = -jnp.take_along_axis(log_q_KxBxTxV, target_KxBxTx1, -1)[..., 0]
+    entropy_BxT = -(p_KxBxT * log_p_KxBxT).sum(0)
+    return ((p_KxBxT * nll_KxBxT).sum(0) - 0.1 * entropy_BxT).mean()
+
+  value, expected = jax.jit(jax.value_and_grad(objective))(params)
+  grads, metrics = segmented.gradient(params, model, spec, BATCH)
+  tiny.assert_trees_close(grads, expected, 1e-4, 1e-5)
+  np.testing.assert_allclose(metrics['loss_ouro'], value, rtol=1e-5)
+
+
+def test_unless_a_gate_weighs_every_readout_counts_in_full():
+  plain, _ = gradient_of('stack')
+  weighed = spec_of('stack', gate_weighs=True)
+  model = MODELS['stack']
+  grads, _ = segmented.gradient(tiny.params(model), model, weighed, BATCH)
+  difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), plain, grads)
+  assert max(jax.tree.leaves(difference['layer_0'])) > 1e-3

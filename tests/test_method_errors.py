@@ -190,6 +190,26 @@ ERRORS = [
     "('gain',) know them by number; use constant, or no gates",
   ),
   (
+    {
+      'loss.gates': ('ouro',),
+      'loss.gate_weighs': True,
+      'loss.gate_objective': 'improvement',
+      'loss.weights': 'uniform',
+    },
+    'loss.gate_weighs=True does not fit loss.gate_objective=improvement, which '
+    'is for a model that no longer learns; use expected_loss, or False',
+  ),
+  (
+    {
+      'loss.gates': ('ouro',),
+      'loss.gate_weighs': True,
+      'loss.weights': 'final',
+    },
+    'loss.gate_weighs=True spreads a loss over all readouts, whose '
+    'loss.weights are (0.0, 0.0, 0.0, 1.0); use uniform, or segment_ends with '
+    'one readout in a segment',
+  ),
+  (
     {'model.body': 'hrm', 'model.hrm.backprop': 7},
     'model.hrm.backprop=7 is more than the 6 updates that model.hrm.cycles and '
     'cycle_steps make; lower it',

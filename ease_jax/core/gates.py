@@ -117,6 +117,7 @@ class Gate:
     grid_loss: what it learns from all readouts, nats [B, T]; None = nothing.
     foretells: what it says of the tokens of an evaluation, and what came of
       it; None = its number is no forecast.
+    weighs: whether it may say how much each readout's loss counts for a token.
     compares: whether `grid_loss` looks at KLs from the last readout, which
       take one more head each.
     ahead: whether the loss looks at the next segment, which is then run once
@@ -130,6 +131,7 @@ class Gate:
   loss: Callable[[Lesson], Learned] | None = None
   grid_loss: Callable[[GridLesson], jax.Array] | None = None
   foretells: Callable[[GridLesson], Foretold | None] | None = None
+  weighs: bool = False
   compares: bool = False
   ahead: bool = False
   ends_only: bool = False

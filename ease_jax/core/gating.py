@@ -37,6 +37,7 @@ class GateSpec:
     gate_smoothing: width of the oracle's kernel over neighbours; 0 = none.
     gate_objective: what ouro's gate learns.
     gate_entropy: weight of its distribution's entropy, beta.
+    gate_weighs: its distribution weighs the losses of the readouts.
   """
 
   gates: Annotated[tuple[Annotated[str, OneOf(SIGNALS)], ...], Different()] = ()
@@ -53,6 +54,7 @@ class GateSpec:
     ouro.OBJECTIVES[0]
   )
   gate_entropy: Annotated[NotNegative, _Ouro] = 0.0
+  gate_weighs: Annotated[bool, _Ouro] = False
 
   def __post_init__(self):
     check_fields('loss', self)
@@ -61,6 +63,13 @@ class GateSpec:
         SIGNALS[name].gate is not None,
         f'loss.gates names {name}, which has nothing to learn; leave it out',
       )
+
+    need(
+      not self.gate_weighs or self.gate_objective == ouro.OBJECTIVES[0],
+      f'loss.gate_weighs=True does not fit loss.gate_objective='
+      f'{self.gate_objective}, which is for a model that no longer learns; use '
+      f'{ouro.OBJECTIVES[0]}, or False',
+    )
 
   def check(
     self, readouts: int, segments: int, *, per_segment: bool, exit_rows: float
@@ -112,6 +121,14 @@ class GateSpec:
     """Those of them that look at all readouts at once."""
     gates = self._of(self.learned)
     return tuple(name for name, gate in gates.items() if gate.grid_loss)
+
+  @property
+  def weighing(self) -> str | None:
+    """The signal whose gate weighs the losses of the readouts."""
+    if not self.gate_weighs:
+      return None
+    gates = self._of(self.learned)
+    return next((name for name, gate in gates.items() if gate.weighs), None)
 
   @property
   def compares(self) -> bool:

@@ -135,6 +135,12 @@ class LossSpec:
       exit_rows=self.exit_rows if self.exit_threshold else 0.0,
     )
     need(
+      not gating.gate_weighs or all(self.weight_K),
+      'loss.gate_weighs=True spreads a loss over all readouts, whose '
+      f'loss.weights are {self.weight_K}; use uniform, or segment_ends with '
+      'one readout in a segment',
+    )
+    need(
       not self.frozen or bool(gating.learned),
       f'train.freeze=model leaves nothing to learn: loss.gates={gating.gates} '
       f'with loss.gate_weight={gating.gate_weight}; name a gate, or use '

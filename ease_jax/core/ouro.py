@@ -3,9 +3,10 @@
 The gate of Ouro (2510.25741, section 3). At readout t a token stops with
 probability lambda_t = sigmoid(gate) if it has come so far; p(t) is the whole
 distribution. Its first objective is the loss that p expects, less beta times
-p's entropy; its second, for a model that no longer learns, asks whether the
-last step still helped. A token stops at the first readout up to which p holds
-more than a threshold.
+p's entropy; where p weighs the losses of the readouts (`loss.gate_weighs`), it
+is the model's objective as well. Its second, for a model that no longer learns,
+asks whether the last step still helped. A token stops at the first readout up
+to which p holds more than a threshold.
 """
 
 import jax
@@ -97,6 +98,6 @@ signals.register(
     sweep=(0.2, 0.4, 0.5, 0.6, 0.8, 0.9),
     init=_nobody_stopped,
     remembers=True,
-    gate=state_gate.gate(loss, foretold),
+    gate=state_gate.gate(loss, foretold, weighs=True),
   )
 )

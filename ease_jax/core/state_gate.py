@@ -89,6 +89,7 @@ def gate(
   foretells: Callable[[GridLesson], Foretold | None],
   *,
   compares: bool = False,
+  weighs: bool = False,
 ) -> Gate:
   """A gate on states that learns by a loss over all readouts."""
   return Gate(
@@ -98,6 +99,7 @@ def gate(
     grid_loss=grid_loss,
     foretells=foretells,
     compares=compares,
+    weighs=weighs,
   )
 
 

@@ -53,6 +53,38 @@ def _outputs(
   return tuple(outputs)
 
 
+def shares(
+  bound: Body, spec: LossSpec, segment: Segment, left_BxT: jax.Array
+) -> tuple[list[jax.Array], jax.Array]:
+  """How much the loss of each readout of a segment counts for each token.
+
+  All of it, or what the distribution of a gate says: the sum over all readouts
+  of the model is 1 then. The gate learns nothing from it.
+
+  Args:
+    bound: a bound body.
+    spec: which gate weighs.
+    segment: what was run.
+    left_BxT: what the segments before left of each token, from 1.
+
+  Returns:
+    One [B, T] for each readout, and what is left.
+  """
+  name = spec.gating.weighing
+  if name is None:
+    return [jnp.ones_like(left_BxT)] * len(segment.state_R), left_BxT
+
+  last = bound.grid.num_readouts - 1
+  share_R = []
+  for r, output_BxTxO in enumerate(_outputs(bound, spec, name, segment)):
+    k = bound.grid.per_segment * segment.number + r
+    logit_BxT = jax.lax.stop_gradient(output_BxTxO[..., 0])
+    stops_BxT = jnp.where(k == last, 1.0, jax.nn.sigmoid(logit_BxT))
+    share_R.append(left_BxT * stops_BxT)
+    left_BxT = left_BxT * (1 - stops_BxT)
+  return share_R, left_BxT
+
+
 def tell(
   bound: Body,
   spec: LossSpec,

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -22,7 +23,7 @@ from ease_jax.model.walk import (
   settled,
   walk,
 )
-from ease_jax.train.gates import Segment, Told, learn_gates, tell
+from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
 from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
 
 
@@ -32,6 +33,7 @@ class Progress(NamedTuple):
   state: State  # the carried streams
   done_BxT: jax.Array  # exited (`exit_threshold`): frozen from here on
   alive_BxT: jax.Array  # not halted: still trained on, float32
+  left_BxT: jax.Array  # of the loss, where a gate weighs readouts, float32
 
 
 class Part(NamedTuple):
@@ -99,7 +101,8 @@ def first_progress(model: Body, batch: Batch) -> Progress:
   names = RUNNING, *model.grid.carried
   dtype = jnp.dtype(model.cfg.dtype)
   empty = {name: jnp.zeros((*shape, model.cfg.dim), dtype) for name in names}
-  return Progress(empty, jnp.zeros(shape, bool), jnp.ones(shape))
+  ones = jnp.ones(shape)
+  return Progress(empty, jnp.zeros(shape, bool), ones, ones)
 
 
 def begin(params: Params, setting: Setting) -> State:
@@ -172,12 +175,14 @@ def segment_loss(
     travel=travel,
     read=_reader(bound, spec, batch),
   )
+  segment = Segment(walked.state, walked.reads, part.number)
+  share_R, left_BxT = shares(bound, spec, segment, progress.left_BxT)
   loss_R = _readout_losses(
     bound,
     setting,
     walked.reads,
     part,
-    progress,
+    [progress.alive_BxT * share_BxT for share_BxT in share_R],
     choice_key,
     layer,
     travel,
@@ -186,7 +191,6 @@ def segment_loss(
   def answers(state: State) -> jax.Array:
     return bound.through_coda(state, layer, travel)
 
-  segment = Segment(walked.state, walked.reads, part.number)
   learned, alive_BxT = learn_gates(
     bound, spec, batch, progress.alive_BxT, segment, gate_key, answers
   )
@@ -199,6 +203,7 @@ def segment_loss(
     {name: walked.state[name] for name in carried},
     progress.done_BxT if walked.exits is None else walked.exits.done_BxT,
     alive_BxT,
+    left_BxT,
   )
   losses = SegmentLosses(loss_R, learned, routers, told)
   return total, (progress, losses)
@@ -243,15 +248,16 @@ def _readout_losses(
   setting: Setting,
   state_R: tuple[State, ...],
   part: Part,
-  progress: Progress,
+  counted_R: Sequence[jax.Array],
   key: jax.Array,
   layer: Layer,
   travel: Travel,
 ) -> jax.Array:
   """Mean loss at each readout of a segment over unmasked tokens, [R] nats.
 
-  Tokens that have halted count 0. Readouts of weight 0 cost nothing: they are
-  not in the program, or skipped when it runs if a schedule turned them off.
+  Tokens count as much as `counted_R` says. Readouts of weight 0 cost nothing:
+  they are not in the program, or skipped when it runs if a schedule turned
+  them off.
   """
   spec = setting.spec
   batch = setting.batch
@@ -274,7 +280,7 @@ def _readout_losses(
       loss_R.append(jnp.float32(0))
       continue
 
-    tokens = (normed(r), ready, batch['mask'], progress.alive_BxT)
+    tokens = (normed(r), ready, batch['mask'], counted_R[r])
     tokens = jax.tree.map(_flat, tokens)
     if r < last and spec.token_fraction < 1:
       key, use_key = jax.random.split(key)
@@ -312,9 +318,9 @@ def _readout_loss(
   normed_NxD: jax.Array,
   prepared_N: Prepared,
   mask_N: jax.Array,
-  alive_N: jax.Array,
+  counted_N: jax.Array,
 ) -> jax.Array:
-  weight_N = mask_N * alive_N / jnp.maximum(mask_N.sum(), 1.0)
+  weight_N = mask_N * counted_N / jnp.maximum(mask_N.sum(), 1.0)
   loss = target.loss(normed_NxD, w_VxD, prepared_N, weight_N, is_last)
   chex.assert_shape(loss, ())
   return loss

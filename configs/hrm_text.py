@@ -1,0 +1,14 @@
+"""HRM-Text: two states, one segment, one loss, gradients through five updates.
+
+  python -m ease_jax.main --config=configs/hrm_text.py --workdir=runs/hrm_text
+
+Cost: TODO
+perplexity of
+"""
+
+from ease_jax import config, presets
+
+
+def get_config(argument: str = ''):
+  c = presets.hrm_text(presets.small(), num_layers=1)
+  return config.with_argument(c, argument)

@@ -1,0 +1,16 @@
+"""Ouro: three layers, up to three runs, weighed by a distribution that learns.
+
+  python -m ease_jax.main --config=configs/ouro.py --workdir=runs/ouro
+
+Cost: TODO
+perplexity of
+"""
+
+from ease_jax import config, presets
+
+
+def get_config(argument: str = ''):
+  c = presets.ouro(presets.small(), segments=3, num_layers=3)
+  c.exit.policies = ('recompute', 'copy_state', 'latest')
+  c.exit.policy = 'latest'
+  return config.with_argument(c, argument)
