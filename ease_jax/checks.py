@@ -156,7 +156,9 @@ class ReadIf:
 Count = Annotated[int, Range(1, 2**31 - 1)]
 Size = Annotated[int, Range(0, 2**31 - 1)]  # 0 = off, or all of them
 # A deeper model could not be unrolled into a program.
-Depth = Annotated[int, Range(1, 1000)]
+MOST_DEPTH = 1000
+Depth = Annotated[int, Range(1, MOST_DEPTH)]
+Layers = Annotated[int, Range(0, MOST_DEPTH)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Share = Annotated[float, Range(0, 1)]
 NotNegative = Annotated[float, Range(0)]

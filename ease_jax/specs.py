@@ -13,6 +13,7 @@ from ease_jax import config as config_lib
 from ease_jax import model as model_lib
 from ease_jax import unread
 from ease_jax.checks import (
+  MOST_DEPTH,
   Seed,
   check_value,
   declared,
@@ -26,7 +27,7 @@ from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.routers import Routing
-from ease_jax.core.runs import CONSTANT
+from ease_jax.core.runs import CONSTANT, DRAWN
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.data.spec import DataSpec
@@ -179,7 +180,7 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   _check_exit_rows(specs)
   _check_layer_dropout(specs)
-  _check_runs(specs)
+  _check_runs(specs, grid)
   _check_top_k(specs)
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),
@@ -273,13 +274,33 @@ def _check_layer_dropout(specs: Specs) -> None:
   )
 
 
-def _check_runs(specs: Specs) -> None:
+def _check_runs(specs: Specs, grid: Grid) -> None:
   """Something is run again, and nobody knows the readouts by number."""
   runs = specs.train.runs
   need(
     runs == CONSTANT or specs.loss.segments > 1,
     f'train.runs={runs} has no effect with model.segments=1: nothing runs '
     f'again; use {CONSTANT}, or raise model.segments',
+  )
+  need(
+    runs == CONSTANT or specs.loss.plain,
+    f'train.runs={runs} needs a loss for any number of segments: loss.schedule='
+    'constant, loss.token_fraction=1.0, loss.exit_threshold=0.0, loss.target='
+    f'label and a weight on the last readout; use these, or {CONSTANT}',
+  )
+  goes_on = not any(cell.reads for cell in grid.segment)
+  need(
+    not (specs.loss.unreached and goes_on),
+    f'model.carry_backprop={specs.model.carry_backprop} of model.segments='
+    f'{specs.loss.segments} leaves what is before the first run without a '
+    'gradient, as no run sees the input again; use as many, or another '
+    'model.refine.inject',
+  )
+  most = specs.loss.segments * specs.train.runs_most
+  need(
+    runs != DRAWN or most <= MOST_DEPTH,
+    f'train.runs_most={specs.train.runs_most} times model.segments='
+    f'{specs.loss.segments} is more than {MOST_DEPTH} runs; lower one of them',
   )
   need(
     runs == CONSTANT or not specs.model.gates,

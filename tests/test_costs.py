@@ -27,7 +27,7 @@ def xla_flops(function, *args):
 def cell(request):
   mlp, kv_heads = request.param
   m = tiny.model_config(96, dim=64, mlp_dim=256, mlp=mlp, num_kv_heads=kv_heads)
-  block = layers.Block(m)
+  block = layers.Block(m, m.num_layers)
   h = jnp.ones((ROWS, LENGTH, m.dim))
   position = layers.rotation(m, jnp.arange(LENGTH)[None])
   mask = layers.causal_mask(LENGTH)

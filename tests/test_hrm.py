@@ -62,7 +62,7 @@ def test_one_network_may_update_both_states():
 
 def test_the_high_state_may_start_as_the_input():
   """HRM-Text: which no update reads besides."""
-  model = tiny.hrm(carry_init='input', carry_norm=True, gates=())
+  model = tiny.hrm(carry_init='input', carry_norm=True, backprop=4, gates=())
   bound = model.bind({'params': tiny.params(model)})
   tokens = BATCH['tokens']
   state = bound.start(tokens, positions(LENGTH))

@@ -210,6 +210,42 @@ ERRORS = [
     'one readout in a segment',
   ),
   (
+    REFINE
+    | {'train.runs': 'late', 'loss.weights': 'final', 'loss.target': 'distill'},
+    'loss.target=distill has no effect: the last readout teaches, and no '
+    'earlier one has a weight; give one of them a weight, or name a '
+    'loss.teacher',
+  ),
+  (
+    REFINE
+    | {
+      'train.runs': 'late',
+      'loss.weights': 'uniform',
+      'loss.exit_threshold': 0.9,
+    },
+    'train.runs=late needs a loss for any number of segments: loss.schedule='
+    'constant, loss.token_fraction=1.0, loss.exit_threshold=0.0, loss.target='
+    'label and a weight on the last readout; use these, or constant',
+  ),
+  (
+    REFINE
+    | {'train.runs': 'drawn', 'loss.weights': 'final', 'train.runs_most': 501},
+    'train.runs_most=501 times model.segments=2 is more than 1000 runs; lower '
+    'one of them',
+  ),
+  (
+    REFINE | {'model.refine.inject': 'none', 'loss.weights': 'final'},
+    'model.carry_backprop=1 of model.segments=2 leaves what is before the '
+    'first run without a gradient, as no run sees the input again; use as '
+    'many, or another model.refine.inject',
+  ),
+  (
+    {'model.body': 'hrm', 'model.hrm.carry_init': 'input'},
+    'model.hrm.backprop=2 ends behind the first cycle, where alone model.hrm.'
+    'carry_init=input is read, so that embeddings would not learn; use 4 or '
+    'more',
+  ),
+  (
     {'model.body': 'hrm', 'model.hrm.backprop': 7},
     'model.hrm.backprop=7 is more than the 6 updates that model.hrm.cycles and '
     'cycle_steps make; lower it',

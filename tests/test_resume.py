@@ -75,6 +75,10 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
     ({}, dict(num_layers=2, router='mod')),
     ({}, dict(num_layers=2, body='cycle', times=2, own=0, router='mor')),
     (dict(runs='late', runs_share=0.5), dict(body='refine', segments=2)),
+    (
+      dict(runs='drawn'),
+      dict(body='refine', segments=2, carry_init='random', prelude=1, coda=1),
+    ),
   ],
 )
 def test_routers_and_runs_resume_too(tmp_path, changes, model):

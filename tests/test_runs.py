@@ -126,6 +126,12 @@ def test_segments_that_something_is_learned_from_are_differentiated():
   assert last.unreached == 1
   joined = LossSpec((0.0,) * 5 + (1.0,), segments=3, carry_backprop=2)
   assert joined.unreached == 1
+  stops = LossSpec((0.0, 0.0, 1.0), segments=3, exit_threshold=0.5)
+  assert stops.unreached == 0
+  rises = LossSpec(
+    (0.0, 0.0, 0.5, 1.0), segments=2, schedule='gradual', schedule_steps=10
+  )
+  assert rises.unreached == 0
   own = TeachingSpec(target='distill')
   taught = LossSpec((0.0, 0.5, 1.0), segments=3, teaching=own)
   assert taught.unreached == 0
@@ -185,7 +191,7 @@ def test_the_same_parameters_run_less_often():
 
 
 def test_an_update_before_the_switch_is_that_of_a_model_of_one_run(tmp_path):
-  """Bit for bit, on both sides of what the schedule says."""
+  """Bit for bit, as long as the schedule says."""
   late = growing('late', share=0.5, steps=4)
   run = training.run(training.make_specs(late), tmp_path / 'late')
   seen = by_step(tmp_path / 'late')

@@ -234,9 +234,22 @@ class LossSpec:
     )
 
   @property
+  def plain(self) -> bool:
+    """Whether it is a loss for any number of segments (`of_segments`)."""
+    return (
+      self.schedule == 'constant'
+      and self.token_fraction == 1
+      and self.exit_threshold == 0
+      and not self.teaching.on
+      and self.weight_K[-1] > 0
+    )
+
+  @property
   def unreached(self) -> int:
     """Segments at the start that nothing is learned from."""
-    if self.teaching.on or self.gating.learned:
+    timed = self.schedule != 'constant'
+    stops = self.exit_threshold > 0
+    if timed or stops or self.teaching.on or self.gating.learned:
       return 0
     weighted = [any(row) for row in self.weight_SxR]
     return min(weighted.index(True), self.segments - self.carry_backprop)

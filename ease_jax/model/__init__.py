@@ -124,7 +124,7 @@ def routed(body: Body, routing: Routing | None) -> Body:
 def with_segments(body: Body, segments: int) -> Body:
   """The same parameters with another number of segments.
 
-  It has no gates, which may know the readouts by their number.
+  With another number it has no gates, which may know the readouts by theirs.
   """
   if segments == body.cfg.segments:
     return body

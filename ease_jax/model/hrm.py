@@ -65,6 +65,13 @@ class HRMSpec:
       f'model.hrm.backprop={self.backprop} is more than the {self.updates} '
       'updates that model.hrm.cycles and cycle_steps make; lower it',
     )
+    unlearned = self.updates - self.cycle_steps
+    need(
+      self.carry_init != OF_INPUT or self.backprop >= unlearned,
+      f'model.hrm.backprop={self.backprop} ends behind the first cycle, where '
+      'alone model.hrm.carry_init=input is read, so that embeddings would not '
+      f'learn; use {unlearned} or more',
+    )
 
   @property
   def updates(self) -> int:

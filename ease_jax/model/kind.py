@@ -8,6 +8,10 @@ from ease_jax.core.spec import ModelConfig
 from ease_jax.model.streams import Plain, Streams
 
 
+def _num_layers(cfg: ModelConfig) -> int:
+  return cfg.num_layers
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
   """What makes a body.
@@ -21,6 +25,8 @@ class Kind:
       fields of that section; None = there is no such section.
     unit_embedding: embeddings have the size of one in every dimension, that
       of the normed states they are added to.
+    added: config -> layers that add to one state before it is normed or
+      begins anew.
   """
 
   name: str
@@ -28,3 +34,4 @@ class Kind:
   streams: Callable[..., Streams] = Plain
   options: type | None = None
   unit_embedding: bool = False
+  added: Callable[[ModelConfig], int] = _num_layers

@@ -162,6 +162,7 @@ class MLP(nn.Module):
   """GELU or SwiGLU feed-forward network."""
 
   cfg: ModelConfig
+  depth: int  # layers that add to one state
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -174,7 +175,7 @@ class MLP(nn.Module):
     else:
       up = nn.gelu(up)
 
-    scale = 0.5 / self.cfg.num_layers
+    scale = 0.5 / self.depth
     return Linear(self.cfg.dim, dtype, scale, name='down')(up)
 
 
@@ -186,6 +187,7 @@ class Block(nn.Module):
   """
 
   cfg: ModelConfig
+  depth: int  # layers that add to one state: their branches start smaller
 
   def setup(self):
     c = self.cfg
@@ -196,8 +198,8 @@ class Block(nn.Module):
     self.query = Linear(c.dim, dtype)
     self.key = Linear(kv_dim, dtype)
     self.value = Linear(kv_dim, dtype)
-    self.out = Linear(c.dim, dtype, 0.5 / c.num_layers)
-    self.mlp = MLP(c)
+    self.out = Linear(c.dim, dtype, 0.5 / self.depth)
+    self.mlp = MLP(c, self.depth)
     self.drop = nn.Dropout(c.dropout)
 
   @property

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import OneOf, ReadIf, Size, check_fields
+from ease_jax.checks import Layers, OneOf, ReadIf, check_fields
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
@@ -55,8 +55,8 @@ class RefineSpec:
     carry_norm: whether z is normed (RMSNorm) before it meets the input.
   """
 
-  prelude: Size
-  coda: Size
+  prelude: Layers
+  coda: Layers
   inject: Annotated[str, OneOf(INJECTIONS)]
   carry_init: Annotated[
     str,
@@ -165,4 +165,11 @@ class Carried(nn.Module):
     return 2 * 2 * dim * dim if self.cfg.options.projects else 0.0
 
 
-REFINE = Kind('refine', schedule, Carried, RefineSpec)
+def added(cfg: ModelConfig) -> int:
+  """Those of one run, or of all where a run goes on from the one before."""
+  spec: RefineSpec = cfg.options
+  runs = 1 if spec.carries else cfg.segments
+  return spec.prelude + runs * cfg.num_layers + spec.coda
+
+
+REFINE = Kind('refine', schedule, Carried, RefineSpec, added=added)

@@ -167,7 +167,7 @@ def run_before(
 
   Args:
     params: the model's parameters.
-    model: a body without dropout.
+    model: a body; without dropout and routers where any run.
     batch: tokens, [B, T].
     num: how many, a scalar; one program runs any number.
     started: the streams before the first segment.

@@ -66,17 +66,30 @@ def updating(
     step: int, state: TrainState, batch: Batch
   ) -> tuple[TrainState, Metrics]:
     runs = spec.runs_at(step, loss_spec.segments, seed)
-    now = stage(model, loss_spec, runs)
+    routing = spec.layer_dropout_at(step)
+    now = stage(routed(model, routing), loss_spec, runs)
     # A number that changes is no other program; one that is always 0, no part.
     counts = now.before > 0 or spec.runs == DRAWN
-    return train_step(
+    state, metrics = train_step(
       state,
       batch,
       before=np.int32(now.before) if counts else None,
-      model=routed(now.model, spec.layer_dropout_at(step)),
+      model=now.model,
       loss_spec=now.loss,
       accumulate=spec.accumulate,
       **setting,
     )
+    return state, _numbered(metrics, now.before * model.grid.per_segment)
 
   return update
+
+
+def _numbered(metrics: Metrics, before: int) -> Metrics:
+  """With the losses of readouts by their place among all that were run."""
+  named: Metrics = {}
+  for name, value in metrics.items():
+    number = name.removeprefix('loss_')
+    if number.isdecimal():
+      name = f'loss_{int(number) + before}'
+    named[name] = value
+  return named
