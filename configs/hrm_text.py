@@ -2,8 +2,8 @@
 
   python -m ease_jax.main --config=configs/hrm_text.py --workdir=runs/hrm_text
 
-Cost: TODO
-perplexity of
+Cost: two thirds of the FLOPs of the quickstart; not run at full length, so that
+there is no perplexity of its own yet.
 """
 
 from ease_jax import config, presets

@@ -2,8 +2,8 @@
 
   python -m ease_jax.main --config=configs/ouro.py --workdir=runs/ouro
 
-Cost: TODO
-perplexity of
+Cost: 1.1 times the FLOPs of the quickstart; not run at full length, so that
+there is no perplexity of its own yet.
 """
 
 from ease_jax import config, presets

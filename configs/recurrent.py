@@ -2,9 +2,9 @@
 
   python -m ease_jax.main --config=configs/recurrent.py --workdir=runs/recurrent
 
-Cost: 13 minutes for 450 updates on one slow core that had other work; 1,200
-were not run. After 450 (seed 0) a test perplexity of 3.985 after both runs, and
-52 after the first alone, which no loss asked for anything.
+Cost: about the FLOPs of the quickstart; 1,200 updates were not run. After 360
+at width 64 (`studies/recurrence.py`, two seeds) a test perplexity of 4.486,
+for 4.673 of its four layers alone and 4.353 of eight of their own.
 """
 
 from ease_jax import config, presets

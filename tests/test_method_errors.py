@@ -230,12 +230,12 @@ ERRORS = [
   (
     REFINE
     | {'train.runs': 'drawn', 'loss.weights': 'final', 'train.runs_most': 501},
-    'train.runs_most=501 times model.segments=2 is more than 1000 runs; lower '
+    'train.runs_most=501 times model.segments=3 is more than 1000 runs; lower '
     'one of them',
   ),
   (
     REFINE | {'model.refine.inject': 'none', 'loss.weights': 'final'},
-    'model.carry_backprop=1 of model.segments=2 leaves what is before the '
+    'model.carry_backprop=1 of model.segments=3 leaves what is before the '
     'first run without a gradient, as no run sees the input again; use as '
     'many, or another model.refine.inject',
   ),

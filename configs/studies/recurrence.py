@@ -3,8 +3,8 @@
   python -m ease_jax.study.main --study=configs/studies/recurrence.py \
       --workdir=runs/recurrence --jobs=2
 
-Cost: 39 runs of two to five minutes each on one core; not run yet. Built-in
-text, bytes, width 64, 16 windows of 128 bytes an update. Runs of eight cells
+Cost: 36 runs of two to five minutes each on one core; so far six variants with
+two seeds, whose perplexity of test is in `docs/results.md`. Built-in text, bytes, width 64, 16 windows of 128 bytes an update. Runs of eight cells
 make 360 updates, and so do the smaller standard models, which cost less; those
 that say FLOPs are trained for as many FLOPs as `standard_8`.
 
