@@ -4,8 +4,8 @@
       --workdir=runs/middle_repeat
 
 Cost: 4 minutes for 450 updates on 2 slow cores; 1,200 were not run. After 450
-(seed 0, as a body `cycle` of the same layers) a test perplexity of 3.783, and no
-twin beside it yet.
+(seed 0, as a body `cycle` of the same layers) a test perplexity of 3.783, and
+no twin beside it yet.
 """
 
 from ease_jax import config, presets

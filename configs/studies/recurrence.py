@@ -4,9 +4,10 @@
       --workdir=runs/recurrence --jobs=2
 
 Cost: 36 runs of two to five minutes each on one core; so far six variants with
-two seeds, whose perplexity of test is in `docs/results.md`. Built-in text, bytes, width 64, 16 windows of 128 bytes an update. Runs of eight cells
-make 360 updates, and so do the smaller standard models, which cost less; those
-that say FLOPs are trained for as many FLOPs as `standard_8`.
+two seeds, whose test perplexity is in `docs/results.md`. Built-in text, bytes,
+width 64, 16 windows of 128 bytes an update. Runs of eight cells make 360
+updates, and so do the smaller standard models, which cost less; those that say
+FLOPs are trained for as many FLOPs as `standard_8`.
 
 Expected before the first run: `irt`, as it was here (a loss after each run, no
 gradient between them), is worse than its twin of four layers at equal FLOPs;
