@@ -271,7 +271,7 @@ ERRORS = [
   (
     HRM | {'model.hrm.carry_init': 'learned'},
     "model.hrm.carry_init='learned' is unknown; use one of: zeros, fixed, "
-    'random',
+    'random, input',
   ),
   (
     HRM | {'model.readouts': (2, 4)},
@@ -280,8 +280,8 @@ ERRORS = [
   ),
   (
     HRM | {'model.carry_backprop': 2},
-    'model.carry_backprop=2 does not fit model.body=hrm, whose gradient is '
-    'of one step; use 1',
+    'model.carry_backprop=2 does not fit model.body=hrm, whose gradient ends '
+    'in its segment; use 1, and model.hrm.backprop',
   ),
   (
     HRM | {'model.hrm.cycle_steps': 0},

@@ -77,7 +77,7 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
     (dict(runs='late', runs_share=0.5), dict(body='refine', segments=2)),
     (
       dict(runs='drawn'),
-      dict(body='refine', segments=2, carry_init='random', prelude=1, coda=1),
+      dict(body='refine', segments=2, carry_init='random', prelude=1),
     ),
   ],
 )

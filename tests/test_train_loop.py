@@ -12,7 +12,7 @@ import training
 
 from ease_jax import data, progress
 from ease_jax.checks import ConfigError
-from ease_jax.train import checkpoint, history, loop
+from ease_jax.train import checkpoint, history, loop, stages
 from ease_jax.train.checkpoint import Checkpoints, Host
 
 # The spec.
@@ -96,7 +96,7 @@ def journal(monkeypatch):
     note(f'save step {step}')
     save(self, step, *args)
 
-  monkeypatch.setattr(loop, 'train_step', update)
+  monkeypatch.setattr(stages, 'train_step', update)
   monkeypatch.setattr(loop.passes, 'last_nll', last_nll)
   monkeypatch.setattr(Checkpoints, 'save', noted_save)
   return entries
@@ -176,7 +176,7 @@ def test_training_looks_at_train_and_select_alone(tmp_path):
 def test_divergence_stops_and_spares_the_last_good_checkpoint(
   tmp_path, monkeypatch
 ):
-  train_step = loop.train_step
+  train_step = stages.train_step
 
   def poisoned(state, *args, **kwargs):
     if int(state.step) == 3:  # so that step 4, before a checkpoint, is NaN
@@ -184,7 +184,7 @@ def test_divergence_stops_and_spares_the_last_good_checkpoint(
       state = state._replace(params=params)
     return train_step(state, *args, **kwargs)
 
-  monkeypatch.setattr(loop, 'train_step', poisoned)
+  monkeypatch.setattr(stages, 'train_step', poisoned)
   run_specs = training.small_specs(eval_every=2, checkpoint_every=2)
   with pytest.raises(loop.TrainingDiverged) as caught:
     training.run(run_specs, tmp_path)
