@@ -2,7 +2,7 @@
 
   python -m ease_jax.main --config=configs/trm.py --workdir=runs/trm
 
-Cost: 1.2 times the FLOPs of the quickstart; not run at full length, so that
+Cost: 1.1 times the FLOPs of the quickstart; not run at full length, so that
 there is no perplexity of its own yet.
 """
 

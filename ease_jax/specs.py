@@ -275,7 +275,7 @@ def _check_layer_dropout(specs: Specs) -> None:
 
 
 def _check_runs(specs: Specs, grid: Grid) -> None:
-  """Something is run again, and nobody knows the readouts by number."""
+  """Any number of segments can be trained, and all parameters learn."""
   runs = specs.train.runs
   need(
     runs == CONSTANT or specs.loss.segments > 1,
@@ -283,7 +283,7 @@ def _check_runs(specs: Specs, grid: Grid) -> None:
     f'again; use {CONSTANT}, or raise model.segments',
   )
   need(
-    runs == CONSTANT or specs.loss.plain,
+    runs == CONSTANT or specs.loss.fits_any_segments,
     f'train.runs={runs} needs a loss for any number of segments: loss.schedule='
     'constant, loss.token_fraction=1.0, loss.exit_threshold=0.0, loss.target='
     f'label and a weight on the last readout; use these, or {CONSTANT}',

@@ -171,6 +171,17 @@ def test_one_segment_between_own_layers_is_the_stack():
   )
 
 
+def test_repeated_layers_start_as_those_of_a_stack_so_deep():
+  """Branches are smaller the more of them add to one state."""
+  repeated = tiny.refine(
+    num_layers=2, segments=2, prelude=2, coda=2, inject='none', readouts=(2,)
+  )
+  cycle = tiny.body(body='cycle', num_layers=8, times=2, own=2, readouts=(8,))
+  tokens = BATCH['tokens']
+  ours = repeated.init(key_of(), tokens)['params']
+  tiny.assert_trees_equal(ours, cycle.init(key_of(), tokens)['params'])
+
+
 def test_a_core_begins_with_what_the_prelude_made():
   model = tiny.refine(
     num_layers=1,

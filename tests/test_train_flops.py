@@ -105,13 +105,16 @@ def test_muon_on_one_matrix_is_what_xla_counts(shape, optimized):
   assert optimizer.update_flops(spec, params) == pytest.approx(flops, rel=0.1)
 
 
-def test_only_muon_multiplies_matrices_and_only_those_in_layers():
+def test_only_muon_multiplies_matrices_and_only_those_on_states():
   params = {
     'embed': np.ones((9, 4)),
     'layer_0': {'kernel': np.ones((2, 3)), 'scale': np.ones(4)},
+    'streams': {'inject': {'kernel': np.ones((4, 2))}},
   }
   muon = training.make_specs(config_of('muon')).optimizer
-  assert optimizer.update_flops(muon, params) == 5 * (4 * 4 * 3 + 2 * 8)
+  assert optimizer.update_flops(muon, params) == 5 * (
+    4 * 4 * 3 + 2 * 8 + 4 * 4 * 4 + 2 * 8
+  )
   adamw = training.make_specs(config_of('adamw')).optimizer
   assert optimizer.update_flops(adamw, params) == 0
 

@@ -234,7 +234,7 @@ class LossSpec:
     )
 
   @property
-  def plain(self) -> bool:
+  def fits_any_segments(self) -> bool:
     """Whether it is a loss for any number of segments (`of_segments`)."""
     return (
       self.schedule == 'constant'

@@ -98,7 +98,7 @@ class Body(nn.Module):
       # static_argnums counts `self`: 4 is `deterministic`.
       block = nn.remat(layers.Block, static_argnums=(4,))
     for i in range(self.grid.num_blocks):
-      setattr(self, f'layer_{i}', block(c, self.kind.added(c)))
+      setattr(self, f'layer_{i}', block(c, self.kind.residual_layers(c)))
 
     for name in self._norm_names():
       setattr(self, name, layers.RMSNorm(jnp.dtype(c.dtype)))

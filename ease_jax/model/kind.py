@@ -25,8 +25,8 @@ class Kind:
       fields of that section; None = there is no such section.
     unit_embedding: embeddings have the size of one in every dimension, that
       of the normed states they are added to.
-    added: config -> layers that add to one state before it is normed or
-      begins anew.
+    residual_layers: config -> layers that add to one state before it is normed
+      or begins anew.
   """
 
   name: str
@@ -34,4 +34,4 @@ class Kind:
   streams: Callable[..., Streams] = Plain
   options: type | None = None
   unit_embedding: bool = False
-  added: Callable[[ModelConfig], int] = _num_layers
+  residual_layers: Callable[[ModelConfig], int] = _num_layers

@@ -165,11 +165,13 @@ class Carried(nn.Module):
     return 2 * 2 * dim * dim if self.cfg.options.projects else 0.0
 
 
-def added(cfg: ModelConfig) -> int:
+def residual_layers(cfg: ModelConfig) -> int:
   """Those of one run, or of all where a run goes on from the one before."""
   spec: RefineSpec = cfg.options
   runs = 1 if spec.carries else cfg.segments
   return spec.prelude + runs * cfg.num_layers + spec.coda
 
 
-REFINE = Kind('refine', schedule, Carried, RefineSpec, added=added)
+REFINE = Kind(
+  'refine', schedule, Carried, RefineSpec, residual_layers=residual_layers
+)
