@@ -43,7 +43,9 @@ def looped(params, model, spec, batch):
   progress = segment.first_progress(model, batch)
   total = jax.tree.map(jnp.zeros_like, params)
   for number in range(spec.segments):
-    part = segment.Part(jnp.int32(number), jnp.ones(1), jax.random.key(number))
+    place = jnp.int32(number)
+    key = jax.random.key(number)
+    part = segment.Part(place, place, jnp.ones(1), key)
     grads, (progress, _) = grad(params, progress, part, setting)
     total = jax.tree.map(jnp.add, total, grads)
   return total

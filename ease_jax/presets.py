@@ -263,6 +263,13 @@ def recurrent(
   return c
 
 
+def lanes(c: Config, segments: int, num_layers: int, own: int = 0) -> Config:
+  """`recurrent` with two lanes between the runs in place of the projection."""
+  c = recurrent(c, segments, num_layers, own)
+  c.model.refine.inject = 'lanes'
+  return c
+
+
 def middle_repeat(c: Config) -> Config:
   """A copy of six layers that runs eight: 0 1 2 3 2 3 4 5 (parameter-golf)."""
   return repeated(c, segments=2, num_layers=2, own=2)

@@ -43,6 +43,14 @@ BODIES = {
   'middle': tiny.refine(
     num_layers=1, segments=4, prelude=1, coda=1, inject='none'
   ),
+  'lanes': tiny.refine(
+    num_layers=1,
+    prelude=1,
+    coda=1,
+    carry_init='input',
+    inject='lanes',
+    carry_norm=True,
+  ),
   'hrm': tiny.hrm(cycles=1, segments=2),
   # One network, pre-norm, whose input is the first high state.
   'text': tiny.hrm(
@@ -75,6 +83,7 @@ SIGNALS = {
   'random': ('patience',),
   'core': ('state_change',),
   'middle': ('state_change',),
+  'lanes': ('state_change',),
   'hrm': ('max_prob', 'q_halt'),
   'text': ('kl',),
   'mod': ('max_prob',),
@@ -97,6 +106,7 @@ CASES = [
   ('random', 'patience', 'drop'),
   ('core', 'state_change', 'latest'),
   ('middle', 'state_change', 'copy_state'),
+  ('lanes', 'state_change', 'latest'),
   ('hrm', 'max_prob', 'copy_state'),
   ('hrm', 'q_halt', 'recompute'),
   ('hrm', 'q_halt', 'latest'),

@@ -31,7 +31,7 @@ from ease_jax.data import tokenizers
 from ease_jax.decode import sampling
 from ease_jax.evaluate import passes, traces
 from ease_jax.model import Kind, readout
-from ease_jax.model.streams import summed
+from ease_jax.model.streams import copied, summed
 from ease_jax.train import targets
 
 DIGITS = '0123456789'
@@ -71,8 +71,13 @@ class Anchored(nn.Module):
     del position_BxT, key
     return {'h': x_BxTxD, 'x': x_BxTxD, 'z': jnp.zeros_like(x_BxTxD)}
 
-  def combine(self, cell, state):
+  def combine(self, cell, state, run):
+    del run
     return summed(cell, state)
+
+  def written(self, cell, state, run):
+    del run
+    return copied(cell, state)
 
   def flops(self, cell):
     return 0.0

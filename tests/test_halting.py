@@ -76,7 +76,7 @@ def test_exploring_tokens_halt_late():
 @functools.partial(jax.jit, static_argnames='spec')
 def run_segment(params, progress, number, seed, batch, *, spec):
   """Loss, progress and losses of one segment."""
-  part = segment.Part(number, jnp.ones(1), jax.random.key(seed))
+  part = segment.Part(number, number, jnp.ones(1), jax.random.key(seed))
   update_key = jax.random.key(9)
   setting = segment.prepared(params, MODEL, spec, batch, update_key)
   loss, (progress, losses) = segment.segment_loss(

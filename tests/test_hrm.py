@@ -72,9 +72,9 @@ def test_the_high_state_may_start_as_the_input():
     'low',
     'high',
   }
-  read = bound.combine(model.grid.cells[0], state)
+  read = bound.combine(model.grid.cells[0], state, 0)
   bigger = state | {'high': 7 * state['high']}
-  same = bound.combine(model.grid.cells[0], bigger)
+  same = bound.combine(model.grid.cells[0], bigger, 0)
   np.testing.assert_allclose(same, read, rtol=1e-4, atol=1e-4)
 
 

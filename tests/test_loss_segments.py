@@ -152,7 +152,7 @@ def manual_updates(params, opt_state, model, spec, step):
   for number in range(model.grid.segments):
     key = jax.random.fold_in(jax.random.clone(step_key), number)
     weight_R = jnp.asarray(spec.weight_SxR[number])
-    part = segment.Part(number, weight_R, key)
+    part = segment.Part(number, number, weight_R, key)
     update_key = jax.random.clone(step_key)
     grads, (progress, _) = gradient_of_segment(
       params, progress, part, update_key

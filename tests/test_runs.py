@@ -89,15 +89,18 @@ def test_no_more_are_drawn_than_the_most():
   assert min(counts) < SEGMENTS
 
 
-@pytest.mark.parametrize('num', [1, 2, 3, 6])
-def test_runs_that_learn_nothing_change_no_gradient(num):
+@pytest.mark.parametrize(
+  'num, inject',
+  [(1, 'concat'), (2, 'concat'), (3, 'concat'), (6, 'concat'), (4, 'lanes')],
+)
+def test_runs_that_learn_nothing_change_no_gradient(num, inject):
   """As if all of them had been in the backward pass, and cut off there."""
   model = tiny.refine(
     segments=num,
     num_layers=1,
     carry_backprop=min(2, num),
     carry_init='input',
-    inject='concat',
+    inject=inject,
     prelude=1,
     coda=1,
   )

@@ -14,15 +14,9 @@ from ease_jax.core.grid import Cell, reaches
 from ease_jax.core.policies import POLICIES
 from ease_jax.core.routers import Route
 from ease_jax.evaluate import passes
+from ease_jax.model.exits import before_exits, settled
 from ease_jax.model.layers import positions
-from ease_jax.model.walk import (
-  RUNNING,
-  Ran,
-  Travel,
-  before_exits,
-  settled,
-  walk,
-)
+from ease_jax.model.walk import RUNNING, Ran, Travel, walk
 
 ROWS = 3
 LENGTH = 12

@@ -37,6 +37,7 @@ class Cell:
     router: name of the router that says which tokens run it; None means all.
     number: 0-based place among the cells of the unrolled model; the grid
       gives it.
+    run: 0-based segment in which it runs; the grid gives it.
   """
 
   block: int
@@ -46,6 +47,7 @@ class Cell:
   grad: bool = True
   router: str | None = None
   number: int = 0
+  run: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +109,12 @@ class Grid:
   def cells(self) -> tuple[Cell, ...]:
     """Prelude and all segments in the order they run, numbered throughout."""
     unrolled = list(self.prelude)
-    for segment in range(self.segments):
+    for run in range(self.segments):
       for cell in self.segment:
         readout = cell.readout
         if readout is not None:
-          readout += segment * self.per_segment
-        unrolled.append(dataclasses.replace(cell, readout=readout))
+          readout += run * self.per_segment
+        unrolled.append(dataclasses.replace(cell, readout=readout, run=run))
     return _numbered(unrolled, 0)
 
   @functools.cached_property

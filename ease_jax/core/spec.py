@@ -116,6 +116,8 @@ class ModelConfig:
     routing: who runs which layers (section `model.<router>`); None = everybody,
       unless the body says otherwise.
     options: the body's own spec (section `model.<body>`), or None.
+    own_runs: runs of the segment that may have parameters of their own; later
+      ones do as the last of them. 0 = all `segments`.
   """
 
   body: str
@@ -136,6 +138,7 @@ class ModelConfig:
   gate_dim: Size = 0
   routing: Any = None  # a core.routers.Routing
   options: Any = None
+  own_runs: Size = 0
 
   def __post_init__(self):
     check_fields('model', self)
@@ -170,6 +173,11 @@ class ModelConfig:
       f'model.readouts={named} must end with model.num_layers='
       f'{self.num_layers}: the last layer always answers',
     )
+
+  @property
+  def trained_runs(self) -> int:
+    """Runs that parameters of single runs are made for."""
+    return self.own_runs or self.segments
 
   @property
   def head_dim(self) -> int:

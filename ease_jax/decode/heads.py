@@ -13,18 +13,9 @@ from ease_jax.core.observations import Named, Observation
 from ease_jax.core.policies import UNITS, ExitRule
 from ease_jax.core.signals import Memory, Signal
 from ease_jax.model import Body, readout
+from ease_jax.model.exits import Counts, Exits, before_exits, settled
 from ease_jax.model.readout import Read
-from ease_jax.model.walk import (
-  RUNNING,
-  Counts,
-  Exits,
-  Reader,
-  State,
-  Tree,
-  Walked,
-  before_exits,
-  settled,
-)
+from ease_jax.model.walk import RUNNING, Reader, State, Tree, Walked
 
 
 def check(model: Body, rule: ExitRule | None) -> None:

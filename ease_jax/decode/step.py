@@ -16,15 +16,9 @@ from ease_jax.decode import cells, deferred, heads
 from ease_jax.decode import sampling as sample
 from ease_jax.decode.cache import Cache, New
 from ease_jax.model import Body, Params
+from ease_jax.model.exits import Counts, before_exits
 from ease_jax.model.layers import causal_mask
-from ease_jax.model.walk import (
-  Counts,
-  Layer,
-  Travel,
-  Walked,
-  before_exits,
-  walk,
-)
+from ease_jax.model.walk import Layer, Travel, Walked, walk
 
 
 class Rows(NamedTuple):

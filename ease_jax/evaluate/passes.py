@@ -21,19 +21,17 @@ from ease_jax.core.observations import Observation
 from ease_jax.core.policies import RECOMPUTE, UNITS, ExitRule
 from ease_jax.core.signals import SIGNALS
 from ease_jax.model import Body, Params, layers
+from ease_jax.model.exits import Exits, before_exits, settled
 from ease_jax.model.readout import linear_cross_entropy, named, observe_states
 from ease_jax.model.walk import (
   RUNNING,
   Call,
-  Exits,
   Layer,
   Ran,
   State,
   Travel,
   Tree,
   Walked,
-  before_exits,
-  settled,
   shown,
   visible,
   walk,

@@ -131,6 +131,7 @@ def with_segments(body: Body, segments: int) -> Body:
   cfg = dataclasses.replace(
     body.cfg,
     segments=segments,
+    own_runs=body.cfg.trained_runs,
     carry_backprop=min(body.cfg.carry_backprop, segments),
     gates=(),
   )

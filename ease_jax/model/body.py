@@ -23,15 +23,16 @@ from ease_jax.core.routers import ROUTERS, Route, Router, Taken, routed
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import layers, readout
+from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
 from ease_jax.model.readout import Read
 from ease_jax.model.walk import (
   MEMORY,
   RUNNING,
   Call,
-  Exits,
   Layer,
   Ran,
+  Run,
   State,
   Travel,
   visible,
@@ -169,9 +170,13 @@ class Body(nn.Module):
       state = state | {MEMORY: jnp.zeros(shape, jnp.float32)}
     return state
 
-  def combine(self, cell: Cell, state: State) -> jax.Array:
+  def combine(self, cell: Cell, state: State, run: Run) -> jax.Array:
     """The input of a cell that reads streams, [B, T, D]."""
-    return self.streams.combine(cell, state)
+    return self.streams.combine(cell, state, run)
+
+  def written(self, cell: Cell, state: State, run: Run) -> State:
+    """The streams that a cell writes, once it ran."""
+    return self.streams.written(cell, state, run)
 
   def route(self, cell: Cell, h_BxTxD: jax.Array, travel: Travel) -> Route:
     """Whom the router of a cell lets through."""

@@ -26,10 +26,11 @@ from ease_jax.model.layers import RMSNorm
 from ease_jax.model.streams import (
   FIRST_STATES,
   OF_INPUT,
+  copied,
   first_state,
   summed,
 )
-from ease_jax.model.walk import RUNNING, State
+from ease_jax.model.walk import RUNNING, Run, State
 
 INPUT = 'x'
 LOW = 'low'
@@ -159,11 +160,16 @@ class TwoStates(nn.Module):
       HIGH: first(high_key, kind),
     }
 
-  def combine(self, cell: Cell, state: State) -> jax.Array:
+  def combine(self, cell: Cell, state: State, run: Run) -> jax.Array:
+    del run
     if not self.cfg.options.carry_norm:
       return summed(cell, state)
     normed = {name: self.norms[name](state[name]) for name in (LOW, HIGH)}
     return summed(cell, state | normed)
+
+  def written(self, cell: Cell, state: State, run: Run) -> State:
+    del run
+    return copied(cell, state)
 
   def flops(self, cell: Cell) -> float:
     del cell

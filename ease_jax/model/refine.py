@@ -6,38 +6,42 @@
 With no prelude and no coda, z added and detached, and a loss at each segment's
 end, this is IRT. Recurrent-depth models have both, concatenate and project
 (Geiping et al. 2502.05171); the projection that starts as the input alone, the
-norm on z and the input as first state are those of iso-depth scaling
+norm on z, the input as first state, and lanes are those of iso-depth scaling
 (2604.21106). Without an injection the core goes on from where it is, as where
 layers in the middle of a stack are repeated.
 """
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import Layers, OneOf, ReadIf, check_fields
+from ease_jax.checks import Depth, Layers, OneOf, ReadIf, check_fields, need
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
 from ease_jax.model.body import EMBED_STD
 from ease_jax.model.kind import Kind
+from ease_jax.model.lanes import Lanes, lane_names
 from ease_jax.model.layers import Linear, RMSNorm
 from ease_jax.model.streams import (
   FIRST_STATES,
   OF_INPUT,
+  Streams,
+  copied,
   first_state,
   summed,
 )
-from ease_jax.model.walk import RUNNING, State
+from ease_jax.model.walk import RUNNING, Run, State
 
 INPUT = 'x'
 CARRY = 'z'
 LEARNED = 'learned'
 NO_INJECTION = 'none'
-INJECTING = ('add', 'concat', 'gate')
+LANES = 'lanes'
+INJECTING = ('add', 'concat', 'gate', LANES)
 INJECTIONS = (*INJECTING, NO_INJECTION)
 
 
@@ -49,10 +53,12 @@ class RefineSpec:
     prelude: layers of their own that run once, before the first segment.
     coda: the same, behind the segment that answers.
     inject: how z meets the input: add; concat, projected from both and at
-      first the input alone; gate, a projected share of z; none, a segment goes
-      on from where the one before it ended.
+      first the input alone; gate, a projected share of z; lanes, several sums
+      of it and of all z, which each run mixes by numbers of its own; none, a
+      segment goes on from where the one before it ended.
     carry_init: first state z[0]: zeros, fixed, random, learned, or the input.
     carry_norm: whether z is normed (RMSNorm) before it meets the input.
+    lanes: how many, each as wide as the model.
   """
 
   prelude: Layers
@@ -64,9 +70,15 @@ class RefineSpec:
     ReadIf('inject', INJECTING),
   ]
   carry_norm: Annotated[bool, ReadIf('inject', INJECTING)]
+  lanes: Annotated[Depth, ReadIf('inject', (LANES,))]
 
   def __post_init__(self):
     check_fields('model.refine', self)
+    need(
+      self.inject != LANES or self.carry_init == OF_INPUT,
+      f'model.refine.carry_init={self.carry_init} does not fit inject=lanes, '
+      f'which all begin as the input; use {OF_INPUT}',
+    )
 
   @property
   def projects(self) -> bool:
@@ -77,6 +89,16 @@ class RefineSpec:
   def carries(self) -> bool:
     """Whether a segment sees its input beside a carried state."""
     return self.inject != NO_INJECTION
+
+  @property
+  def carried(self) -> tuple[str, ...]:
+    """What a segment hands to the next one."""
+    return lane_names(self.lanes) if self.inject == LANES else (CARRY,)
+
+  @property
+  def streams(self) -> tuple[str, ...]:
+    """What a segment begins with."""
+    return self.carried if self.inject == LANES else (INPUT, CARRY)
 
 
 def schedule(cfg: ModelConfig) -> Grid:
@@ -91,11 +113,11 @@ def schedule(cfg: ModelConfig) -> Grid:
   coda = [Cell(block) for block in range(end, end + spec.coda)]
 
   if spec.carries:
-    core[0] = dataclasses.replace(core[0], reads=(INPUT, CARRY))
-    core[-1] = dataclasses.replace(core[-1], writes=(CARRY,))
+    core[0] = dataclasses.replace(core[0], reads=spec.streams)
+    core[-1] = dataclasses.replace(core[-1], writes=spec.carried)
   if spec.carries and prelude:
     first_is_input = spec.carry_init == OF_INPUT
-    streams = (INPUT, CARRY) if first_is_input else (INPUT,)
+    streams = spec.streams if first_is_input else (INPUT,)
     prelude[-1] = dataclasses.replace(prelude[-1], writes=streams)
 
   return Grid(tuple(core), cfg.segments, tuple(prelude), tuple(coda))
@@ -145,7 +167,8 @@ class Carried(nn.Module):
       z_BxTxD = first_state(kind, x_BxTxD, position_BxT, key, EMBED_STD)
     return {RUNNING: x_BxTxD, INPUT: x_BxTxD, CARRY: z_BxTxD}
 
-  def combine(self, cell: Cell, state: State) -> jax.Array:
+  def combine(self, cell: Cell, state: State, run: Run) -> jax.Array:
+    del run
     spec: RefineSpec = self.cfg.options
     if spec.carry_norm:
       state = state | {CARRY: self.norm(state[CARRY])}
@@ -158,6 +181,10 @@ class Carried(nn.Module):
     if spec.inject == 'concat':
       return projected
     return x_BxTxD + nn.sigmoid(projected) * z_BxTxD
+
+  def written(self, cell: Cell, state: State, run: Run) -> State:
+    del run
+    return copied(cell, state)
 
   def flops(self, cell: Cell) -> float:
     del cell
@@ -172,6 +199,13 @@ def residual_layers(cfg: ModelConfig) -> int:
   return spec.prelude + runs * cfg.num_layers + spec.coda
 
 
+def streams(cfg: ModelConfig, **module: Any) -> Streams:
+  """The streams that a config asks for."""
+  if cfg.options.inject == LANES:
+    return Lanes(cfg, **module)
+  return Carried(cfg, **module)
+
+
 REFINE = Kind(
-  'refine', schedule, Carried, RefineSpec, residual_layers=residual_layers
+  'refine', schedule, streams, RefineSpec, residual_layers=residual_layers
 )

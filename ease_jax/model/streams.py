@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ease_jax.core.grid import Cell
 from ease_jax.core.spec import ModelConfig
-from ease_jax.model.walk import RUNNING, State
+from ease_jax.model.walk import RUNNING, Run, State
 
 # Standard deviation of a normal distribution that is cut off at 2.
 TRUNCATED_STD = 0.87962566
@@ -34,8 +34,24 @@ class Streams(Protocol):
     """
     ...
 
-  def combine(self, cell: Cell, state: State) -> jax.Array:
-    """The input of a cell that reads streams, [B, T, D]."""
+  def combine(self, cell: Cell, state: State, run: Run) -> jax.Array:
+    """The input of a cell that reads streams, [B, T, D].
+
+    Args:
+      cell: about to run.
+      state: all streams.
+      run: number of its segment, from 0; it may be any.
+    """
+    ...
+
+  def written(self, cell: Cell, state: State, run: Run) -> State:
+    """Streams after a cell that writes some; `copied` is the plain way.
+
+    Args:
+      cell: that ran.
+      state: all streams, of which RUNNING is its output.
+      run: as above.
+    """
     ...
 
   def flops(self, cell: Cell) -> float:
@@ -54,8 +70,13 @@ class Plain(nn.Module):
     del position_BxT, key
     return {RUNNING: x_BxTxD}
 
-  def combine(self, cell: Cell, state: State) -> jax.Array:
+  def combine(self, cell: Cell, state: State, run: Run) -> jax.Array:
+    del run
     return summed(cell, state)
+
+  def written(self, cell: Cell, state: State, run: Run) -> State:
+    del run
+    return copied(cell, state)
 
   def flops(self, cell: Cell) -> float:
     del cell
@@ -69,6 +90,11 @@ def summed(cell: Cell, state: State) -> jax.Array:
   for name in others:
     total = total + state[name]
   return total
+
+
+def copied(cell: Cell, state: State) -> State:
+  """A cell's output as each of the streams that it writes."""
+  return {name: state[RUNNING] for name in cell.writes}
 
 
 FIRST_STATES = ('zeros', 'fixed', 'random')

@@ -8,7 +8,7 @@ whom a router lets through: an exit is the monotone case of a router.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import chex
 import jax
@@ -17,21 +17,25 @@ import jax.numpy as jnp
 from ease_jax.core.grid import Cell
 from ease_jax.core.policies import KVPolicy
 from ease_jax.core.routers import Route, Taken
+from ease_jax.model.exits import Counts, Exits, Tree, where
 from ease_jax.model.layers import KV
-from ease_jax.model.readout import Read
 
 RUNNING = 'h'  # the stream that every cell moves
 MEMORY = 'memory'  # the stream of routers, [B, T, M] float32
 State = dict[str, jax.Array]  # streams by name, each [B, T, D]
 Mask = jax.Array | None  # [B, T] bool; None = all tokens
-Tree = Any  # any tree of arrays
+Run = jax.Array | int  # number of a segment among all that are run, from 0
 
 
 class Walkable(Protocol):
   """What a walk asks of a body."""
 
-  def combine(self, cell: Cell, state: State) -> jax.Array:
+  def combine(self, cell: Cell, state: State, run: Run) -> jax.Array:
     """The input of a cell that reads streams, [B, T, D]."""
+    ...
+
+  def written(self, cell: Cell, state: State, run: Run) -> State:
+    """The streams that a cell writes, once it ran."""
     ...
 
   def route(self, cell: Cell, h_BxTxD: jax.Array, travel: 'Travel') -> Route:
@@ -40,77 +44,12 @@ class Walkable(Protocol):
 
 
 class Travel(NamedTuple):
-  """Where the tokens of a walk stand, for routers."""
+  """Where the tokens of a walk stand."""
 
   position_BxT: jax.Array  # B may be 1
   key: jax.Array | None = None  # in training only
   memory_BxTxM: jax.Array | None = None  # of routers that keep one
-
-
-class Counts(NamedTuple):
-  """What a program did, counted where it is done; int32 scalars."""
-
-  cells: jax.Array
-  heads: jax.Array
-  fills: jax.Array  # cells of which only keys and values were made
-
-
-def no_counts() -> Counts:
-  """Nothing was done yet."""
-  zero = jnp.int32(0)
-  return Counts(zero, zero, zero)
-
-
-class Exits(NamedTuple):
-  """What a walk knows of the exits of its tokens.
-
-  Attributes:
-    done_BxT: tokens that ask for nothing more, or never did.
-    exit_BxT: the readout that answered, int32; for tokens that are not done
-      the deepest one so far.
-    memory: of the signal.
-    previous: the readout before; None at the first.
-    answer: what the answering readouts said, a tree of [B, T, ...]; None
-      before the first readout.
-    counts: what was done so far.
-  """
-
-  done_BxT: jax.Array
-  exit_BxT: jax.Array
-  memory: Tree
-  previous: Read | None
-  answer: Tree
-  counts: Counts
-
-
-def before_exits(done_BxT: jax.Array, memory: Tree = ()) -> Exits:
-  """The exits before the first cell.
-
-  Args:
-    done_BxT: tokens that want nothing from the start.
-    memory: of the signal.
-  """
-  exit_BxT = jnp.zeros(done_BxT.shape, jnp.int32)
-  return Exits(done_BxT, exit_BxT, memory, None, None, no_counts())
-
-
-def settled(exits: Exits, k: int, stops_BxT: jax.Array, answer: Tree) -> Exits:
-  """The exits after a readout; whoever was done before keeps its answer.
-
-  Args:
-    exits: before it.
-    k: the readout.
-    stops_BxT: tokens that stop there.
-    answer: what it says, a tree of [B, T, ...].
-  """
-  done_BxT = exits.done_BxT
-  if exits.answer is not None:
-    answer = where(done_BxT, exits.answer, answer)
-  return exits._replace(
-    done_BxT=done_BxT | stops_BxT,
-    exit_BxT=jnp.where(done_BxT, exits.exit_BxT, k),
-    answer=answer,
-  )
+  before: Run = 0  # segments run before the first cell's
 
 
 class Call(NamedTuple):
@@ -206,9 +145,10 @@ def walk(
 
   for i, cell in enumerate(cells):
     held_BxT = _held(exits, policy)
+    run = travel.before + cell.run
     h_BxTxD = state[RUNNING]
     if cell.reads:
-      read_BxTxD = body.combine(cell, state)
+      read_BxTxD = body.combine(cell, state, run)
       chex.assert_equal_shape([read_BxTxD, h_BxTxD])
       h_BxTxD = _keep(held_BxT, h_BxTxD, read_BxTxD)
 
@@ -234,8 +174,9 @@ def walk(
       h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
 
     state = state | {RUNNING: h_BxTxD}
-    for name in cell.writes:
-      state[name] = _keep(held_BxT, state[name], h_BxTxD)
+    if cell.writes:
+      new = body.written(cell, state, run)
+      state |= {name: _keep(held_BxT, state[name], new[name]) for name in new}
 
     calls.append(call)
     kv.append(ran.kv)
@@ -248,16 +189,6 @@ def walk(
   return Walked(
     state, exits, tuple(reads), tuple(calls), tuple(kv), tuple(router_losses)
   )
-
-
-def where(mask_BxT: jax.Array, new: Tree, old: Tree) -> Tree:
-  """Picks whole tokens of two trees of [B, T, ...]."""
-
-  def pick(a: jax.Array, b: jax.Array) -> jax.Array:
-    mask = mask_BxT.reshape(mask_BxT.shape + (1,) * (a.ndim - 2))
-    return jnp.where(mask, a, b)
-
-  return jax.tree.map(pick, new, old)
 
 
 def visible(mask_BxTxT: jax.Array, seen_BxT: Mask) -> jax.Array:

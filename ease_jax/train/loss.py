@@ -28,12 +28,18 @@ Metrics = dict[str, jax.Array]
 Carry = TypeVar('Carry')
 
 
-def parts(spec: LossSpec, step: jax.Array, key: jax.Array) -> Part:
+def parts(
+  spec: LossSpec,
+  step: jax.Array,
+  key: jax.Array,
+  before: jax.Array | None = None,
+) -> Part:
   """The segments of an update, stacked along a leading axis."""
   number_S = jnp.arange(spec.segments)
   weight_SxR = spec.weights_at(step).reshape(spec.segments, -1)
   key_S = jax.vmap(functools.partial(jax.random.fold_in, key))(number_S)
-  return Part(number_S, weight_SxR, key_S)
+  run_S = number_S if before is None else number_S + before
+  return Part(number_S, run_S, weight_SxR, key_S)
 
 
 def metrics(
@@ -145,7 +151,7 @@ def grid_loss(
   if spec.segments > 1:
     one = jax.checkpoint(one, prevent_cse=False)
   _, (loss_S, losses) = over_segments(
-    one, progress._replace(state=carried), parts(spec, step, key)
+    one, progress._replace(state=carried), parts(spec, step, key, before)
   )
   bound = model.bind({'params': params})
   learned = learn_from_grid(bound, spec, batch, losses.told)
@@ -177,18 +183,17 @@ def run_before(
   fixed_params, fixed_started, fixed_carried = fixed
   bound = model.bind({'params': fixed_params})
   length = batch['tokens'].shape[1]
-  travel = Travel(layers.positions(length))
+  position_1xT = layers.positions(length)
   layer = bound.windows(length)
 
   def run(number: jax.Array, carried: State) -> State:
-    del number
     walked = walk(
       bound,
       model.grid.first,
       fixed_started | carried,
       None,
       layer=layer,
-      travel=travel,
+      travel=Travel(position_1xT, before=number),
     )
     return {name: walked.state[name] for name in carried}
 

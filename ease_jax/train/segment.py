@@ -12,17 +12,8 @@ import jax.numpy as jnp
 from ease_jax.core.grid import reaches
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params, layers
-from ease_jax.model.walk import (
-  RUNNING,
-  Exits,
-  Layer,
-  State,
-  Travel,
-  Tree,
-  before_exits,
-  settled,
-  walk,
-)
+from ease_jax.model.exits import Exits, Tree, before_exits, settled
+from ease_jax.model.walk import RUNNING, Layer, State, Travel, walk
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
 from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
 
@@ -40,6 +31,7 @@ class Part(NamedTuple):
   """One segment of an update; S of them are stacked."""
 
   number: jax.Array  # from 0
+  run: jax.Array  # the same, with segments counted that learned nothing
   weight_R: jax.Array  # of each of its readouts
   key: jax.Array  # for dropout, first states, choice of tokens, exploration
 
@@ -154,7 +146,7 @@ def segment_loss(
   drop_key, choice_key, gate_key, route_key = jax.random.split(part.key, 4)
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
   length = batch['tokens'].shape[1]
-  travel = Travel(layers.positions(length), route_key)
+  travel = Travel(layers.positions(length), route_key, before=part.run)
   layer = bound.windows(length, model.cfg.dropout == 0)
 
   if started is None:

@@ -1,0 +1,95 @@
+"""Lanes: several sums of all runs' results, mixed anew in each run.
+
+Hyper-connections between the runs of tied layers (iso-depth scaling,
+2604.21106). N lanes l begin as the input; run j has numbers of its own,
+
+  s = norm(core(sum_i a_j[i] l_i)),  l <- M_j l + b_j s,
+
+and what is read or goes on is the sum of the lanes. At first a run reads one
+lane, the lanes in turn, M is the identity and b is one: every run adds to all.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ease_jax.core.grid import Cell
+from ease_jax.core.spec import ModelConfig
+from ease_jax.model.layers import RMSNorm
+from ease_jax.model.streams import copied
+from ease_jax.model.walk import RUNNING, Run, State
+
+
+def lane_names(num: int) -> tuple[str, ...]:
+  """Streams of so many lanes."""
+  return tuple(f'lane_{i}' for i in range(num))
+
+
+class Lanes(nn.Module):
+  """N streams, and for each trained run N + N^2 + N numbers."""
+
+  cfg: ModelConfig
+
+  def setup(self):
+    spec = self.cfg.options
+    self.numbers = [
+      self.param(f'run_{run}', _first_numbers, run, spec.lanes)
+      for run in range(self.cfg.trained_runs)
+    ]
+    if spec.carry_norm:
+      self.norm = RMSNorm(jnp.dtype(self.cfg.dtype))
+
+  def start(
+    self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
+  ) -> State:
+    del position_BxT, key
+    names = lane_names(self.cfg.options.lanes)
+    return dict.fromkeys((RUNNING, *names), x_BxTxD)
+
+  def combine(self, cell: Cell, state: State, run: Run) -> jax.Array:
+    read_N, _, _ = self._of_run(run)
+    lane_NxBxTxD = jnp.stack([state[name] for name in cell.reads])
+    return _mixed(read_N, lane_NxBxTxD)
+
+  def written(self, cell: Cell, state: State, run: Run) -> State:
+    if cell.block < self.cfg.options.prelude:
+      return copied(cell, state)  # the lanes begin behind it
+
+    s_BxTxD = state[RUNNING]
+    if self.cfg.options.carry_norm:
+      s_BxTxD = self.norm(s_BxTxD)
+
+    _, mix_NxN, write_N = self._of_run(run)
+    lane_NxBxTxD = jnp.stack([state[name] for name in cell.writes])
+    lane_NxBxTxD = _mixed(mix_NxN, lane_NxBxTxD) + _mixed(
+      write_N[:, None], s_BxTxD[None]
+    )
+    lanes = dict(zip(cell.writes, lane_NxBxTxD, strict=True))
+    return lanes | {RUNNING: lane_NxBxTxD.sum(0)}
+
+  def flops(self, cell: Cell) -> float:
+    del cell
+    num = self.cfg.options.lanes
+    return 2.0 * (num + num**2 + num) * self.cfg.dim
+
+  def _of_run(self, run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What run reads by, mixes by and writes by: [N], [N, N], [N]."""
+    number_RxM = jnp.stack(self.numbers)
+    number_M = number_RxM[jnp.minimum(run, len(self.numbers) - 1)]
+    number_M = number_M.astype(self.cfg.dtype)
+
+    num = self.cfg.options.lanes
+    read_N, mix, write_N = jnp.split(number_M, (num, num + num**2))
+    return read_N, mix.reshape(num, num), write_N
+
+
+def _mixed(weight_xN: jax.Array, lane_NxBxTxD: jax.Array) -> jax.Array:
+  """Weighted sums of lanes."""
+  return jnp.tensordot(weight_xN, lane_NxBxTxD, 1)
+
+
+def _first_numbers(key: jax.Array, run: int, num: int) -> jax.Array:
+  """One lane is read, none is mixed with another, all are written to."""
+  del key
+  read_N = jnp.eye(num)[run % num]
+  return jnp.concatenate([read_N, jnp.eye(num).ravel(), jnp.ones(num)])
