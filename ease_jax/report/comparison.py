@@ -131,6 +131,56 @@ class Pair(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class Recovery(Record):
+  """How much of own layers' gain it brings to repeat layers, in nats.
+
+  Attributes:
+    variant: repeats layers.
+    fewer: has these layers once.
+    own: has layers of its own for all runs.
+    seeds: in which all three have run.
+    share: of the gain from `fewer` to `own`, one for each seed.
+    interval: of its mean, 95 %, over windows and seeds; None where the three
+      were not measured on the same windows.
+    exponent: phi, where r runs are worth r^phi such layers (2604.21106): 0 is
+      nothing, 1 as much as own ones. None where the share is too far below 0.
+  """
+
+  variant: str
+  fewer: str
+  own: str
+  seeds: tuple[int, ...]
+  share: Spread
+  interval: Interval | None
+  exponent: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Depth(Record):
+  """A model after fewer runs, beside one that was trained for so many.
+
+  Attributes:
+    variant: name of the one.
+    run: after which it answers, from 1.
+    twin: name of the other, which answers at its end.
+    seeds: in which both have run.
+    ppl: of the variant on the split that reports, mean over the seeds.
+    twin_ppl: the same of the twin.
+    ratio: of the two, the mean over the seeds of the losses.
+    interval: of it, 95 %, as in `Pair`.
+  """
+
+  variant: str
+  run: int
+  twin: str
+  seeds: tuple[int, ...]
+  ppl: Spread
+  twin_ppl: Spread
+  ratio: float
+  interval: Interval | None
+
+
+@dataclasses.dataclass(frozen=True)
 class FrontierPoint(Record):
   """A model without exits: FLOPs per token, and perplexity."""
 
@@ -221,6 +271,8 @@ class Comparison(Record):
     failed: one line for each run that failed.
     smoke: why its runs are too small to say anything; empty where not.
     provenance: of the comparison; its runs have their own.
+    recoveries: of repeated layers.
+    depths: of models after fewer runs.
   """
 
   title: str
@@ -233,3 +285,5 @@ class Comparison(Record):
   failed: tuple[str, ...]
   smoke: str
   provenance: Provenance
+  recoveries: tuple[Recovery, ...] = ()
+  depths: tuple[Depth, ...] = ()

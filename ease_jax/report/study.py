@@ -9,13 +9,12 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ease_jax.report import drawing, html, svg, tables, words
+from ease_jax.report import drawing, html, recurrence, svg, tables, words
 from ease_jax.report.comparison import (
   Comparison,
   Frontier,
   Judged,
   Pair,
-  Spread,
   Variant,
 )
 
@@ -68,6 +67,12 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
   written = [_markdown(COLUMNS, rows), _markdown(PAIR_COLUMNS, pair_rows)]
   if readout_rows:
     written.append(_markdown(readout_columns, readout_rows))
+  recovered = recurrence.recovered(comparison)
+  if recovered:
+    written.append(_markdown(recurrence.RECOVERED, recovered))
+  depths = recurrence.depths(comparison)
+  if depths:
+    written.append(_markdown(recurrence.DEPTHS, depths))
   html.write(workdir / 'comparison.md', '\n'.join(written))
   html.write(workdir / 'comparison.csv', _csv(comparison))
 
@@ -81,6 +86,10 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
     pair_rows=pair_rows,
     readout_columns=readout_columns,
     readout_rows=readout_rows,
+    recovered_columns=recurrence.RECOVERED,
+    recovered_rows=recovered,
+    depth_columns=recurrence.DEPTHS,
+    depth_rows=depths,
     verdict=verdict(comparison),
     sentences=[sentence(pair) for pair in comparison.pairs],
     judged=[judgement(item) for item in judged],
@@ -140,14 +149,6 @@ def judgement(item: Judged) -> str:
   return f'{item.variant}: {"; ".join(parts)} ({words.seeds(item.seeds)}).'
 
 
-def spread(value: Spread, digits: int = 3, scale: float = 1) -> str:
-  """Mean ± standard deviation; one value has none."""
-  text = f'{scale * value.mean:.{digits}f}'
-  if value.sd is None:
-    return text
-  return f'{text} ± {scale * value.sd:.{digits}f}'
-
-
 def _cells(variant: Variant) -> list[str]:
   """A row under COLUMNS."""
   sizes = variant.sizes
@@ -155,17 +156,17 @@ def _cells(variant: Variant) -> list[str]:
   return [
     variant.name,
     str(len(variant.runs)),
-    spread(variant.report_ppl),
+    tables.spread(variant.report_ppl),
     f'{interval.low:.3f} to {interval.high:.3f}',
-    spread(variant.select_ppl),
+    tables.spread(variant.select_ppl),
     html.number(round(sizes.params)),
     html.number(round(sizes.updates)),
     f'{sizes.tokens:.3g}',
     f'{sizes.flops:.3g}',
     f'{sizes.inference_flops:.3g}',
-    spread(variant.chosen_ppl),
+    tables.spread(variant.chosen_ppl),
     f'{variant.chosen_flops.mean:.3g}',
-    spread(variant.chosen_compute, 1, 100) + ' %',
+    tables.spread(variant.chosen_compute, 1, 100) + ' %',
   ]
 
 
@@ -190,7 +191,7 @@ def _readouts(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
   A row for each variant, and one for each pair whose readouts can be compared.
   """
   rows = [
-    [variant.name, *map(spread, variant.readouts)]
+    [variant.name, *map(tables.spread, variant.readouts)]
     for variant in comparison.variants
   ]
   for pair in comparison.pairs:

@@ -11,6 +11,7 @@ from ease_jax.core.policies import UNREACHED
 from ease_jax.evaluate.records import Json
 from ease_jax.evaluate.results import Results, SweepRow
 from ease_jax.evaluate.windows import Interval
+from ease_jax.report.comparison import Spread
 
 COLUMNS = (
   'split',
@@ -165,3 +166,11 @@ def _rounded(column: str, value: Any) -> str:
   if value is None:
     return ''
   return f'{value:.4f}' if isinstance(value, float) else str(value)
+
+
+def spread(value: Spread, digits: int = 3, scale: float = 1) -> str:
+  """Mean ± standard deviation; one value has none."""
+  text = f'{scale * value.mean:.{digits}f}'
+  if value.sd is None:
+    return text
+  return f'{text} ± {scale * value.sd:.{digits}f}'

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ease_jax.evaluate.facts import Provenance
-from ease_jax.evaluate.windows import Interval
 from ease_jax.report import headline
 from ease_jax.report.comparison import (
   Change,
@@ -15,10 +14,16 @@ from ease_jax.report.comparison import (
   Pair,
   RunRow,
   Sizes,
-  Spread,
   Variant,
 )
-from ease_jax.study import frontier, uncertainty
+from ease_jax.study import frontier, recurrence, uncertainty
+from ease_jax.study.paired import (
+  at_readout,
+  common_seeds,
+  nll_of,
+  ratio_interval,
+  spread,
+)
 from ease_jax.study.study import Evaluated, Runs, Study, changes
 
 SAME = 0.03  # sizes within 3 % of each other count as equal
@@ -50,7 +55,7 @@ def summarize(
   pairs = [
     _pair(name, baseline, runs_of[name], runs_of[baseline])
     for name, baseline in study.pairs
-    if _common_seeds(runs_of.get(name, {}), runs_of.get(baseline, {}))
+    if common_seeds(runs_of.get(name, {}), runs_of.get(baseline, {}))
   ]
 
   return Comparison(
@@ -66,6 +71,8 @@ def summarize(
     failed=tuple(failed),
     smoke=_smoke(runs_of),
     provenance=provenance,
+    recoveries=recurrence.recoveries(study.recoveries, runs_of),
+    depths=recurrence.depths(study.depths, runs_of),
   )
 
 
@@ -77,13 +84,6 @@ def _smoke(runs_of: Mapping[str, Runs]) -> str:
       if reason:
         return reason
   return ''
-
-
-def spread(values: Sequence[float] | np.ndarray) -> Spread:
-  """Mean and sample standard deviation of at least one value."""
-  values = [float(value) for value in values]
-  sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-  return Spread(float(np.mean(values)), sd, tuple(values))
 
 
 def _run_row(evaluated: Evaluated) -> RunRow:
@@ -130,14 +130,6 @@ def _variant(name: str, changed: tuple[str, ...], runs: Runs) -> Variant:
   )
 
 
-def at_readout(
-  runs: Sequence[Evaluated], k: int = -1
-) -> tuple[np.ndarray, np.ndarray]:
-  """Losses of a readout summed over stretches [S, W]; their tokens."""
-  sum_SxW = np.asarray([run.windows.readouts[k].nll for run in runs])
-  return sum_SxW, np.asarray(runs[0].windows.tokens)
-
-
 def _common_readouts(runs: Sequence[Evaluated]) -> range:
   """The readouts of all runs; none where they have not the same number."""
   numbers = {len(run.results.readouts) for run in runs}
@@ -156,16 +148,12 @@ def _sizes(value_of: Callable[[str], float]) -> Sizes:
   return Sizes(**{field: value_of(field) for field in fields})
 
 
-def _common_seeds(runs: Runs, others: Runs) -> list[int]:
-  return sorted(runs.keys() & others.keys())
-
-
 def _pair(name: str, baseline: str, runs: Runs, base_runs: Runs) -> Pair:
   """One held against the other, in the seeds that both have."""
-  seeds = _common_seeds(runs, base_runs)
+  seeds = common_seeds(runs, base_runs)
   here = [runs[seed] for seed in seeds]
   there = [base_runs[seed] for seed in seeds]
-  more_S = _difference(here, there)
+  more_S = nll_of(here) - nll_of(there)
 
   sizes = _mean_sizes([_run_row(run) for run in here])
   base_sizes = _mean_sizes([_run_row(run) for run in there])
@@ -179,40 +167,16 @@ def _pair(name: str, baseline: str, runs: Runs, base_runs: Runs) -> Pair:
     seeds=tuple(seeds),
     change=spread(np.expm1(more_S)),
     ratio=math.exp(np.mean(more_S)),
-    interval=_interval(here, there),
+    interval=ratio_interval(here, there),
     equal=tuple(
       label for field, label in KINDS.items() if abs(ratio(field) - 1) <= SAME
     ),
     ratios=_sizes(ratio),
     readouts=tuple(
       Change(
-        math.exp(np.mean(_difference(here, there, k))),
-        _interval(here, there, k),
+        math.exp(np.mean(nll_of(here, k) - nll_of(there, k))),
+        ratio_interval(here, there, k),
       )
       for k in _common_readouts([*here, *there])
     ),
   )
-
-
-def _difference(
-  runs: Sequence[Evaluated], base_runs: Sequence[Evaluated], k: int = -1
-) -> np.ndarray:
-  """Of the losses of a readout on the split that reports, [S]."""
-
-  def nll_S(runs: Sequence[Evaluated]) -> np.ndarray:
-    return np.asarray([run.results.readouts[k].report.nll for run in runs])
-
-  return nll_S(runs) - nll_S(base_runs)
-
-
-def _interval(
-  runs: Sequence[Evaluated], base_runs: Sequence[Evaluated], k: int = -1
-) -> Interval | None:
-  """Of the ratio of perplexities, paired by seed and by window."""
-  of_tokens = {run.windows.tokens for run in (*runs, *base_runs)}
-  if len(of_tokens) > 1:
-    return None
-
-  sum_SxW, tokens_W = at_readout(runs, k)
-  base_SxW, _ = at_readout(base_runs, k)
-  return uncertainty.of_ratio(uncertainty.of_mean(sum_SxW - base_SxW, tokens_W))

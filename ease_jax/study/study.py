@@ -44,6 +44,11 @@ class Study:
     pairs: (variant, baseline), tested over the seeds.
     frontier: variants without exits whose perplexity against compute is what
       exits have to beat; empty = no curves.
+    recoveries: (variant that repeats layers, one with these layers once, one
+      with layers of its own for all), of which is asked how much of the own
+      layers' gain the repeats bring.
+    depths: (variant, another one for each of its runs from the first, trained
+      for that number), which are held against each other run by run.
 
   Raises:
     ConfigError: a field is of another kind, seeds repeat, a variant is named
@@ -57,6 +62,8 @@ class Study:
   seeds: Annotated[tuple[Seed, ...], Different()]
   pairs: Annotated[tuple[tuple[str, str], ...], Different()]
   frontier: Annotated[tuple[str, ...], Different()] = ()
+  recoveries: Annotated[tuple[tuple[str, str, str], ...], Different()] = ()
+  depths: Annotated[tuple[tuple[str, tuple[str, ...]], ...], Different()] = ()
 
   def __post_init__(self):
     need(
@@ -84,8 +91,10 @@ class Study:
       )
 
     named = [*self.frontier]
-    for pair in self.pairs:
-      named += pair
+    for together in (*self.pairs, *self.recoveries):
+      named += together
+    for variant, twins in self.depths:
+      named += [variant, *twins]
     for name in named:
       if name not in self.variants:
         raise ConfigError(
