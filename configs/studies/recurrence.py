@@ -3,7 +3,7 @@
   python -m ease_jax.study.main --study=configs/studies/recurrence.py \
       --workdir=runs/recurrence --jobs=2
 
-Cost: 36 runs of two to five minutes each on one core; so far six variants with
+Cost: 42 runs of two to five minutes each on one core; so far six variants with
 two seeds, whose test perplexity is in `docs/results.md`. Built-in text, bytes,
 width 64, 16 windows of 128 bytes an update. Runs of eight cells make 360
 updates, and so do the smaller standard models, which cost less; those that say
@@ -13,7 +13,8 @@ Expected before the first run: `irt`, as it was here (a loss after each run, no
 gradient between them), is worse than its twin of four layers at equal FLOPs;
 one loss and one gradient (`joined`) bring it near `standard_4`; injection and
 norm (`recurrent`) half of the way to `standard_8`; two repeated layers in the
-middle (`middle`) 50 to 70 % of two layers of their own, switched on late more.
+middle (`middle`) 50 to 70 % of two layers of their own, switched on late more,
+lanes most of all.
 """
 
 from ease_jax import presets
@@ -54,6 +55,7 @@ def get_study(data: str) -> Study:
   def equal(c: Config) -> Config:
     return with_equal_training(c, deep, VOCAB)
 
+  recurrent = presets.recurrent(deep, segments=2, num_layers=4)
   middle = presets.middle_repeat(deep)
   variants = {
     'standard_8': deep,
@@ -61,7 +63,9 @@ def get_study(data: str) -> Study:
     'standard_6': flat[6],
     'irt': irt(deep),
     'joined': joined(deep),
-    'recurrent': presets.recurrent(deep, segments=2, num_layers=4),
+    'recurrent': recurrent,
+    'recurrent_late': late(recurrent),
+    'lanes': presets.lanes(deep, segments=2, num_layers=4),
     'middle': middle,
     'middle_injected': presets.recurrent(deep, segments=2, num_layers=2, own=2),
     'middle_late': late(middle),
@@ -69,6 +73,8 @@ def get_study(data: str) -> Study:
     'standard_6_FLOPs': equal(flat[6]),
     'middle_late_FLOPs': equal(late(middle)),
   }
+  all_again = ('irt', 'joined', 'recurrent', 'recurrent_late', 'lanes')
+  some_again = ('middle', 'middle_injected', 'middle_late')
   return Study(
     'Does running layers again pay?',
     'What do layers that run twice bring, beside layers of their own?',
@@ -80,6 +86,8 @@ def get_study(data: str) -> Study:
       ('recurrent', 'standard_4'),
       ('recurrent', 'standard_8'),
       ('recurrent', 'standard_4_FLOPs'),
+      ('recurrent_late', 'recurrent'),
+      ('lanes', 'recurrent'),
       ('middle', 'standard_6'),
       ('middle', 'standard_8'),
       ('middle', 'standard_6_FLOPs'),
@@ -87,5 +95,9 @@ def get_study(data: str) -> Study:
       ('middle_late', 'middle'),
       ('middle_late_FLOPs', 'middle'),
       ('middle_late_FLOPs', 'standard_6_FLOPs'),
+    ),
+    recoveries=(
+      *((name, 'standard_4', 'standard_8') for name in all_again),
+      *((name, 'standard_6', 'standard_8') for name in some_again),
     ),
   )

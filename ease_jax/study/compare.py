@@ -183,8 +183,9 @@ def _is_finished(run: Run) -> bool:
   if not all((folder / name).exists() for name in files):
     return False
 
-  there = json.loads((folder / folders.CONFIG).read_text(encoding='utf-8'))
-  return there == folders.as_json(run.config)
+  # A field that is new since then may have its default.
+  there = folders.read_config_file(folder / folders.CONFIG)
+  return folders.as_json(there) == folders.as_json(run.config)
 
 
 def _run_all(todo: Sequence[Run], total: int, jobs: int) -> list[str]:
