@@ -120,7 +120,10 @@ def _add_loss(c: Config) -> None:
   c.loss.schedule_steps = 0  # length of the schedule in updates
   c.loss.rotate_every = 1  # rotate: each readout is on every so many steps
   c.loss.token_fraction = 1.0  # share of tokens for intermediate readouts
-  c.loss.exit_threshold = 0.0  # max_prob at which training tokens exit; 0 = off
+  c.loss.exit_threshold = 0.0  # score at which training tokens exit; 0 = off
+  c.loss.exit_score = (
+    'max_prob'  # which; or correct: 1 where the label is found
+  )
   c.loss.exit_rows = 0.5  # share of the rows in which they do
   c.loss.target = 'label'  # what readouts learn, one of train.targets.TARGETS
   c.loss.teacher = ''  # distill: folder of a run; '' = the own last readout

@@ -84,7 +84,7 @@ def of_training(config: Config) -> Json:
 def differing(there: Json, here: Json, free: tuple[str, ...] = ()) -> list[str]:
   """What two flat configs disagree about, `FIELD=VALUE there, VALUE here`.
 
-  A field that is new since one was written has its default there.
+  A field that is new since one was written has its default in it.
 
   Args:
     there: as it was written.
@@ -95,8 +95,9 @@ def differing(there: Json, here: Json, free: tuple[str, ...] = ()) -> list[str]:
   found = []
 
   for name in sorted(there.keys() | here.keys()):
-    theirs = there.get(name, default.get(name, 'missing'))
-    ours = here.get(name, 'missing')
+    otherwise = default.get(name, 'missing')
+    theirs = there.get(name, otherwise)
+    ours = here.get(name, otherwise)
     if theirs != ours and not name.startswith(free):
       found.append(f'{name}={theirs} there, {ours} here')
   return found

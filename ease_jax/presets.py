@@ -270,6 +270,24 @@ def lanes(c: Config, segments: int, num_layers: int, own: int = 0) -> Config:
   return c
 
 
+def tah(c: Config, num_layers: int) -> Config:
+  """`recurrent` whose second run is for hard tokens (TaH, 2511.08577).
+
+  In training those are the ones whose next token the first run does not find;
+  it answers the others. A gate learns beside the model, and without moving it,
+  for which tokens the second run finds what the first does not, and decides at
+  inference.
+  """
+  c = recurrent(c, segments=2, num_layers=num_layers)
+  c.loss.exit_threshold = 1.0
+  c.loss.exit_score = 'correct'
+  c.loss.gates = ('dat',)
+  c.loss.gate_oracle = 'correctness'
+  c.loss.gate_gradient = False
+  c.exit.signals = ('max_prob', 'dat')
+  return c
+
+
 def middle_repeat(c: Config) -> Config:
   """A copy of six layers that runs eight: 0 1 2 3 2 3 4 5 (parameter-golf)."""
   return repeated(c, segments=2, num_layers=2, own=2)

@@ -12,7 +12,9 @@ from segmented import BATCH, LENGTH, gradient, key_of, spec_of, value_and_grad
 import tiny
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import with_segments
+from ease_jax.model.exits import before_exits, settled
 from ease_jax.model.layers import positions
+from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train.segment import begin, prepared
 
 
@@ -304,3 +306,45 @@ def test_a_norm_per_readout_is_the_same_in_every_segment():
   for k in range(2, 6):
     np.testing.assert_array_equal(normed[k], normed[k % 2])
   assert (normed[0] != normed[1]).any()
+
+
+# ------------------------------------------------- a second run for hard tokens
+
+
+@pytest.mark.parametrize('every', [1, 2, 0])
+def test_tokens_may_stop_where_the_label_is_found(every):
+  """All of them, each second one, none (TaH, 2511.08577)."""
+  model = tiny.refine(segments=2, num_layers=1)
+  params = tiny.params(model)
+  tokens = BATCH['tokens']
+  first_BxT = tiny.logits(params, tokens, model=model)[0].argmax(-1)
+  found_BxT = np.zeros(first_BxT.shape, bool)
+  if every:
+    found_BxT[:, ::every] = True
+  other_BxT = (first_BxT + 1) % tiny.VOCAB
+  batch = BATCH | {'targets': np.where(found_BxT, first_BxT, other_BxT)}
+  spec = LossSpec(
+    (0.0, 1.0),
+    segments=2,
+    exit_threshold=1.0,
+    exit_score='correct',
+    exit_rows=1.0,
+  )
+  (loss, _), _ = value_and_grad(params, model, spec, batch)
+
+  def stop(k, state, exits):
+    stops_BxT = found_BxT if k == 0 else np.zeros_like(found_BxT)
+    return settled(exits, k, stops_BxT, None), state[RUNNING]
+
+  bound = model.bind({'params': params})
+  walked = walk(
+    bound,
+    model.grid.cells,
+    bound.start(tokens, positions(LENGTH)),
+    before_exits(jnp.zeros_like(found_BxT)),
+    layer=bound.windows(LENGTH),
+    travel=Travel(positions(LENGTH)),
+    read=stop,
+  )
+  nll = segmented.mean_nll(bound, 1, walked.reads[-1], batch)
+  np.testing.assert_allclose(loss, nll, rtol=1e-5)

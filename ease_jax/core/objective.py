@@ -23,6 +23,7 @@ from ease_jax.checks import (
 from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
+from ease_jax.core.observations import Observation
 from ease_jax.core.weights import (
   SCHEDULES,
   TIMELESS,
@@ -33,6 +34,20 @@ from ease_jax.core.weights import (
 
 NORMALIZATIONS = ('none', 'sum_to_one')
 TIMED = tuple(name for name in SCHEDULES if name not in TIMELESS)
+
+
+def _max_prob(obs: Observation, target_BxT: jax.Array) -> jax.Array:
+  del target_BxT
+  return obs.max_prob
+
+
+def _correct(obs: Observation, target_BxT: jax.Array) -> jax.Array:
+  return (obs.argmax == target_BxT).astype(jnp.float32)
+
+
+# By which tokens stop while training, [B, T]: what a readout says of each
+# token, and the true next ones.
+EXIT_SCORES = {'max_prob': _max_prob, 'correct': _correct}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +61,10 @@ class LossSpec:
     rotate_every: period of the rotating schedule.
     normalize: none, or sum_to_one after the schedule was applied.
     token_fraction: random share of tokens for readouts inside a segment.
-    exit_threshold: tokens whose maximum probability at a readout reaches it
-      stop there, as under `copy_state` at inference; 0 = none do.
+    exit_threshold: tokens whose score at a readout reaches it stop there, as
+      under `copy_state` at inference; 0 = none do.
+    exit_score: which score: max_prob; or correct, 1 where the likeliest token
+      is the true one and 0 elsewhere.
     exit_rows: share of the rows in which they do.
     per_segment: each segment is an update of its own, and normalised so.
     frozen: only gates learn; everything else is a constant.
@@ -64,6 +81,9 @@ class LossSpec:
   normalize: Annotated[str, OneOf(NORMALIZATIONS)] = 'none'
   token_fraction: Annotated[float, Range(0, 1, above=True)] = 1.0
   exit_threshold: Share = 0.0
+  exit_score: Annotated[
+    str, OneOf(lambda: EXIT_SCORES), ReadIf('exit_threshold')
+  ] = 'max_prob'
   exit_rows: Annotated[Share, ReadIf('exit_threshold')] = 0.5
   per_segment: bool = False
   frozen: bool = False

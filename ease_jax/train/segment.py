@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core.grid import reaches
-from ease_jax.core.objective import LossSpec
+from ease_jax.core.objective import EXIT_SCORES, LossSpec
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.exits import Exits, Tree, before_exits, settled
 from ease_jax.model.walk import RUNNING, Layer, State, Travel, walk
@@ -228,7 +228,8 @@ def _reader(bound: Body, spec: LossSpec, batch: Batch):
 
     h_BxTxD = jax.lax.stop_gradient(state[RUNNING])
     obs = bound.observe(r, bound.read(r, h_BxTxD), None, batch['targets'])
-    stops_BxT = reaches(obs.max_prob, jnp.float32(spec.exit_threshold))
+    score_BxT = EXIT_SCORES[spec.exit_score](obs, batch['targets'])
+    stops_BxT = reaches(score_BxT, jnp.float32(spec.exit_threshold))
     exits = settled(exits, r, stops_BxT & exits_Bx1, None)
     return exits, state
 

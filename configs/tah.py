@@ -1,0 +1,15 @@
+"""TaH: the same four layers again, for hard tokens alone.
+
+  python -m ease_jax.main --config=configs/tah.py --workdir=runs/tah
+
+Cost: about the FLOPs of the quickstart; not run at full length, so that there
+is no perplexity of its own yet.
+"""
+
+from ease_jax import config, presets
+
+
+def get_config(argument: str = ''):
+  c = presets.tah(presets.small(), num_layers=4)
+  c.exit.policies = ('latest', 'copy_state')
+  return config.with_argument(c, argument)
