@@ -81,6 +81,7 @@ def _add_model(c: Config) -> None:
   c.model.refine.inject = 'add'  # or concat, gate, lanes, none: meets input
   c.model.refine.carry_init = 'zeros'  # or fixed, random, learned, input
   c.model.refine.carry_norm = False  # RMSNorm on the state before that
+  c.model.refine.input_norm = False  # RMSNorm on the input, too
   c.model.refine.lanes = 2  # inject=lanes: how many
 
   c.model.hrm = ConfigDict()  # read where model.body is hrm

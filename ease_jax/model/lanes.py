@@ -25,6 +25,29 @@ def lane_names(num: int) -> tuple[str, ...]:
   return tuple(f'lane_{i}' for i in range(num))
 
 
+class Input(nn.Module):
+  """What the runs begin with: the embedding, or what a prelude ended on."""
+
+  cfg: ModelConfig
+
+  def setup(self):
+    if self.cfg.options.input_norm:
+      self.norm = RMSNorm(jnp.dtype(self.cfg.dtype))
+
+  def before(self, x_BxTxD: jax.Array) -> jax.Array:
+    """The embedded input, which is normed here where there is no prelude."""
+    spec = self.cfg.options
+    return (
+      self.norm(x_BxTxD) if spec.input_norm and not spec.prelude else x_BxTxD
+    )
+
+  def behind(self, cell: Cell, state: State) -> State:
+    """The streams that begin behind the prelude."""
+    if self.cfg.options.input_norm:
+      state = state | {RUNNING: self.norm(state[RUNNING])}
+    return copied(cell, state)
+
+
 class Lanes(nn.Module):
   """N streams, and for each trained run N + N^2 + N numbers."""
 
@@ -38,11 +61,13 @@ class Lanes(nn.Module):
     ]
     if spec.carry_norm:
       self.norm = RMSNorm(jnp.dtype(self.cfg.dtype))
+    self.input = Input(self.cfg)
 
   def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
   ) -> State:
     del position_BxT, key
+    x_BxTxD = self.input.before(x_BxTxD)
     names = lane_names(self.cfg.options.lanes)
     return dict.fromkeys((RUNNING, *names), x_BxTxD)
 
@@ -53,7 +78,7 @@ class Lanes(nn.Module):
 
   def written(self, cell: Cell, state: State, run: Run) -> State:
     if cell.block < self.cfg.options.prelude:
-      return copied(cell, state)  # the lanes begin behind it
+      return self.input.behind(cell, state)
 
     s_BxTxD = state[RUNNING]
     if self.cfg.options.carry_norm:

@@ -24,7 +24,7 @@ from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
 from ease_jax.model.body import EMBED_STD
 from ease_jax.model.kind import Kind
-from ease_jax.model.lanes import Lanes, lane_names
+from ease_jax.model.lanes import Input, Lanes, lane_names
 from ease_jax.model.layers import Linear, RMSNorm
 from ease_jax.model.streams import (
   FIRST_STATES,
@@ -58,6 +58,7 @@ class RefineSpec:
       segment goes on from where the one before it ended.
     carry_init: first state z[0]: zeros, fixed, random, learned, or the input.
     carry_norm: whether z is normed (RMSNorm) before it meets the input.
+    input_norm: whether the input is, too, so that neither drowns the other.
     lanes: how many, each as wide as the model.
   """
 
@@ -70,6 +71,7 @@ class RefineSpec:
     ReadIf('inject', INJECTING),
   ]
   carry_norm: Annotated[bool, ReadIf('inject', INJECTING)]
+  input_norm: Annotated[bool, ReadIf('inject', INJECTING)]
   lanes: Annotated[Depth, ReadIf('inject', (LANES,))]
 
   def __post_init__(self):
@@ -147,6 +149,7 @@ class Carried(nn.Module):
       self.inject = Linear(self.cfg.dim, dtype, kernel_init=init)
     if spec.carry_norm:
       self.norm = RMSNorm(dtype)
+    self.input = Input(self.cfg)
 
   def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array
@@ -154,6 +157,7 @@ class Carried(nn.Module):
     if not self.cfg.options.carries:
       return {RUNNING: x_BxTxD}
 
+    x_BxTxD = self.input.before(x_BxTxD)
     kind = self.cfg.options.carry_init
     if kind == LEARNED:
       first_1x1xD = self.first.astype(x_BxTxD.dtype)[None, None]
@@ -184,6 +188,8 @@ class Carried(nn.Module):
 
   def written(self, cell: Cell, state: State, run: Run) -> State:
     del run
+    if cell.block < self.cfg.options.prelude:
+      return self.input.behind(cell, state)
     return copied(cell, state)
 
   def flops(self, cell: Cell) -> float:
