@@ -347,6 +347,12 @@ def test_counts_are_those_of_what_was_called(monkeypatch):
       'speculation drafts with a readout before the last; model.readouts=(4,) '
       'is one; train with more readouts',
     ),
+    (
+      lambda: both({}, decode.Adaptive(), model=tiny.refine(coda=1)),
+      'generate.drafting=adaptive asks all readouts what they would have '
+      'drafted, and this model has a coda before its head, which would run for '
+      'each of them; use fixed',
+    ),
   ],
 )
 def test_what_cannot_adapt_is_refused(make, message):

@@ -502,7 +502,7 @@ def test_what_a_coda_forbids_is_said(trained):
     "exit signal 'max_prob' looks at logits, which a model with a coda has "
     'only where a token is answered; use a signal that looks at states'
   )
-  with pytest.raises(config.ConfigError, match='through a coda'):
+  with pytest.raises(config.ConfigError, match='keep tokens out of cells'):
     decode.candidates(trained.model)
 
 

@@ -72,6 +72,24 @@ def test_segments_draft_for_each_other(readout):
   assert_same_texts(pairs)
 
 
+@pytest.mark.parametrize('inject', ['concat', 'lanes', 'none'])
+def test_fewer_runs_draft_for_more(inject):
+  """Each draft through the coda, which the check then makes anew."""
+  injecting = dict(carry_init='input', carry_norm=True)
+  model = tiny.refine(
+    num_layers=1,
+    prelude=1,
+    coda=1,
+    inject=inject,
+    **(injecting if inject != 'none' else {}),
+  )
+  pairs, tally = both(tiny.params(model), decode.Draft(0, 3), model=model)
+  assert_same_texts(pairs)
+  assert 0 < tally.accepted < tally.drafted
+  # A prelude, a run and a coda; then two more runs, and the coda again.
+  assert tally.layers_run == 3 * tally.drafted + 3 * tally.rounds
+
+
 def test_hrm_drafts_like_any_other():
   """All its streams are kept, so that a check goes on from them."""
   model = tiny.hrm(segments=2, cycles=1)

@@ -69,6 +69,12 @@ class Adaptive:
   def check(self, model: Body) -> None:
     """Raises ConfigError if a model cannot draft like this."""
     check_model(model)
+    need(
+      not model.grid.coda,
+      'generate.drafting=adaptive asks all readouts what they would have '
+      'drafted, and this model has a coda before its head, which would run for '
+      'each of them; use fixed',
+    )
 
   def readouts(self, grid: Grid) -> tuple[int, ...]:
     """Those that may draft: all but the last."""

@@ -14,11 +14,10 @@ from ease_jax.core.signals import SIGNALS
 from ease_jax.decode import cache as caches
 from ease_jax.decode import sampling as sample
 from ease_jax.decode.cache import Cache, New
-from ease_jax.decode.drafting import Drafts, How, Place, run_span
+from ease_jax.decode.drafting import Drafts, How, Place, run_coda, run_span
 from ease_jax.decode.drafts import Choice, Looked
 from ease_jax.model import readout
 from ease_jax.model.layers import KV
-from ease_jax.model.walk import RUNNING
 
 
 class Checked(NamedTuple):
@@ -56,6 +55,7 @@ def check(
   """
   lengths = how.draft.lengths
   most = max(lengths)
+  drafts = drafts._replace(cache=_without_coda(how, place, drafts.cache, most))
   checks = [
     functools.partial(_of_length, how, place, drafts, choice, looks, num, most)
     for num in lengths
@@ -86,9 +86,10 @@ def _of_length(
   for c, span in enumerate(how.spans[1:]):
     runs = (drafts.num > 0) & (c >= choice.drafter)
     state, new = run_span(how, drafts.cache, span, state, position_1xN, runs)
+    h_1xNxD, behind = run_coda(how, drafts.cache, state, position_1xN, runs)
     k = (*how.readouts, last)[c + 1]
-    normed.append(bound.normed(k, state[RUNNING])[0])
-    kv |= new
+    normed.append(bound.normed(k, h_1xNxD)[0])
+    kv |= new | behind
 
   logits_NxV = readout.logits(normed.pop(), bound.unembedding())
   looked = None
@@ -114,6 +115,17 @@ def _of_length(
     looked,
     heads_run,
   )
+
+
+def _without_coda(how: How, place: Place, cache: Cache, most: int) -> Cache:
+  """The cache, in whose coda no draft is seen: a check makes it anew."""
+  if not how.bound.grid.coda:
+    return cache
+  coda_Lx1xN = jnp.broadcast_to(
+    how.coda_L[:, None, None], (how.bound.grid.depth, 1, most)
+  )
+  nobody_Lx1xN = jnp.zeros(coda_Lx1xN.shape, bool)
+  return caches.commit(cache, New({}, nobody_Lx1xN, coda_Lx1xN), place.slot)
 
 
 def _padded(x: jax.Array, axis: int, size: int) -> jax.Array:

@@ -41,6 +41,12 @@ class How(NamedTuple):
     stops = (*self.readouts, grid.num_readouts - 1)
     return tuple(map(grid.between, starts, stops))
 
+  @property
+  def coda_L(self) -> jax.Array:
+    """Whether each cell is one of the coda, bool."""
+    grid = self.bound.grid
+    return jnp.arange(grid.depth) >= len(grid.cells)
+
   def reach(self, drafter: jax.Array) -> jax.Array:
     """Cells up to a readout that may draft."""
     reach_C = [self.bound.grid.reach_K[k] for k in self.readouts]
@@ -104,6 +110,26 @@ def run_span(
   ran = jax.lax.cond(runs, run, stay)
   numbers = [cell.number for cell in span]
   return ran.state, dict(zip(numbers, ran.kv, strict=True))
+
+
+def run_coda(
+  how: How,
+  cache: Cache,
+  state: State,
+  position_1xT: jax.Array,
+  runs: jax.Array,
+) -> tuple[jax.Array, dict[int, KV]]:
+  """The states as a head sees them, and what the coda's cells made.
+
+  Args:
+    how, cache, position_1xT, runs: as in `run_span`.
+    state: behind a readout.
+  """
+  tail = how.bound.grid.tail
+  if not tail:
+    return state[RUNNING], {}
+  state, kv = run_span(how, cache, tail, state, position_1xT, runs)
+  return state[RUNNING], kv
 
 
 class Drafts(NamedTuple):
@@ -201,8 +227,9 @@ def _drafted(
   for c, (k, span) in enumerate(zip(how.readouts, how.spans)):
     runs = always & (c <= choice.drafter)
     state, new = run_span(how, d.cache, span, state, position_1x1, runs)
-    normed.append(bound.normed(k, state[RUNNING])[0, 0])
-    kv |= new
+    h_1x1xD, behind = run_coda(how, d.cache, state, position_1x1, runs)
+    normed.append(bound.normed(k, h_1x1xD)[0, 0])
+    kv |= new | behind
 
   normed_CxD = jnp.stack(normed)
   logits_1xV = readout.logits(
@@ -214,7 +241,8 @@ def _drafted(
   newest = sample.draw(logits_1xV, draw_key[None], sampling)[0]
 
   number_L = jnp.arange(bound.grid.depth)
-  seen_Lx1x1 = (number_L < how.reach(choice.drafter))[:, None, None]
+  ran_L = (number_L < how.reach(choice.drafter)) | how.coda_L
+  seen_Lx1x1 = ran_L[:, None, None]
   cache = caches.commit(d.cache, New(kv, seen_Lx1x1), place.slot + d.num)
 
   def put(xs: jax.Array, x: jax.Array, axis: int = 0) -> jax.Array:

@@ -130,11 +130,6 @@ def check_model(model: Body) -> None:
     f'{model.cfg.readouts} is one; train with more readouts',
   )
   need(
-    not model.grid.coda,
-    'speculation drafts from the state of an early readout; this model reads '
-    "it through a coda; use generate.method='exits' or 'full'",
-  )
-  need(
     not model.grid.routed,
     'speculation checks drafts many at a time; the routers of this model keep '
     "tokens out of cells one by one; use generate.method='exits' or 'full'",

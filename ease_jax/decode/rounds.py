@@ -163,6 +163,7 @@ def _tally(
   how: How, choice: Choice, drafts: Drafts, checked: Checked, right: jax.Array
 ) -> Tally:
   """What one round did."""
+  grid = how.bound.grid
   reach = how.reach(choice.drafter)
   drafter_Cx1 = jnp.arange(len(how.readouts))[:, None]
   length_1xN = jnp.asarray(how.draft.lengths)[None]
@@ -171,7 +172,7 @@ def _tally(
     rounds=1,
     drafted=drafts.num,
     accepted=right,
-    layers_run=drafts.num * reach + how.bound.grid.depth - reach,
+    layers_run=drafts.num * (reach + len(grid.coda)) + grid.depth - reach,
     heads_run=drafts.num + checked.heads_run,
     chosen_CxN=chosen_CxN.astype(jnp.int32),
   )
