@@ -162,6 +162,9 @@ def _add_training(c: Config) -> None:
   c.train.runs = 'constant'  # S an update; or late, curriculum, drawn
   c.train.runs_share = 0.4  # late, curriculum: of the steps, until S are run
   c.train.runs_most = 4  # drawn: never more than so many times S
+  c.train.backprop = 'constant'  # reach of gradients: the model's; or growing
+  c.train.backprop_first = 1  # growing: at first, in runs; hrm: in updates
+  c.train.backprop_share = 0.2  # growing: of the steps, until the model's
   c.train.layer_dropout = 0.0  # most rows that skip a layer, a share; 0 = off
   c.train.layer_dropout_shape = 'exponential'  # over layers; or uniform
   c.train.layer_dropout_schedule = 'constant'  # or rising, falling: over time
@@ -295,7 +298,6 @@ def with_section(c: Config, path: str, **fields: Any) -> Config:
   for parent in parents:
     section = section[parent]
   need(name not in section, f'the config has a section {path} already')
-
   with c.unlocked():
     section[name] = ConfigDict(fields)
   return c.lock()
@@ -340,7 +342,6 @@ def with_argument(c: Config, argument: str) -> Config:
   c.train.checkpoint_every = 10
   c.optimizer.warmup_steps = 5
   c.loss.schedule_steps = min(c.loss.schedule_steps, 10)
-
   c.evaluate.max_tokens = 1024
   c.evaluate.speed_tokens = 64
   c.exit.search_points = 2

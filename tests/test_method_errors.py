@@ -190,6 +190,48 @@ ERRORS = [
     "('gain',) know them by number; use constant, or no gates",
   ),
   (
+    {'train.backprop': 'growing'},
+    'train.backprop=growing does not fit model.body=stack, whose gradient goes '
+    'through all that is run; use constant',
+  ),
+  (
+    {
+      'model.body': 'cycle',
+      'model.num_layers': 5,
+      'train.backprop': 'growing',
+    },
+    'train.backprop=growing does not fit model.body=cycle, whose gradient goes '
+    'through all that is run; use constant',
+  ),
+  (
+    HRM | {'train.backprop': 'growing', 'train.backprop_first': 3},
+    'train.backprop_first=3 is more than model.hrm.backprop=2, which gradients '
+    'reach in the end; lower it',
+  ),
+  (
+    REFINE
+    | {
+      'model.carry_backprop': 2,
+      'train.backprop': 'growing',
+      'train.backprop_first': 3,
+    },
+    'train.backprop_first=3 is more than model.carry_backprop=2, which '
+    'gradients reach in the end; lower it',
+  ),
+  (
+    REFINE | {'train.backprop': 'growing', 'train.backprop_share': 0.0},
+    'train.backprop_share=0.0 must be above 0',
+  ),
+  (
+    REFINE | {'train.backprop': 'growing', 'train.backprop_share': 1.1},
+    'train.backprop_share=1.1 must be at most 1',
+  ),
+  (
+    HRM | {'train.backprop': 'growing', 'train.freeze': 'model'},
+    'train.backprop=growing has no effect with train.freeze=model: no gradient '
+    'reaches the layers; use constant',
+  ),
+  (
     {
       'loss.gates': ('ouro',),
       'loss.gate_weighs': True,

@@ -23,7 +23,7 @@ from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
 from ease_jax.model.body import EMBED_STD
-from ease_jax.model.kind import Kind
+from ease_jax.model.kind import Kind, Reach
 from ease_jax.model.layers import Linear, RMSNorm
 from ease_jax.model.streams import (
   FIRST_STATES,
@@ -172,6 +172,19 @@ def residual_layers(cfg: ModelConfig) -> int:
   return spec.prelude + runs * cfg.num_layers + spec.coda
 
 
+def _carry_backprop(cfg: ModelConfig) -> int:
+  return cfg.carry_backprop
+
+
+def _cut(cfg: ModelConfig, runs: int) -> ModelConfig:
+  return dataclasses.replace(cfg, carry_backprop=runs)
+
+
 REFINE = Kind(
-  'refine', schedule, Carried, RefineSpec, residual_layers=residual_layers
+  'refine',
+  schedule,
+  Carried,
+  RefineSpec,
+  residual_layers=residual_layers,
+  reach=Reach('model.carry_backprop', _carry_backprop, _cut),
 )

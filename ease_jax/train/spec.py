@@ -9,6 +9,7 @@ import numpy as np
 
 from ease_jax.checks import (
   Count,
+  Depth,
   OneOf,
   Range,
   ReadIf,
@@ -23,6 +24,7 @@ from ease_jax.core.layer_dropout import (
   SHAPES,
   LayerDropout,
 )
+from ease_jax.core.reach import GROWS, REACHES, grown
 from ease_jax.core.runs import CONSTANT, DRAWN, GROWING, When
 from ease_jax.core.runs import SCHEDULES as RUNS
 
@@ -43,6 +45,9 @@ class TrainSpec:
     runs: how many segments of the model are run in an update, of RUNS.
     runs_share: of the steps, until all are.
     runs_most: the highest number that is drawn, as a multiple of S.
+    backprop: how far back gradients go in an update, of REACHES.
+    backprop_first: how far at first, in what the model's body counts.
+    backprop_share: of the steps, until they go as far as the model says.
     layer_dropout: highest share of the rows of a batch that skip a layer.
     layer_dropout_shape: share of the other layers, of SHAPES.
     layer_dropout_schedule: how it changes while training, of SCHEDULES.
@@ -66,6 +71,11 @@ class TrainSpec:
   runs: Annotated[str, OneOf(tuple(RUNS))]
   runs_share: Annotated[float, Range(0, 1, above=True), ReadIf('runs', GROWING)]
   runs_most: Annotated[Count, ReadIf('runs', (DRAWN,))]
+  backprop: Annotated[str, OneOf(REACHES)]
+  backprop_first: Annotated[Depth, ReadIf('backprop', (GROWS,))]
+  backprop_share: Annotated[
+    float, Range(0, 1, above=True), ReadIf('backprop', (GROWS,))
+  ]
   layer_dropout: Annotated[float, Range(0, 1, below=True)]
   layer_dropout_shape: Annotated[str, OneOf(SHAPES), ReadIf('layer_dropout')]
   layer_dropout_schedule: Annotated[
@@ -111,6 +121,11 @@ class TrainSpec:
       self.runs == CONSTANT or not self.layer_dropout,
       f'train.runs={self.runs} does not fit train.layer_dropout='
       f'{self.layer_dropout}: both change the layers that run; use one',
+    )
+    need(
+      self.backprop != GROWS or not self.frozen,
+      f'train.backprop={self.backprop} has no effect with train.freeze='
+      f'{self.freeze}: no gradient reaches the layers; use constant',
     )
     need(
       not self.frozen or self.init_from != '',
@@ -164,6 +179,18 @@ class TrainSpec:
       random=functools.partial(np.random.default_rng, (seed, step)),
     )
     return RUNS[self.runs](when)
+
+  def backprop_at(self, step: int, full: int) -> int:
+    """How far back gradients go in an update, in what the body counts.
+
+    Args:
+      step: of the update, from 0.
+      full: how far the model says.
+    """
+    if self.backprop != GROWS:
+      return full
+    length = self.backprop_share * self.steps
+    return grown(step, self.backprop_first, full, length)
 
   def updates_per_step(self, segments: int) -> int:
     """Updates that each batch makes, given the segments of the model."""
