@@ -78,7 +78,7 @@ def _add_model(c: Config) -> None:
   c.model.refine = ConfigDict()  # read where model.body is refine
   c.model.refine.prelude = 0  # layers of their own, once before all segments
   c.model.refine.coda = 0  # the same, behind the segment that answers
-  c.model.refine.inject = 'add'  # or concat, gate, none: state meets input
+  c.model.refine.inject = 'add'  # or concat, gate, decay, none: z meets input
   c.model.refine.carry_init = 'zeros'  # or fixed, random, learned, input
   c.model.refine.carry_norm = False  # RMSNorm on the state before that
 

@@ -142,8 +142,8 @@ ERRORS = [
   (
     REFINE | {'model.refine.inject': 'none', 'model.refine.carry_norm': True},
     'model.refine.carry_norm=True has no effect: it is read where '
-    "model.refine.inject is add or concat or gate only, and that is 'none'; "
-    'change that, or leave carry_norm at False',
+    'model.refine.inject is add or concat or gate or decay only, and that is '
+    "'none'; change that, or leave carry_norm at False",
   ),
   (
     REFINE | {'model.refine.coda': -1},

@@ -7,11 +7,13 @@ With no prelude and no coda, z added and detached, and a loss at each segment's
 end, this is IRT. Recurrent-depth models have both, concatenate and project
 (Geiping et al. 2502.05171); the projection that starts as the input alone, the
 norm on z and the input as first state are those of iso-depth scaling
-(2604.21106). Without an injection the core goes on from where it is, as where
+(2604.21106). Parcae (2604.12946) lets z decay, in each of its numbers at a rate
+of its own. Without an injection the core goes on from where it is, as where
 layers in the middle of a stack are repeated.
 """
 
 import dataclasses
+import math
 from typing import Annotated
 
 import flax.linen as nn
@@ -37,8 +39,11 @@ INPUT = 'x'
 CARRY = 'z'
 LEARNED = 'learned'
 NO_INJECTION = 'none'
-INJECTING = ('add', 'concat', 'gate')
+DECAY = 'decay'
+INJECTING = ('add', 'concat', 'gate', DECAY)
 INJECTIONS = (*INJECTING, NO_INJECTION)
+# Of decay, whose rate A is 1 at first: exp(-step A) is the root of 1/5.
+FIRST_STEP = math.log(5) / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +54,9 @@ class RefineSpec:
     prelude: layers of their own that run once, before the first segment.
     coda: the same, behind the segment that answers.
     inject: how z meets the input: add; concat, projected from both and at
-      first the input alone; gate, a projected share of z; none, a segment goes
-      on from where the one before it ended.
+      first the input alone; gate, a projected share of z; decay, z decays and
+      the projected input is added; none, a segment goes on from where the one
+      before it ended.
     carry_init: first state z[0]: zeros, fixed, random, learned, or the input.
     carry_norm: whether z is normed (RMSNorm) before it meets the input.
   """
@@ -71,7 +77,7 @@ class RefineSpec:
   @property
   def projects(self) -> bool:
     """Whether the injection has a matrix of its own."""
-    return self.inject in ('concat', 'gate')
+    return self.inject in ('concat', 'gate', DECAY)
 
   @property
   def carries(self) -> bool:
@@ -104,7 +110,7 @@ def schedule(cfg: ModelConfig) -> Grid:
 def _input_alone(
   key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> jax.Array:
-  """A projection of [x; z] that is x: [I | 0], transposed."""
+  """A projection of x, or of [x; z], that is x: [I | 0], transposed."""
   del key
   return jnp.eye(*shape, dtype=dtype)
 
@@ -121,8 +127,14 @@ class Carried(nn.Module):
       self.first = self.param('first', init, (self.cfg.dim,), jnp.float32)
     dtype = jnp.dtype(self.cfg.dtype)
     if spec.projects:
-      init = _input_alone if spec.inject == 'concat' else None
+      init = None if spec.inject == 'gate' else _input_alone
       self.inject = Linear(self.cfg.dim, dtype, kernel_init=init)
+    if spec.inject == DECAY:
+      shape = (self.cfg.dim,)
+      bias = nn.initializers.constant(math.log(math.expm1(FIRST_STEP)))
+      zeros = nn.initializers.zeros
+      self.log_rate = self.param('log_rate', zeros, shape, jnp.float32)
+      self.step_bias = self.param('step_bias', bias, shape, jnp.float32)
     if spec.carry_norm:
       self.norm = RMSNorm(dtype)
 
@@ -154,15 +166,28 @@ class Carried(nn.Module):
 
     x_BxTxD = state[INPUT]
     z_BxTxD = state[CARRY]
+    if spec.inject == DECAY:
+      return self._decayed(x_BxTxD, z_BxTxD)
     projected = self.inject(jnp.concatenate([x_BxTxD, z_BxTxD], -1))
     if spec.inject == 'concat':
       return projected
     return x_BxTxD + nn.sigmoid(projected) * z_BxTxD
 
+  def _decayed(self, x_BxTxD: jax.Array, z_BxTxD: jax.Array) -> jax.Array:
+    """exp(-step A) z + step (B x), with A and step > 0 (2604.12946)."""
+    step_D = nn.softplus(self.step_bias)
+    kept_D = jnp.exp(-step_D * jnp.exp(self.log_rate))
+    kept_1x1xD = kept_D.astype(z_BxTxD.dtype)[None, None]
+    step_1x1xD = step_D.astype(z_BxTxD.dtype)[None, None]
+    return kept_1x1xD * z_BxTxD + step_1x1xD * self.inject(x_BxTxD)
+
   def flops(self, cell: Cell) -> float:
     del cell
-    dim = self.cfg.dim
-    return 2 * 2 * dim * dim if self.cfg.options.projects else 0.0
+    spec: RefineSpec = self.cfg.options
+    if not spec.projects:
+      return 0.0
+    streams = 1 if spec.inject == DECAY else 2
+    return 2 * streams * self.cfg.dim**2
 
 
 def residual_layers(cfg: ModelConfig) -> int:
