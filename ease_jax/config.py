@@ -159,9 +159,9 @@ def _add_training(c: Config) -> None:
   c.train.updates = 'joint'  # or per_segment: one update per batch and segment
   c.train.batch_size = 8  # B: windows per update
   c.train.accumulate = 1  # micro-batches per update; divides batch_size
-  c.train.runs = 'constant'  # S an update; or late, curriculum, drawn
+  c.train.runs = 'constant'  # S; or late, curriculum, drawn, drawn_rows
   c.train.runs_share = 0.4  # late, curriculum: of the steps, until S are run
-  c.train.runs_most = 4  # drawn: never more than so many times S
+  c.train.runs_most = 4  # drawn, drawn_rows: at most so many times S
   c.train.backprop = 'constant'  # reach of gradients: the model's; or growing
   c.train.backprop_first = 1  # growing: at first, in runs; hrm: in updates
   c.train.backprop_share = 0.2  # growing: of the steps, until the model's

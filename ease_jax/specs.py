@@ -27,7 +27,7 @@ from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.reach import GROWS
-from ease_jax.core.runs import CONSTANT, DRAWN
+from ease_jax.core.runs import CONSTANT, DRAWING, DRAWN_ROWS
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.data.spec import DataSpec
@@ -313,7 +313,7 @@ def _check_runs(specs: Specs, grid: Grid) -> None:
   )
   most = specs.loss.segments * specs.train.runs_most
   need(
-    runs != DRAWN or most <= MOST_DEPTH,
+    runs not in DRAWING or most <= MOST_DEPTH,
     f'train.runs_most={specs.train.runs_most} times model.segments='
     f'{specs.loss.segments} is more than {MOST_DEPTH} runs; lower one of them',
   )
@@ -321,4 +321,22 @@ def _check_runs(specs: Specs, grid: Grid) -> None:
     runs == CONSTANT or not specs.model.gates,
     f'train.runs={runs} changes how many readouts there are, and loss.gates='
     f'{specs.model.gates} know them by number; use {CONSTANT}, or no gates',
+  )
+  if runs == DRAWN_ROWS:
+    _check_rows(specs, grid)
+
+
+def _check_rows(specs: Specs, grid: Grid) -> None:
+  """Rows have one loss each, and draw nothing but their number of runs."""
+  runs = specs.train.runs
+  need(
+    not any(specs.loss.weight_K[:-1]),
+    f'train.runs={runs} reads a row after its last run alone, and the weights '
+    f'are {specs.loss.weight_K}; use loss.weights=final',
+  )
+  need(
+    specs.model.dropout == 0 and not grid.routed,
+    f'train.runs={runs} does not fit model.dropout={specs.model.dropout} or a '
+    'model.router, for which a program would be made for each number; use 0.0 '
+    'and none',
   )

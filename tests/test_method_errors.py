@@ -157,7 +157,7 @@ ERRORS = [
   (
     REFINE | {'train.runs': 'poisson'},
     "train.runs='poisson' is unknown; use one of: constant, late, curriculum, "
-    'drawn',
+    'drawn, drawn_rows',
   ),
   (
     REFINE | {'train.runs': 'late', 'train.runs_share': 0.0},
@@ -274,6 +274,31 @@ ERRORS = [
     | {'train.runs': 'drawn', 'loss.weights': 'final', 'train.runs_most': 501},
     'train.runs_most=501 times model.segments=3 is more than 1000 runs; lower '
     'one of them',
+  ),
+  (
+    REFINE
+    | {
+      'train.runs': 'drawn_rows',
+      'loss.weights': 'final',
+      'train.runs_most': 501,
+    },
+    'train.runs_most=501 times model.segments=3 is more than 1000 runs; lower '
+    'one of them',
+  ),
+  (
+    REFINE | {'train.runs': 'drawn_rows', 'model.readouts': (4,)},
+    'train.runs=drawn_rows reads a row after its last run alone, and the '
+    'weights are (1.0, 1.0, 1.0); use loss.weights=final',
+  ),
+  (
+    REFINE
+    | {
+      'train.runs': 'drawn_rows',
+      'loss.weights': 'final',
+      'model.dropout': 0.1,
+    },
+    'train.runs=drawn_rows does not fit model.dropout=0.1 or a model.router, '
+    'for which a program would be made for each number; use 0.0 and none',
   ),
   (
     REFINE | {'model.refine.inject': 'none', 'loss.weights': 'final'},

@@ -25,7 +25,14 @@ from ease_jax.core.layer_dropout import (
   LayerDropout,
 )
 from ease_jax.core.reach import GROWS, REACHES, grown
-from ease_jax.core.runs import CONSTANT, DRAWN, GROWING, When
+from ease_jax.core.runs import (
+  CONSTANT,
+  DRAWING,
+  DRAWN_ROWS,
+  GROWING,
+  When,
+  rows_drawn,
+)
 from ease_jax.core.runs import SCHEDULES as RUNS
 
 UPDATES = ('joint', 'per_segment')
@@ -70,7 +77,7 @@ class TrainSpec:
   accumulate: Count
   runs: Annotated[str, OneOf(tuple(RUNS))]
   runs_share: Annotated[float, Range(0, 1, above=True), ReadIf('runs', GROWING)]
-  runs_most: Annotated[Count, ReadIf('runs', (DRAWN,))]
+  runs_most: Annotated[Count, ReadIf('runs', DRAWING)]
   backprop: Annotated[str, OneOf(REACHES)]
   backprop_first: Annotated[Depth, ReadIf('backprop', (GROWS,))]
   backprop_share: Annotated[
@@ -172,13 +179,26 @@ class TrainSpec:
       segments: S, of the model.
       seed: of the run.
     """
-    when = When(
+    return RUNS[self.runs](self._when(step, segments, seed))
+
+  def rows_at(self, step: int, segments: int, seed: int) -> np.ndarray | None:
+    """Segments that each row runs in an update, [B] int32; None = all of them.
+
+    Args:
+      step, segments, seed: as in `runs_at`.
+    """
+    if self.runs != DRAWN_ROWS:
+      return None
+    return rows_drawn(self._when(step, segments, seed))
+
+  def _when(self, step: int, segments: int, seed: int) -> When:
+    return When(
       segments,
       place=step / (self.runs_share * self.steps),
       most=self.runs_most * segments,
       random=functools.partial(np.random.default_rng, (seed, step)),
+      rows=self.batch_size,
     )
-    return RUNS[self.runs](when)
 
   def backprop_at(self, step: int, full: int) -> int:
     """How far back gradients go in an update, in what the body counts.

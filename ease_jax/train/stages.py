@@ -8,10 +8,11 @@ import numpy as np
 
 from ease_jax.core.layer_dropout import LayerDropout
 from ease_jax.core.objective import LossSpec
-from ease_jax.core.runs import DRAWN
+from ease_jax.core.runs import DRAWING, DRAWN_ROWS
 from ease_jax.data import Batch
 from ease_jax.model import Body, routed, with_reach, with_segments
 from ease_jax.train.loss import Metrics
+from ease_jax.train.rows import RUNS
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.update import TrainState, train_step
 
@@ -45,6 +46,11 @@ def plan(spec: TrainSpec, model: Body, step: int, seed: int) -> Plan:
   reach = model.kind.reach
   far = reach and spec.backprop_at(step, reach.full(model.cfg))
   runs = spec.runs_at(step, model.cfg.segments, seed)
+  if spec.runs == DRAWN_ROWS:
+    # Rows wait in segments that nobody runs, rather than that fewer are joined
+    # by a gradient, which would be another program.
+    reached = model if far is None else with_reach(model, far)
+    runs = max(runs, reached.cfg.carry_backprop)
   return Plan(runs, far, spec.layer_dropout_at(step))
 
 
@@ -109,7 +115,10 @@ def updating(
   ) -> tuple[TrainState, Metrics]:
     now = planned(model, loss_spec, plan(spec, model, step, seed))
     # A number that changes is no other program; one that is always 0, no part.
-    counts = now.before > 0 or spec.runs == DRAWN
+    counts = now.before > 0 or spec.runs in DRAWING
+    rows_B = spec.rows_at(step, model.cfg.segments, seed)
+    if rows_B is not None:
+      batch = batch | {RUNS: rows_B}
     state, metrics = train_step(
       state,
       batch,
