@@ -1,8 +1,8 @@
-"""HRM-Text: two states, one segment, one loss, gradients through five updates.
+"""HRM-Text: two states, one segment, one loss, gradients through up to five.
 
   python -m ease_jax.main --config=configs/hrm_text.py --workdir=runs/hrm_text
 
-Cost: two thirds of the FLOPs of the quickstart; not run at full length, so that
+Cost: six tenths of the FLOPs of the quickstart; not run at full length, so that
 there is no perplexity of its own yet.
 """
 

@@ -78,7 +78,7 @@ def _add_model(c: Config) -> None:
   c.model.refine = ConfigDict()  # read where model.body is refine
   c.model.refine.prelude = 0  # layers of their own, once before all segments
   c.model.refine.coda = 0  # the same, behind the segment that answers
-  c.model.refine.inject = 'add'  # or concat, gate, lanes, none: meets input
+  c.model.refine.inject = 'add'  # or concat, gate, decay, lanes, none
   c.model.refine.carry_init = 'zeros'  # or fixed, random, learned, input
   c.model.refine.carry_norm = False  # RMSNorm on the state before that
   c.model.refine.input_norm = False  # RMSNorm on the input, too
@@ -164,9 +164,12 @@ def _add_training(c: Config) -> None:
   c.train.updates = 'joint'  # or per_segment: one update per batch and segment
   c.train.batch_size = 8  # B: windows per update
   c.train.accumulate = 1  # micro-batches per update; divides batch_size
-  c.train.runs = 'constant'  # S an update; or late, curriculum, drawn
+  c.train.runs = 'constant'  # S; or late, curriculum, drawn, drawn_rows
   c.train.runs_share = 0.4  # late, curriculum: of the steps, until S are run
-  c.train.runs_most = 4  # drawn: never more than so many times S
+  c.train.runs_most = 4  # drawn, drawn_rows: at most so many times S
+  c.train.backprop = 'constant'  # reach of gradients: the model's; or growing
+  c.train.backprop_first = 1  # growing: at first, in runs; hrm: in updates
+  c.train.backprop_share = 0.2  # growing: of the steps, until the model's
   c.train.layer_dropout = 0.0  # most rows that skip a layer, a share; 0 = off
   c.train.layer_dropout_shape = 'exponential'  # over layers; or uniform
   c.train.layer_dropout_schedule = 'constant'  # or rising, falling: over time
@@ -226,61 +229,6 @@ def _add_exits(c: Config) -> None:
   c.generate.adaptive.decay = 0.9  # what a round counts a round later
   c.generate.adaptive.look_every = 4  # rounds between looks at all readouts
   c.generate.adaptive.early_stop = True  # draft while one more is worth it
-
-
-def from_json(tree: dict[str, Any]) -> Config:
-  """The config that a run wrote to its `config.json`.
-
-  A field, or a section within another, that is new since then has its default.
-
-  Args:
-    tree: the file's content.
-
-  Raises:
-    ConfigError: it lacks a section, or has a field that this version does not
-      know, or a value that the field cannot have.
-  """
-  c = base()
-  _fill(c, tree, '')
-  return c
-
-
-def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
-  unknown = sorted(f'{path}{name}' for name in set(tree) - set(section))
-  need(
-    not unknown,
-    f'config.json has {unknown}: it was written by another version of '
-    'ease_jax, or names a method that is not registered; use that version, '
-    'register the method, or make the run again',
-  )
-  for name in section:
-    is_section = isinstance(section[name], ConfigDict)
-    value = tree.get(name, {} if is_section and path else None)
-    need(
-      isinstance(value, dict) == is_section,
-      f'config.json is damaged at {path}{name}; restore it from a copy',
-    )
-    if is_section:
-      _fill(section[name], value, f'{path}{name}.')
-    elif name in tree:
-      _set(section, name, _restored(value), f'{path}{name}')
-
-
-def _set(section: Config, name: str, value: Any, path: str) -> None:
-  try:
-    section[name] = value
-  except (TypeError, OverflowError):
-    raise ConfigError(
-      f'config.json is damaged at {path}={value!r}, which should be like '
-      f'{section[name]!r}; restore it from a copy'
-    ) from None
-
-
-def _restored(value: Any) -> Any:
-  """Lists are tuples again, and names of infinities numbers."""
-  if isinstance(value, list):
-    return tuple(_restored(item) for item in value)
-  return float(value) if value in ('inf', '-inf') else value
 
 
 def with_section(c: Config, path: str, **fields: Any) -> Config:

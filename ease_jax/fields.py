@@ -1,9 +1,10 @@
-"""A config as flat fields of JSON: which of them two configs disagree about."""
+"""A config as JSON, and as flat fields: where do two configs disagree?"""
 
 import math
 from typing import Any
 
 from ease_jax import config as config_lib
+from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config, ConfigDict
 
 Json = dict[str, Any]
@@ -101,3 +102,58 @@ def differing(there: Json, here: Json, free: tuple[str, ...] = ()) -> list[str]:
     if theirs != ours and not name.startswith(free):
       found.append(f'{name}={theirs} there, {ours} here')
   return found
+
+
+def from_json(tree: dict[str, Any]) -> Config:
+  """The config that a run wrote to its `config.json`.
+
+  A field, or a section within another, that is new since then has its default.
+
+  Args:
+    tree: the file's content.
+
+  Raises:
+    ConfigError: it lacks a section, or has a field that this version does not
+      know, or a value that the field cannot have.
+  """
+  c = config_lib.base()
+  _fill(c, tree, '')
+  return c
+
+
+def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
+  unknown = sorted(f'{path}{name}' for name in set(tree) - set(section))
+  need(
+    not unknown,
+    f'config.json has {unknown}: it was written by another version of '
+    'ease_jax, or names a method that is not registered; use that version, '
+    'register the method, or make the run again',
+  )
+  for name in section:
+    is_section = isinstance(section[name], ConfigDict)
+    value = tree.get(name, {} if is_section and path else None)
+    need(
+      isinstance(value, dict) == is_section,
+      f'config.json is damaged at {path}{name}; restore it from a copy',
+    )
+    if is_section:
+      _fill(section[name], value, f'{path}{name}.')
+    elif name in tree:
+      _set(section, name, _restored(value), f'{path}{name}')
+
+
+def _set(section: Config, name: str, value: Any, path: str) -> None:
+  try:
+    section[name] = value
+  except (TypeError, OverflowError):
+    raise ConfigError(
+      f'config.json is damaged at {path}={value!r}, which should be like '
+      f'{section[name]!r}; restore it from a copy'
+    ) from None
+
+
+def _restored(value: Any) -> Any:
+  """Lists are tuples again, and names of infinities numbers."""
+  if isinstance(value, list):
+    return tuple(_restored(item) for item in value)
+  return float(value) if value in ('inf', '-inf') else value

@@ -325,10 +325,10 @@ def trm(c: Config, segments: int, num_layers: int) -> Config:
 
 
 def hrm_text(c: Config, num_layers: int) -> Config:
-  """A copy that is HRM-Text (2605.20613), with all five updates that it trains.
+  """A copy that is HRM-Text (2605.20613).
 
   One segment, the input as first high state, pre-norm with a norm on states;
-  without the paper's warm-up from two updates to five.
+  gradients reach two updates at first, and five after a fifth of the steps.
   """
   c = hrm(c, segments=1, num_layers=num_layers)
   c.model.block.norm = 'pre'
@@ -336,6 +336,8 @@ def hrm_text(c: Config, num_layers: int) -> Config:
   c.model.hrm.backprop = 5
   c.model.hrm.carry_init = 'input'
   c.model.hrm.carry_norm = True
+  c.train.backprop = 'growing'
+  c.train.backprop_first = 2
   c.loss.weights = 'final'
   c.loss.gates = ()
   return c

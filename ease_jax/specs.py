@@ -26,8 +26,8 @@ from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
-from ease_jax.core.routers import Routing
-from ease_jax.core.runs import CONSTANT, DRAWN
+from ease_jax.core.reach import GROWS
+from ease_jax.core.runs import CONSTANT, DRAWING, DRAWN_ROWS
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.data.spec import DataSpec
@@ -38,7 +38,7 @@ from ease_jax.model import Body
 from ease_jax.train import optimizer
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
-from ease_jax.train.stages import stage
+from ease_jax.train.stages import Stage, plan, planned
 from ease_jax.train.targets import TARGETS
 from ease_jax.train.update import abstract_state
 
@@ -82,42 +82,35 @@ class Specs:
     Training multiplies all keys of a window and masks those of later tokens,
     so that attention is counted at the whole window.
     """
-    if self.train.layer_dropout:
-      phases = [self._flops_of(routing) for routing in self.train.phases]
-      per_token = float(np.mean(phases))
-    else:
-      per_token = self._flops_of_runs()
-
     shapes = abstract_state(self.body, self.optimizer).params
     updates = optimizer.update_flops(self.optimizer, shapes)
     updates *= self.optimizer.updates_per_step
-    return per_token + updates / (self.train.batch_size * self.data.seq_len)
+    tokens = self.train.batch_size * self.data.seq_len
+    return self._flops_of_steps() + updates / tokens
 
-  def _flops_of_runs(self) -> float:
+  def _flops_of_steps(self) -> float:
     """Of one token forward and backward, mean over all steps."""
+    body = self.body
     steps = range(self.train.steps)
-    segments = self.loss.segments
-    counts = collections.Counter(
-      self.train.runs_at(step, segments, self.seed) for step in steps
+    plans = collections.Counter(
+      plan(self.train, body, step, self.seed) for step in steps
     )
     total = 0.0
-    for runs, updates in counts.items():
-      now = stage(self.body, self.loss, runs)
-      taught = dataclasses.replace(self, model=now.model.cfg, loss=now.loss)
-      before = now.before * now.model.costs(self.data.seq_len).segment
-      total += updates * (taught._flops_of(None) + before)
+    for now, updates in plans.items():
+      total += updates * self._flops_of(planned(body, self.loss, now))
     return total / len(steps)
 
-  def _flops_of(self, routing: Routing | None) -> float:
-    """Of one token forward and backward while rows skip layers like this."""
-    prices = model_lib.routed(self.body, routing).costs(self.data.seq_len)
-    return prices.train_per_token(
-      self.loss.trained_K,
-      self.loss.asked_K,
-      ahead=self.loss.gating.ahead,
-      frozen=self.loss.frozen,
-      rehearsed=self.loss.teaching.own and self.loss.segments > 1,
+  def _flops_of(self, now: Stage) -> float:
+    """Of one token forward and backward in an update of a stage."""
+    prices = now.model.costs(self.data.seq_len)
+    taught = prices.train_per_token(
+      now.loss.trained_K,
+      now.loss.asked_K,
+      ahead=now.loss.gating.ahead,
+      frozen=now.loss.frozen,
+      rehearsed=now.loss.teaching.own and now.loss.segments > 1,
     )
+    return taught + now.before * prices.segment
 
 
 def from_config(config: Config, vocab_size: int = 1) -> Specs:
@@ -180,6 +173,7 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   _check_exit_rows(specs)
   _check_layer_dropout(specs)
+  _check_reach(specs)
   _check_runs(specs, grid)
   _check_top_k(specs)
   need(
@@ -274,6 +268,27 @@ def _check_layer_dropout(specs: Specs) -> None:
   )
 
 
+def _check_reach(specs: Specs) -> None:
+  """Gradients can go less far at first."""
+  train = specs.train
+  if train.backprop != GROWS:
+    return
+  reach = specs.body.kind.reach
+  need(
+    reach is not None,
+    f'train.backprop={train.backprop} does not fit model.body='
+    f'{specs.model.body}, whose gradient goes through all that is run; use '
+    'constant',
+  )
+  assert reach is not None
+  full = reach.full(specs.model)
+  need(
+    train.backprop_first <= full,
+    f'train.backprop_first={train.backprop_first} is more than {reach.field}='
+    f'{full}, which gradients reach in the end; lower it',
+  )
+
+
 def _check_runs(specs: Specs, grid: Grid) -> None:
   """Any number of segments can be trained, and all parameters learn."""
   runs = specs.train.runs
@@ -298,7 +313,7 @@ def _check_runs(specs: Specs, grid: Grid) -> None:
   )
   most = specs.loss.segments * specs.train.runs_most
   need(
-    runs != DRAWN or most <= MOST_DEPTH,
+    runs not in DRAWING or most <= MOST_DEPTH,
     f'train.runs_most={specs.train.runs_most} times model.segments='
     f'{specs.loss.segments} is more than {MOST_DEPTH} runs; lower one of them',
   )
@@ -306,4 +321,27 @@ def _check_runs(specs: Specs, grid: Grid) -> None:
     runs == CONSTANT or not specs.model.gates,
     f'train.runs={runs} changes how many readouts there are, and loss.gates='
     f'{specs.model.gates} know them by number; use {CONSTANT}, or no gates',
+  )
+  if runs == DRAWN_ROWS:
+    _check_rows(specs, grid)
+
+
+def _check_rows(specs: Specs, grid: Grid) -> None:
+  """Rows have one loss each, and draw nothing but their number of runs."""
+  runs = specs.train.runs
+  need(
+    not specs.body.kind.runs_differ(specs.model),
+    f'train.runs={runs} lets rows begin late, and runs of this model have '
+    'parameters of their own, by their number; use drawn',
+  )
+  need(
+    not any(specs.loss.weight_K[:-1]),
+    f'train.runs={runs} reads a row after its last run alone, and the weights '
+    f'are {specs.loss.weight_K}; use loss.weights=final',
+  )
+  need(
+    specs.model.dropout == 0 and not grid.routed,
+    f'train.runs={runs} does not fit model.dropout={specs.model.dropout} or a '
+    'model.router, for which a program would be made for each number; use 0.0 '
+    'and none',
   )

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ease_jax import config as config_lib
 from ease_jax import fields
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
@@ -105,7 +104,7 @@ def read_config_file(path: pathlib.Path) -> Config:
   Raises:
     ConfigError: it is missing, damaged, or of another version.
   """
-  return config_lib.from_json(_read(path))
+  return fields.from_json(_read(path))
 
 
 def read_steps(folder: pathlib.Path) -> object:

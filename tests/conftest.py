@@ -90,6 +90,7 @@ SLOW = (
   'test_refine',
   'test_resplits',
   'test_resume',
+  'test_rows',
   'test_runs',
   'test_run_files',
   'test_run_places',

@@ -50,7 +50,7 @@ class Decoder:
     num_kv_heads: heads of keys and values.
     rope_base: base of the rotary frequencies.
     norm: 'pre', on the input of each branch, or 'post', on each sum.
-    inject: 'add', 'concat' or 'gate': how two streams are combined.
+    inject: 'add', 'concat', 'gate' or 'decay': how two streams are combined.
     embed_scale: factor on embedded tokens.
   """
 
@@ -205,6 +205,10 @@ def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
   if len(values) == 1 or model.inject == 'add':
     return np.sum(values, axis=0)
   x_D, z_D = values
+  if model.inject == 'decay':
+    step_D = np.log1p(np.exp(streams['step_bias']))
+    left_D = np.exp(-step_D * np.exp(streams['log_rate']))
+    return left_D * z_D + step_D * (x_D @ streams['inject']['kernel'])
   inject_2DxD = streams['inject']['kernel']
   injected_D = np.concatenate([x_D, z_D]) @ inject_2DxD
   if model.inject == 'concat':

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from ease_jax import config, specs, workdir
+from ease_jax import config, fields, specs, workdir
 
 
 def valid():
@@ -92,7 +92,7 @@ def test_a_config_comes_back_from_its_file():
   c.exit.thresholds.max_prob = (-math.inf, 0.5, math.inf)
   c.loss.chosen = ((1, 0.5), (8, 0.5))
   tree = json.loads(json.dumps(workdir.as_json(c)))
-  assert config.from_json(tree).to_dict() == c.to_dict()
+  assert fields.from_json(tree).to_dict() == c.to_dict()
 
 
 def test_what_is_new_has_its_default():
@@ -100,17 +100,17 @@ def test_what_is_new_has_its_default():
   tree = workdir.as_json(c)
   del tree['model']['mod']
   del tree['model']['block']['norm']
-  assert config.from_json(tree).to_dict() == c.to_dict()
+  assert fields.from_json(tree).to_dict() == c.to_dict()
   del tree['model']
   with pytest.raises(config.ConfigError, match='damaged at model;'):
-    config.from_json(tree)
+    fields.from_json(tree)
 
 
 def test_a_config_of_another_version_is_refused():
   tree = workdir.as_json(config.base())
   tree['model']['width'] = tree['model'].pop('dim')
   with pytest.raises(config.ConfigError) as error:
-    config.from_json(tree)
+    fields.from_json(tree)
   assert str(error.value) == (
     "config.json has ['model.width']: it was written by another version of "
     'ease_jax, or names a method that is not registered; use that version, '

@@ -219,7 +219,7 @@ def test_what_a_policy_fills_in_segments(policy, layers_K):
 
 
 @pytest.mark.parametrize(
-  'inject, products', [('add', 0), ('concat', 2), ('gate', 2)]
+  'inject, products', [('add', 0), ('concat', 2), ('gate', 2), ('decay', 1)]
 )
 def test_a_projected_state_is_charged_in_each_segment(inject, products):
   model = refine(inject=inject)
@@ -230,8 +230,8 @@ def test_a_projected_state_is_charged_in_each_segment(inject, products):
     3 * (12 * CELL + 3 * extra + HEAD)
   )
   if products:
-    x = jnp.ones((ROWS * LENGTH, 2 * M.dim))
-    w = jnp.ones((2 * M.dim, M.dim))
+    x = jnp.ones((ROWS * LENGTH, products * M.dim))
+    w = jnp.ones((products * M.dim, M.dim))
     assert extra == pytest.approx(xla_flops(jnp.matmul, x, w), rel=0.1)
 
 

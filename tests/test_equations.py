@@ -25,6 +25,9 @@ MODELS = {
   'refine, gated': tiny.refine(
     carry_init='learned', inject='gate', readout_norm='per_readout'
   ),
+  'refine, decayed': tiny.refine(
+    carry_init='random', inject='decay', carry_norm=True
+  ),
   'hrm': tiny.hrm(num_layers=2, segments=2, cycles=3, cycle_steps=2),
 }
 

@@ -142,8 +142,19 @@ ERRORS = [
   (
     REFINE | {'model.refine.inject': 'none', 'model.refine.carry_norm': True},
     'model.refine.carry_norm=True has no effect: it is read where '
-    "model.refine.inject is add or concat or gate only, and that is 'none'; "
-    'change that, or leave carry_norm at False',
+    'model.refine.inject is add or concat or gate or decay or lanes only, and '
+    "that is 'none'; change that, or leave carry_norm at False",
+  ),
+  (
+    REFINE
+    | {
+      'model.refine.inject': 'lanes',
+      'model.refine.carry_init': 'input',
+      'train.runs': 'drawn_rows',
+      'loss.weights': 'final',
+    },
+    'train.runs=drawn_rows lets rows begin late, and runs of this model have '
+    'parameters of their own, by their number; use drawn',
   ),
   (
     REFINE | {'model.refine.coda': -1},
@@ -157,7 +168,7 @@ ERRORS = [
   (
     REFINE | {'train.runs': 'poisson'},
     "train.runs='poisson' is unknown; use one of: constant, late, curriculum, "
-    'drawn',
+    'drawn, drawn_rows',
   ),
   (
     REFINE | {'train.runs': 'late', 'train.runs_share': 0.0},
@@ -188,6 +199,48 @@ ERRORS = [
     REFINE | {'train.runs': 'late', 'loss.gates': ('gain',)},
     'train.runs=late changes how many readouts there are, and loss.gates='
     "('gain',) know them by number; use constant, or no gates",
+  ),
+  (
+    {'train.backprop': 'growing'},
+    'train.backprop=growing does not fit model.body=stack, whose gradient goes '
+    'through all that is run; use constant',
+  ),
+  (
+    {
+      'model.body': 'cycle',
+      'model.num_layers': 5,
+      'train.backprop': 'growing',
+    },
+    'train.backprop=growing does not fit model.body=cycle, whose gradient goes '
+    'through all that is run; use constant',
+  ),
+  (
+    HRM | {'train.backprop': 'growing', 'train.backprop_first': 3},
+    'train.backprop_first=3 is more than model.hrm.backprop=2, which gradients '
+    'reach in the end; lower it',
+  ),
+  (
+    REFINE
+    | {
+      'model.carry_backprop': 2,
+      'train.backprop': 'growing',
+      'train.backprop_first': 3,
+    },
+    'train.backprop_first=3 is more than model.carry_backprop=2, which '
+    'gradients reach in the end; lower it',
+  ),
+  (
+    REFINE | {'train.backprop': 'growing', 'train.backprop_share': 0.0},
+    'train.backprop_share=0.0 must be above 0',
+  ),
+  (
+    REFINE | {'train.backprop': 'growing', 'train.backprop_share': 1.1},
+    'train.backprop_share=1.1 must be at most 1',
+  ),
+  (
+    HRM | {'train.backprop': 'growing', 'train.freeze': 'model'},
+    'train.backprop=growing has no effect with train.freeze=model: no gradient '
+    'reaches the layers; use constant',
   ),
   (
     {
@@ -232,6 +285,31 @@ ERRORS = [
     | {'train.runs': 'drawn', 'loss.weights': 'final', 'train.runs_most': 501},
     'train.runs_most=501 times model.segments=3 is more than 1000 runs; lower '
     'one of them',
+  ),
+  (
+    REFINE
+    | {
+      'train.runs': 'drawn_rows',
+      'loss.weights': 'final',
+      'train.runs_most': 501,
+    },
+    'train.runs_most=501 times model.segments=3 is more than 1000 runs; lower '
+    'one of them',
+  ),
+  (
+    REFINE | {'train.runs': 'drawn_rows', 'model.readouts': (4,)},
+    'train.runs=drawn_rows reads a row after its last run alone, and the '
+    'weights are (1.0, 1.0, 1.0); use loss.weights=final',
+  ),
+  (
+    REFINE
+    | {
+      'train.runs': 'drawn_rows',
+      'loss.weights': 'final',
+      'model.dropout': 0.1,
+    },
+    'train.runs=drawn_rows does not fit model.dropout=0.1 or a model.router, '
+    'for which a program would be made for each number; use 0.0 and none',
   ),
   (
     REFINE | {'model.refine.inject': 'none', 'loss.weights': 'final'},

@@ -12,7 +12,7 @@ import small_run
 import sweeps
 
 import tiny
-from ease_jax import config, specs
+from ease_jax import config, fields, specs
 from ease_jax import run as run_lib
 from ease_jax.checks import ConfigError
 from ease_jax.core.gating import GateSpec
@@ -246,7 +246,7 @@ def test_a_run_of_before_promises_nothing(finished_run):
 
   tree = json.loads((workdir / 'config.json').read_text())
   del tree['exit']['guarantee']
-  assert config.from_json(tree).exit.guarantee.risk == 'none'
+  assert fields.from_json(tree).exit.guarantee.risk == 'none'
 
 
 # -------------------------------------------------------------------- mistakes

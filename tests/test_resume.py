@@ -76,6 +76,14 @@ def test_a_body_of_segments_resumes_too(tmp_path, body, carry_init, gates):
     ({}, dict(num_layers=2, body='cycle', times=2, own=0, router='mor')),
     (dict(runs='late', runs_share=0.5), dict(body='refine', segments=2)),
     (
+      dict(runs='drawn_rows'),
+      dict(body='refine', segments=2, inject='decay', carry_init='input'),
+    ),
+    (
+      dict(backprop='growing', backprop_share=1.0),  # 1 1 1, then 2 2 2
+      dict(body='refine', segments=3, carry_backprop=3),
+    ),
+    (
       dict(runs='drawn'),
       dict(body='refine', segments=2, carry_init='random', prelude=1),
     ),

@@ -12,7 +12,7 @@ import sys
 import pytest
 import small_run
 
-from ease_jax import config, files, lock
+from ease_jax import config, fields, files, lock
 from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.config import ConfigError
@@ -151,7 +151,7 @@ def test_infinite_thresholds_stay_json():
   tree = folders.as_json(c)
   assert tree['exit']['thresholds']['max_prob'] == [0.5, 'inf']
   json.dumps(tree, allow_nan=False)
-  again = config.from_json(tree)
+  again = fields.from_json(tree)
   assert again.exit.thresholds.max_prob == (0.5, float('inf'))
 
 

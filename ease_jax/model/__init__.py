@@ -121,6 +121,19 @@ def routed(body: Body, routing: Routing | None) -> Body:
   return build(dataclasses.replace(body.cfg, routing=routing))
 
 
+def with_reach(body: Body, reach: int) -> Body:
+  """The same parameters; gradients go back so far (`Kind.reach`).
+
+  Args:
+    body: one whose gradient can be cut.
+    reach: how far, in what its kind counts.
+  """
+  assert body.kind.reach is not None
+  if reach == body.kind.reach.full(body.cfg):
+    return body
+  return build(body.kind.reach.cut(body.cfg, reach))
+
+
 def with_segments(body: Body, segments: int) -> Body:
   """The same parameters with another number of segments.
 

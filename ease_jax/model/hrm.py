@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from ease_jax.checks import Depth, OneOf, check_fields, need
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
-from ease_jax.model.kind import Kind
+from ease_jax.model.kind import Kind, Reach
 from ease_jax.model.layers import RMSNorm
 from ease_jax.model.streams import (
   FIRST_STATES,
@@ -50,6 +50,8 @@ class HRMSpec:
       the input and the low one fixed, and no update reads the input. None is
       learned, because the one-step gradient would never reach it.
     carry_norm: whether states are normed (RMSNorm, one for each) when read.
+    reached: of the updates of `backprop` those that gradients reach in this
+      program, no field of the config; 0 = all of them.
   """
 
   cycles: Depth
@@ -58,6 +60,7 @@ class HRMSpec:
   backprop: Depth
   carry_init: Annotated[str, OneOf((*FIRST_STATES, OF_INPUT))]
   carry_norm: bool
+  reached: int = 0
 
   def __post_init__(self):
     check_fields('model.hrm', self)
@@ -79,6 +82,28 @@ class HRMSpec:
     """Of states, in a segment."""
     return self.cycles * (self.cycle_steps + 1)
 
+  @property
+  def is_high_N(self) -> tuple[bool, ...]:
+    """Whether each update of a segment is one of the high state."""
+    return ((False,) * self.cycle_steps + (True,)) * self.cycles
+
+  @property
+  def learns_N(self) -> tuple[bool, ...]:
+    """Whether gradients reach each update of a segment.
+
+    In a warm-up those of the high state come first, but for one of the low
+    one: H has min(its own, reached - 1) of them (HRM-Text, 2605.20613).
+    """
+    own_high = sum(self.is_high_N[-self.backprop :])
+    reached = self.reached or self.backprop
+    high = max(1, min(own_high, reached - 1))
+    left = {True: high, False: reached - high}
+    learns: list[bool] = []
+    for is_high in reversed(self.is_high_N):
+      learns.insert(0, left[is_high] > 0)
+      left[is_high] -= 1
+    return tuple(learns)
+
 
 def schedule(cfg: ModelConfig) -> Grid:
   """Blocks 0 to L-1 are the low module, L to 2L-1 the high one, if it has any.
@@ -94,11 +119,10 @@ def schedule(cfg: ModelConfig) -> Grid:
   blocks = range(first_high, first_high + cfg.num_layers)
   high = _module(blocks, (HIGH, LOW), HIGH)
 
-  modules = ([low] * spec.cycle_steps + [high]) * spec.cycles
-  early = len(modules) - spec.backprop
   cells: list[Cell] = []
-  for number, module in enumerate(modules):
-    cells += _constant(module) if number < early else module
+  for is_high, learns in zip(spec.is_high_N, spec.learns_N):
+    module = high if is_high else low
+    cells += module if learns else _constant(module)
   cells[-1] = dataclasses.replace(cells[-1], readout=0)
   return Grid(tuple(cells), cfg.segments)
 
@@ -176,4 +200,20 @@ class TwoStates(nn.Module):
     return 0.0
 
 
-HRM = Kind('hrm', schedule, TwoStates, HRMSpec, unit_embedding=True)
+def _backprop(cfg: ModelConfig) -> int:
+  return cfg.options.backprop
+
+
+def _cut(cfg: ModelConfig, updates: int) -> ModelConfig:
+  options = dataclasses.replace(cfg.options, reached=updates)
+  return dataclasses.replace(cfg, options=options)
+
+
+HRM = Kind(
+  'hrm',
+  schedule,
+  TwoStates,
+  HRMSpec,
+  unit_embedding=True,
+  reach=Reach('model.hrm.backprop', _backprop, _cut),
+)

@@ -12,6 +12,28 @@ def _num_layers(cfg: ModelConfig) -> int:
   return cfg.num_layers
 
 
+def _alike(cfg: ModelConfig) -> bool:
+  del cfg
+  return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+  """How far back the gradient of a body goes, and how to make it go less far.
+
+  Attributes:
+    field: of the config, that says how far.
+    full: config -> how far, in what the body counts: runs, or updates of a
+      state.
+    cut: (config, fewer) -> the config of the same parameters whose gradient
+      goes back so far.
+  """
+
+  field: str
+  full: Callable[[ModelConfig], int]
+  cut: Callable[[ModelConfig, int], ModelConfig]
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
   """What makes a body.
@@ -27,6 +49,9 @@ class Kind:
       of the normed states they are added to.
     residual_layers: config -> layers that add to one state before it is normed
       or begins anew.
+    reach: how far back the gradient goes; None = through all that is run.
+    runs_differ: config -> whether runs of a segment have parameters of their
+      own, by their number.
   """
 
   name: str
@@ -35,3 +60,5 @@ class Kind:
   options: type | None = None
   unit_embedding: bool = False
   residual_layers: Callable[[ModelConfig], int] = _num_layers
+  reach: Reach | None = None
+  runs_differ: Callable[[ModelConfig], bool] = _alike

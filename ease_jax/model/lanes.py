@@ -19,6 +19,10 @@ from ease_jax.model.layers import RMSNorm
 from ease_jax.model.streams import copied
 from ease_jax.model.walk import RUNNING, Run, State
 
+# Of a number's parameter: AdamW's rate is that of embeddings, and the paper's
+# for these numbers a fifth of it.
+SCALE = 0.2
+
 
 def lane_names(num: int) -> tuple[str, ...]:
   """Streams of so many lanes."""
@@ -55,8 +59,9 @@ class Lanes(nn.Module):
 
   def setup(self):
     spec = self.cfg.options
-    self.numbers = [
-      self.param(f'run_{run}', _first_numbers, run, spec.lanes)
+    shape = (spec.lanes * (spec.lanes + 2),)
+    self.changes = [
+      self.param(f'run_{run}', nn.initializers.zeros, shape, jnp.float32)
       for run in range(self.cfg.trained_runs)
     ]
     if spec.carry_norm:
@@ -99,11 +104,11 @@ class Lanes(nn.Module):
 
   def _of_run(self, run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What run reads by, mixes by and writes by: [N], [N, N], [N]."""
-    number_RxM = jnp.stack(self.numbers)
-    number_M = number_RxM[jnp.minimum(run, len(self.numbers) - 1)]
-    number_M = number_M.astype(self.cfg.dtype)
-
     num = self.cfg.options.lanes
+    last = len(self.changes) - 1
+    first_RxM = [first_numbers(r, num) for r in range(len(self.changes))]
+    number_RxM = jnp.stack(first_RxM) + SCALE * jnp.stack(self.changes)
+    number_M = number_RxM[jnp.minimum(run, last)].astype(self.cfg.dtype)
     read_N, mix, write_N = jnp.split(number_M, (num, num + num**2))
     return read_N, mix.reshape(num, num), write_N
 
@@ -113,8 +118,12 @@ def _mixed(weight_xN: jax.Array, lane_NxBxTxD: jax.Array) -> jax.Array:
   return jnp.tensordot(weight_xN, lane_NxBxTxD, 1)
 
 
-def _first_numbers(key: jax.Array, run: int, num: int) -> jax.Array:
-  """One lane is read, none is mixed with another, all are written to."""
-  del key
+def first_numbers(run: int, num: int) -> jax.Array:
+  """One lane is read, none is mixed with another, all are written to.
+
+  Args:
+    run: from 0.
+    num: N, lanes.
+  """
   read_N = jnp.eye(num)[run % num]
   return jnp.concatenate([read_N, jnp.eye(num).ravel(), jnp.ones(num)])

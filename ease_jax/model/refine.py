@@ -7,11 +7,13 @@ With no prelude and no coda, z added and detached, and a loss at each segment's
 end, this is IRT. Recurrent-depth models have both, concatenate and project
 (Geiping et al. 2502.05171); the projection that starts as the input alone, the
 norm on z, the input as first state, and lanes are those of iso-depth scaling
-(2604.21106). Without an injection the core goes on from where it is, as where
+(2604.21106). Parcae (2604.12946) lets z decay, in each of its numbers at a rate
+of its own. Without an injection the core goes on from where it is, as where
 layers in the middle of a stack are repeated.
 """
 
 import dataclasses
+import math
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -23,7 +25,7 @@ from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
 from ease_jax.model.body import EMBED_STD
-from ease_jax.model.kind import Kind
+from ease_jax.model.kind import Kind, Reach
 from ease_jax.model.lanes import Input, Lanes, lane_names
 from ease_jax.model.layers import Linear, RMSNorm
 from ease_jax.model.streams import (
@@ -41,8 +43,11 @@ CARRY = 'z'
 LEARNED = 'learned'
 NO_INJECTION = 'none'
 LANES = 'lanes'
-INJECTING = ('add', 'concat', 'gate', LANES)
+DECAY = 'decay'
+INJECTING = ('add', 'concat', 'gate', DECAY, LANES)
 INJECTIONS = (*INJECTING, NO_INJECTION)
+# Of decay, whose rate A is 1 at first: exp(-step A) is the root of 1/5.
+FIRST_STEP = math.log(5) / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +58,10 @@ class RefineSpec:
     prelude: layers of their own that run once, before the first segment.
     coda: the same, behind the segment that answers.
     inject: how z meets the input: add; concat, projected from both and at
-      first the input alone; gate, a projected share of z; lanes, several sums
-      of it and of all z, which each run mixes by numbers of its own; none, a
-      segment goes on from where the one before it ended.
+      first the input alone; gate, a projected share of z; decay, z decays and
+      the projected input is added; lanes, several sums of it and of all z,
+      which each run mixes by numbers of its own; none, a segment goes on from
+      where the one before it ended.
     carry_init: first state z[0]: zeros, fixed, random, learned, or the input.
     carry_norm: whether z is normed (RMSNorm) before it meets the input.
     input_norm: whether the input is, too, so that neither drowns the other.
@@ -85,7 +91,7 @@ class RefineSpec:
   @property
   def projects(self) -> bool:
     """Whether the injection has a matrix of its own."""
-    return self.inject in ('concat', 'gate')
+    return self.inject in ('concat', 'gate', DECAY)
 
   @property
   def carries(self) -> bool:
@@ -128,7 +134,7 @@ def schedule(cfg: ModelConfig) -> Grid:
 def _input_alone(
   key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> jax.Array:
-  """A projection of [x; z] that is x: [I | 0], transposed."""
+  """A projection of x, or of [x; z], that is x: [I | 0], transposed."""
   del key
   return jnp.eye(*shape, dtype=dtype)
 
@@ -145,8 +151,14 @@ class Carried(nn.Module):
       self.first = self.param('first', init, (self.cfg.dim,), jnp.float32)
     dtype = jnp.dtype(self.cfg.dtype)
     if spec.projects:
-      init = _input_alone if spec.inject == 'concat' else None
+      init = None if spec.inject == 'gate' else _input_alone
       self.inject = Linear(self.cfg.dim, dtype, kernel_init=init)
+    if spec.inject == DECAY:
+      shape = (self.cfg.dim,)
+      bias = nn.initializers.constant(math.log(math.expm1(FIRST_STEP)))
+      zeros = nn.initializers.zeros
+      self.log_rate = self.param('log_rate', zeros, shape, jnp.float32)
+      self.step_bias = self.param('step_bias', bias, shape, jnp.float32)
     if spec.carry_norm:
       self.norm = RMSNorm(dtype)
     self.input = Input(self.cfg)
@@ -181,6 +193,8 @@ class Carried(nn.Module):
 
     x_BxTxD = state[INPUT]
     z_BxTxD = state[CARRY]
+    if spec.inject == DECAY:
+      return self._decayed(x_BxTxD, z_BxTxD)
     projected = self.inject(jnp.concatenate([x_BxTxD, z_BxTxD], -1))
     if spec.inject == 'concat':
       return projected
@@ -192,10 +206,21 @@ class Carried(nn.Module):
       return self.input.behind(cell, state)
     return copied(cell, state)
 
+  def _decayed(self, x_BxTxD: jax.Array, z_BxTxD: jax.Array) -> jax.Array:
+    """exp(-step A) z + step (B x), with A and step > 0 (2604.12946)."""
+    step_D = nn.softplus(self.step_bias)
+    kept_D = jnp.exp(-step_D * jnp.exp(self.log_rate))
+    kept_1x1xD = kept_D.astype(z_BxTxD.dtype)[None, None]
+    step_1x1xD = step_D.astype(z_BxTxD.dtype)[None, None]
+    return kept_1x1xD * z_BxTxD + step_1x1xD * self.inject(x_BxTxD)
+
   def flops(self, cell: Cell) -> float:
     del cell
-    dim = self.cfg.dim
-    return 2 * 2 * dim * dim if self.cfg.options.projects else 0.0
+    spec: RefineSpec = self.cfg.options
+    if not spec.projects:
+      return 0.0
+    streams = 1 if spec.inject == DECAY else 2
+    return 2 * streams * self.cfg.dim**2
 
 
 def residual_layers(cfg: ModelConfig) -> int:
@@ -212,6 +237,24 @@ def streams(cfg: ModelConfig, **module: Any) -> Streams:
   return Carried(cfg, **module)
 
 
+def _runs_differ(cfg: ModelConfig) -> bool:
+  return cfg.options.inject == LANES
+
+
+def _carry_backprop(cfg: ModelConfig) -> int:
+  return cfg.carry_backprop
+
+
+def _cut(cfg: ModelConfig, runs: int) -> ModelConfig:
+  return dataclasses.replace(cfg, carry_backprop=runs)
+
+
 REFINE = Kind(
-  'refine', schedule, streams, RefineSpec, residual_layers=residual_layers
+  'refine',
+  schedule,
+  streams,
+  RefineSpec,
+  residual_layers=residual_layers,
+  reach=Reach('model.carry_backprop', _carry_backprop, _cut),
+  runs_differ=_runs_differ,
 )

@@ -12,6 +12,7 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.body import is_gate
 from ease_jax.model.walk import State, Travel, Tree, walk
+from ease_jax.train import rows
 from ease_jax.train.gates import learn_from_grid
 from ease_jax.train.segment import (
   Part,
@@ -123,7 +124,8 @@ def grid_loss(
     params: the model's parameters.
     model: a body.
     spec: the loss.
-    batch: tokens, targets int32 and mask float32, each [B, T].
+    batch: tokens, targets int32 and mask float32, each [B, T]; and
+      `rows.RUNS`, [B], where each row runs its own number of segments.
     step: the update's number, from 0.
     key: of everything random in the update.
     teacher: of the target, where it has one beside the model.
@@ -173,8 +175,9 @@ def run_before(
 
   Args:
     params: the model's parameters.
-    model: a body; without dropout and routers where any run.
-    batch: tokens, [B, T].
+    model: a body with the segments that learn; without dropout and routers
+      where any run.
+    batch: tokens, [B, T]; runs of each row, where they have drawn their own.
     num: how many, a scalar; one program runs any number.
     started: the streams before the first segment.
     carried: those of them that a segment hands on.
@@ -187,11 +190,12 @@ def run_before(
   layer = bound.windows(length)
 
   def run(number: jax.Array, carried: State) -> State:
+    left = num - number + model.grid.segments
     walked = walk(
       bound,
       model.grid.first,
       fixed_started | carried,
-      None,
+      rows.waiting(batch, left),
       layer=layer,
       travel=Travel(position_1xT, before=number),
     )
@@ -199,8 +203,10 @@ def run_before(
 
   after = jax.lax.fori_loop(0, num, run, fixed_carried)
 
+  has_begun = rows.begun(batch, num, model.grid.segments)
+
   def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
-    return jnp.where(num > 0, new, old)
+    return jnp.where(has_begun, new, old)
 
   return jax.tree.map(chosen, after, carried)
 

@@ -14,6 +14,7 @@ from ease_jax.core.objective import EXIT_SCORES, LossSpec
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.exits import Exits, Tree, before_exits, settled
 from ease_jax.model.walk import RUNNING, Layer, State, Travel, walk
+from ease_jax.train import rows
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
 from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
 
@@ -162,7 +163,9 @@ def segment_loss(
     bound,
     model.grid.first,
     started | carried,
-    before_exits(progress.done_BxT) if spec.exit_threshold else None,
+    before_exits(progress.done_BxT)
+    if spec.exit_threshold
+    else rows.waiting(batch, spec.segments - part.number),
     layer=layer,
     travel=travel,
     read=_reader(bound, spec, batch),
@@ -223,8 +226,8 @@ def _reader(bound: Body, spec: LossSpec, batch: Batch):
   def read(
     r: int, state: State, exits: Exits | None
   ) -> tuple[Exits | None, State]:
-    if exits is None:
-      return None, state
+    if exits is None or not spec.exit_threshold:
+      return exits, state
 
     h_BxTxD = jax.lax.stop_gradient(state[RUNNING])
     obs = bound.observe(r, bound.read(r, h_BxTxD), None, batch['targets'])

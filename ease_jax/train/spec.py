@@ -9,6 +9,7 @@ import numpy as np
 
 from ease_jax.checks import (
   Count,
+  Depth,
   OneOf,
   Range,
   ReadIf,
@@ -23,7 +24,15 @@ from ease_jax.core.layer_dropout import (
   SHAPES,
   LayerDropout,
 )
-from ease_jax.core.runs import CONSTANT, DRAWN, GROWING, When
+from ease_jax.core.reach import GROWS, REACHES, grown
+from ease_jax.core.runs import (
+  CONSTANT,
+  DRAWING,
+  DRAWN_ROWS,
+  GROWING,
+  When,
+  rows_drawn,
+)
 from ease_jax.core.runs import SCHEDULES as RUNS
 
 UPDATES = ('joint', 'per_segment')
@@ -43,6 +52,9 @@ class TrainSpec:
     runs: how many segments of the model are run in an update, of RUNS.
     runs_share: of the steps, until all are.
     runs_most: the highest number that is drawn, as a multiple of S.
+    backprop: how far back gradients go in an update, of REACHES.
+    backprop_first: how far at first, in what the model's body counts.
+    backprop_share: of the steps, until they go as far as the model says.
     layer_dropout: highest share of the rows of a batch that skip a layer.
     layer_dropout_shape: share of the other layers, of SHAPES.
     layer_dropout_schedule: how it changes while training, of SCHEDULES.
@@ -65,7 +77,12 @@ class TrainSpec:
   accumulate: Count
   runs: Annotated[str, OneOf(tuple(RUNS))]
   runs_share: Annotated[float, Range(0, 1, above=True), ReadIf('runs', GROWING)]
-  runs_most: Annotated[Count, ReadIf('runs', (DRAWN,))]
+  runs_most: Annotated[Count, ReadIf('runs', DRAWING)]
+  backprop: Annotated[str, OneOf(REACHES)]
+  backprop_first: Annotated[Depth, ReadIf('backprop', (GROWS,))]
+  backprop_share: Annotated[
+    float, Range(0, 1, above=True), ReadIf('backprop', (GROWS,))
+  ]
   layer_dropout: Annotated[float, Range(0, 1, below=True)]
   layer_dropout_shape: Annotated[str, OneOf(SHAPES), ReadIf('layer_dropout')]
   layer_dropout_schedule: Annotated[
@@ -113,6 +130,11 @@ class TrainSpec:
       f'{self.layer_dropout}: both change the layers that run; use one',
     )
     need(
+      self.backprop != GROWS or not self.frozen,
+      f'train.backprop={self.backprop} has no effect with train.freeze='
+      f'{self.freeze}: no gradient reaches the layers; use constant',
+    )
+    need(
       not self.frozen or self.init_from != '',
       f'train.freeze={self.freeze} keeps a model as it is, and '
       "train.init_from='' names none; give the directory of a run",
@@ -157,13 +179,38 @@ class TrainSpec:
       segments: S, of the model.
       seed: of the run.
     """
-    when = When(
+    return RUNS[self.runs](self._when(step, segments, seed))
+
+  def rows_at(self, step: int, segments: int, seed: int) -> np.ndarray | None:
+    """Segments that each row runs in an update, [B] int32; None = all of them.
+
+    Args:
+      step, segments, seed: as in `runs_at`.
+    """
+    if self.runs != DRAWN_ROWS:
+      return None
+    return rows_drawn(self._when(step, segments, seed))
+
+  def _when(self, step: int, segments: int, seed: int) -> When:
+    return When(
       segments,
       place=step / (self.runs_share * self.steps),
       most=self.runs_most * segments,
       random=functools.partial(np.random.default_rng, (seed, step)),
+      rows=self.batch_size,
     )
-    return RUNS[self.runs](when)
+
+  def backprop_at(self, step: int, full: int) -> int:
+    """How far back gradients go in an update, in what the body counts.
+
+    Args:
+      step: of the update, from 0.
+      full: how far the model says.
+    """
+    if self.backprop != GROWS:
+      return full
+    length = self.backprop_share * self.steps
+    return grown(step, self.backprop_first, full, length)
 
   def updates_per_step(self, segments: int) -> int:
     """Updates that each batch makes, given the segments of the model."""

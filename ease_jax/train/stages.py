@@ -1,20 +1,57 @@
 """What an update trains: how often layers run, and which of them in vain."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ease_jax.core.layer_dropout import LayerDropout
 from ease_jax.core.objective import LossSpec
-from ease_jax.core.runs import DRAWN
+from ease_jax.core.runs import DRAWING, DRAWN_ROWS
 from ease_jax.data import Batch
-from ease_jax.model import Body, routed, with_segments
+from ease_jax.model import Body, routed, with_reach, with_segments
 from ease_jax.train.loss import Metrics
+from ease_jax.train.rows import RUNS
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.update import TrainState, train_step
 
 # (number of the step, from 0, state, batch) -> state after it, metrics
 Update = Callable[[int, TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class Plan(NamedTuple):
+  """What is particular to an update; updates of one plan share a program.
+
+  Attributes:
+    runs: segments that are run.
+    reach: how far back gradients go (`Kind.reach`); None = through all of it.
+    routing: which rows skip layers; None = nobody.
+  """
+
+  runs: int
+  reach: int | None
+  routing: LayerDropout | None
+
+
+def plan(spec: TrainSpec, model: Body, step: int, seed: int) -> Plan:
+  """The plan of an update: a function of its number and the seed.
+
+  Args:
+    spec: the schedules.
+    model: a body.
+    step: of the update, from 0.
+    seed: of the run.
+  """
+  reach = model.kind.reach
+  far = reach and spec.backprop_at(step, reach.full(model.cfg))
+  runs = spec.runs_at(step, model.cfg.segments, seed)
+  if spec.runs == DRAWN_ROWS:
+    # Rows wait in segments that nobody runs, rather than that fewer are joined
+    # by a gradient, which would be another program.
+    reached = model if far is None else with_reach(model, far)
+    runs = max(runs, reached.cfg.carry_backprop)
+  return Plan(runs, far, spec.layer_dropout_at(step))
 
 
 class Stage(NamedTuple):
@@ -45,6 +82,16 @@ def stage(model: Body, loss: LossSpec, runs: int) -> Stage:
   return Stage(with_segments(model, taught), loss.of_segments(taught), before)
 
 
+def planned(model: Body, loss: LossSpec, now: Plan) -> Stage:
+  """The stage of an update of such a plan."""
+  if now.reach is not None:
+    model = with_reach(model, now.reach)
+  joined = model.cfg.carry_backprop
+  if loss.carry_backprop != joined:
+    loss = dataclasses.replace(loss, carry_backprop=joined)
+  return stage(routed(model, now.routing), loss, now.runs)
+
+
 def updating(
   spec: TrainSpec,
   model: Body,
@@ -55,7 +102,8 @@ def updating(
   """The update of each step.
 
   Args:
-    spec: says how often layers run, and which rows skip some.
+    spec: says how often layers run, how far gradients go, and which rows skip
+      layers.
     model: a body.
     loss_spec: the loss.
     seed: of the run.
@@ -65,11 +113,12 @@ def updating(
   def update(
     step: int, state: TrainState, batch: Batch
   ) -> tuple[TrainState, Metrics]:
-    runs = spec.runs_at(step, loss_spec.segments, seed)
-    routing = spec.layer_dropout_at(step)
-    now = stage(routed(model, routing), loss_spec, runs)
+    now = planned(model, loss_spec, plan(spec, model, step, seed))
     # A number that changes is no other program; one that is always 0, no part.
-    counts = now.before > 0 or spec.runs == DRAWN
+    counts = now.before > 0 or spec.runs in DRAWING
+    rows_B = spec.rows_at(step, model.cfg.segments, seed)
+    if rows_B is not None:
+      batch = batch | {RUNS: rows_B}
     state, metrics = train_step(
       state,
       batch,

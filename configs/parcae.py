@@ -1,0 +1,21 @@
+"""Parcae: a state that decays, each row a drawn number of times.
+
+  python -m ease_jax.main --config=configs/parcae.py --workdir=runs/parcae
+
+Cost: 1.3 times the FLOPs of the quickstart, as all rows of a batch wait for the
+longest; not run at full length, so that there is no perplexity of its own yet.
+"""
+
+from ease_jax import config, presets
+
+
+def get_config(argument: str = ''):
+  c = presets.recurrent(presets.small(), segments=4, num_layers=2, own=1)
+  c.model.refine.inject = 'decay'
+  c.model.refine.carry_init = 'random'
+  c.model.refine.carry_norm = False
+  c.model.carry_backprop = 2
+  c.train.runs = 'drawn_rows'
+  c.exit.policies = ('latest', 'copy_state')
+  c.exit.policy = 'latest'
+  return config.with_argument(c, argument)
