@@ -1,4 +1,4 @@
-"""Lanes: what each run reads and writes, by numbers of its own."""
+"""What runs begin with, and lanes, which each mixes by numbers of its own."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from ease_jax.checks import ConfigError
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import lanes as lanes_lib
 from ease_jax.model import with_segments
-from ease_jax.model.walk import Call
+from ease_jax.model.walk import RUNNING, Call
 
 RUNS = 3
 OPTIONS = dict(carry_init='input', inject='lanes', prelude=1, num_layers=1)
@@ -115,3 +115,33 @@ def test_runs_beyond_those_trained_do_as_the_last():
 def test_lanes_begin_as_the_input():
   with pytest.raises(ConfigError, match='carry_init=zeros .* use input'):
     model_of(carry_init='zeros')
+
+
+# ------------------------------------------------------------- a normed input
+
+
+@pytest.mark.parametrize('inject', ['add', 'concat', 'lanes'])
+def test_a_normed_input_has_one_size_whatever_the_embedding(inject):
+  model = model_of(inject=inject, prelude=0, input_norm=True)
+  params = tiny.params(model)
+  larger = params | {'embed': 64 * params['embed']}
+  tokens = BATCH['tokens']
+  np.testing.assert_allclose(
+    model.apply({'params': larger}, tokens),
+    model.apply({'params': params}, tokens),
+    rtol=1e-3,
+    atol=1e-3,
+  )
+
+
+@pytest.mark.parametrize('inject', ['concat', 'lanes'])
+def test_behind_a_prelude_its_output_is_normed(inject):
+  model = model_of(inject=inject, input_norm=True)
+  bound = model.bind({'params': tiny.params(model)})
+  prelude = model.grid.head[-1]
+  h_BxTxD = bound.embed_tokens(BATCH['tokens'])
+  written = bound.written(prelude, {RUNNING: h_BxTxD}, 0)
+  assert set(written) == set(prelude.writes)
+  for name in prelude.writes:
+    normed = bound.streams.input.norm(h_BxTxD)
+    np.testing.assert_array_equal(written[name], normed)

@@ -3,7 +3,7 @@
   python -m ease_jax.study.main --study=configs/studies/recurrence.py \
       --workdir=runs/recurrence --jobs=2
 
-Cost: 42 runs of two to five minutes each on one core; so far six variants with
+Cost: 45 runs of two to five minutes each on one core; so far six variants with
 two seeds, whose test perplexity is in `docs/results.md`. Built-in text, bytes,
 width 64, 16 windows of 128 bytes an update. Runs of eight cells make 360
 updates, and so do the smaller standard models, which cost less; those that say
@@ -40,6 +40,12 @@ def joined(c: Config) -> Config:
   return c
 
 
+def unnormed(c: Config) -> Config:
+  """The input as it is: at first a fiftieth of the size of the state."""
+  c.model.refine.input_norm = False
+  return c
+
+
 def late(c: Config) -> Config:
   """The second run begins when 40 % of the updates are done."""
   c = c.copy_and_resolve_references()
@@ -55,7 +61,7 @@ def get_study(data: str) -> Study:
   def equal(c: Config) -> Config:
     return with_equal_training(c, deep, VOCAB)
 
-  recurrent = presets.recurrent(deep, segments=2, num_layers=4)
+  normed = presets.recurrent(deep, segments=2, num_layers=4)
   middle = presets.middle_repeat(deep)
   variants = {
     'standard_8': deep,
@@ -63,17 +69,20 @@ def get_study(data: str) -> Study:
     'standard_6': flat[6],
     'irt': irt(deep),
     'joined': joined(deep),
-    'recurrent': recurrent,
-    'recurrent_late': late(recurrent),
+    'recurrent': unnormed(presets.recurrent(deep, segments=2, num_layers=4)),
+    'normed': normed,
+    'normed_late': late(normed),
     'lanes': presets.lanes(deep, segments=2, num_layers=4),
     'middle': middle,
-    'middle_injected': presets.recurrent(deep, segments=2, num_layers=2, own=2),
+    'middle_injected': unnormed(
+      presets.recurrent(deep, segments=2, num_layers=2, own=2)
+    ),
     'middle_late': late(middle),
     'standard_4_FLOPs': equal(flat[4]),
     'standard_6_FLOPs': equal(flat[6]),
     'middle_late_FLOPs': equal(late(middle)),
   }
-  all_again = ('irt', 'joined', 'recurrent', 'recurrent_late', 'lanes')
+  all_again = ('irt', 'joined', 'recurrent', 'normed', 'normed_late', 'lanes')
   some_again = ('middle', 'middle_injected', 'middle_late')
   return Study(
     'Does running layers again pay?',
@@ -86,8 +95,10 @@ def get_study(data: str) -> Study:
       ('recurrent', 'standard_4'),
       ('recurrent', 'standard_8'),
       ('recurrent', 'standard_4_FLOPs'),
-      ('recurrent_late', 'recurrent'),
-      ('lanes', 'recurrent'),
+      ('normed', 'recurrent'),
+      ('normed', 'standard_4'),
+      ('normed_late', 'normed'),
+      ('lanes', 'normed'),
       ('middle', 'standard_6'),
       ('middle', 'standard_8'),
       ('middle', 'standard_6_FLOPs'),

@@ -43,13 +43,14 @@ def recurrent(
 ) -> Config:
   """`repeated` as recurrent depth has it: with its input, and a norm.
 
-  The state is normed and meets the input by a projection that starts as the
-  input alone; the first state is the input (2604.21106).
+  The state and the input are normed and meet by a projection that starts as
+  the input alone; the first state is the input (2604.21106).
   """
   c = repeated(c, segments, num_layers, own)
   c.model.refine.inject = 'concat'
   c.model.refine.carry_init = 'input'
   c.model.refine.carry_norm = True
+  c.model.refine.input_norm = True
   return c
 
 
