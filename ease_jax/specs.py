@@ -182,16 +182,16 @@ def _check_together(specs: Specs, grid: Grid) -> None:
     'train.freeze=model: no readout learns; use loss.target=label',
   )
   _check_max_compute(specs, grid)
-  if specs.generate.draft is not None:
-    specs.generate.draft.check(specs.body)
+  specs.generate.check(specs.body)
 
   gating = specs.loss.gating
   for name in specs.sweep.signals:
     need(
       SIGNALS[name].gate is None or name in gating.learned,
       f'exit.signals names {name}, which loss.gates={gating.gates} with '
-      f'loss.gate_weight={gating.gate_weight} does not learn; add it there, or '
-      'use another signal',
+      f'loss.gate_weight={gating.gate_weight} does not learn; add it there and '
+      'train, learn it on a finished run as configs/gates.py does, or use '
+      'another signal',
     )
   for name in specs.sweep.policies:
     POLICIES[name].check(grid)

@@ -119,9 +119,11 @@ def test_the_last_fall_of_the_loss():
     {'step': 20, 'split': 'select', 'loss': 1.9},
     {'step': 30, 'split': 'train', 'loss': 9.0},
   ]
-  line = last_fall(metrics, 'select').replace('\u202f', ' ')
+  line = last_fall(metrics, 'select', {}).replace('\u202f', ' ')
   assert line.startswith('The select loss fell by 5.0 % between')
-  assert last_fall(metrics[:1], 'select') == ''
+  assert last_fall(metrics[:1], 'select', {}) == ''
+  frozen = {'train': {'freeze': 'model'}}
+  assert 'kept as it was' in last_fall(metrics, 'select', frozen)
 
 
 def test_the_page_names_thresholds_intervals_and_both_losses(tmp_path):

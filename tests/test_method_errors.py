@@ -10,7 +10,8 @@ ERRORS = [
   (
     {'exit.signals': ('q_halt',)},
     'exit.signals names q_halt, which loss.gates=() with loss.gate_weight=0.5 '
-    'does not learn; add it there, or use another signal',
+    'does not learn; add it there and train, learn it on a finished run as '
+    'configs/gates.py does, or use another signal',
   ),
   (
     HRM
@@ -20,7 +21,13 @@ ERRORS = [
       'loss.gate_weight': 0.0,
     },
     "exit.signals names q_halt, which loss.gates=('q_halt',) with "
-    'loss.gate_weight=0.0 does not learn; add it there, or use another signal',
+    'loss.gate_weight=0.0 does not learn; add it there and train, learn it on '
+    'a finished run as configs/gates.py does, or use another signal',
+  ),
+  (
+    {'model.router': 'mod', 'generate.method': 'speculative'},
+    'speculation checks drafts many at a time; the routers of this model keep '
+    "tokens out of cells one by one; use generate.method='exits' or 'full'",
   ),
   (
     {'loss.gates': ('max_prob',)},

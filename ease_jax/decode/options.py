@@ -15,11 +15,13 @@ from ease_jax.checks import (
   plain,
 )
 from ease_jax.decode.adaptive import Adaptive, Way
-from ease_jax.decode.drafts import Draft
+from ease_jax.decode.drafts import Draft, check_model
 from ease_jax.decode.sampling import Sampling
+from ease_jax.model import Body
 
 PREFILLS = ('exits', 'full')
-METHODS = ('exits', 'full', 'speculative')
+SPECULATIVE = 'speculative'
+METHODS = ('exits', 'full', SPECULATIVE)
 FIXED = 'fixed'
 ADAPTIVE = 'adaptive'
 # How drafts are made -> what reads the section of that name, if there is one.
@@ -70,10 +72,10 @@ class GenerateSpec:
   """
 
   method: Annotated[str, OneOf(METHODS)]
-  drafting: Annotated[str, OneOf(DRAFTINGS), ReadIf('method', ('speculative',))]
+  drafting: Annotated[str, OneOf(DRAFTINGS), ReadIf('method', (SPECULATIVE,))]
   draft: Annotated[
     Way | None,
-    ReadIf('method', ('speculative',)),
+    ReadIf('method', (SPECULATIVE,)),
     ReadIf('drafting', (FIXED,)),
   ]
   max_new_tokens: Count
@@ -106,6 +108,15 @@ class GenerateSpec:
     if fields['drafting'] == ADAPTIVE:
       way = adaptive
     return cls(draft=way, sampling=sampling, **fields)
+
+  def check(self, model: Body) -> None:
+    """Raises ConfigError if a model cannot draft as this says."""
+    if self.method != SPECULATIVE:
+      return
+    if self.draft is None:
+      check_model(model)
+    else:
+      self.draft.check(model)
 
   def options(self, *, context: int, eos_id: int | None) -> Options:
     """How to generate.

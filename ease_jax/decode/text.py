@@ -198,8 +198,12 @@ def _drafters(model: Body, draft: Way, tally: Tally) -> str:
 
   for k, rounds in zip(readouts, rounds_C, strict=True):
     segment, layer = model.grid.names_K[k]
-    share = f' ({rounds} rounds)' if len(readouts) > 1 else ''
+    place = f'layer {layer}'
+    if model.grid.segments > 1:
+      place = f'segment {segment} {place}'
+    if len(readouts) > 1:
+      place += ' (1 round)' if rounds == 1 else f' ({rounds} rounds)'
     if rounds:
-      words.append(f'segment {segment} layer {layer}{share}')
+      words.append(place)
 
   return ', '.join(words)

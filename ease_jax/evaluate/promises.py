@@ -114,7 +114,9 @@ class Promise(Record):
         f'{units} of {select} costs less'
       )
     if self.least_units is None or self.units < self.least_units:
-      needed = self.least_units or f'not even {lib.MOST_UNITS}'
+      needed = f'not even {lib.MOST_UNITS:,}'
+      if self.least_units is not None:
+        needed = f'{self.least_units:,}'
       return (
         f'full depth, since {select} has too few {self.unit}s ({self.units}): '
         f'without any loss {needed} would do'

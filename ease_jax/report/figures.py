@@ -8,6 +8,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ease_jax.evaluate.reliability import GateRow
 from ease_jax.evaluate.results import Calibration, Results
 from ease_jax.report import drawing, svg
 
@@ -72,6 +73,48 @@ def reliability(results: Results, width: float = drawing.WIDE) -> Figure:
   return figure
 
 
+@svg.themed
+def gates(results: Results, width: float = drawing.WIDE) -> Figure:
+  """Does what gates foretell happen? A panel for each gate and readout."""
+  items = results.gates
+  columns = min(len(items), 4 if width > drawing.BROAD else 2)
+  rows = math.ceil(len(items) / columns)
+  side = width / columns
+
+  figure = Figure(figsize=(width, rows * side * 1.12 + 0.2))
+  axes = figure.subplots(rows, columns, squeeze=False)
+  for ax, item in zip(axes.flat, items):
+    _gate_panel(ax, item, results.model.segments)
+  for ax in axes.flat[len(items) :]:
+    ax.remove()
+
+  figure.supxlabel('foretold', fontsize=9.5)
+  figure.supylabel('happened', fontsize=9.5)
+  return figure
+
+
+def _gate_panel(ax: Axes, item: GateRow, segments: int) -> None:
+  foretold = [part.foretold for part in item.bins]
+  happened = [part.happened for part in item.bins]
+  ends = [min(*foretold, *happened), max(*foretold, *happened)]
+
+  ax.plot(ends, ends, lw=0.8, **drawing.GUIDE)
+  ax.plot(
+    foretold,
+    happened,
+    color=svg.SERIES[0],
+    lw=1.4,
+    marker='o',
+    ms=4,
+    mec=svg.PAPER,
+    mew=0.5,
+  )
+  name = drawing.cell_name(item, segments)
+  ax.set_title(f'{item.signal}, {name}', fontsize=8.8)
+  ax.xaxis.set_major_locator(ticker.MaxNLocator(3))
+  ax.yaxis.set_major_locator(ticker.MaxNLocator(3))
+
+
 def _reliability_panel(ax: Axes, item: Calibration, segments: int) -> None:
   confidence = [b.confidence for b in item.bins]
   accuracy = [b.accuracy for b in item.bins]
@@ -126,7 +169,7 @@ def training_curves(
   ax.set_title('loss (nats per token)')
   ax.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
   if curves:
-    ax.legend(loc='upper right')
+    ax.legend(loc='best')
   return figure
 
 

@@ -105,7 +105,7 @@ def render(
     title=top.title,
     lead=top.lead,
     smoke=headline.smoke(results),
-    fall=headline.last_fall(metrics, results.chosen.select_split),
+    fall=headline.last_fall(metrics, results.chosen.select_split, config),
     full_ppl=results.off(REPORT).quality.ppl,
     thresholds=_thresholds(results),
     promised=_promised(results),
@@ -115,6 +115,7 @@ def render(
     ),
     signals=signals.signal_rows(results),
     gates=signals.gate_lines(results),
+    silent=signals.silent_gates(results),
     level=signals.LEVEL,
     speed=speed.section(results),
     readouts=tables.readout_rows(results),
@@ -137,6 +138,8 @@ def _draw(results: Results, metrics: list[figures.Event]) -> Drawings:
   }
   if results.calibration:
     drawings['reliability'] = html.draw(figures.reliability, results)
+  if results.gates:
+    drawings['gates'] = html.draw(figures.gates, results)
   if results.segments:
     drawings['segments'] = html.draw(figures.segments, results)
   if results.speed:

@@ -41,8 +41,7 @@ class GateLine:
     what: it foretells.
     readout: its name.
     error: how far both are from each other.
-    tokens: in all bins together.
-    bins: foretold and happened, from the least foretold to the most.
+    tokens: in all groups together.
   """
 
   signal: str
@@ -50,7 +49,6 @@ class GateLine:
   readout: str
   error: float
   tokens: int
-  bins: tuple[tuple[float, float], ...]
 
 
 def gate_lines(results: Results) -> list[GateLine]:
@@ -62,9 +60,18 @@ def gate_lines(results: Results) -> list[GateLine]:
       readout=drawing.cell_name(row, results.model.segments),
       error=row.error,
       tokens=sum(part.count for part in row.bins),
-      bins=tuple((part.foretold, part.happened) for part in row.bins),
     )
     for row in results.gates
+  ]
+
+
+def silent_gates(results: Results) -> list[str]:
+  """Learned signals that were swept and foretell nothing."""
+  telling = {row.signal for row in results.gates}
+  return [
+    row.name
+    for row in signal_rows(results)
+    if row.learned and row.name not in telling
   ]
 
 
