@@ -22,11 +22,11 @@ from ease_jax.checks import (
   plain,
 )
 from ease_jax.config import Config
+from ease_jax.core.costs import CostModel
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
-from ease_jax.core.routers import Routing
 from ease_jax.core.runs import CONSTANT, DRAWN
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
@@ -83,8 +83,9 @@ class Specs:
     so that attention is counted at the whole window.
     """
     if self.train.layer_dropout:
-      phases = [self._flops_of(routing) for routing in self.train.phases]
-      per_token = float(np.mean(phases))
+      bodies = [model_lib.routed(self.body, p) for p in self.train.phases]
+      prices = [body.costs(self.data.seq_len) for body in bodies]
+      per_token = float(np.mean([self._flops_of(price) for price in prices]))
     else:
       per_token = self._flops_of_runs()
 
@@ -104,13 +105,14 @@ class Specs:
     for runs, updates in counts.items():
       now = stage(self.body, self.loss, runs)
       taught = dataclasses.replace(self, model=now.model.cfg, loss=now.loss)
-      before = now.before * now.model.costs(self.data.seq_len).segment
-      total += updates * (taught._flops_of(None) + before)
+      any_run = now.before > 0 or self.train.runs == DRAWN
+      prices = now.model.costs(self.data.seq_len, any_run)
+      before = now.before * prices.segment
+      total += updates * (taught._flops_of(prices) + before)
     return total / len(steps)
 
-  def _flops_of(self, routing: Routing | None) -> float:
-    """Of one token forward and backward while rows skip layers like this."""
-    prices = model_lib.routed(self.body, routing).costs(self.data.seq_len)
+  def _flops_of(self, prices: CostModel) -> float:
+    """Of one token forward and backward at the prices of a model."""
     return prices.train_per_token(
       self.loss.trained_K,
       self.loss.asked_K,

@@ -46,6 +46,13 @@ MOR = {
   'model.mor.capacities': (0.5, 0.25),
 }
 DROPOUT = {'train.layer_dropout': 0.5}
+RELAXED = {
+  'model.body': 'refine',
+  'model.segments': 2,
+  'model.carry_backprop': 2,
+  'model.refine.inject': 'none',
+  'model.refine.per_run': 'lora',
+}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +68,7 @@ DROPOUT = {'train.layer_dropout': 0.5}
     ('adamw', LENGTH, PREDICTOR),
     ('adamw', LONG, MOR),
     ('adamw', LENGTH, DROPOUT),
+    ('muon', LENGTH, RELAXED),
   ],
 )
 def test_an_update_is_what_xla_counts(name, length, changes, optimized):

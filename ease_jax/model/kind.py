@@ -5,11 +5,17 @@ from collections.abc import Callable
 
 from ease_jax.core.grid import Grid
 from ease_jax.core.spec import ModelConfig
+from ease_jax.model.per_run import PerRun
 from ease_jax.model.streams import Plain, Streams
 
 
 def _num_layers(cfg: ModelConfig) -> int:
   return cfg.num_layers
+
+
+def _nothing(cfg: ModelConfig) -> PerRun | None:
+  del cfg
+  return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Kind:
       of the normed states they are added to.
     residual_layers: config -> layers that add to one state before it is normed
       or begins anew.
+    per_run: config -> what blocks of a segment have of their own in each run.
   """
 
   name: str
@@ -35,3 +42,4 @@ class Kind:
   options: type | None = None
   unit_embedding: bool = False
   residual_layers: Callable[[ModelConfig], int] = _num_layers
+  per_run: Callable[[ModelConfig], PerRun | None] = _nothing

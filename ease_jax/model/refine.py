@@ -18,7 +18,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import Depth, Layers, OneOf, ReadIf, check_fields, need
+from ease_jax.checks import (
+  Count,
+  Depth,
+  Layers,
+  OneOf,
+  ReadIf,
+  check_fields,
+  need,
+)
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
@@ -26,6 +34,7 @@ from ease_jax.model.body import EMBED_STD
 from ease_jax.model.kind import Kind
 from ease_jax.model.lanes import Lanes, lane_names
 from ease_jax.model.layers import Linear, RMSNorm
+from ease_jax.model.per_run import LOW_RANK, NOTHING, PER_RUN, PerRun
 from ease_jax.model.streams import (
   FIRST_STATES,
   OF_INPUT,
@@ -59,6 +68,10 @@ class RefineSpec:
     carry_init: first state z[0]: zeros, fixed, random, learned, or the input.
     carry_norm: whether z is normed (RMSNorm) before it meets the input.
     lanes: how many, each as wide as the model.
+    per_run: what the core's layers have of their own in each run: none; film,
+      a scaling of their branches by the run's time and step; lora, products
+      of a low rank beside their matrices, but in the first run.
+    rank: of these products.
   """
 
   prelude: Layers
@@ -71,6 +84,8 @@ class RefineSpec:
   ]
   carry_norm: Annotated[bool, ReadIf('inject', INJECTING)]
   lanes: Annotated[Depth, ReadIf('inject', (LANES,))]
+  per_run: Annotated[str, OneOf(tuple(PER_RUN))]
+  rank: Annotated[Count, ReadIf('per_run', (LOW_RANK,))]
 
   def __post_init__(self):
     check_fields('model.refine', self)
@@ -104,6 +119,12 @@ class RefineSpec:
 def schedule(cfg: ModelConfig) -> Grid:
   """Prelude, core and coda; `num_layers` are those of the core."""
   spec: RefineSpec = cfg.options
+  need(
+    spec.per_run == NOTHING or cfg.trained_runs > 1,
+    f'model.refine.per_run={spec.per_run} has no effect with model.segments='
+    f'{cfg.segments}: nothing runs again; use {NOTHING}, or raise '
+    'model.segments',
+  )
   prelude = [Cell(block) for block in range(spec.prelude)]
   core = [
     dataclasses.replace(cell, block=spec.prelude + cell.block)
@@ -206,6 +227,16 @@ def streams(cfg: ModelConfig, **module: Any) -> Streams:
   return Carried(cfg, **module)
 
 
+def per_run(cfg: ModelConfig) -> PerRun | None:
+  """What the core's layers have of their own in each run."""
+  return PER_RUN[cfg.options.per_run]
+
+
 REFINE = Kind(
-  'refine', schedule, streams, RefineSpec, residual_layers=residual_layers
+  'refine',
+  schedule,
+  streams,
+  RefineSpec,
+  residual_layers=residual_layers,
+  per_run=per_run,
 )
