@@ -13,6 +13,7 @@ import ml_collections
 
 from ease_jax.checks import ConfigError as ConfigError
 from ease_jax.checks import need
+from ease_jax.config_json import fill
 from ease_jax.core.signals import SIGNALS
 
 ConfigDict = ml_collections.ConfigDict
@@ -239,46 +240,8 @@ def from_json(tree: dict[str, Any]) -> Config:
       know, or a value that the field cannot have.
   """
   c = base()
-  _fill(c, tree, '')
+  fill(c, tree, '')
   return c
-
-
-def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
-  unknown = sorted(f'{path}{name}' for name in set(tree) - set(section))
-  need(
-    not unknown,
-    f'config.json has {unknown}: it was written by another version of '
-    'ease_jax, or names a method that is not registered; use that version, '
-    'register the method, or make the run again',
-  )
-  for name in section:
-    is_section = isinstance(section[name], ConfigDict)
-    value = tree.get(name, {} if is_section and path else None)
-    need(
-      isinstance(value, dict) == is_section,
-      f'config.json is damaged at {path}{name}; restore it from a copy',
-    )
-    if is_section:
-      _fill(section[name], value, f'{path}{name}.')
-    elif name in tree:
-      _set(section, name, _restored(value), f'{path}{name}')
-
-
-def _set(section: Config, name: str, value: Any, path: str) -> None:
-  try:
-    section[name] = value
-  except (TypeError, OverflowError):
-    raise ConfigError(
-      f'config.json is damaged at {path}={value!r}, which should be like '
-      f'{section[name]!r}; restore it from a copy'
-    ) from None
-
-
-def _restored(value: Any) -> Any:
-  """Lists are tuples again, and names of infinities numbers."""
-  if isinstance(value, list):
-    return tuple(_restored(item) for item in value)
-  return float(value) if value in ('inf', '-inf') else value
 
 
 def with_section(c: Config, path: str, **fields: Any) -> Config:

@@ -9,7 +9,7 @@ import pytest
 from segmented import BATCH, LENGTH, gradient, mean_nll
 
 import tiny
-from ease_jax import config, presets, specs
+from ease_jax import config, loops, presets, specs
 from ease_jax.checks import ConfigError
 from ease_jax.core import costs
 from ease_jax.core.objective import LossSpec
@@ -383,7 +383,7 @@ def test_a_run_is_within_ten_percent_of_xla(kind, mlp):
   ],
 )
 def test_what_has_no_effect_is_refused(changes, message):
-  c = presets.timed(presets.small(), segments=2, num_layers=4)
+  c = loops.timed(presets.small(), segments=2, num_layers=4)
   if 'model.body' in changes:
     c = config.base()
     c.model.refine.per_run = 'film'
@@ -394,6 +394,6 @@ def test_what_has_no_effect_is_refused(changes, message):
 
 
 def test_presets_are_valid():
-  for preset in (presets.relaxed, presets.timed):
+  for preset in (loops.relaxed, loops.timed):
     c = preset(presets.small(), segments=2, num_layers=4)
     specs.from_config(c)
