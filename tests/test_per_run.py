@@ -20,7 +20,9 @@ from ease_jax.model.exits import before_exits, settled
 from ease_jax.model.layers import positions, rotate
 from ease_jax.model.per_run import sines
 from ease_jax.model.walk import RUNNING, Travel, walk
+from ease_jax.train import loss as losses
 from ease_jax.train import optimizer, update
+from ease_jax.train.stages import stage
 
 RUNS = 3
 OPTIONS = dict(
@@ -223,6 +225,27 @@ def test_training_gives_each_run_its_own(kind, remat):
   assert len(leaves) == {'lora': 2 * 6 * (RUNS - 1), 'film': 5}[kind]
   for path, grad in leaves:
     assert (np.asarray(grad) != 0).mean() > 0.9, path
+
+
+@every_kind
+def test_a_run_that_learns_is_told_how_many_were_before_it(kind):
+  """One that is differentiated alone, behind others in a loop."""
+  options = dict(inject='concat', carry_init='input', carry_backprop=1)
+  model = model_of(kind, **options)
+  params = tiny.params(model)
+  spec = LossSpec((0.0, 0.0, 1.0), segments=RUNS)
+  key = jax.random.key(0)
+  whole, _ = jax.grad(losses.grid_loss, has_aux=True)(
+    params, model, spec, BATCH, 0, key
+  )
+  now = stage(model, spec, RUNS)
+  assert now.before == RUNS - 1
+  grads, _ = losses.grid_gradient(
+    params, now.model, now.loss, BATCH, 0, key, None, np.int32(now.before)
+  )
+  tiny.assert_trees_close(grads, whole, 1e-4, 1e-6)
+  own = jax.tree.leaves(whole['layer_1']['of_runs'])
+  assert any(np.asarray(x).any() for x in own)
 
 
 @every_kind
