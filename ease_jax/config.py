@@ -83,6 +83,8 @@ def _add_model(c: Config) -> None:
   c.model.refine.carry_norm = False  # RMSNorm on the state before that
   c.model.refine.input_norm = False  # RMSNorm on the input, too
   c.model.refine.lanes = 2  # inject=lanes: how many
+  c.model.refine.per_run = 'none'  # or film, lora: own parameters of each run
+  c.model.refine.rank = 16  # per_run=lora: of its products
 
   c.model.hrm = ConfigDict()  # read where model.body is hrm
   c.model.hrm.carry_init = 'zeros'  # or fixed, random, input: first states

@@ -102,7 +102,8 @@ class Specs:
 
   def _flops_of(self, now: Stage) -> float:
     """Of one token forward and backward in an update of a stage."""
-    prices = now.model.costs(self.data.seq_len)
+    any_run = now.before > 0 or self.train.runs in DRAWING
+    prices = now.model.costs(self.data.seq_len, any_run)
     taught = prices.train_per_token(
       now.loss.trained_K,
       now.loss.asked_K,

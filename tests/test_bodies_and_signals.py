@@ -51,6 +51,18 @@ BODIES = {
     inject='lanes',
     carry_norm=True,
   ),
+  # Runs that differ.
+  'lora': tiny.refine(
+    num_layers=1, segments=4, prelude=1, inject='none', per_run='lora', rank=2
+  ),
+  'film': tiny.refine(
+    num_layers=1,
+    segments=4,
+    carry_init='input',
+    inject='concat',
+    carry_norm=True,
+    per_run='film',
+  ),
   'hrm': tiny.hrm(cycles=1, segments=2),
   # One network, pre-norm, whose input is the first high state.
   'text': tiny.hrm(
@@ -84,6 +96,8 @@ SIGNALS = {
   'core': ('state_change',),
   'middle': ('state_change',),
   'lanes': ('state_change',),
+  'lora': ('kl',),
+  'film': ('kl',),
   'hrm': ('max_prob', 'q_halt'),
   'text': ('kl',),
   'mod': ('max_prob',),
@@ -107,6 +121,9 @@ CASES = [
   ('core', 'state_change', 'latest'),
   ('middle', 'state_change', 'copy_state'),
   ('lanes', 'state_change', 'latest'),
+  ('lora', 'kl', 'latest'),
+  ('lora', 'kl', 'copy_state'),
+  ('film', 'kl', 'copy_state'),
   ('hrm', 'max_prob', 'copy_state'),
   ('hrm', 'q_halt', 'recompute'),
   ('hrm', 'q_halt', 'latest'),

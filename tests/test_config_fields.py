@@ -14,6 +14,7 @@ ENDLESS = pytest.param(10**5000, id='1e5000')  # nor does Python print it
 READ = {
   'model.body': 'refine',
   'model.segments': 2,
+  'model.refine.per_run': 'lora',
   'model.router': 'mod',
   'model.mod.choice': 'predictor',
   'data.source': 'text',

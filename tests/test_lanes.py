@@ -37,7 +37,7 @@ def by_hand(model, params, lanes):
   layer = bound.windows(tokens.shape[1])
 
   def block(cell, h_BxTxD):
-    return layer(Call(cell, None, None, None), h_BxTxD).h_BxTxD
+    return layer(Call(cell, 0, None, None, None), h_BxTxD).h_BxTxD
 
   prelude, *core = model.grid.cells
   lane_N = [block(prelude, bound.embed_tokens(tokens))] * lanes

@@ -54,7 +54,7 @@ def by_hand(goes_LxB):
   mask_1xTxT = layers.causal_mask(LENGTH)
   h_BxTxD = bound.start(BATCH['tokens'], position_1xT)[RUNNING]
   for cell, goes_B in zip(PLAIN.grid.cells, goes_LxB, strict=True):
-    new_BxTxD = bound.block(cell)(h_BxTxD, mask_1xTxT, rotation)
+    new_BxTxD = bound.block(cell, 0)(h_BxTxD, mask_1xTxT, rotation)
     h_BxTxD = jnp.where(goes_B[:, None, None], new_BxTxD, h_BxTxD)
   return h_BxTxD
 

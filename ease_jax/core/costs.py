@@ -8,7 +8,8 @@ tokens reads (T + 1) / 2 keys on average.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,32 @@ def head_flops(cfg: ModelConfig) -> float:
   return 2 * cfg.dim * cfg.vocab_size
 
 
+def low_rank_flops(cfg: ModelConfig, rank: int, *names: str) -> float:
+  """Products of a low rank beside matrices of a block, on one token.
+
+  Args:
+    cfg: a model's shape.
+    rank: of the products.
+    *names: of the matrices; none = all of them.
+  """
+  shapes = cfg.matrices
+  return sum(2.0 * rank * sum(shapes[name]) for name in names or shapes)
+
+
+class OwnCost(NamedTuple):
+  """What a block has of its own in one run, in FLOPs per token.
+
+  Attributes:
+    block: on top of its price.
+    fill: on top of that of its keys and values alone.
+    trained: on top of its price in training, where one program is all runs.
+  """
+
+  block: float = 0.0
+  fill: float = 0.0
+  trained: float = 0.0
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class CostModel:
   """Prices of a model's pieces at one context, in FLOPs per token.
@@ -57,7 +84,7 @@ class CostModel:
       that a router keeps out of the cell, too.
     trained_L: price of each cell's block to the mean training token: routers
       run it on a part of the batch.
-    fill: keys and values of one cell alone.
+    fill_L: keys and values of each cell alone.
     head: logits of one readout.
   """
 
@@ -67,8 +94,13 @@ class CostModel:
   block_L: np.ndarray
   extra_L: np.ndarray
   trained_L: np.ndarray
-  fill: float
+  fill_L: np.ndarray
   head: float
+
+  @property
+  def fill(self) -> float:
+    """Keys and values of the first cell, which has nothing of its own."""
+    return float(self.fill_L[0])
 
   @property
   def cell_L(self) -> np.ndarray:
@@ -101,14 +133,17 @@ class CostModel:
     """
     return self.body_K + self.head
 
+  def fills_K(self, policy: KVPolicy) -> np.ndarray:
+    """Keys and values of skipped cells that a policy makes for an exit, [K]."""
+    return policy.filled(self.grid) @ self.fill_L[: len(self.grid.cells)]
+
   def answered_K(self, policy: KVPolicy) -> np.ndarray:
     """Being answered at each readout by somebody who asks nothing, [K].
 
     Counts the cells up to the exit, the head that answers, and the keys and
     values that the policy makes for skipped cells.
     """
-    fills_K = policy.fills(self.grid) * self.fill
-    return self.body_K + self.head + fills_K
+    return self.body_K + self.head + self.fills_K(policy)
 
   def relative(self, flops: float) -> float:
     """FLOPs as a share of this model's own full pass."""
@@ -164,8 +199,9 @@ class CostModel:
     """
     body_K = self.body_K
     more_KxK = body_K[None, :] - body_K[:, None]
-    last_K = self.block_L[np.asarray(self.grid.reach_K) - 1]
-    price_KxK = more_KxK - last_K[None, :] + self.fill
+    last_K = np.asarray(self.grid.reach_K) - 1
+    whole_K = self.block_L[last_K]
+    price_KxK = more_KxK - whole_K[None, :] + self.fill_L[last_K][None, :]
     return np.where(more_KxK > 0, price_KxK, 0.0)
 
   def spared_KxN(self, run_LxN: np.ndarray) -> np.ndarray:
@@ -246,6 +282,7 @@ def cost_model(
   context: float,
   extra: dict[Cell, float] | None = None,
   shares: dict[Cell, Share] | None = None,
+  own: Mapping[Cell, OwnCost] | None = None,
 ) -> CostModel:
   """The prices of a model.
 
@@ -255,28 +292,35 @@ def cost_model(
     context: mean number of keys that a token sees.
     extra: FLOPs of what a body or a router adds to single cells.
     shares: of the training batch on which routed cells are run.
+    own: of cells that are not as others of their block.
   """
   extra = extra or {}
   shares = shares or {}
   cells = (*grid.cells, *grid.tail)
-  block_L = np.full(len(cells), block_flops(cfg, context), np.float64)
+  own_L = [(own or {}).get(cell, OwnCost()) for cell in cells]
+
+  block_L = [block_flops(cfg, context) + own.block for own in own_L]
   extra_L = np.asarray([extra.get(cell, 0.0) for cell in cells], np.float64)
+  fill_L = [kv_flops(cfg) + own.fill for own in own_L]
   trained_L = [
-    _trained(cfg, context, shares.get(cell, Share())) for cell in cells
+    _trained(cfg, context, shares.get(cell, Share()), own.trained)
+    for cell, own in zip(cells, own_L, strict=True)
   ]
   return CostModel(
     grid,
     cfg.dim,
     cfg.gate_dim,
-    block_L,
+    np.asarray(block_L, np.float64),
     extra_L,
     np.asarray(trained_L, np.float64),
-    kv_flops(cfg),
+    np.asarray(fill_L, np.float64),
     head_flops(cfg),
   )
 
 
-def _trained(cfg: ModelConfig, context: float, share: Share) -> float:
+def _trained(
+  cfg: ModelConfig, context: float, share: Share, own: float
+) -> float:
   """One block on a share of the tokens, who see no others."""
-  some = block_flops(cfg, context * share.tokens)
+  some = block_flops(cfg, context * share.tokens) + own
   return share.rows * share.tokens * some

@@ -77,15 +77,17 @@ class KVPolicy:
 
     Entry k is for a token that was answered at readout k.
     """
-    if self.runs_on or self.hides:
-      return np.zeros(grid.num_readouts)
+    return self.filled(grid).sum(1)
 
-    makes_L = [
-      self.source(grid.cells, i) is None for i in range(len(grid.cells))
-    ]
-    return np.asarray(
-      [sum(makes_L[reach:]) for reach in grid.reach_K], np.float64
-    )
+  def filled(self, grid: Grid) -> np.ndarray:
+    """Which cells these are, of all but the coda's, [K, L] float64: 0 or 1."""
+    num = len(grid.cells)
+    if self.runs_on or self.hides:
+      return np.zeros((grid.num_readouts, num))
+
+    makes_L = [self.source(grid.cells, i) is None for i in range(num)]
+    behind_KxL = np.arange(num) >= np.asarray(grid.reach_K)[:, None]
+    return (behind_KxL & np.asarray(makes_L)).astype(np.float64)
 
   def check(self, grid: Grid) -> None:
     """Raises ConfigError if it means nothing on this grid."""

@@ -185,6 +185,23 @@ class ModelConfig:
     return self.dim // self.block.attention.num_heads
 
   @property
+  def matrices(self) -> dict[str, tuple[int, int]]:
+    """What each matrix of a block takes and makes: widths, by its name."""
+    kv_dim = self.num_kv_heads * self.head_dim
+    inner = self.block.mlp.dim
+    shapes = {
+      'query': (self.dim, self.dim),
+      'key': (self.dim, kv_dim),
+      'value': (self.dim, kv_dim),
+      'out': (self.dim, self.dim),
+      'up': (self.dim, inner),
+      'down': (inner, self.dim),
+    }
+    if self.block.mlp.kind == 'swiglu':
+      shapes['gate'] = (self.dim, inner)
+    return shapes
+
+  @property
   def num_kv_heads(self) -> int:
     """G, heads of keys and values."""
     return self.block.attention.num_kv_heads

@@ -32,7 +32,8 @@ def cached(
   rotation = layers.rotation(bound.cfg, position_BxT)
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
-    block = bound.block(call.cell)
+    # Outside of all branches: it is the same for all steps of a loop.
+    block = bound.block(call.cell, call.run)
 
     def run() -> Ran:
       kv = shown(call, block.kv(h_BxTxD, rotation))

@@ -171,7 +171,7 @@ def break_even(
   grid = model.grid
   rule = point.rule
   prices = model.costs_of_windows(seq_len)
-  fill_K = rule.policy.fills(grid) * prices.fill
+  fill_K = prices.fills_K(rule.policy)
   # Who stops needs no last head, but now one here if asking took none.
   needs_K = [rule.signal.needs_head(k) for k in range(grid.num_readouts)]
   head_K = np.where(needs_K, prices.head, 0.0)

@@ -61,7 +61,7 @@ def windowed(bound: Body, length: int) -> Layer:
   rotation = layers.rotation(bound.cfg, layers.positions(length))
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
-    block = bound.block(call.cell)
+    block = bound.block(call.cell, call.run)
     kv = shown(call, block.kv(h_BxTxD, rotation))
     mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
 

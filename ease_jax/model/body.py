@@ -19,25 +19,24 @@ from ease_jax.core.gates import Gate, GateShape
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.observations import Observation
 from ease_jax.core.policies import ExitRule
-from ease_jax.core.routers import ROUTERS, Route, Router, Taken, routed
+from ease_jax.core.routers import ROUTERS, Route, Router, routed
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import layers, readout
 from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
+from ease_jax.model.per_run import own_costs
 from ease_jax.model.readout import Read
 from ease_jax.model.walk import (
   MEMORY,
   RUNNING,
-  Call,
   Layer,
-  Ran,
   Run,
   State,
   Travel,
-  visible,
   walk,
 )
+from ease_jax.model.windows import plain_layer
 
 EMBED_STD = 0.02
 GATE = 'gate_'  # how names of gates' parameters begin
@@ -98,8 +97,13 @@ class Body(nn.Module):
     if c.remat:
       # static_argnums counts `self`: 4 is `deterministic`.
       block = nn.remat(layers.Block, static_argnums=(4,))
+    per_run = self.kind.per_run(c)
+    repeated = {cell.block for cell in self.grid.segment}
     for i in range(self.grid.num_blocks):
-      setattr(self, f'layer_{i}', block(c, self.kind.residual_layers(c)))
+      own = per_run.block if per_run and i in repeated else None
+      made = block(c, self.kind.residual_layers(c), own)
+      setattr(self, f'layer_{i}', made)
+    self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
     for name in self._norm_names():
       setattr(self, name, layers.RMSNorm(jnp.dtype(c.dtype)))
@@ -133,9 +137,11 @@ class Body(nn.Module):
 
   # ------------------------------------------------------------- the pieces
 
-  def block(self, cell: Cell) -> layers.Block:
-    """The block that a cell calls."""
-    return getattr(self, f'layer_{cell.block}')
+  def block(self, cell: Cell, run: Run) -> layers.InRun:
+    """The block that a cell calls, as it is in a run."""
+    block = getattr(self, f'layer_{cell.block}')
+    told = run if self.clock is None else self.clock(run)
+    return layers.InRun(block, block.own(told))
 
   def embed_tokens(self, token_BxT: jax.Array) -> jax.Array:
     """Input states [B, T, D] in the compute type."""
@@ -237,29 +243,7 @@ class Body(nn.Module):
 
   def windows(self, length: int, deterministic: bool = True) -> Layer:
     """Plain blocks over windows of `length` tokens from position 0."""
-    mask_1xTxT = layers.window_mask(self.cfg.attention, length)
-    rotation = layers.rotation(self.cfg, layers.positions(length))
-
-    def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
-      if call.taken is not None:
-        return taken(call.cell, call.taken, h_BxTxD)
-      mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
-      block = self.block(call.cell)
-      return Ran(block(h_BxTxD, mask_BxTxT, rotation, deterministic))
-
-    def taken(cell: Cell, some: Taken, h_BxTxD: jax.Array) -> Ran:
-      """The block on some tokens, at the positions where they stand."""
-      h_NxMxD = some.of(h_BxTxD)
-      # They are in order, so that among them causal is causal.
-      mask_1xMxM = layers.window_mask(self.cfg.attention, h_NxMxD.shape[1])
-      mask_NxMxM = visible(mask_1xMxM, some.seen_NxM)
-      place = rotation
-      if some.token_NxM is not None:
-        place = layers.rotation(self.cfg, some.token_NxM)
-      new_NxMxD = self.block(cell)(h_NxMxD, mask_NxMxM, place, deterministic)
-      return Ran(some.into(h_BxTxD, new_NxMxD))
-
-    return layer
+    return plain_layer(self, length, deterministic)
 
   def through_coda(
     self, state: State, layer: Layer, travel: Travel
@@ -308,11 +292,18 @@ class Body(nn.Module):
 
   # --------------------------------------------------------------- its price
 
-  def costs(self, context: float) -> CostModel:
-    """What its pieces cost a token that sees `context` keys."""
+  def costs(self, context: float, any_run: bool = False) -> CostModel:
+    """What its pieces cost a token that sees `context` keys.
+
+    Args:
+      context: mean number of keys.
+      any_run: in training, one program is any run, even if this is one alone.
+    """
     routed = [cell for cell in self.grid.cells if cell.router]
     shares = {cell: self._router(cell).share for cell in routed}
-    return costs.cost_model(self.cfg, self.grid, context, self._extra(), shares)
+    own = own_costs(self.kind.per_run(self.cfg), self.cfg, self.grid, any_run)
+    extra = self._extra()
+    return costs.cost_model(self.cfg, self.grid, context, extra, shares, own)
 
   def costs_of_windows(self, seq_len: int) -> CostModel:
     """What its pieces cost a token of a window of `seq_len` tokens."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from ease_jax.core.grid import Grid
 from ease_jax.core.spec import ModelConfig
+from ease_jax.model.per_run import PerRun
 from ease_jax.model.streams import Plain, Streams
 
 
@@ -34,6 +35,11 @@ class Reach:
   cut: Callable[[ModelConfig, int], ModelConfig]
 
 
+def _nothing(cfg: ModelConfig) -> PerRun | None:
+  del cfg
+  return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
   """What makes a body.
@@ -52,6 +58,7 @@ class Kind:
     reach: how far back the gradient goes; None = through all that is run.
     runs_differ: config -> whether runs of a segment have parameters of their
       own, by their number.
+    per_run: config -> what blocks of a segment have of their own in each run.
   """
 
   name: str
@@ -62,3 +69,4 @@ class Kind:
   residual_layers: Callable[[ModelConfig], int] = _num_layers
   reach: Reach | None = None
   runs_differ: Callable[[ModelConfig], bool] = _alike
+  per_run: Callable[[ModelConfig], PerRun | None] = _nothing

@@ -13,8 +13,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ease_jax.core.spec import CAUSAL, BlockSpec, ModelConfig
+from ease_jax.model.own import PLAIN, Own, product
 
 NEGATIVE = -1e30  # finite: a fully masked row stays free of NaN
 EPSILON = 1e-6
@@ -23,6 +25,8 @@ Dtype = str | jnp.dtype
 Rotation = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, D / 2H]
 KV = tuple[jax.Array, jax.Array]  # keys, values: [B, T, G, D / H] each
 Look = Callable[[jax.Array], jax.Array]  # queries [B, T, H, D/H] -> [B, T, D]
+# A module of a block that is called with a run.
+OfRuns = Callable[[ModelConfig], Callable[..., Own]]
 
 
 def causal_mask(length: int) -> jax.Array:
@@ -38,11 +42,7 @@ def window_mask(attention: str, length: int) -> jax.Array:
 
 
 class Linear(nn.Module):
-  """A bias-free Dense on [..., D] that multiplies plain matrices.
-
-  XLA's CPU gradient of a product with a three-dimensional operand takes 1.6
-  to 2.5 times as long as that of the flattened one.
-  """
+  """A bias-free Dense on [..., D]."""
 
   features: int
   dtype: Dtype
@@ -55,8 +55,7 @@ class Linear(nn.Module):
     init = self.kernel_init or normal
     shape = x.shape[-1], self.features
     kernel = self.param('kernel', init, shape, jnp.float32)
-    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
-    return flat.reshape(*x.shape[:-1], self.features)
+    return product(x, kernel.astype(self.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -165,18 +164,20 @@ class MLP(nn.Module):
   depth: int  # layers that add to one state
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, own: Own = PLAIN) -> jax.Array:
     spec = self.cfg.block.mlp
     dtype = jnp.dtype(self.cfg.dtype)
-    up = Linear(spec.dim, dtype, name='up')(x)
+    up = own.made('up', x, Linear(spec.dim, dtype, name='up')(x))
 
     if spec.kind == 'swiglu':
-      up *= nn.silu(Linear(spec.dim, dtype, name='gate')(x))
+      gate = Linear(spec.dim, dtype, name='gate')(x)
+      up *= nn.silu(own.made('gate', x, gate))
     else:
       up = nn.gelu(up)
 
     scale = 0.5 / self.depth
-    return Linear(self.cfg.dim, dtype, scale, name='down')(up)
+    down = Linear(self.cfg.dim, dtype, scale, name='down')(up)
+    return own.made('down', up, down)
 
 
 class Block(nn.Module):
@@ -188,6 +189,7 @@ class Block(nn.Module):
 
   cfg: ModelConfig
   depth: int  # layers that add to one state: their branches start smaller
+  per_run: OfRuns | None = None  # what it has of its own in each run
 
   def setup(self):
     c = self.cfg
@@ -201,6 +203,8 @@ class Block(nn.Module):
     self.out = Linear(c.dim, dtype, 0.5 / self.depth)
     self.mlp = MLP(c, self.depth)
     self.drop = nn.Dropout(c.dropout)
+    if self.per_run is not None:
+      self.of_runs = self.per_run(c)
 
   @property
   def spec(self) -> BlockSpec:
@@ -215,11 +219,20 @@ class Block(nn.Module):
   def _heads(self, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-1], -1, self.cfg.head_dim)
 
-  def kv(self, h_BxTxD: jax.Array, rotation: Rotation) -> KV:
+  def own(self, run: jax.Array | np.ndarray | int) -> Own:
+    """What it has of its own in a run.
+
+    Args:
+      run: what modules of `per_run` are called with.
+    """
+    return PLAIN if self.per_run is None else self.of_runs(run)
+
+  def kv(self, h_BxTxD: jax.Array, rotation: Rotation, own: Own = PLAIN) -> KV:
     """Rotated keys and values of this layer, each [B, T, G, D / H]."""
-    x = self._pre(self.attention_norm, h_BxTxD)
-    key = rotate(self._heads(self.key(x)), rotation)
-    return key, self._heads(self.value(x))
+    x = own.entering('attention', self._pre(self.attention_norm, h_BxTxD))
+    key = own.made('key', x, self.key(x))
+    value = own.made('value', x, self.value(x))
+    return rotate(self._heads(key), rotation), self._heads(value)
 
   def attend(
     self,
@@ -227,6 +240,7 @@ class Block(nn.Module):
     rotation: Rotation,
     look: Look,
     deterministic: bool = True,
+    own: Own = PLAIN,
   ) -> jax.Array:
     """States after this layer, [B, T, D].
 
@@ -235,13 +249,17 @@ class Block(nn.Module):
       rotation: of their positions.
       look: attends to whatever keys and values the tokens may see.
       deterministic: no dropout.
+      own: what the layer has of its own in this run.
     """
-    query = self._heads(self.query(self._pre(self.attention_norm, h_BxTxD)))
-    mixed = self.out(look(rotate(query, rotation)))
+    x = own.entering('attention', self._pre(self.attention_norm, h_BxTxD))
+    query = self._heads(own.made('query', x, self.query(x)))
+    mixed = look(rotate(query, rotation))
+    mixed = own.leaving('attention', own.made('out', mixed, self.out(mixed)))
     h_BxTxD += self.drop(mixed, deterministic=deterministic)
     h_BxTxD = self._post(self.attention_norm, h_BxTxD)
 
-    x = self.mlp(self._pre(self.mlp_norm, h_BxTxD))
+    x = own.entering('mlp', self._pre(self.mlp_norm, h_BxTxD))
+    x = own.leaving('mlp', self.mlp(x, own))
     h_BxTxD += self.drop(x, deterministic=deterministic)
     return self._post(self.mlp_norm, h_BxTxD)
 
@@ -251,11 +269,40 @@ class Block(nn.Module):
     mask_BxTxT: jax.Array,
     rotation: Rotation,
     deterministic: bool = True,
+    own: Own = PLAIN,
   ) -> jax.Array:
     """States after this layer where tokens see each other by a mask."""
-    kv = self.kv(h_BxTxD, rotation)
+    kv = self.kv(h_BxTxD, rotation, own)
 
     def look(query_BxTxHxD: jax.Array) -> jax.Array:
       return attention(query_BxTxHxD, kv, mask_BxTxT)
 
-    return self.attend(h_BxTxD, rotation, look, deterministic)
+    return self.attend(h_BxTxD, rotation, look, deterministic, own)
+
+
+class InRun(NamedTuple):
+  """A block as it is in one run; its methods are those of the block."""
+
+  block: Block
+  own: Own
+
+  def kv(self, h_BxTxD: jax.Array, rotation: Rotation) -> KV:
+    return self.block.kv(h_BxTxD, rotation, self.own)
+
+  def attend(
+    self,
+    h_BxTxD: jax.Array,
+    rotation: Rotation,
+    look: Look,
+    deterministic: bool = True,
+  ) -> jax.Array:
+    return self.block.attend(h_BxTxD, rotation, look, deterministic, self.own)
+
+  def __call__(
+    self,
+    h_BxTxD: jax.Array,
+    mask_BxTxT: jax.Array,
+    rotation: Rotation,
+    deterministic: bool = True,
+  ) -> jax.Array:
+    return self.block(h_BxTxD, mask_BxTxT, rotation, deterministic, self.own)

@@ -20,7 +20,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import Depth, Layers, OneOf, ReadIf, check_fields, need
+from ease_jax.checks import (
+  Count,
+  Depth,
+  Layers,
+  OneOf,
+  ReadIf,
+  check_fields,
+  need,
+)
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
@@ -28,6 +36,7 @@ from ease_jax.model.body import EMBED_STD
 from ease_jax.model.kind import Kind, Reach
 from ease_jax.model.lanes import Input, Lanes, lane_names
 from ease_jax.model.layers import Linear, RMSNorm
+from ease_jax.model.per_run import LOW_RANK, NOTHING, PER_RUN, PerRun
 from ease_jax.model.streams import (
   FIRST_STATES,
   OF_INPUT,
@@ -66,6 +75,10 @@ class RefineSpec:
     carry_norm: whether z is normed (RMSNorm) before it meets the input.
     input_norm: whether the input is, too, so that neither drowns the other.
     lanes: how many, each as wide as the model.
+    per_run: what the core's layers have of their own in each run: none; film,
+      a scaling of their branches by the run's time and step; lora, products
+      of a low rank beside their matrices, but in the first run.
+    rank: of these products.
   """
 
   prelude: Layers
@@ -79,6 +92,8 @@ class RefineSpec:
   carry_norm: Annotated[bool, ReadIf('inject', INJECTING)]
   input_norm: Annotated[bool, ReadIf('inject', INJECTING)]
   lanes: Annotated[Depth, ReadIf('inject', (LANES,))]
+  per_run: Annotated[str, OneOf(tuple(PER_RUN))]
+  rank: Annotated[Count, ReadIf('per_run', (LOW_RANK,))]
 
   def __post_init__(self):
     check_fields('model.refine', self)
@@ -112,6 +127,12 @@ class RefineSpec:
 def schedule(cfg: ModelConfig) -> Grid:
   """Prelude, core and coda; `num_layers` are those of the core."""
   spec: RefineSpec = cfg.options
+  need(
+    spec.per_run == NOTHING or cfg.trained_runs > 1,
+    f'model.refine.per_run={spec.per_run} has no effect with model.segments='
+    f'{cfg.segments}: nothing runs again; use {NOTHING}, or raise '
+    'model.segments',
+  )
   prelude = [Cell(block) for block in range(spec.prelude)]
   core = [
     dataclasses.replace(cell, block=spec.prelude + cell.block)
@@ -238,7 +259,8 @@ def streams(cfg: ModelConfig, **module: Any) -> Streams:
 
 
 def _runs_differ(cfg: ModelConfig) -> bool:
-  return cfg.options.inject == LANES
+  spec: RefineSpec = cfg.options
+  return spec.inject == LANES or spec.per_run != NOTHING
 
 
 def _carry_backprop(cfg: ModelConfig) -> int:
@@ -249,6 +271,11 @@ def _cut(cfg: ModelConfig, runs: int) -> ModelConfig:
   return dataclasses.replace(cfg, carry_backprop=runs)
 
 
+def per_run(cfg: ModelConfig) -> PerRun | None:
+  """What the core's layers have of their own in each run."""
+  return PER_RUN[cfg.options.per_run]
+
+
 REFINE = Kind(
   'refine',
   schedule,
@@ -257,4 +284,5 @@ REFINE = Kind(
   residual_layers=residual_layers,
   reach=Reach('model.carry_backprop', _carry_backprop, _cut),
   runs_differ=_runs_differ,
+  per_run=per_run,
 )

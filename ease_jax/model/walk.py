@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ease_jax.core.grid import Cell
 from ease_jax.core.policies import KVPolicy
@@ -24,7 +25,8 @@ RUNNING = 'h'  # the stream that every cell moves
 MEMORY = 'memory'  # the stream of routers, [B, T, M] float32
 State = dict[str, jax.Array]  # streams by name, each [B, T, D]
 Mask = jax.Array | None  # [B, T] bool; None = all tokens
-Run = jax.Array | int  # number of a segment among all that are run, from 0
+# Number of a segment among all that are run, from 0.
+Run = jax.Array | np.ndarray | int
 
 
 class Walkable(Protocol):
@@ -57,6 +59,7 @@ class Call(NamedTuple):
 
   Attributes:
     cell: which.
+    run: number of the segment that it runs in, among all that are run.
     goes_BxT: tokens that run it.
     seen_BxT: tokens that others may see in it.
     reused: keys and values that tokens show which do not run it; None where
@@ -66,6 +69,7 @@ class Call(NamedTuple):
   """
 
   cell: Cell
+  run: Run
   goes_BxT: Mask
   seen_BxT: Mask
   reused: KV | None
@@ -163,6 +167,7 @@ def walk(
 
     call = Call(
       cell,
+      run,
       _goes(held_BxT, route),
       _seen(exits, policy, route),
       _reused(cells, i, exits, policy, kv),

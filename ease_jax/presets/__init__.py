@@ -29,10 +29,16 @@ from ease_jax.presets.recurrence import (
   refinement as refinement,
 )
 from ease_jax.presets.recurrence import (
+  relaxed as relaxed,
+)
+from ease_jax.presets.recurrence import (
   repeated as repeated,
 )
 from ease_jax.presets.recurrence import (
   tah as tah,
+)
+from ease_jax.presets.recurrence import (
+  timed as timed,
 )
 from ease_jax.presets.recurrence import (
   trm as trm,

@@ -79,6 +79,27 @@ def tah(c: Config, num_layers: int) -> Config:
   return c
 
 
+def relaxed(
+  c: Config, segments: int, num_layers: int, own: int = 0, rank: int = 16
+) -> Config:
+  """`recurrent` with products of a low rank in each run but the first.
+
+  Relaxed recursion (2410.20672); the rank is that of Think-at-Hard
+  (2511.08577), whose later passes alone have some.
+  """
+  c = recurrent(c, segments, num_layers, own)
+  c.model.refine.per_run = 'lora'
+  c.model.refine.rank = rank
+  return c
+
+
+def timed(c: Config, segments: int, num_layers: int, own: int = 0) -> Config:
+  """`repeated` whose runs know their time and step (2602.11451)."""
+  c = repeated(c, segments, num_layers, own)
+  c.model.refine.per_run = 'film'
+  return c
+
+
 def middle_repeat(c: Config) -> Config:
   """A copy of six layers that runs eight: 0 1 2 3 2 3 4 5 (parameter-golf)."""
   return repeated(c, segments=2, num_layers=2, own=2)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ease_jax.core.objective import LossSpec
@@ -39,7 +40,8 @@ def parts(
   number_S = jnp.arange(spec.segments)
   weight_SxR = spec.weights_at(step).reshape(spec.segments, -1)
   key_S = jax.vmap(functools.partial(jax.random.fold_in, key))(number_S)
-  run_S = number_S if before is None else number_S + before
+  # The run of one segment alone is known beforehand.
+  run_S = np.arange(spec.segments) if before is None else number_S + before
   return Part(number_S, run_S, weight_SxR, key_S)
 
 

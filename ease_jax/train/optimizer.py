@@ -33,8 +33,8 @@ class OptimizerSpec:
   """What `build` needs; hashable, so that it can be a static argument.
 
   Attributes:
-    name: adamw, or muon for the matrices of layers and injections and AdamW
-      elsewhere.
+    name: adamw, or muon for the matrices of layers, injections and clocks and
+      AdamW elsewhere.
     learning_rate: the peak of AdamW's parameters.
     muon_learning_rate: the peak of Muon's.
     warmup_steps: batches of linear warm-up; the last of them is at the peak.
@@ -192,13 +192,15 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def _is_muons(path: jax.tree_util.KeyPath, shape: tuple[int, ...]) -> bool:
-  """Whether Muon updates a parameter: a matrix from states to states.
+  """Whether Muon updates a parameter: a matrix that states multiply.
 
-  Those of layers and of injections; AdamW's rate is that of embeddings, some
+  Those of layers, of injections, and of what runs have of their own: factors
+  of a low rank are multiplied as the matrices beside them, and what a clock
+  says is as large as a normed state. AdamW's rate is that of embeddings, some
   ten times what a matrix can stand.
   """
   group = path[0].key
-  return group.startswith(('layer_', 'streams')) and len(shape) == 2
+  return group.startswith(('layer_', 'streams', 'clock')) and len(shape) == 2
 
 
 def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:

@@ -13,7 +13,7 @@ from ease_jax.core.grid import reaches
 from ease_jax.core.objective import EXIT_SCORES, LossSpec
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.exits import Exits, Tree, before_exits, settled
-from ease_jax.model.walk import RUNNING, Layer, State, Travel, walk
+from ease_jax.model.walk import RUNNING, Layer, Run, State, Travel, walk
 from ease_jax.train import rows
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
 from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
@@ -32,7 +32,7 @@ class Part(NamedTuple):
   """One segment of an update; S of them are stacked."""
 
   number: jax.Array  # from 0
-  run: jax.Array  # the same, with segments counted that learned nothing
+  run: Run  # the same, with segments counted that learned nothing
   weight_R: jax.Array  # of each of its readouts
   key: jax.Array  # for dropout, first states, choice of tokens, exploration
 

@@ -1,0 +1,55 @@
+"""How cells run on whole windows, nobody done and nothing kept."""
+
+from typing import Protocol
+
+import jax
+
+from ease_jax.core.grid import Cell
+from ease_jax.core.routers import Taken
+from ease_jax.core.spec import ModelConfig
+from ease_jax.model import layers
+from ease_jax.model.walk import Call, Layer, Ran, Run, visible
+
+
+class Blocks(Protocol):
+  """What running a cell asks of a body."""
+
+  cfg: ModelConfig
+
+  def block(self, cell: Cell, run: Run) -> layers.InRun:
+    """The block that a cell calls, as it is in a run."""
+    ...
+
+
+def plain_layer(bound: Blocks, length: int, deterministic: bool) -> Layer:
+  """Plain blocks over windows of `length` tokens from position 0.
+
+  Args:
+    bound: a bound body.
+    length: T.
+    deterministic: no dropout.
+  """
+  attention = bound.cfg.attention
+  mask_1xTxT = layers.window_mask(attention, length)
+  rotation = layers.rotation(bound.cfg, layers.positions(length))
+
+  def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
+    block = bound.block(call.cell, call.run)
+    if call.taken is not None:
+      return taken(block, call.taken, h_BxTxD)
+    mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
+    return Ran(block(h_BxTxD, mask_BxTxT, rotation, deterministic))
+
+  def taken(block: layers.InRun, some: Taken, h_BxTxD: jax.Array) -> Ran:
+    """The block on some tokens, at the positions where they stand."""
+    h_NxMxD = some.of(h_BxTxD)
+    # They are in order, so that among them causal is causal.
+    mask_1xMxM = layers.window_mask(attention, h_NxMxD.shape[1])
+    mask_NxMxM = visible(mask_1xMxM, some.seen_NxM)
+    place = rotation
+    if some.token_NxM is not None:
+      place = layers.rotation(bound.cfg, some.token_NxM)
+    new_NxMxD = block(h_NxMxD, mask_NxMxM, place, deterministic)
+    return Ran(some.into(h_BxTxD, new_NxMxD))
+
+  return layer
