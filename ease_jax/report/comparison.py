@@ -139,9 +139,9 @@ class Recovery(Record):
     fewer: has these layers once.
     own: has layers of its own for all runs.
     seeds: in which all three have run.
-    share: of the gain from `fewer` to `own`, one for each seed.
-    interval: of its mean, 95 %, over windows and seeds; None where the three
-      were not measured on the same windows.
+    share: of the gain from `fewer` to `own`, both means over the seeds.
+    interval: of it, 95 %, over windows and seeds; None where the three were not
+      measured on the same windows.
     exponent: phi, where r runs are worth r^phi such layers (2604.21106): 0 is
       nothing, 1 as much as own ones. None where the share is too far below 0.
   """
@@ -150,7 +150,7 @@ class Recovery(Record):
   fewer: str
   own: str
   seeds: tuple[int, ...]
-  share: Spread
+  share: float
   interval: Interval | None
   exponent: float | None
 

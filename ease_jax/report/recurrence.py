@@ -32,13 +32,14 @@ def recovered(comparison: Comparison) -> list[list[str]]:
 def _recovered(row: Recovery) -> list[str]:
   interval = ''
   if row.interval is not None:
-    interval = f'{row.interval.low:.0%} to {row.interval.high:.0%}'
+    low, high = row.interval.low, row.interval.high
+    interval = f'{100 * low:.0f} to {100 * high:.0f} %'
   return [
     row.variant,
     row.fewer,
     row.own,
     str(len(row.seeds)),
-    spread(row.share, 0, 100) + ' %',
+    f'{100 * row.share:.0f} %',
     interval,
     '' if row.exponent is None else f'{row.exponent:.2f}',
   ]

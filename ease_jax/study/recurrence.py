@@ -45,12 +45,16 @@ def _recovery(
   fewer: Sequence[Evaluated],
   own: Sequence[Evaluated],
 ) -> Recovery:
-  share_S = _share(nll_of(fewer), nll_of(tied), nll_of(own))
+  gain_S = nll_of(fewer) - nll_of(tied)
+  most_S = nll_of(fewer) - nll_of(own)
+  share = float(gain_S.mean() / most_S.mean())
   runs = tied[0].results.model.segments
-  worth = 1 + float(np.mean(share_S)) * (runs - 1)  # such layers in all
+  worth = 1 + share * (runs - 1)  # such layers in all
 
   interval = None
   if same_windows(tied, fewer, own):
+    # What each seed adds to a ratio of means, to first order.
+    share_S = share + (gain_S - share * most_S) / most_S.mean()
     interval = uncertainty.combined(share_S, *_drawn(fewer, tied, own))
   variant, once, apart = names
   return Recovery(
@@ -58,29 +62,23 @@ def _recovery(
     once,
     apart,
     tuple(seeds),
-    spread(share_S),
+    share,
     interval,
     math.log(worth, runs) if worth > 0 and runs > 1 else None,
   )
 
 
-def _share(fewer: np.ndarray, tied: np.ndarray, own: np.ndarray) -> np.ndarray:
-  """Of the gain from the first losses to the last."""
-  return (fewer - tied) / (fewer - own)
-
-
 def _drawn(*trio: Sequence[Evaluated]) -> tuple[np.ndarray, int]:
-  """The mean share on windows drawn anew, and from how many."""
+  """The share on windows drawn anew, and from how many."""
   _, tokens_W = at_readout(trio[0])
   drawn_BxW = draws(len(tokens_W))
 
-  def nll_SxB(runs: Sequence[Evaluated]) -> np.ndarray:
+  def nll_B(runs: Sequence[Evaluated]) -> np.ndarray:
     sum_SxW, _ = at_readout(runs)
-    each = [per_token(drawn_BxW, sum_W, tokens_W) for sum_W in sum_SxW]
-    return np.stack(each)
+    return per_token(drawn_BxW, sum_SxW.mean(0), tokens_W)
 
-  share_SxB = _share(*map(nll_SxB, trio))
-  return share_SxB.mean(0), len(tokens_W)
+  fewer_B, tied_B, own_B = map(nll_B, trio)
+  return (fewer_B - tied_B) / (fewer_B - own_B), len(tokens_W)
 
 
 def depths(
