@@ -9,9 +9,10 @@ last layer: 3 % fewer training FLOPs than without (counted).
 
 Cost: never run at full length. In a shorter study (`studies/layer_dropout.py`,
 three seeds, final loss alone) dropout raised the test perplexity of the last
-layer by 10.6 % at equal updates, by 7.2 % at equal FLOPs. Published, of Llama2-7B: a perplexity of 4.30 at the last layer,
-4.32 without the recipe, and of 8.12 in place of 1900 in the middle; drafts
-make text 1.8 to 2.2 times as fast.
+layer by 10.6 % at equal updates, by 7.2 % at equal FLOPs. Published, of
+Llama2-7B: a perplexity of 4.30 at the last layer, 4.32 without the recipe, and
+of 8.12 in place of 1900 in the middle; drafts make text 1.8 to 2.2 times as
+fast.
 """
 
 from ease_jax import config, presets

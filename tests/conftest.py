@@ -140,10 +140,16 @@ AGAIN = {
     'no_gradient[refine]',
     'every_gate_learns[refine]',
   ),
-  'test_loss_segments': ('[random]', '[learned]'),
+  'test_loss_segments': ('[random]',),
   'test_mod': ('[token]', 'router_learns[token runs]'),
+  'test_lanes': ('the_equations[1]', 'the_equations[3]'),
+  'test_per_run': (
+    'without[bfloat16',
+    'were_before_it[lora]',
+    'matrices_of_runs[lora]',
+  ),
   'test_refine': ('segments_only[1-zeros', 'segments_only[2-learned'),
-  'test_runs': ('no_gradient[1]', 'no_gradient[2]', 'no_gradient[6]'),
+  'test_runs': ('no_gradient[1-', 'no_gradient[2-', 'no_gradient[6-'),
   'test_hrm': ('updates_learn[1]', 'updates_learn[4]'),
   'test_resume': ('resumes_too[hrm', 'runs_resume_too[changes0'),
   'test_speculate': ('distribution[settings1]',),
@@ -152,11 +158,13 @@ AGAIN = {
 }
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
   """`make check` leaves slow files out, `make test` repetitions.
 
   Slow files come first, so that no process is left alone with one at the end.
   """
+  if config.args == config.getini('testpaths'):  # all tests
+    _check_again({(item.path.stem, item.name) for item in items})
   items.sort(key=lambda item: item.path.stem not in SLOW)
   for item in items:
     if item.path.stem in SLOW:
@@ -164,6 +172,18 @@ def pytest_collection_modifyitems(items):
     parts = AGAIN.get(item.path.stem, ())
     if any(part in item.name for part in parts):
       item.add_marker(pytest.mark.again)
+
+
+def _check_again(names):
+  """A test that was renamed is no repetition any more, and says so."""
+  for stem, parts in AGAIN.items():
+    for part in parts:
+      found = any(stem == file and part in name for file, name in names)
+      if not found:
+        raise pytest.UsageError(
+          f'tests/conftest.py: AGAIN names {part!r} of {stem}, and no test has '
+          'this in its name; correct it'
+        )
 
 
 @pytest.fixture(autouse=True, scope='session')
