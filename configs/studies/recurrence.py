@@ -3,12 +3,12 @@
   python -m ease_jax.study.main --study=configs/studies/recurrence.py \
       --workdir=runs/recurrence --jobs=2
 
-Cost: 45 runs of two to five minutes each on one core. Test perplexity of all
-is in `docs/results.md`: standard_4 4.638, standard_8 4.376, normed 4.450 ±
-0.076, recurrent 4.555 ± 0.118, middle_late 4.471 ± 0.017. Built-in text, bytes,
-width 64, 16 windows of 128 bytes an update. Runs of eight cells make 360
-updates, and so do the smaller standard models, which cost less; those that say
-FLOPs are trained for as many FLOPs as `standard_8`.
+Cost: 45 runs of two to five minutes each on one core. Test perplexity of all is
+in `docs/results.md`: standard_4 4.638, standard_8 4.376, normed 4.450 ± 0.076,
+lanes 4.508 ± 0.019, recurrent 4.555 ± 0.118, middle_late 4.471 ± 0.017.
+Built-in text, bytes, width 64, 16 windows of 128 bytes an update. Runs of eight
+cells make 360 updates, and so do the smaller standard models, which cost less;
+those that say FLOPs are trained for as many FLOPs as `standard_8`.
 
 Expected before the first run: `irt`, as it was here (a loss after each run, no
 gradient between them), is worse than its twin of four layers at equal FLOPs;
