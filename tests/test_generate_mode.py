@@ -61,7 +61,7 @@ def test_full_depth_and_its_drafts_print_the_same(exiting_run, capsys):
   assert (before, text) == ('', expected)
   found = re.match(
     r'\[(\d+) tokens of the full model, (\d+) of (\d+) drafts accepted, '
-    r'drafted after segment 1 layer 1; ',
+    r'drafted after layer 1; ',
     after,
   )
   num, accepted, made = map(int, found.groups())
@@ -71,7 +71,7 @@ def test_full_depth_and_its_drafts_print_the_same(exiting_run, capsys):
   adapting.generate.adaptive.lengths = (1, 3)
   before, text, after = printed(capsys, adapting, workdir)
   assert (before, text) == ('', expected)
-  assert 'drafts accepted, drafted after segment 1 layer 1; ' in after
+  assert 'drafts accepted, drafted after layer 1; ' in after
 
 
 @pytest.mark.parametrize('faster', [True, False])
