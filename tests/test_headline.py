@@ -1,6 +1,7 @@
 """What a page says first: what holds, how certain it is, and nothing more."""
 
 import dataclasses
+import json
 import re
 
 import fake_run
@@ -119,11 +120,18 @@ def test_the_last_fall_of_the_loss():
     {'step': 20, 'split': 'select', 'loss': 1.9},
     {'step': 30, 'split': 'train', 'loss': 9.0},
   ]
-  line = last_fall(metrics, 'select', {}).replace('\u202f', ' ')
+  line = last_fall(metrics, 'select').replace('\u202f', ' ')
   assert line.startswith('The select loss fell by 5.0 % between')
-  assert last_fall(metrics[:1], 'select', {}) == ''
-  frozen = {'train': {'freeze': 'model'}}
-  assert 'kept as it was' in last_fall(metrics, 'select', frozen)
+  assert last_fall(metrics[:1], 'select') == ''
+
+
+@pytest.mark.parametrize('freeze', ['model', 'nothing'])
+def test_the_page_says_that_a_model_was_kept(tmp_path, freeze):
+  workdir = fake_run.write_run(tmp_path)
+  config = {'train': {'freeze': freeze}}
+  (workdir / 'config.json').write_text(json.dumps(config))
+  page = write_report(workdir).read_text(encoding='utf-8')
+  assert ('The model was kept as it was' in page) == (freeze == 'model')
 
 
 def test_the_page_names_thresholds_intervals_and_both_losses(tmp_path):

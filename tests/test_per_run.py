@@ -18,7 +18,7 @@ from ease_jax.evaluate import passes
 from ease_jax.model import with_segments
 from ease_jax.model.exits import before_exits, settled
 from ease_jax.model.layers import positions, rotate
-from ease_jax.model.per_run import sines
+from ease_jax.model.per_run import PER_RUN, sines
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 from ease_jax.train import optimizer, update
@@ -416,7 +416,10 @@ def test_what_has_no_effect_is_refused(changes, message):
   assert str(error.value) == message
 
 
-def test_presets_are_valid():
-  for preset in (presets.relaxed, presets.timed):
-    c = preset(presets.small(), segments=2, num_layers=4)
-    specs.from_config(c)
+@pytest.mark.parametrize(
+  'preset, kind', [(presets.relaxed, 'lora'), (presets.timed, 'film')]
+)
+def test_presets_make_runs_differ(preset, kind):
+  c = preset(presets.small(), segments=2, num_layers=4)
+  body = specs.from_config(c).body
+  assert body.kind.per_run(body.cfg) is PER_RUN[kind]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ease_jax.core.grid import Cell
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model.layers import RMSNorm
-from ease_jax.model.streams import copied
+from ease_jax.model.streams import Input
 from ease_jax.model.walk import RUNNING, Run, State
 
 # Of a number's parameter: AdamW's rate is that of embeddings, and the paper's
@@ -27,29 +27,6 @@ SCALE = 0.2
 def lane_names(num: int) -> tuple[str, ...]:
   """Streams of so many lanes."""
   return tuple(f'lane_{i}' for i in range(num))
-
-
-class Input(nn.Module):
-  """What the runs begin with: the embedding, or what a prelude ended on."""
-
-  cfg: ModelConfig
-
-  def setup(self):
-    if self.cfg.options.input_norm:
-      self.norm = RMSNorm(jnp.dtype(self.cfg.dtype))
-
-  def before(self, x_BxTxD: jax.Array) -> jax.Array:
-    """The embedded input, which is normed here where there is no prelude."""
-    spec = self.cfg.options
-    return (
-      self.norm(x_BxTxD) if spec.input_norm and not spec.prelude else x_BxTxD
-    )
-
-  def behind(self, cell: Cell, state: State) -> State:
-    """The streams that begin behind the prelude."""
-    if self.cfg.options.input_norm:
-      state = state | {RUNNING: self.norm(state[RUNNING])}
-    return copied(cell, state)
 
 
 class Lanes(nn.Module):

@@ -34,12 +34,13 @@ from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
 from ease_jax.model.body import EMBED_STD
 from ease_jax.model.kind import Kind, Reach
-from ease_jax.model.lanes import Input, Lanes, lane_names
+from ease_jax.model.lanes import Lanes, lane_names
 from ease_jax.model.layers import Linear, RMSNorm
 from ease_jax.model.per_run import LOW_RANK, NOTHING, PER_RUN, PerRun
 from ease_jax.model.streams import (
   FIRST_STATES,
   OF_INPUT,
+  Input,
   Streams,
   copied,
   first_state,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ease_jax.core.grid import Cell
 from ease_jax.core.spec import ModelConfig
+from ease_jax.model.layers import RMSNorm
 from ease_jax.model.walk import RUNNING, Run, State
 
 # Standard deviation of a normal distribution that is cut off at 2.
@@ -95,6 +96,29 @@ def summed(cell: Cell, state: State) -> jax.Array:
 def copied(cell: Cell, state: State) -> State:
   """A cell's output as each of the streams that it writes."""
   return {name: state[RUNNING] for name in cell.writes}
+
+
+class Input(nn.Module):
+  """What the runs begin with: the embedding, or what a prelude ended on."""
+
+  cfg: ModelConfig
+
+  def setup(self):
+    if self.cfg.options.input_norm:
+      self.norm = RMSNorm(jnp.dtype(self.cfg.dtype))
+
+  def before(self, x_BxTxD: jax.Array) -> jax.Array:
+    """The embedded input, which is normed here where there is no prelude."""
+    spec = self.cfg.options
+    return (
+      self.norm(x_BxTxD) if spec.input_norm and not spec.prelude else x_BxTxD
+    )
+
+  def behind(self, cell: Cell, state: State) -> State:
+    """The streams that begin behind the prelude."""
+    if self.cfg.options.input_norm:
+      state = state | {RUNNING: self.norm(state[RUNNING])}
+    return copied(cell, state)
 
 
 FIRST_STATES = ('zeros', 'fixed', 'random')

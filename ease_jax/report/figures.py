@@ -53,20 +53,30 @@ def exit_histogram(results: Results, width: float = drawing.WIDE) -> Figure:
   return figure
 
 
+def _panels(
+  num: int, width: float, *, shared: bool
+) -> tuple[Figure, list[Axes]]:
+  """A figure of so many square panels in rows; shared: on the same axes."""
+  columns = min(num, 4 if width > drawing.BROAD else 2)
+  rows = math.ceil(num / columns)
+  side = width / columns
+
+  figure = Figure(figsize=(width, rows * side * 1.12 + 0.2))
+  axes = figure.subplots(
+    rows, columns, sharex=shared, sharey=shared, squeeze=False
+  )
+  for ax in axes.flat[num:]:
+    ax.remove()
+  return figure, list(axes.flat[:num])
+
+
 @svg.themed
 def reliability(results: Results, width: float = drawing.WIDE) -> Figure:
   """Is the probability of the prediction the chance that it is right?"""
   items = results.calibration
-  columns = min(len(items), 4 if width > drawing.BROAD else 2)
-  rows = math.ceil(len(items) / columns)
-  side = width / columns
-
-  figure = Figure(figsize=(width, rows * side * 1.12 + 0.2))
-  axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-  for ax, item in zip(axes.flat, items):
+  figure, axes = _panels(len(items), width, shared=True)
+  for ax, item in zip(axes, items):
     _reliability_panel(ax, item, results.model.segments)
-  for ax in axes.flat[len(items) :]:
-    ax.remove()
 
   figure.supxlabel('confidence', fontsize=9.5)
   figure.supylabel('accuracy', fontsize=9.5)
@@ -77,16 +87,9 @@ def reliability(results: Results, width: float = drawing.WIDE) -> Figure:
 def gates(results: Results, width: float = drawing.WIDE) -> Figure:
   """Does what gates foretell happen? A panel for each gate and readout."""
   items = results.gates
-  columns = min(len(items), 4 if width > drawing.BROAD else 2)
-  rows = math.ceil(len(items) / columns)
-  side = width / columns
-
-  figure = Figure(figsize=(width, rows * side * 1.12 + 0.2))
-  axes = figure.subplots(rows, columns, squeeze=False)
-  for ax, item in zip(axes.flat, items):
+  figure, axes = _panels(len(items), width, shared=False)
+  for ax, item in zip(axes, items):
     _gate_panel(ax, item, results.model.segments)
-  for ax in axes.flat[len(items) :]:
-    ax.remove()
 
   figure.supxlabel('foretold', fontsize=9.5)
   figure.supylabel('happened', fontsize=9.5)

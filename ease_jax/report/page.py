@@ -15,6 +15,7 @@ from ease_jax.evaluate.results import (
   ReadoutRow,
   Results,
 )
+from ease_jax.fields import flat
 from ease_jax.report import (
   drawing,
   figures,
@@ -29,6 +30,7 @@ from ease_jax.report import (
   words,
 )
 from ease_jax.report.html import Drawings
+from ease_jax.train.spec import KEEPS_MODEL
 from ease_jax.train.writers import METRICS, read_events
 
 # Control characters would be invisible, or invalid in HTML.
@@ -105,7 +107,8 @@ def render(
     title=top.title,
     lead=top.lead,
     smoke=headline.smoke(results),
-    fall=headline.last_fall(metrics, results.chosen.select_split, config),
+    fall=headline.last_fall(metrics, results.chosen.select_split),
+    frozen=flat(config).get('train.freeze') == KEEPS_MODEL,
     full_ppl=results.off(REPORT).quality.ppl,
     thresholds=_thresholds(results),
     promised=_promised(results),

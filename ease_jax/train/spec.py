@@ -36,7 +36,8 @@ from ease_jax.core.runs import (
 from ease_jax.core.runs import SCHEDULES as RUNS
 
 UPDATES = ('joint', 'per_segment')
-FREEZES = ('nothing', 'model')
+KEEPS_MODEL = 'model'
+FREEZES = ('nothing', KEEPS_MODEL)
 
 
 @dataclasses.dataclass(frozen=True)
