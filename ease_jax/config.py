@@ -134,6 +134,8 @@ def _add_loss(c: Config) -> None:
   c.loss.teacher_temperature = 1.0  # T of both distributions; scaled by T^2
   c.loss.teacher_divergence = 'forward_kl'  # or reverse_kl, jensen_shannon
   c.loss.teacher_top_k = 0  # compare its likeliest so many tokens; 0 = all
+  c.loss.shortcut_weight = 0.0  # per_run=film: of fewer, longer runs; 0 = off
+  c.loss.shortcut_match = 0.1  # weight of their distance from all runs
   c.loss.gates = ()  # to train: calm, dat, dat_multinomial, ouro, gain, q_halt
   c.loss.gate_weight = 0.5  # weight of their losses; 0 = off
   c.loss.gate_dim = 64  # width of a gate's hidden layer; 0 = a linear gate

@@ -13,7 +13,6 @@ from ease_jax import config as config_lib
 from ease_jax import model as model_lib
 from ease_jax import unread
 from ease_jax.checks import (
-  MOST_DEPTH,
   Seed,
   check_value,
   declared,
@@ -26,8 +25,8 @@ from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
-from ease_jax.core.reach import GROWS
-from ease_jax.core.runs import CONSTANT, DRAWING, DRAWN_ROWS
+from ease_jax.core.runs import DRAWING
+from ease_jax.core.shortcut import ShortcutSpec
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.data.spec import DataSpec
@@ -35,14 +34,16 @@ from ease_jax.data.task import TASKS
 from ease_jax.decode.options import GenerateSpec
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import Body
-from ease_jax.train import optimizer
+from ease_jax.train import clashes, optimizer
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
-from ease_jax.train.stages import Stage, plan, planned
+from ease_jax.train.stages import Plan, Stage, plan, planned
 from ease_jax.train.targets import TARGETS
 from ease_jax.train.update import abstract_state
 
-LEARNED = declared(GateSpec)
+LEARNED = declared(GateSpec) | declared(ShortcutSpec)
+# Fields of the loss that models are built with, too.
+BUILT_WITH = 'gates', 'gate_dim', 'shortcut_weight'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Specs:
     )
     total = 0.0
     for now, updates in plans.items():
-      total += updates * self._flops_of(planned(body, self.loss, now))
+      stage = planned(body, self.loss, now)
+      total += updates * (self._flops_of(stage) + self._flops_beside(now))
     return total / len(steps)
 
   def _flops_of(self, now: Stage) -> float:
@@ -112,6 +114,14 @@ class Specs:
       rehearsed=now.loss.teaching.own and now.loss.segments > 1,
     )
     return taught + now.before * prices.segment
+
+  def _flops_beside(self, now: Plan) -> float:
+    """Of one token on the shortcut of an update, behind the prelude."""
+    if not now.short:
+      return 0.0
+    prices = self.body.costs(self.data.seq_len)
+    forward = now.short * prices.segment + prices.coda + prices.head
+    return 3 * forward
 
 
 def from_config(config: Config, vocab_size: int = 1) -> Specs:
@@ -129,7 +139,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
   check_value('seed', config.seed, Seed)
   data = DataSpec.from_config(config.data)
   one_of('data.task', data.task, TASKS)
-  for name in ('gates', 'gate_dim'):  # what models are built with, too
+  for name in BUILT_WITH:
     check_value(f'loss.{name}', plain(config.loss)[name], LEARNED[name])
   model = model_lib.model_config(
     config.model,
@@ -137,6 +147,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     gates=config.loss.gates if config.loss.gate_weight else (),
     gate_dim=config.loss.gate_dim,
     attention=TASKS[data.task].attention,
+    elastic=config.loss.shortcut_weight > 0,
   )
   grid = model_lib.build(model).grid
   train = TrainSpec.from_config(config.train)
@@ -172,10 +183,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
 def _check_together(specs: Specs, grid: Grid) -> None:
   """What no section can know alone."""
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
-  _check_exit_rows(specs)
-  _check_layer_dropout(specs)
-  _check_reach(specs)
-  _check_runs(specs, grid)
+  clashes.check(specs.train, specs.loss, specs.body)
   _check_top_k(specs)
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),
@@ -239,110 +247,4 @@ def _check_top_k(specs: Specs) -> None:
     vocab_size == 1 or top_k < vocab_size,
     f'loss.teacher_top_k={top_k} of a vocabulary of {vocab_size} leaves none '
     'out; lower it, or use 0 for all',
-  )
-
-
-def _check_exit_rows(specs: Specs) -> None:
-  """The rows that exit are the same in one update or in micro-batches."""
-  if not specs.loss.exit_threshold:
-    return
-  batch_size = specs.train.batch_size
-  parts = specs.train.accumulate
-  rows = round(specs.loss.exit_rows * batch_size)
-  need(
-    rows > 0 and rows % parts == 0,
-    f'loss.exit_rows={specs.loss.exit_rows} of train.batch_size={batch_size} '
-    f'are {rows} rows, which train.accumulate={parts} micro-batches cannot '
-    'share evenly; change one of them',
-  )
-
-
-def _check_layer_dropout(specs: Specs) -> None:
-  """Some row skips some layer, and some row is left to each."""
-  train = specs.train
-  routed = [model_lib.routed(specs.body, phase) for phase in train.phases]
-  need(
-    not train.layer_dropout or any(body.grid.routed for body in routed),
-    f'train.layer_dropout={train.layer_dropout} of train.batch_size='
-    f'{train.batch_size} in train.accumulate={train.accumulate} parts rounds '
-    'to no row in any layer; raise one of them, or use 0',
-  )
-
-
-def _check_reach(specs: Specs) -> None:
-  """Gradients can go less far at first."""
-  train = specs.train
-  if train.backprop != GROWS:
-    return
-  reach = specs.body.kind.reach
-  need(
-    reach is not None,
-    f'train.backprop={train.backprop} does not fit model.body='
-    f'{specs.model.body}, whose gradient goes through all that is run; use '
-    'constant',
-  )
-  assert reach is not None
-  full = reach.full(specs.model)
-  need(
-    train.backprop_first <= full,
-    f'train.backprop_first={train.backprop_first} is more than {reach.field}='
-    f'{full}, which gradients reach in the end; lower it',
-  )
-
-
-def _check_runs(specs: Specs, grid: Grid) -> None:
-  """Any number of segments can be trained, and all parameters learn."""
-  runs = specs.train.runs
-  need(
-    runs == CONSTANT or specs.loss.segments > 1,
-    f'train.runs={runs} has no effect with model.segments=1: nothing runs '
-    f'again; use {CONSTANT}, or raise model.segments',
-  )
-  need(
-    runs == CONSTANT or specs.loss.fits_any_segments,
-    f'train.runs={runs} needs a loss for any number of segments: loss.schedule='
-    'constant, loss.token_fraction=1.0, loss.exit_threshold=0.0, loss.target='
-    f'label and a weight on the last readout; use these, or {CONSTANT}',
-  )
-  goes_on = not any(cell.reads for cell in grid.segment)
-  need(
-    not (specs.loss.unreached and goes_on),
-    f'model.carry_backprop={specs.model.carry_backprop} of model.segments='
-    f'{specs.loss.segments} leaves what is before the first run without a '
-    'gradient, as no run sees the input again; use as many, or another '
-    'model.refine.inject',
-  )
-  most = specs.loss.segments * specs.train.runs_most
-  need(
-    runs not in DRAWING or most <= MOST_DEPTH,
-    f'train.runs_most={specs.train.runs_most} times model.segments='
-    f'{specs.loss.segments} is more than {MOST_DEPTH} runs; lower one of them',
-  )
-  need(
-    runs == CONSTANT or not specs.model.gates,
-    f'train.runs={runs} changes how many readouts there are, and loss.gates='
-    f'{specs.model.gates} know them by number; use {CONSTANT}, or no gates',
-  )
-  if runs == DRAWN_ROWS:
-    _check_rows(specs, grid)
-
-
-def _check_rows(specs: Specs, grid: Grid) -> None:
-  """Rows have one loss each, and draw nothing but their number of runs."""
-  runs = specs.train.runs
-  need(
-    not specs.body.kind.runs_differ(specs.model),
-    f'train.runs={runs} lets rows begin late, and runs of this model have '
-    'parameters of their own, by their number; use drawn',
-  )
-  need(
-    not any(specs.loss.weight_K[:-1]),
-    f'train.runs={runs} reads a row after its last run alone, and the weights '
-    f'are {specs.loss.weight_K}; use loss.weights=final',
-  )
-  need(
-    specs.model.dropout == 0 and not grid.routed,
-    f'train.runs={runs} does not fit model.dropout={specs.model.dropout} or a '
-    'model.router, for which a program would be made for each number; use 0.0 '
-    'and none',
   )

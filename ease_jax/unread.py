@@ -6,6 +6,7 @@ from ease_jax.config import Config
 from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
+from ease_jax.core.shortcut import ShortcutSpec
 from ease_jax.core.weights import WeightSpec
 from ease_jax.data.spec import DataSpec
 from ease_jax.decode.options import DRAFTINGS, GenerateSpec
@@ -19,7 +20,7 @@ from ease_jax.train.spec import TrainSpec
 # Who declares the fields of each section; those of models are all read.
 OWNERS: dict[str, tuple[type, ...]] = {
   'data': (DataSpec,),
-  'loss': (WeightSpec, TeachingSpec, GateSpec, LossSpec),
+  'loss': (WeightSpec, TeachingSpec, GateSpec, ShortcutSpec, LossSpec),
   'optimizer': (OptimizerSpec,),
   'train': (TrainSpec,),
   'exit': (SweepSpec,),

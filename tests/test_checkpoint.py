@@ -170,6 +170,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, capfd, caplog):
   assert checkpoint.restore_best(tmp_path, abstract_of(state)).newest_step == 2
 
 
+@pytest.mark.parametrize(
+  'parts',
+  [
+    "File too large [os_error_code='27'] [spec='{a: true}']",
+    "File too large [spec='{a: true}'] [os_error_code='27']",
+  ],
+)
+def test_what_the_system_said_is_found_in_any_order(parts):
+  error = OSError(f'OUT_OF_RANGE: Failed to write "x/d/7": {parts}')
+  assert saved.reason(error) == 'File too large'
+
+
 def test_an_error_of_the_run_is_not_hidden_by_one_of_the_disk(tmp_path):
   with pytest.raises(KeyError), room(8000):
     with checkpoint.Checkpoints(tmp_path, keep=9) as checkpoints:

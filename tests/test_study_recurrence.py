@@ -9,6 +9,7 @@ from test_study_page import double
 from test_study_statistics import single
 
 from ease_jax.checks import ConfigError
+from ease_jax.evaluate.results import SegmentRow
 from ease_jax.report.study import write_page
 from ease_jax.study import recurrence, statistics
 from ease_jax.study.study import Study
@@ -107,6 +108,26 @@ def test_each_run_is_held_against_a_model_trained_for_it():
   assert first.interval.low == pytest.approx(math.exp(0.5))
   assert (second.run, second.twin) == (2, 'twice')
   assert second.ratio == pytest.approx(1)
+
+
+def test_runs_that_make_the_whole_way_are_held_by_that():
+  """2.1 nats where one run makes all of it, 2.5 after the first of two."""
+  runs = after_each_run()
+  for seed, evaluated in runs['tied'].items():
+    results = evaluated.results
+    whole = tuple(
+      SegmentRow(run, fake_run.quality(9.0), fake_run.quality(math.exp(nll)))
+      for run, nll in ((1, 2.1), (2, 1.9))
+    )
+    model = dataclasses.replace(results.model, elastic=True)
+    results = dataclasses.replace(results, model=model, segments=whole)
+    runs['tied'][seed] = evaluated._replace(results=results)
+
+  first, second = recurrence.depths([('tied', ('once', 'twice'))], runs)
+  assert first.ratio == pytest.approx(math.exp(0.1))
+  assert first.ppl.mean == pytest.approx(math.exp(2.1))
+  assert second.ratio == pytest.approx(1)
+  assert first.interval is None
 
 
 def test_the_page_has_both_tables(tmp_path):

@@ -24,6 +24,7 @@ from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.observations import Observation
+from ease_jax.core.shortcut import ShortcutSpec
 from ease_jax.core.weights import (
   SCHEDULES,
   TIMELESS,
@@ -72,6 +73,7 @@ class LossSpec:
     carry_backprop: last segments that losses reach through; 1 = their own.
     teaching: what readouts learn, and of whom.
     gating: what gates learn.
+    shortcut: what fewer runs with longer steps learn.
   """
 
   weight_K: tuple[NotNegative, ...]
@@ -91,6 +93,7 @@ class LossSpec:
   carry_backprop: Depth = 1
   teaching: TeachingSpec = TeachingSpec()
   gating: GateSpec = GateSpec()
+  shortcut: ShortcutSpec = ShortcutSpec()
 
   def __post_init__(self):
     check_fields('loss', self)
@@ -217,6 +220,7 @@ class LossSpec:
       tuple(weight_K),
       teaching=TeachingSpec(**own(TeachingSpec)),
       gating=GateSpec(**own(GateSpec)),
+      shortcut=ShortcutSpec(**own(ShortcutSpec)),
       per_segment=per_segment,
       frozen=frozen,
       segments=grid.segments,

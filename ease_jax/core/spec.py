@@ -118,6 +118,7 @@ class ModelConfig:
     options: the body's own spec (section `model.<body>`), or None.
     own_runs: runs of the segment that may have parameters of their own; later
       ones do as the last of them. 0 = all `segments`.
+    elastic: whether it learned to make the whole way in fewer runs, too.
   """
 
   body: str
@@ -139,6 +140,7 @@ class ModelConfig:
   routing: Any = None  # a core.routers.Routing
   options: Any = None
   own_runs: Size = 0
+  elastic: bool = False
 
   def __post_init__(self):
     check_fields('model', self)

@@ -1,6 +1,7 @@
 """Everything that a trained model's exits come to, for `results.json`."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from ease_jax.evaluate.choosing import Selection
 from ease_jax.evaluate.facts import ModelFacts, RouterRow
 from ease_jax.evaluate.gates import gate_rows
 from ease_jax.evaluate.passage import Passage, PassageToken
+from ease_jax.evaluate.passes import Dump
 from ease_jax.evaluate.reliability import GateRow
 from ease_jax.evaluate.results import (
   REPORT,
@@ -118,6 +120,7 @@ def model_facts(model: Body, params: Params) -> ModelFacts:
     segments=model.grid.segments,
     layers=model.cfg.num_layers,
     vocab_size=model.cfg.vocab_size,
+    elastic=model.cfg.elastic,
   )
 
 
@@ -243,19 +246,24 @@ def _segment_rows(
 ) -> tuple[SegmentRow, ...]:
   """Quality at the end of each segment: does refinement go on?
 
-  Empty for models of one segment.
+  Empty for models of one segment. Runs of one that learned to make the whole
+  way in fewer do so here, each its equal part.
   """
   grid = report.model.grid
   if grid.segments == 1:
     return ()
 
   num = spec.segments or 2 * grid.segments
-  deeper = model_lib.with_segments(report.model, num)
-  select_dump = select.dump_of(deeper)
-  report_dump = report.dump_of(deeper)
+  elastic = report.model.cfg.elastic
+
+  @functools.lru_cache(maxsize=1)
+  def dumps(runs: int) -> tuple[Dump, Dump]:
+    model = model_lib.with_segments(report.model, runs)
+    return select.dump_of(model), report.dump_of(model)
 
   rows = []
   for segments in range(1, num + 1):
+    select_dump, report_dump = dumps(segments if elastic else num)
     last = segments * grid.per_segment - 1
     rows.append(
       SegmentRow(

@@ -8,13 +8,19 @@ from ease_jax.evaluate.records import Record
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts(Record):
-  """The model: number of parameters, body, and sizes."""
+  """The model: number of parameters, body, and sizes.
+
+  Attributes:
+    params, body, segments, layers, vocab_size: as in its config.
+    elastic: whether it learned to make the whole way in fewer runs, too.
+  """
 
   params: int
   body: str
   segments: int
   layers: int
   vocab_size: int
+  elastic: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

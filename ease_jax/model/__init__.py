@@ -44,6 +44,7 @@ def model_config(
   gates: Sequence[str] = (),
   gate_dim: int = 0,
   attention: str = CAUSAL,
+  elastic: bool = False,
 ) -> ModelConfig:
   """The frozen description of a model.
 
@@ -53,6 +54,7 @@ def model_config(
     gates: learned signals that the model has.
     gate_dim: width of their hidden layer; 0 = none.
     attention: whom tokens see, which the task knows.
+    elastic: whether it learns shortcuts.
 
   Raises:
     ConfigError: two fields clash.
@@ -77,6 +79,7 @@ def model_config(
     attention=attention,
     gates=tuple(gates),
     gate_dim=gate_dim,
+    elastic=elastic,
     **fields,
   )
 

@@ -31,6 +31,7 @@ from ease_jax.model.walk import (
   MEMORY,
   RUNNING,
   Layer,
+  Leap,
   Run,
   State,
   Travel,
@@ -137,7 +138,7 @@ class Body(nn.Module):
 
   # ------------------------------------------------------------- the pieces
 
-  def block(self, cell: Cell, run: Run) -> layers.InRun:
+  def block(self, cell: Cell, run: Run | Leap) -> layers.InRun:
     """The block that a cell calls, as it is in a run."""
     block = getattr(self, f'layer_{cell.block}')
     told = run if self.clock is None else self.clock(run)

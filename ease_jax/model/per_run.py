@@ -27,7 +27,7 @@ from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model.layers import Linear, OfRuns
 from ease_jax.model.own import PLAIN, LowRank, Own, product
-from ease_jax.model.walk import Run
+from ease_jax.model.walk import Leap, Run
 
 BRANCHES = ('attention', 'mlp')
 FASTEST = 1000.0  # radians that the fastest of all sines makes in a whole way
@@ -108,11 +108,16 @@ class Clock(nn.Module):
   cfg: ModelConfig
 
   @nn.compact
-  def __call__(self, run: Run) -> jax.Array:
-    """Of a run, which starts at run / S and makes 1 / S of the way."""
-    num = self.cfg.trained_runs
-    time = jnp.minimum(run, num - 1) / num
-    return self._seen('time', time) + self._seen('step', jnp.float32(1 / num))
+  def __call__(self, run: Run | Leap) -> jax.Array:
+    """Of a run, which starts at run / S and makes 1 / S of the way.
+
+    S is the number of runs that were trained; where shortcuts were, it is the
+    number that is run.
+    """
+    if not isinstance(run, Leap):
+      num = self.cfg.segments if self.cfg.elastic else self.cfg.trained_runs
+      run = Leap(jnp.minimum(run, num - 1) / num, jnp.float32(1 / num))
+    return self._seen('time', run.start) + self._seen('step', run.step)
 
   def _seen(self, name: str, time: jax.Array) -> jax.Array:
     dim = self.cfg.dim

@@ -29,6 +29,13 @@ Mask = jax.Array | None  # [B, T] bool; None = all tokens
 Run = jax.Array | np.ndarray | int
 
 
+class Leap(NamedTuple):
+  """A run that does not make as much of the whole way as all others do."""
+
+  start: jax.Array  # the share of the way behind it
+  step: jax.Array  # the share that it makes
+
+
 class Walkable(Protocol):
   """What a walk asks of a body."""
 
@@ -52,6 +59,7 @@ class Travel(NamedTuple):
   key: jax.Array | None = None  # in training only
   memory_BxTxM: jax.Array | None = None  # of routers that keep one
   before: Run = 0  # segments run before the first cell's
+  leap: Leap | None = None  # of the one run that is walked, on a shortcut
 
 
 class Call(NamedTuple):
@@ -59,7 +67,8 @@ class Call(NamedTuple):
 
   Attributes:
     cell: which.
-    run: number of the segment that it runs in, among all that are run.
+    run: number of the segment that it runs in, among all that are run; or
+      its place on a shortcut.
     goes_BxT: tokens that run it.
     seen_BxT: tokens that others may see in it.
     reused: keys and values that tokens show which do not run it; None where
@@ -69,7 +78,7 @@ class Call(NamedTuple):
   """
 
   cell: Cell
-  run: Run
+  run: Run | Leap
   goes_BxT: Mask
   seen_BxT: Mask
   reused: KV | None
@@ -167,7 +176,7 @@ def walk(
 
     call = Call(
       cell,
-      run,
+      run if travel.leap is None else travel.leap,
       _goes(held_BxT, route),
       _seen(exits, policy, route),
       _reused(cells, i, exits, policy, kv),

@@ -8,7 +8,7 @@ from ease_jax.core.grid import Cell
 from ease_jax.core.routers import Taken
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import layers
-from ease_jax.model.walk import Call, Layer, Ran, Run, visible
+from ease_jax.model.walk import Call, Layer, Leap, Ran, Run, visible
 
 
 class Blocks(Protocol):
@@ -16,7 +16,7 @@ class Blocks(Protocol):
 
   cfg: ModelConfig
 
-  def block(self, cell: Cell, run: Run) -> layers.InRun:
+  def block(self, cell: Cell, run: Run | Leap) -> layers.InRun:
     """The block that a cell calls, as it is in a run."""
     ...
 

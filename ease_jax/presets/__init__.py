@@ -17,6 +17,9 @@ from ease_jax.presets.recurrence import (
   lanes as lanes,
 )
 from ease_jax.presets.recurrence import (
+  loopformer as loopformer,
+)
+from ease_jax.presets.recurrence import (
   middle_repeat as middle_repeat,
 )
 from ease_jax.presets.recurrence import (

@@ -167,7 +167,8 @@ class Depth(Record):
     ppl: of the variant on the split that reports, mean over the seeds.
     twin_ppl: the same of the twin.
     ratio: of the two, the mean over the seeds of the losses.
-    interval: of it, 95 %, as in `Pair`.
+    interval: of it, 95 %, as in `Pair`; None for a variant that makes the
+      whole way in so many runs.
   """
 
   variant: str

@@ -114,7 +114,13 @@ def _depth(
   first = here[0].results
   per_run = len(first.readouts) // first.model.segments
   k = run * per_run - 1
+  interval = ratio_interval(here, there, k, -1)
   nll_S = nll_of(here, k)
+  if first.model.elastic:
+    # The whole way in so many runs, of which no window was kept.
+    rows = [evaluated.results.segments[run - 1] for evaluated in here]
+    nll_S = np.asarray([row.report.nll for row in rows])
+    interval = None
   twin_S = nll_of(there)
   return Depth(
     variant=name,
@@ -124,5 +130,5 @@ def _depth(
     ppl=spread(np.exp(nll_S)),
     twin_ppl=spread(np.exp(twin_S)),
     ratio=math.exp(np.mean(nll_S - twin_S)),
-    interval=ratio_interval(here, there, k, -1),
+    interval=interval,
   )

@@ -1,19 +1,17 @@
 """The grid loss: a weighted sum of the readouts' losses over all segments."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.body import is_gate
-from ease_jax.model.walk import State, Travel, Tree, walk
-from ease_jax.train import rows
+from ease_jax.model.walk import State, Travel, walk
+from ease_jax.train import rows, scan, shortcut
 from ease_jax.train.gates import learn_from_grid
 from ease_jax.train.segment import (
   Part,
@@ -28,21 +26,6 @@ from ease_jax.train.targets import Batch, Teacher
 
 Metrics = dict[str, jax.Array]
 Carry = TypeVar('Carry')
-
-
-def parts(
-  spec: LossSpec,
-  step: jax.Array,
-  key: jax.Array,
-  before: jax.Array | None = None,
-) -> Part:
-  """The segments of an update, stacked along a leading axis."""
-  number_S = jnp.arange(spec.segments)
-  weight_SxR = spec.weights_at(step).reshape(spec.segments, -1)
-  key_S = jax.vmap(functools.partial(jax.random.fold_in, key))(number_S)
-  # The run of one segment alone is known beforehand.
-  run_S = np.arange(spec.segments) if before is None else number_S + before
-  return Part(number_S, run_S, weight_SxR, key_S)
 
 
 def metrics(
@@ -85,26 +68,6 @@ def metrics(
   }
 
 
-def over_segments(
-  one: Callable[[Carry, Part], tuple[Carry, Tree]], carry: Carry, parts: Part
-) -> tuple[Carry, Tree]:
-  """The scan over the segments of an update; a plain program if there is one.
-
-  Args:
-    one: (carry, segment) -> (carry, what is kept of it).
-    carry: before the first segment.
-    parts: the segments, stacked.
-
-  Returns:
-    The last carry, and what was kept, stacked.
-  """
-  if len(parts.number) > 1:
-    return jax.lax.scan(one, carry, parts)
-
-  carry, kept = one(carry, jax.tree.map(lambda x: x[0], parts))
-  return carry, jax.tree.map(lambda x: x[None], kept)
-
-
 def grid_loss(
   params: Params,
   model: Body,
@@ -114,6 +77,7 @@ def grid_loss(
   key: jax.Array,
   teacher: Teacher | None = None,
   before: jax.Array | None = None,
+  way: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
   """J = sum_k W_k(step) * mean loss at readout k, in nats.
 
@@ -132,6 +96,8 @@ def grid_loss(
     key: of everything random in the update.
     teacher: of the target, where it has one beside the model.
     before: segments that run first and learn nothing; None = there are none.
+    way: where the runs of a shortcut start, and the end, [m + 1] shares of the
+      whole way; None = there is no shortcut.
   """
   if spec.frozen:
     params = only_gates(params)
@@ -142,25 +108,23 @@ def grid_loss(
   if before is not None:
     carried = run_before(params, model, batch, before, started, carried)
 
-  def one(
-    progress: Progress, part: Part
-  ) -> tuple[Progress, tuple[jax.Array, SegmentLosses]]:
-    if spec.segments > 1:
-      progress = _cut(progress, part.number, spec)
-    loss, (progress, losses) = segment_loss(
-      params, progress, part, setting, started
-    )
-    return progress, (loss, losses)
-
-  if spec.segments > 1:
-    one = jax.checkpoint(one, prevent_cse=False)
-  _, (loss_S, losses) = over_segments(
-    one, progress._replace(state=carried), parts(spec, step, key, before)
+  progress = progress._replace(state=carried)
+  segments = scan.parts(spec, step, key, before)
+  ended, loss_S, losses = scan.joined(
+    params, setting, started, progress, segments
   )
   bound = model.bind({'params': params})
   learned = learn_from_grid(bound, spec, batch, losses.told)
   loss = loss_S.sum() + spec.gating.gate_weight * sum(learned.values())
-  return loss, metrics(spec, losses, step, learned)
+  named = metrics(spec, losses, step, learned)
+  if way is None:
+    return loss, named
+
+  more, of_shortcut = shortcut.loss(
+    params, setting, started, ended, way, step, key
+  )
+  named['loss'] += more
+  return loss + more, named | of_shortcut
 
 
 def run_before(
@@ -221,18 +185,6 @@ def only_gates(params: Params) -> Params:
   }
 
 
-def _cut(progress: Progress, number: jax.Array, spec: LossSpec) -> Progress:
-  """The same values, a constant where no gradient joins two segments."""
-  is_first = number == 0
-  is_joined = number > spec.segments - spec.carry_backprop
-  passes = is_first | is_joined
-
-  def cut(z: jax.Array) -> jax.Array:
-    return jnp.where(passes, z, jax.lax.stop_gradient(z))
-
-  return jax.tree.map(cut, progress)
-
-
 def by_segment(
   carry: Carry,
   model: Body,
@@ -271,8 +223,8 @@ def by_segment(
     return (take(carry, grads), progress), (losses, optax.tree.norm(grads))
 
   start = carry, first_progress(model, batch)
-  (carry, _), (losses, norm_S) = over_segments(
-    one, start, parts(spec, step, key)
+  (carry, _), (losses, norm_S) = scan.over_segments(
+    one, start, scan.parts(spec, step, key)
   )
   return carry, metrics(spec, losses, step), norm_S
 
@@ -286,6 +238,7 @@ def grid_gradient(
   key: jax.Array,
   teacher: Teacher | None = None,
   before: jax.Array | None = None,
+  way: jax.Array | None = None,
 ) -> tuple[Params, Metrics]:
   """Gradient of `grid_loss`, and its metrics.
 
@@ -294,7 +247,7 @@ def grid_gradient(
   is_joined = spec.carry_backprop > 1 or spec.gating.from_grid or spec.frozen
   if spec.segments == 1 or is_joined or before is not None:
     gradient = jax.grad(grid_loss, has_aux=True)
-    return gradient(params, model, spec, batch, step, key, teacher, before)
+    return gradient(params, model, spec, batch, step, key, teacher, before, way)
 
   def added(total: Params, grads: Params) -> Params:
     return jax.tree.map(jnp.add, total, grads)

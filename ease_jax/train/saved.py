@@ -269,8 +269,9 @@ def set_aside(folder: pathlib.Path, step: int) -> None:
 def reason(error: Exception) -> str:
   """What went wrong, in a few words."""
   text = ' '.join(str(error).split()) or type(error).__name__
-  # What the system said stands at the end of a long story of files.
-  system = re.search(r"([^:]+) \[os_error_code='\d+'", text)
+  # What the system said stands somewhere in a long story of files, whose parts
+  # have no fixed order; its number is enough.
+  system = re.search(r"os_error_code='(\d+)'", text)
   if system:
-    return system[1].strip()
+    return os.strerror(int(system[1]))
   return text if len(text) <= 120 else text[:117] + '...'

@@ -13,7 +13,7 @@ from ease_jax.core.grid import reaches
 from ease_jax.core.objective import EXIT_SCORES, LossSpec
 from ease_jax.model import Body, Params, layers
 from ease_jax.model.exits import Exits, Tree, before_exits, settled
-from ease_jax.model.walk import RUNNING, Layer, Run, State, Travel, walk
+from ease_jax.model.walk import RUNNING, Layer, Leap, Run, State, Travel, walk
 from ease_jax.train import rows
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
 from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
@@ -35,6 +35,12 @@ class Part(NamedTuple):
   run: Run  # the same, with segments counted that learned nothing
   weight_R: jax.Array  # of each of its readouts
   key: jax.Array  # for dropout, first states, choice of tokens, exploration
+  leap: Leap | None = None  # its place on a shortcut
+
+  def travel(self, length: int, key: jax.Array) -> Travel:
+    """Where the tokens of its windows stand, and which run it is."""
+    position_1xT = layers.positions(length)
+    return Travel(position_1xT, key, before=self.run, leap=self.leap)
 
 
 class SegmentLosses(NamedTuple):
@@ -147,7 +153,7 @@ def segment_loss(
   drop_key, choice_key, gate_key, route_key = jax.random.split(part.key, 4)
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
   length = batch['tokens'].shape[1]
-  travel = Travel(layers.positions(length), route_key, before=part.run)
+  travel = part.travel(length, route_key)
   layer = bound.windows(length, model.cfg.dropout == 0)
 
   if started is None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ease_jax.core import shortcut
 from ease_jax.core.layer_dropout import LayerDropout
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.runs import DRAWING, DRAWN_ROWS
@@ -27,11 +28,20 @@ class Plan(NamedTuple):
     runs: segments that are run.
     reach: how far back gradients go (`Kind.reach`); None = through all of it.
     routing: which rows skip layers; None = nobody.
+    short: runs of a shortcut beside them; 0 = there is none.
   """
 
   runs: int
   reach: int | None
   routing: LayerDropout | None
+  short: int = 0
+
+
+def way(model: Body, step: int, seed: int) -> np.ndarray | None:
+  """The shortcut of an update (`core.shortcut`); None = there is none."""
+  if not model.cfg.elastic:
+    return None
+  return shortcut.drawn_way(seed, step, model.cfg.segments)
 
 
 def plan(spec: TrainSpec, model: Body, step: int, seed: int) -> Plan:
@@ -51,7 +61,9 @@ def plan(spec: TrainSpec, model: Body, step: int, seed: int) -> Plan:
     # by a gradient, which would be another program.
     reached = model if far is None else with_reach(model, far)
     runs = max(runs, reached.cfg.carry_backprop)
-  return Plan(runs, far, spec.layer_dropout_at(step))
+  way_N = way(model, step, seed)
+  short = 0 if way_N is None else len(way_N) - 1
+  return Plan(runs, far, spec.layer_dropout_at(step), short)
 
 
 class Stage(NamedTuple):
@@ -123,6 +135,7 @@ def updating(
       state,
       batch,
       before=np.int32(now.before) if counts else None,
+      way=way(model, step, seed),
       model=now.model,
       loss_spec=now.loss,
       accumulate=spec.accumulate,

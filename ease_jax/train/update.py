@@ -52,6 +52,7 @@ def mean_gradient(
   accumulate: int,
   teacher: Teacher | None = None,
   before: jax.Array | None = None,
+  way: jax.Array | None = None,
 ) -> tuple[Params, Metrics]:
   """Gradient and metrics of a batch, micro-batch by micro-batch.
 
@@ -68,10 +69,11 @@ def mean_gradient(
     accumulate: micro-batches, divides B.
     teacher: of the loss's target, where it has one beside the model.
     before: segments that run first and learn nothing; None = there are none.
+    way: of a shortcut, as in `grid_loss`; None = there is none.
   """
   if accumulate == 1:
     return loss.grid_gradient(
-      params, model, loss_spec, batch, step, key, teacher, before
+      params, model, loss_spec, batch, step, key, teacher, before, way
     )
 
   def split(x: jax.Array) -> jax.Array:
@@ -87,7 +89,7 @@ def mean_gradient(
     number, part, weight = numbered
     part_key = jax.random.fold_in(key, number)
     result = loss.grid_gradient(
-      params, model, loss_spec, part, step, part_key, teacher, before
+      params, model, loss_spec, part, step, part_key, teacher, before, way
     )
     return jax.tree.map(functools.partial(jnp.multiply, weight), result)
 
@@ -113,6 +115,7 @@ def train_step(
   key: jax.Array,
   teacher: Teacher | None = None,
   before: jax.Array | None = None,
+  way: jax.Array | None = None,
   *,
   model: Body,
   loss_spec: LossSpec,
@@ -127,6 +130,7 @@ def train_step(
     key: the run's; the update's own key is derived from it and the step.
     teacher: of the loss's target, where it has one beside the model.
     before: segments that run first and learn nothing; None = there are none.
+    way: of a shortcut, as in `grid_loss`; None = there is none.
     model: a body.
     loss_spec: the loss; says whether segments are updates of their own.
     opt_spec: the optimizer.
@@ -154,6 +158,7 @@ def train_step(
       accumulate=accumulate,
       teacher=teacher,
       before=before,
+      way=way,
     )
     params, opt_state = _apply(grads, state.opt_state, state.params, opt_spec)
     metrics['grad_norm'] = optax.tree.norm(grads)

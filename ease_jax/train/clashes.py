@@ -1,0 +1,162 @@
+"""What sections `train`, `loss` and `model` cannot know of each other."""
+
+from ease_jax import model as model_lib
+from ease_jax.checks import MOST_DEPTH, need
+from ease_jax.core.objective import LossSpec
+from ease_jax.core.reach import GROWS
+from ease_jax.core.runs import CONSTANT, DRAWING, DRAWN_ROWS
+from ease_jax.model import Body
+from ease_jax.train.spec import TrainSpec
+
+
+def check(train: TrainSpec, loss: LossSpec, body: Body) -> None:
+  """Raises ConfigError where a model cannot be trained like this."""
+  _check_exit_rows(train, loss)
+  _check_layer_dropout(train, body)
+  _check_reach(train, body)
+  _check_runs(train, loss, body)
+  _check_shortcut(train, loss, body)
+
+
+def _check_exit_rows(train: TrainSpec, loss: LossSpec) -> None:
+  """The rows that exit are the same in one update or in micro-batches."""
+  if not loss.exit_threshold:
+    return
+  batch_size = train.batch_size
+  parts = train.accumulate
+  rows = round(loss.exit_rows * batch_size)
+  need(
+    rows > 0 and rows % parts == 0,
+    f'loss.exit_rows={loss.exit_rows} of train.batch_size={batch_size} '
+    f'are {rows} rows, which train.accumulate={parts} micro-batches cannot '
+    'share evenly; change one of them',
+  )
+
+
+def _check_layer_dropout(train: TrainSpec, body: Body) -> None:
+  """Some row skips some layer, and some row is left to each."""
+  phases = [model_lib.routed(body, phase) for phase in train.phases]
+  need(
+    not train.layer_dropout or any(phase.grid.routed for phase in phases),
+    f'train.layer_dropout={train.layer_dropout} of train.batch_size='
+    f'{train.batch_size} in train.accumulate={train.accumulate} parts rounds '
+    'to no row in any layer; raise one of them, or use 0',
+  )
+
+
+def _check_reach(train: TrainSpec, body: Body) -> None:
+  """Gradients can go less far at first."""
+  if train.backprop != GROWS:
+    return
+  reach = body.kind.reach
+  need(
+    reach is not None,
+    f'train.backprop={train.backprop} does not fit model.body='
+    f'{body.cfg.body}, whose gradient goes through all that is run; use '
+    'constant',
+  )
+  assert reach is not None
+  full = reach.full(body.cfg)
+  need(
+    train.backprop_first <= full,
+    f'train.backprop_first={train.backprop_first} is more than {reach.field}='
+    f'{full}, which gradients reach in the end; lower it',
+  )
+
+
+def _check_runs(train: TrainSpec, loss: LossSpec, body: Body) -> None:
+  """Any number of segments can be trained, and all parameters learn."""
+  runs = train.runs
+  need(
+    runs == CONSTANT or loss.segments > 1,
+    f'train.runs={runs} has no effect with model.segments=1: nothing runs '
+    f'again; use {CONSTANT}, or raise model.segments',
+  )
+  need(
+    runs == CONSTANT or loss.fits_any_segments,
+    f'train.runs={runs} needs a loss for any number of segments: loss.schedule='
+    'constant, loss.token_fraction=1.0, loss.exit_threshold=0.0, loss.target='
+    f'label and a weight on the last readout; use these, or {CONSTANT}',
+  )
+  goes_on = not any(cell.reads for cell in body.grid.segment)
+  need(
+    not (loss.unreached and goes_on),
+    f'model.carry_backprop={body.cfg.carry_backprop} of model.segments='
+    f'{loss.segments} leaves what is before the first run without a '
+    'gradient, as no run sees the input again; use as many, or another '
+    'model.refine.inject',
+  )
+  most = loss.segments * train.runs_most
+  need(
+    runs not in DRAWING or most <= MOST_DEPTH,
+    f'train.runs_most={train.runs_most} times model.segments='
+    f'{loss.segments} is more than {MOST_DEPTH} runs; lower one of them',
+  )
+  need(
+    runs == CONSTANT or not body.cfg.gates,
+    f'train.runs={runs} changes how many readouts there are, and loss.gates='
+    f'{body.cfg.gates} know them by number; use {CONSTANT}, or no gates',
+  )
+  if runs == DRAWN_ROWS:
+    _check_rows(train, loss, body)
+
+
+def _check_rows(train: TrainSpec, loss: LossSpec, body: Body) -> None:
+  """Rows have one loss each, and draw nothing but their number of runs."""
+  runs = train.runs
+  need(
+    not body.kind.runs_differ(body.cfg),
+    f'train.runs={runs} lets rows begin late, and runs of this model have '
+    'parameters of their own, by their number; use drawn',
+  )
+  need(
+    not any(loss.weight_K[:-1]),
+    f'train.runs={runs} reads a row after its last run alone, and the weights '
+    f'are {loss.weight_K}; use loss.weights=final',
+  )
+  need(
+    body.cfg.dropout == 0 and not body.grid.routed,
+    f'train.runs={runs} does not fit model.dropout={body.cfg.dropout} or a '
+    'model.router, for which a program would be made for each number; use 0.0 '
+    'and none',
+  )
+
+
+def _check_shortcut(train: TrainSpec, loss: LossSpec, body: Body) -> None:
+  """Runs know how far they go, and the last one alone is read."""
+  if not loss.shortcut.on:
+    return
+  field = f'loss.shortcut_weight={loss.shortcut.shortcut_weight}'
+  per_run = body.kind.per_run(body.cfg)
+  need(
+    per_run is not None and per_run.clock is not None,
+    f'{field} needs runs that know how far they go; use model.body=refine with '
+    'model.refine.per_run=film, or 0.0',
+  )
+  need(
+    loss.fits_any_segments and not any(loss.weight_K[:-1]),
+    f'{field} trains any number of runs by their end alone; use loss.weights='
+    'final, loss.schedule=constant, loss.token_fraction=1.0, '
+    'loss.exit_threshold=0.0 and loss.target=label',
+  )
+  need(
+    loss.carry_backprop == loss.segments,
+    f'{field} does not fit model.carry_backprop={loss.carry_backprop} of '
+    f'model.segments={loss.segments}: the whole way is learned; use as many',
+  )
+  need(
+    train.runs == CONSTANT and train.backprop != GROWS,
+    f'{field} does not fit train.runs={train.runs} or train.backprop='
+    f'{train.backprop}: shortcuts draw their own numbers of runs; use '
+    f'{CONSTANT} for both',
+  )
+  need(
+    not train.frozen and not body.cfg.gates,
+    f'{field} does not fit train.freeze={train.freeze} or loss.gates='
+    f'{body.cfg.gates}: all of the model learns; use nothing and no gates',
+  )
+  need(
+    not body.grid.routed and not train.layer_dropout,
+    f'{field} does not fit a model.router or train.layer_dropout='
+    f'{train.layer_dropout}: fewer runs have other cells; use none and 0.0',
+  )
