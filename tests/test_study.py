@@ -81,7 +81,7 @@ def test_every_file_of_a_study_is_written(compared):
   page = (out / 'report.html').read_text()
   assert 'lost, seed 0' in page
   assert 'two against one layer, both at full depth: ' in page
-  assert 'Of 1 pairs of variants' in page
+  assert 'Pairs of variants: 1.' in page
   assert 'make the study' in page
   assert 'model.num_layers=2' in page
   assert 'http' not in page.replace('http://www.w3.org', '')

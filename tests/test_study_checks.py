@@ -141,6 +141,20 @@ def test_every_study_is_valid(path, argument):
     assert len(study.seeds) >= 3  # a ranking of fewer is none
 
 
+def test_a_folder_of_texts_that_is_missing_is_named(tmp_path):
+  missing = str(tmp_path / 'texts')
+  exits = str(ROOT / 'configs' / 'studies' / 'exits.py')
+  with pytest.raises(ConfigError) as error:
+    main.check_texts(missing, main.load(exits, missing))
+  assert str(error.value) == (
+    f'--data={missing} is no folder, and runs read texts in it; give the one '
+    'with train.txt, valid.txt and test.txt'
+  )
+  main.check_texts(str(tmp_path), main.load(exits, str(tmp_path)))
+  built_in = str(ROOT / 'configs' / 'studies' / 'quickstart.py')
+  main.check_texts(missing, main.load(built_in, missing))
+
+
 def test_the_seed_that_chose_settings_is_not_reported():
   study = main.load(str(ROOT / 'configs' / 'studies' / 'quickstart.py'), 'data')
   assert 0 not in study.seeds

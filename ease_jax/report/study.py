@@ -110,9 +110,9 @@ def verdict(comparison: Comparison) -> str:
   higher = directions.count('higher')
   rest = len(directions) - lower - higher
   return (
-    f'Of {len(directions)} pairs of variants, {lower} have a lower perplexity '
-    f'than what they are held against, {higher} a higher one, and {rest} are '
-    f'{words.NOT_TOLD_APART}.'
+    f'Pairs of variants: {len(directions)}. The first has a lower perplexity '
+    f'than the second in {lower}, a higher one in {higher}, and they are '
+    f'{words.NOT_TOLD_APART} in {rest}.'
   )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -79,6 +80,17 @@ def load(flag: str, data: str) -> Study:
   return dataclasses.replace(study, variants=variants)
 
 
+def check_texts(data: str, study: Study) -> None:
+  """Raises ConfigError if a run reads the folder `data`, and it is missing."""
+  folder = os.path.join(data, '')
+  paths = [path for c in study.variants.values() for path in c.data.path]
+  need(
+    not any(path.startswith(folder) for path in paths) or os.path.isdir(data),
+    f'--data={data} is no folder, and runs read texts in it; give the one with '
+    'train.txt, valid.txt and test.txt',
+  )
+
+
 def seeds_of(texts: Sequence[str]) -> tuple[int, ...]:
   """The seeds of `--seeds=0,1,2`.
 
@@ -120,6 +132,7 @@ def main(argv: Sequence[str]) -> None:
 
   try:
     study = load(str(_STUDY.value), _DATA.value)
+    check_texts(_DATA.value, study)
     if _SEEDS.value is not None:
       study = dataclasses.replace(study, seeds=seeds_of(_SEEDS.value))
     command = command_line(_COMMAND, 'ease_jax.study.main')
