@@ -115,7 +115,7 @@ def test_smoke_runs_are_marked(folder, tmp_path):
 def test_the_page_says_what_is_told_apart(folder):
   html = (folder / 'report.html').read_text()
   assert 'Pairs of variants: 4. The first has a lower perplexity' in html
-  assert '4 a higher one, and 0 are not told apart.' in html
+  assert 'a higher one in 4, and they are not told apart in 0.' in html
   assert '<i>c</i>' not in html
   assert 'field=3' in html
   assert 'class="warning"' not in html
