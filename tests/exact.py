@@ -63,7 +63,7 @@ def test_one_segment_is_the_stack():
 
 @pytest.mark.parametrize('policy', ['recompute', 'copy_state', 'drop'])
 def test_thresholds_at_infinity_are_the_first_and_the_last_readout(policy):
-  model = tiny.stack(readouts=(1, 2, 4))
+  model = tiny.stack(**FINAL)
   params = tiny.params(model)
 
   def batches():
@@ -83,7 +83,7 @@ def test_thresholds_at_infinity_are_the_first_and_the_last_readout(policy):
 
 
 def test_the_last_threshold_cannot_matter():
-  model = tiny.stack(readouts=(1, 2, 4))
+  model = tiny.stack(**FINAL)
   params = tiny.params(model)
   walks = [
     tiny.masked(
@@ -116,7 +116,7 @@ def test_a_step_multiplies_no_matrix_but_in_a_branch(policy):
   A program that runs every layer and then selects among the results has its
   products where they are always run.
   """
-  model = tiny.stack(readouts=(1, 2, 4))
+  model = tiny.stack(**FINAL)
   point = tiny.point('max_prob', policy, (0.5, 0.5, np.inf))
   rows = steps.Rows(
     token_B=jnp.zeros(1, jnp.int32),

@@ -101,7 +101,7 @@ def test_an_update_is_what_xla_counts(name, length, changes, optimized):
 
 def test_runs_that_differ_are_what_xla_counts(optimized):
   """One that learns behind one in a loop, whose body XLA counts once."""
-  c = config_of('muon', weights='final')
+  c = config_of('adamw', weights='final')
   c.update_from_flattened_dict(RELAXED)
   run_specs = specs.from_config(c, LARGE)
   now = stage(run_specs.body, run_specs.loss, 2)

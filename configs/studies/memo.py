@@ -8,38 +8,15 @@ epochs bring no better loss on 5,000 characters of the select split. One layer
 and four layers; `standard, 2 layers` runs as many as IRT does.
 """
 
+import functools
+
 from ease_jax import presets
 from ease_jax.study.study import Config, Study
 
-CHARS = 20_000
-STEPS_PER_EPOCH = CHARS // (16 * 64)
-EPOCHS = 60  # more than any run takes
-
 
 def get_study(data: str) -> Study:
-  def standard(layers: int) -> Config:
-    c = presets.wikitext2(data)
-    c.data.train_chars = CHARS
-    c.data.select_chars = 5_000
-    c.model.num_layers = layers
-    c.model.readouts = (layers,)
-    # The memo's rate is constant.
-    c.optimizer.warmup_steps = 1
-    c.optimizer.final_fraction = 1.0
-    c.train.steps = EPOCHS * STEPS_PER_EPOCH
-    c.train.eval_every = STEPS_PER_EPOCH
-    c.train.checkpoint_every = STEPS_PER_EPOCH
-    c.train.patience = 5
-    c.exit.thresholds.max_prob = (0.5, 0.7, 0.9)
-    c.exit.search_points = 0
-    return c
-
-  def irt(layers: int) -> Config:
-    c = presets.refinement(standard(layers), segments=2, num_layers=layers)
-    c.model.refine.carry_init = 'learned'
-    c.loss.weights = 'segment_ends'
-    c.train.updates = 'per_segment'
-    return c
+  standard = functools.partial(presets.memo, data)
+  irt = functools.partial(presets.memo_irt, data)
 
   def supervised(c: Config) -> Config:
     c = c.copy_and_resolve_references()

@@ -255,3 +255,39 @@ def memo_sweep(folder: str) -> Config:
   c.exit.thresholds.max_prob = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
   c.exit.max_compute = 0.687
   return c
+
+
+def memo(folder: str, num_layers: int) -> Config:
+  """A standard model as the research memo trains it.
+
+  20,000 characters, a constant rate, until five epochs bring no better loss on
+  5,000 characters.
+
+  Args:
+    folder: as in `wikitext2`.
+    num_layers: L.
+  """
+  c = wikitext2(folder)
+  c.data.train_chars = 20_000
+  c.data.select_chars = 5_000
+  c.model.num_layers = num_layers
+  c.model.readouts = (num_layers,)
+  c.optimizer.warmup_steps = 1
+  c.optimizer.final_fraction = 1.0
+  epoch = c.data.train_chars // (c.train.batch_size * c.data.seq_len)
+  c.train.steps = 60 * epoch  # more than any run takes
+  c.train.eval_every = epoch
+  c.train.checkpoint_every = epoch
+  c.train.patience = 5
+  c.exit.thresholds.max_prob = (0.5, 0.7, 0.9)
+  c.exit.search_points = 0
+  return c
+
+
+def memo_irt(folder: str, num_layers: int) -> Config:
+  """`memo` whose layers run twice, an update after each run (IRT)."""
+  c = refinement(memo(folder, num_layers), segments=2, num_layers=num_layers)
+  c.model.refine.carry_init = 'learned'
+  c.loss.weights = 'segment_ends'
+  c.train.updates = 'per_segment'
+  return c
