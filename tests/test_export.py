@@ -32,11 +32,31 @@ np.savez(folder + '/found.npz', tokens=tokens, exits=exits, live=live)
 """
 
 
-@pytest.mark.parametrize('policy', ['copy_state', 'recompute'])
-def test_the_file_decodes_without_the_source(policy, tmp_path):
-  model = tiny.stack(readouts=(1, 2, 4))
+STACK = tiny.stack(readouts=(1, 2, 4))
+CORE = tiny.refine(
+  num_layers=1,
+  prelude=1,
+  coda=1,
+  inject='concat',
+  carry_init='input',
+  carry_norm=True,
+)
+
+
+@pytest.mark.parametrize(
+  'model, signal, policy, thresholds',
+  [
+    (STACK, 'max_prob', 'copy_state', (0.55, 0.6, np.inf)),
+    (STACK, 'max_prob', 'recompute', (0.55, 0.6, np.inf)),
+    (CORE, 'state_change', 'latest', (np.inf, -1.2, np.inf)),
+  ],
+  ids=['copy_state', 'recompute', 'core'],
+)
+def test_the_file_decodes_without_the_source(
+  model, signal, policy, thresholds, tmp_path
+):
   params = tiny.params(model)
-  point = OperatingPoint('max_prob', policy, (0.55, 0.6, np.inf))
+  point = OperatingPoint(signal, policy, thresholds)
   options = decode.Options(
     max_new_tokens=12,
     context=LENGTH,
