@@ -55,6 +55,7 @@ def _add_model(c: Config) -> None:
   c.model.body = 'stack'  # one of model.BODIES
   c.model.segments = 1  # S: runs of the body's segment; stack has one
   c.model.num_layers = 8  # L: layers of a segment; hrm: of each module
+  c.model.blocks = ()  # whose parameters each layer uses, from 0; () = own
   c.model.dim = 128  # D
   c.model.readouts = ()  # layers where a prediction may be read; () = all
   c.model.readout_norm = 'shared'  # or per_readout: an own RMSNorm for each

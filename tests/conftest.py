@@ -174,6 +174,7 @@ AGAIN = {
     'segments_only[1-zeros',
     'segments_only[2-learned',
     'same_weights[1]',
+    'same_weights[2]',
   ),
   'test_runs': (
     'no_gradient[1-',

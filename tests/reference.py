@@ -391,10 +391,18 @@ def cycle_cells(
 
 
 def refine_cells(
-  num_layers: int, readouts: Sequence[int], segments: int
+  num_layers: int,
+  readouts: Sequence[int],
+  segments: int,
+  blocks: Sequence[int] = (),
 ) -> list[Cell]:
-  """The stack again and again: h = stack(x combined with z), z = h."""
+  """The stack again and again: h = stack(x combined with z), z = h.
+
+  Its layers have the parameters of `blocks`, if some are named.
+  """
   segment = stack_cells(num_layers, readouts)
+  for i, block in enumerate(blocks):
+    segment[i] = segment[i]._replace(block=block)
   segment[0] = segment[0]._replace(reads=(INPUT, 'z'))
   segment[-1] = segment[-1]._replace(writes='z')
   return segment * segments

@@ -51,6 +51,10 @@ BODIES = {
     inject='lanes',
     carry_norm=True,
   ),
+  # One layer in two places of each run.
+  'named': tiny.refine(
+    num_layers=3, segments=2, blocks=(0, 1, 0), readouts=(2, 3)
+  ),
   # Runs that differ.
   'lora': tiny.refine(
     num_layers=1, segments=4, prelude=1, inject='none', per_run='lora', rank=2
@@ -96,6 +100,7 @@ SIGNALS = {
   'core': ('state_change',),
   'middle': ('state_change',),
   'lanes': ('state_change',),
+  'named': ('max_prob',),
   'lora': ('kl',),
   'film': ('kl',),
   'hrm': ('max_prob', 'q_halt'),
@@ -121,6 +126,7 @@ CASES = [
   ('core', 'state_change', 'latest'),
   ('middle', 'state_change', 'copy_state'),
   ('lanes', 'state_change', 'latest'),
+  ('named', 'max_prob', 'latest'),
   ('lora', 'kl', 'latest'),
   ('lora', 'kl', 'copy_state'),
   ('film', 'kl', 'copy_state'),

@@ -161,9 +161,9 @@ def test_a_head_must_stop_enough_tokens_to_pay():
   cell = prices.cell_L[0]
   # A token that stops at layer 1 is spared three layers, less their keys and
   # values, and the last head; one that goes on has paid a head for nothing.
-  spared = 3 * (cell - prices.fill) + prices.head
+  spared = 3 * (cell - prices.fill_L[0]) + prices.head
   assert first.needed == pytest.approx(prices.head / spared)
-  spared = 2 * (cell - prices.fill) + prices.head
+  spared = 2 * (cell - prices.fill_L[0]) + prices.head
   assert second.needed == pytest.approx(prices.head / spared)
 
   assert (first.stopped, second.stopped) == (0.25, 0.5 / 0.75)
@@ -176,7 +176,7 @@ def test_a_cosine_pays_sooner_than_a_head():
   model, (first, _) = break_even(at)
   prices = model.costs(CONTEXT)
   # It costs 6 D; its head comes when it has answered.
-  spared = 3 * (prices.cell_L[0] - prices.fill)
+  spared = 3 * (prices.cell_L[0] - prices.fill_L[0])
   assert first.needed == pytest.approx(6 * model.cfg.dim / spared)
 
 
@@ -184,7 +184,7 @@ def test_candidates_pay_sooner_than_a_head_where_they_are_named():
   at = point((0.4, NEVER, NEVER), signal='shortlist')
   model, (first, second) = break_even(at)
   prices = model.costs(CONTEXT)
-  saved = prices.cell_L[0] - prices.fill
+  saved = prices.cell_L[0] - prices.fill_L[0]
   # The first readout pays a head, which answers; the second one candidates.
   assert first.needed == pytest.approx(prices.head / (3 * saved + prices.head))
   asked = 2 * model.cfg.dim * shortlist.CANDIDATES

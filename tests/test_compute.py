@@ -51,14 +51,14 @@ def test_layers_and_heads_are_counted_up_to_the_exit():
 def test_copied_states_must_fill_the_layers_that_are_left():
   fills = 4 * 3 + 2 * 2
   cost = cost_of('copy_state')
-  assert cost['compute'] == share(PLAIN + fills * PRICES.fill)
+  assert cost['compute'] == share(PLAIN + fills * PRICES.fill_L[0])
 
 
 def test_recompute_charges_the_layers_that_later_tokens_need():
   # Only the very first token has a later one that goes deeper: to layer 4, so
   # layers 2 and 3 and the keys and values of layer 4. In the second row the
   # deeper one is padding.
-  made_up = 2 * CELL + PRICES.fill
+  made_up = 2 * CELL + PRICES.fill_L[0]
   cost = cost_of('recompute')
   assert cost['compute_uncharged'] == share(PLAIN)
   assert cost['compute'] == share(PLAIN + made_up)

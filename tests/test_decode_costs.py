@@ -51,7 +51,7 @@ def test_the_loops_own_counts_are_the_cost_model(name, signal, policy):
   spent = (
     counts.layers_run * prices.cell_L[0]
     + counts.heads_run * prices.head
-    + counts.fills_run * prices.fill
+    + counts.fills_run * prices.fill_L[0]
   )
   if not point.rule.signal.needs_head(1):  # asked at the second readout
     shape = GateShape(model.cfg.dim, 0, model.grid.num_readouts)

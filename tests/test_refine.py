@@ -10,6 +10,8 @@ import segmented
 from segmented import BATCH, LENGTH, gradient, key_of, spec_of, value_and_grad
 
 import tiny
+from ease_jax import config, specs
+from ease_jax.checks import ConfigError
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import with_segments
 from ease_jax.model.exits import before_exits, settled
@@ -128,18 +130,26 @@ def untied(model, params):
   return stack, shared | own
 
 
-@pytest.mark.parametrize('segments', [1, 2])
-def test_repeated_layers_are_own_ones_with_the_same_weights(segments):
+def repeated(segments, **changes):
+  """Layers that go on from run to run, between two that run once."""
+  fields = dict(num_layers=2, readouts=(2,), prelude=1, coda=1, inject='none')
+  fields |= dict(segments=segments, carry_backprop=segments)
+  return tiny.refine(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+  'model',
+  [
+    repeated(1),
+    repeated(2),
+    repeated(2, num_layers=3, readouts=(3,), blocks=(0, 1, 0)),
+    tiny.stack(num_layers=6, readouts=(6,), blocks=(0, 1, 2, 1, 2, 3)),
+  ],
+  ids=['1', '2', 'named', 'stack'],
+)
+def test_repeated_layers_are_own_ones_with_the_same_weights(model):
   """In value; and the gradient of a layer is the sum over its runs."""
-  model = tiny.refine(
-    num_layers=2,
-    readouts=(2,),
-    prelude=1,
-    coda=1,
-    segments=segments,
-    inject='none',
-    carry_backprop=segments,
-  )
+  segments = model.grid.segments
   params = tiny.params(model)
   stack, copied = untied(model, params)
   tokens = BATCH['tokens']
@@ -157,6 +167,51 @@ def test_repeated_layers_are_own_ones_with_the_same_weights(segments):
     runs = [own[f'layer_{i}'] for i, c in enumerate(cells) if c.block == block]
     summed = jax.tree.map(lambda *each: sum(each), *runs)
     tiny.assert_trees_close(grads[f'layer_{block}'], summed, 1e-4, 1e-5)
+
+
+def test_a_list_of_blocks_is_the_plan_that_it_spells_out():
+  """0 1 2 3 2 3 4 5, as one stack, as a cycle, and as runs in the middle."""
+  blocks = (0, 1, 2, 3, 2, 3, 4, 5)
+  listed = tiny.body(num_layers=8, readouts=(8,), blocks=blocks)
+  cycle = tiny.body(body='cycle', num_layers=8, times=2, own=2, readouts=(8,))
+  assert listed.grid == cycle.grid
+  runs = repeated(2, prelude=2, coda=2).grid
+  cells = *runs.cells, *runs.tail
+  assert tuple(cell.block for cell in cells) == blocks
+  tiny.assert_trees_equal(tiny.params(listed), tiny.params(cycle))
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      {'model.blocks': (0, 1, 3, 1)},
+      'model.blocks=(0, 1, 3, 1) runs block 3 and not [2], which it needs to '
+      'exist; number blocks from 0 without a gap',
+    ),
+    (
+      {'model.blocks': (0, 1, 0)},
+      'model.blocks=(0, 1, 0) are 3 layers, and model.num_layers=4 counts them '
+      'as they run; make both the same',
+    ),
+    (
+      {'model.blocks': (0, 1, 0, 1), 'model.body': 'hrm'},
+      'model.blocks=(0, 1, 0, 1) does not fit model.body=hrm, which has an '
+      'order of its own; use (), or model.body=stack or refine',
+    ),
+    (
+      {'model.blocks': (0, -1, 0, 1)},
+      'model.blocks=(0, -1, 0, 1) holds -1, which must be at least 0',
+    ),
+  ],
+)
+def test_a_list_that_names_no_plan_is_refused(changes, message):
+  c = config.base()
+  c.model.num_layers = 4
+  c.update_from_flattened_dict(changes)
+  with pytest.raises(ConfigError) as error:
+    specs.from_config(c)
+  assert str(error.value) == message
 
 
 def test_one_segment_between_own_layers_is_the_stack():

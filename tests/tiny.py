@@ -187,7 +187,9 @@ def plain_cells(cfg):
     times, own = cfg.options.times, cfg.options.own
     return reference.cycle_cells(cfg.num_layers, readouts, times, own)
   if cfg.body == 'refine':
-    return reference.refine_cells(cfg.num_layers, readouts, cfg.segments)
+    return reference.refine_cells(
+      cfg.num_layers, readouts, cfg.segments, cfg.blocks
+    )
   return reference.hrm_cells(
     cfg.num_layers, cfg.options.cycles, cfg.options.cycle_steps, cfg.segments
   )

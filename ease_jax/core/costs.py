@@ -98,11 +98,6 @@ class CostModel:
   head: float
 
   @property
-  def fill(self) -> float:
-    """Keys and values of the first cell, which has nothing of its own."""
-    return float(self.fill_L[0])
-
-  @property
   def cell_L(self) -> np.ndarray:
     """Price of each cell that a token runs, [L]."""
     return self.block_L + self.extra_L

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from ease_jax.checks import (
   Count,
   Depth,
+  Layers,
   OneOf,
   Range,
   Size,
@@ -99,7 +100,9 @@ class ModelConfig:
   Attributes:
     body: name of the body; its schedule makes the grid.
     segments: S, runs of the body's segment.
-    num_layers: blocks in a segment; in hrm in each of its two modules.
+    num_layers: layers of a segment, as they run; in hrm of each module.
+    blocks: whose parameters each of them uses, from 0, so that one may run
+      several times; () = all have their own.
     dim: D.
     block: what all blocks look like.
     readouts: layers of a segment that can be read; () = as the body says.
@@ -139,6 +142,7 @@ class ModelConfig:
   gate_dim: Size = 0
   routing: Any = None  # a core.routers.Routing
   options: Any = None
+  blocks: tuple[Layers, ...] = ()
   own_runs: Size = 0
   elastic: bool = False
 
@@ -156,6 +160,7 @@ class ModelConfig:
       'odd; rotary positions need an even head width',
     )
     self._check_readouts()
+    self._check_blocks()
     need(
       self.carry_backprop <= self.segments,
       f'model.carry_backprop={self.carry_backprop} is more than '
@@ -174,6 +179,22 @@ class ModelConfig:
       not named or named[-1] == self.num_layers,
       f'model.readouts={named} must end with model.num_layers='
       f'{self.num_layers}: the last layer always answers',
+    )
+
+  def _check_blocks(self):
+    named = self.blocks
+    need(
+      len(named) in (0, self.num_layers),
+      f'model.blocks={named} are {len(named)} layers, and model.num_layers='
+      f'{self.num_layers} counts them as they run; make both the same',
+    )
+    used = set(named)
+    unused = set(range(max(used, default=0))) - used
+    need(
+      not unused,
+      f'model.blocks={named} runs block {max(used, default=0)} and not '
+      f'{sorted(unused)}, which it needs to exist; number blocks from 0 '
+      'without a gap',
     )
 
   @property

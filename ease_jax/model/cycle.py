@@ -11,7 +11,7 @@ the grid, and may have readouts and routers.
 import dataclasses
 
 from ease_jax.checks import Depth, Size, check_fields, need
-from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.grid import Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import stack
 from ease_jax.model.kind import Kind
@@ -36,6 +36,7 @@ class CycleSpec:
 def schedule(cfg: ModelConfig) -> Grid:
   """`num_layers` cells, counted as they run; those in the middle are tied."""
   spec: CycleSpec = cfg.options
+  stack.refuse_blocks(cfg)
   need(
     cfg.segments == 1,
     f'model.body=cycle runs layers again within one segment, and model.segments'
@@ -52,13 +53,7 @@ def schedule(cfg: ModelConfig) -> Grid:
   own = tuple(range(spec.own))
   tied = tuple(range(spec.own, spec.own + middle // spec.times))
   last = tuple(range(spec.own + len(tied), 2 * spec.own + len(tied)))
-  readout = {layer: r for r, layer in enumerate(stack.readouts(cfg))}
-  return Grid(
-    tuple(
-      Cell(block, readout=readout.get(layer))
-      for layer, block in enumerate(own + tied * spec.times + last, 1)
-    )
-  )
+  return Grid(stack.layers(cfg, own + tied * spec.times + last))
 
 
 CYCLE = Kind('cycle', schedule, options=CycleSpec)

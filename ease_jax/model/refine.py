@@ -139,7 +139,7 @@ def schedule(cfg: ModelConfig) -> Grid:
     dataclasses.replace(cell, block=spec.prelude + cell.block)
     for cell in stack.layers(cfg)
   ]
-  end = spec.prelude + len(core)
+  end = 1 + max(cell.block for cell in core)
   coda = [Cell(block) for block in range(end, end + spec.coda)]
 
   if spec.carries:

@@ -1,4 +1,10 @@
-"""The stack: a decoder-only Transformer whose layers can be read out."""
+"""The stack: a decoder-only Transformer whose layers can be read out.
+
+The same block may stand in several places (`model.blocks`), as in 0 1 2 3 2 3 4
+5 (parameter-golf): it runs again, with keys and values of each place.
+"""
+
+from collections.abc import Sequence
 
 from ease_jax.checks import need
 from ease_jax.core.grid import Cell, Grid
@@ -21,11 +27,30 @@ def schedule(cfg: ModelConfig) -> Grid:
   return Grid(layers(cfg))
 
 
-def layers(cfg: ModelConfig) -> tuple[Cell, ...]:
-  """One cell per layer, with the config's readouts behind them."""
+def layers(
+  cfg: ModelConfig, blocks: Sequence[int] | None = None
+) -> tuple[Cell, ...]:
+  """One cell per layer, with the config's readouts behind them.
+
+  Args:
+    cfg: a model's shape.
+    blocks: whose parameters each layer uses; None = those the config names.
+  """
+  if blocks is None:
+    blocks = cfg.blocks or range(cfg.num_layers)
   readout = {layer: r for r, layer in enumerate(readouts(cfg))}
   return tuple(
-    Cell(block=i, readout=readout.get(i + 1)) for i in range(cfg.num_layers)
+    Cell(block, readout=readout.get(layer))
+    for layer, block in enumerate(blocks, 1)
+  )
+
+
+def refuse_blocks(cfg: ModelConfig) -> None:
+  """Raises ConfigError if a body that has its own order is told another."""
+  need(
+    not cfg.blocks,
+    f'model.blocks={cfg.blocks} does not fit model.body={cfg.body}, which has '
+    'an order of its own; use (), or model.body=stack or refine',
   )
 
 
