@@ -86,7 +86,7 @@ def test_nothing_is_asked_and_everything_else_is_charged(split):
   fills = 1 if policy == 'copy_state' else 0
   expected = [
     (layers * prices.cell_L[0] + prices.head)
-    + fills * (4 - layers) * prices.fill
+    + fills * (4 - layers) * prices.fill_L[0]
     for layers in (1, 2, 3, 4)
   ]
   cost_KxRxT = clairvoyant.costs(split.model, policy, split.dump)
@@ -119,5 +119,5 @@ def test_it_runs_from_the_lowest_loss_to_the_lowest_cost(split):
   # An exit without questions, and what the policy makes for deeper layers.
   fills = 3 if policy == 'copy_state' else 0
   prices = split.model.costs_of_windows(sweeps.LENGTH)
-  cheapest = prices.cell_L[0] + prices.head + fills * prices.fill
+  cheapest = prices.cell_L[0] + prices.head + fills * prices.fill_L[0]
   assert spent[-1] == pytest.approx(cheapest / prices.full)
