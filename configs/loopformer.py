@@ -1,9 +1,9 @@
-"""LoopFormer: four layers four times, which fewer, longer runs can replace.
+"""LoopFormer: two layers four times, which fewer, longer runs can replace.
 
   python -m ease_jax.main --config=configs/loopformer.py \
       --workdir=runs/loopformer
 
-Cost: 2.5 times the FLOPs of the quickstart; not run at full length, so that
+Cost: 1.4 times the FLOPs of the quickstart; not run at full length, so that
 there is no perplexity of its own yet.
 """
 

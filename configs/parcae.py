@@ -10,12 +10,7 @@ from ease_jax import config, presets
 
 
 def get_config(argument: str = ''):
-  c = presets.recurrent(presets.small(), segments=4, num_layers=2, own=1)
-  c.model.refine.inject = 'decay'
-  c.model.refine.carry_init = 'random'
-  c.model.refine.carry_norm = False
-  c.model.carry_backprop = 2
-  c.train.runs = 'drawn_rows'
+  c = presets.parcae(presets.small(), segments=4, num_layers=2, own=1)
   c.exit.policies = ('latest', 'copy_state')
   c.exit.policy = 'latest'
   return config.with_argument(c, argument)

@@ -26,6 +26,9 @@ from ease_jax.presets.recurrence import (
   ouro as ouro,
 )
 from ease_jax.presets.recurrence import (
+  parcae as parcae,
+)
+from ease_jax.presets.recurrence import (
   recurrent as recurrent,
 )
 from ease_jax.presets.recurrence import (

@@ -180,6 +180,15 @@ def huginn(c: Config, segments: int, num_layers: int, own: int) -> Config:
   return c
 
 
+def parcae(c: Config, segments: int, num_layers: int, own: int) -> Config:
+  """`huginn` whose state decays, each row a number of runs (2604.12946)."""
+  c = huginn(c, segments, num_layers, own)
+  c.model.refine.inject = 'decay'
+  c.model.refine.carry_norm = False
+  c.train.runs = 'drawn_rows'
+  return c
+
+
 def ouro(c: Config, segments: int, num_layers: int) -> Config:
   """A copy whose runs a learned distribution weighs (2510.25741).
 
