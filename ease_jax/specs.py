@@ -113,7 +113,10 @@ class Specs:
       frozen=now.loss.frozen,
       rehearsed=now.loss.teaching.own and now.loss.segments > 1,
     )
-    return taught + now.before * prices.segment
+    again = 0  # segments that make the first streams anew
+    if now.loss.one_by_one and not any_run:
+      again = now.loss.segments - 1
+    return taught + now.before * prices.segment + again * 3 * prices.prelude
 
   def _flops_beside(self, now: Plan) -> float:
     """Of one token on the shortcut of an update, behind the prelude."""

@@ -216,6 +216,11 @@ class CostModel:
     return total_KxN
 
   @property
+  def prelude(self) -> float:
+    """FLOPs of one token through the prelude, forward."""
+    return float(self.cell_L[: len(self.grid.prelude)].sum())
+
+  @property
   def segment(self) -> float:
     """FLOPs of one token through one segment, forward, no head."""
     start = len(self.grid.prelude)
@@ -267,7 +272,7 @@ class CostModel:
     trained = float(np.sum(np.asarray(trained_K)))
     asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))
     passes = 1 if frozen else 3
-    heads = trained * passes * (self.head + self.coda) + asked * self.head
+    heads = (trained * passes + asked) * (self.head + self.coda)
     return float(forward + backward + heads)
 
 

@@ -269,6 +269,12 @@ class LossSpec:
     )
 
   @property
+  def one_by_one(self) -> bool:
+    """Whether no gradient joins two segments: each has one of its own."""
+    joined = self.carry_backprop > 1 or self.gating.from_grid or self.frozen
+    return self.segments > 1 and not joined
+
+  @property
   def unreached(self) -> int:
     """Segments at the start that nothing is learned from."""
     timed = self.schedule != 'constant'

@@ -244,8 +244,7 @@ def grid_gradient(
 
   Segments that no gradient joins are differentiated one by one.
   """
-  is_joined = spec.carry_backprop > 1 or spec.gating.from_grid or spec.frozen
-  if spec.segments == 1 or is_joined or before is not None:
+  if not spec.one_by_one or before is not None:
     gradient = jax.grad(grid_loss, has_aux=True)
     return gradient(params, model, spec, batch, step, key, teacher, before, way)
 
