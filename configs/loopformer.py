@@ -3,7 +3,7 @@
   python -m ease_jax.main --config=configs/loopformer.py \
       --workdir=runs/loopformer
 
-Cost: 1.4 times the FLOPs of the quickstart; not run at full length, so that
+Cost: 1.3 times the FLOPs of the quickstart; not run at full length, so that
 there is no perplexity of its own yet.
 """
 

@@ -86,6 +86,7 @@ def _add_model(c: Config) -> None:
   c.model.refine.lanes = 2  # inject=lanes: how many
   c.model.refine.per_run = 'none'  # or film, lora: own parameters of each run
   c.model.refine.rank = 16  # per_run=lora: of its products
+  c.model.refine.elastic = False  # per_run=film: fewer runs make the whole way
 
   c.model.hrm = ConfigDict()  # read where model.body is hrm
   c.model.hrm.carry_init = 'zeros'  # or fixed, random, input: first states
@@ -135,7 +136,7 @@ def _add_loss(c: Config) -> None:
   c.loss.teacher_temperature = 1.0  # T of both distributions; scaled by T^2
   c.loss.teacher_divergence = 'forward_kl'  # or reverse_kl, jensen_shannon
   c.loss.teacher_top_k = 0  # compare its likeliest so many tokens; 0 = all
-  c.loss.shortcut_weight = 0.0  # per_run=film: of fewer, longer runs; 0 = off
+  c.loss.shortcut_weight = 0.0  # elastic: of fewer, longer runs; 0 = off
   c.loss.shortcut_match = 0.1  # weight of their distance from all runs
   c.loss.gates = ()  # to train: calm, dat, dat_multinomial, ouro, gain, q_halt
   c.loss.gate_weight = 0.5  # weight of their losses; 0 = off

@@ -25,8 +25,6 @@ from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
-from ease_jax.core.runs import DRAWING
-from ease_jax.core.shortcut import ShortcutSpec
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
 from ease_jax.data.spec import DataSpec
@@ -37,13 +35,11 @@ from ease_jax.model import Body
 from ease_jax.train import clashes, optimizer
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
-from ease_jax.train.stages import Plan, Stage, plan, planned
+from ease_jax.train.stages import Stage, plan, planned, tells, way
 from ease_jax.train.targets import TARGETS
 from ease_jax.train.update import abstract_state
 
-LEARNED = declared(GateSpec) | declared(ShortcutSpec)
-# Fields of the loss that models are built with, too.
-BUILT_WITH = 'gates', 'gate_dim', 'shortcut_weight'
+LEARNED = declared(GateSpec)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +94,12 @@ class Specs:
     )
     total = 0.0
     for now, updates in plans.items():
-      stage = planned(body, self.loss, now)
-      total += updates * (self._flops_of(stage) + self._flops_beside(now))
-    return total / len(steps)
+      total += updates * self._flops_of(planned(body, self.loss, now))
+    return total / len(steps) + self._flops_of_shortcuts()
 
   def _flops_of(self, now: Stage) -> float:
     """Of one token forward and backward in an update of a stage."""
-    any_run = now.before > 0 or self.train.runs in DRAWING
+    any_run = tells(self.train, now)
     prices = now.model.costs(self.data.seq_len, any_run)
     taught = prices.train_per_token(
       now.loss.trained_K,
@@ -118,13 +113,15 @@ class Specs:
       again = now.loss.segments - 1
     return taught + now.before * prices.segment + again * 3 * prices.prelude
 
-  def _flops_beside(self, now: Plan) -> float:
-    """Of one token on the shortcut of an update, behind the prelude."""
-    if not now.short:
+  def _flops_of_shortcuts(self) -> float:
+    """Of one token behind the prelude, mean over all steps."""
+    ways = [way(self.loss, step, self.seed) for step in range(self.train.steps)]
+    runs = [len(way_N) - 1 for way_N in ways if way_N is not None]
+    if not runs:
       return 0.0
     prices = self.body.costs(self.data.seq_len)
-    forward = now.short * prices.segment + prices.coda + prices.head
-    return 3 * forward
+    forward = np.mean(runs) * prices.segment + prices.coda + prices.head
+    return float(3 * forward)
 
 
 def from_config(config: Config, vocab_size: int = 1) -> Specs:
@@ -142,7 +139,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
   check_value('seed', config.seed, Seed)
   data = DataSpec.from_config(config.data)
   one_of('data.task', data.task, TASKS)
-  for name in BUILT_WITH:
+  for name in ('gates', 'gate_dim'):  # what models are built with, too
     check_value(f'loss.{name}', plain(config.loss)[name], LEARNED[name])
   model = model_lib.model_config(
     config.model,
@@ -150,7 +147,6 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     gates=config.loss.gates if config.loss.gate_weight else (),
     gate_dim=config.loss.gate_dim,
     attention=TASKS[data.task].attention,
-    elastic=config.loss.shortcut_weight > 0,
   )
   grid = model_lib.build(model).grid
   train = TrainSpec.from_config(config.train)

@@ -178,7 +178,10 @@ def test_a_list_of_blocks_is_the_plan_that_it_spells_out():
   runs = repeated(2, prelude=2, coda=2).grid
   cells = *runs.cells, *runs.tail
   assert tuple(cell.block for cell in cells) == blocks
-  tiny.assert_trees_equal(tiny.params(listed), tiny.params(cycle))
+  tokens = BATCH['tokens']
+  tiny.assert_trees_equal(
+    *(jax.jit(m.init)(jax.random.key(0), tokens) for m in (listed, cycle))
+  )
 
 
 @pytest.mark.parametrize(
@@ -198,6 +201,11 @@ def test_a_list_of_blocks_is_the_plan_that_it_spells_out():
       {'model.blocks': (0, 1, 0, 1), 'model.body': 'hrm'},
       'model.blocks=(0, 1, 0, 1) does not fit model.body=hrm, which has an '
       'order of its own; use (), or model.body=stack or refine',
+    ),
+    (
+      {'model.blocks': (0, 1, 0, 1), 'model.router': 'mod'},
+      'model.blocks=(0, 1, 0, 1) does not fit model.router=mod, which counts '
+      'layers by their blocks; use (), or no router',
     ),
     (
       {'model.blocks': (0, -1, 0, 1)},

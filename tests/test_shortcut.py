@@ -1,7 +1,6 @@
 """Fewer runs that make the whole way in longer steps (LoopFormer)."""
 
 import collections
-import dataclasses
 import functools
 
 import jax
@@ -14,7 +13,6 @@ import training
 from segmented import BATCH, LENGTH
 
 import tiny
-from ease_jax import model as model_lib
 from ease_jax import presets, specs
 from ease_jax.checks import ConfigError
 from ease_jax.core.gating import GateSpec
@@ -25,6 +23,7 @@ from ease_jax.model import with_segments
 from ease_jax.model.layers import positions
 from ease_jax.model.walk import RUNNING, Leap, Travel, walk
 from ease_jax.train import loss as losses
+from ease_jax.train import update
 
 RUNS = 4
 A, B = 0.25, 0.5  # weights of the shortcut and of its match
@@ -38,11 +37,11 @@ def elastic(runs=RUNS, **changes):
     carry_backprop=runs,
     inject='none',
     per_run='film',
+    elastic=True,
     prelude=1,
     coda=1,
   )
-  model = tiny.refine(**(fields | changes))
-  return model_lib.build(dataclasses.replace(model.cfg, elastic=True))
+  return tiny.refine(**(fields | changes))
 
 
 def loss_of(runs, weight=0.0, match=0.0):
@@ -116,7 +115,7 @@ def test_equal_steps_are_those_of_a_model_of_as_many_runs():
   assert shorter['loss'] != long['loss']
 
   def end(params, model):
-    """The last run's state behind the norm of the head, without the coda."""
+    """The last run's state behind the norm of the head, before the coda."""
     bound = model.bind({'params': params})
     travel = Travel(positions(LENGTH))
     layer = bound.windows(LENGTH)
@@ -203,6 +202,35 @@ def test_masked_tokens_have_no_distance():
     np.testing.assert_allclose(alone[name], beside[name], 1e-5)
 
 
+@pytest.mark.parametrize('dropout', [0.0, 0.1])
+def test_parts_of_a_batch_take_the_same_shortcut(dropout):
+  """With an injection; and with dropout all of it is finite."""
+  model = elastic(runs=2, inject='add', carry_init='input', dropout=dropout)
+  params = tiny.params(model)
+  spec = loss_of(2, A, B)
+
+  @functools.partial(jax.jit, static_argnames='accumulate')
+  def mean_of(accumulate):
+    key = segmented.key_of()
+    return update.mean_gradient(
+      params,
+      tiny.batch(rows=4),
+      0,
+      key,
+      model=model,
+      loss_spec=spec,
+      accumulate=accumulate,
+      way=way_of(0, 1),
+    )
+
+  parts, metrics = mean_of(2)
+  assert np.isfinite(metrics['shortcut_distance'])
+  if dropout == 0:
+    whole, expected = mean_of(1)
+    tiny.assert_trees_close(parts, whole, 1e-4, 1e-5)
+    tiny.assert_trees_close(metrics, expected, 1e-4, 1e-5)
+
+
 # --------------------------------------------------------------------- runs
 
 
@@ -211,6 +239,7 @@ def make_config(**changes):
   fields = dict(body='refine', segments=3, carry_backprop=3, per_run='film')
   tiny.update_model(c.model, **fields)
   c.model.refine.inject = 'none'
+  c.model.refine.elastic = True
   c.loss.shortcut_weight = A
   return c
 
@@ -233,6 +262,7 @@ def test_training_counts_the_shortcuts_that_are_drawn():
   c = make_config(steps=20)
   spec = training.make_specs(c)
   c.loss.shortcut_weight = 0.0
+  c.model.refine.elastic = False
   plain = training.make_specs(c)
 
   prices = spec.body.costs(c.data.seq_len)
@@ -244,30 +274,51 @@ def test_training_counts_the_shortcuts_that_are_drawn():
 
 
 def test_quality_by_runs_is_that_of_the_whole_way_in_so_many():
-  model = elastic(runs=2, coda=0)
+  model = elastic(coda=0)
   params = tiny.params(model)
   task = sweeps.task(select=64, test=64)
   spec = sweeps.spec(signals=('max_prob',), policies=('copy_state',))
   rows = evaluation.evaluate(spec, model, params, task, GateSpec()).segments
   assert [row.segments for row in rows] == [1, 2, 3, 4]
 
-  for row in rows:
-    short = with_segments(model, row.segments)
+  def nll_of(short):
     dump = passes.grid_dump(
       short, params, lambda: task.eval_batches('test', 2, 0), ()
     )
-    scored = dump.mask_RxT > 0
-    expected = dump.nll_KxRxT[-1][scored].mean()
-    assert row.report.nll == pytest.approx(expected, rel=1e-5)
+    return dump.nll_KxRxT[-1][dump.mask_RxT > 0].mean()
+
+  # Built for so many runs, each of which makes its part of the way.
+  for row in rows[1:]:
+    short = elastic(runs=row.segments, coda=0)
+    assert row.report.nll == pytest.approx(nll_of(short), rel=1e-5)
+  stiff = elastic(elastic=False, coda=0)
+  assert rows[1].report.nll != pytest.approx(nll_of(with_segments(stiff, 2)))
 
 
 @pytest.mark.parametrize(
   'changes, message',
   [
     (
-      {'model.refine.per_run': 'none'},
+      {'model.refine.elastic': False},
       'loss.shortcut_weight=0.1 needs runs that know how far they go; use '
-      'model.body=refine with model.refine.per_run=film, or 0.0',
+      'model.body=refine with model.refine.per_run=film and elastic=True, or '
+      '0.0',
+    ),
+    (
+      {'loss.shortcut_weight': 0.0},
+      'loss.shortcut_weight=0.0 leaves model.refine.elastic=True without what '
+      'teaches it; use 0.1, or elastic=False',
+    ),
+    (
+      {'model.refine.per_run': 'none'},
+      'model.refine.elastic=True has no effect: it is read where '
+      "model.refine.per_run is film only, and that is 'none'; change that, or "
+      'leave elastic at False',
+    ),
+    (
+      {'model.refine.inject': 'lanes', 'model.refine.carry_init': 'input'},
+      'model.refine.elastic=True does not fit inject=lanes, whose numbers '
+      'belong to runs and not to the way they make; use another one',
     ),
     (
       {'loss.weights': 'uniform'},
@@ -305,7 +356,11 @@ def test_quality_by_runs_is_that_of_the_whole_way_in_so_many():
       'loss.shortcut_weight=-1.0 must be at least 0',
     ),
     (
-      {'loss.shortcut_weight': 0.0, 'loss.shortcut_match': 0.5},
+      {
+        'loss.shortcut_weight': 0.0,
+        'loss.shortcut_match': 0.5,
+        'model.refine.elastic': False,
+      },
       'loss.shortcut_match=0.5 has no effect: it is read where '
       'loss.shortcut_weight is on only, and that is 0.0; change that, or leave '
       'shortcut_match at 0.1',
@@ -322,6 +377,4 @@ def test_what_does_not_fit_is_refused(changes, message):
 
 def test_its_preset_makes_a_model_elastic():
   c = presets.loopformer(presets.small(), segments=4, num_layers=1)
-  assert specs.from_config(c).body.cfg.elastic
-  c.loss.shortcut_weight = 0.0
-  assert not specs.from_config(c).body.cfg.elastic
+  assert specs.from_config(c).body.elastic

@@ -143,16 +143,17 @@ def test_every_study_is_valid(path, argument):
 
 def test_a_folder_of_texts_that_is_missing_is_named(tmp_path):
   missing = str(tmp_path / 'texts')
-  exits = str(ROOT / 'configs' / 'studies' / 'exits.py')
+  study = main.load(str(ROOT / 'configs' / 'studies' / 'exits.py'), missing)
   with pytest.raises(ConfigError) as error:
-    main.check_texts(missing, main.load(exits, missing))
-  assert str(error.value) == (
-    f'--data={missing} is no folder, and runs read texts in it; give the one '
-    'with train.txt, valid.txt and test.txt'
+    compare(study, tmp_path / 'out', jobs=1)
+  line = main.hinted(str(error.value), missing)
+  assert line.endswith(
+    f"data.path: '{missing}/train.txt' does not exist; correct the path; "
+    f'--data={missing} is no folder, give the one with train.txt, valid.txt '
+    'and test.txt'
   )
-  main.check_texts(str(tmp_path), main.load(exits, str(tmp_path)))
-  built_in = str(ROOT / 'configs' / 'studies' / 'quickstart.py')
-  main.check_texts(missing, main.load(built_in, missing))
+  assert main.hinted('another mistake', missing) == 'another mistake'
+  assert main.hinted(str(error.value), str(tmp_path)) == str(error.value)
 
 
 def test_the_seed_that_chose_settings_is_not_reported():

@@ -128,6 +128,14 @@ def test_runs_that_make_the_whole_way_are_held_by_that():
   assert first.ppl.mean == pytest.approx(math.exp(2.1))
   assert second.ratio == pytest.approx(1)
   assert first.interval is None
+  assert second.interval.low == pytest.approx(1)
+
+  # What was not evaluated is left out.
+  for seed, evaluated in runs['tied'].items():
+    results = dataclasses.replace(evaluated.results, segments=())
+    runs['tied'][seed] = evaluated._replace(results=results)
+  (only,) = recurrence.depths([('tied', ('once', 'twice'))], runs)
+  assert only.run == 2
 
 
 def test_the_page_has_both_tables(tmp_path):

@@ -188,16 +188,3 @@ def test_segments_with_gradients_of_their_own_each_make_the_prelude():
   assert prices.prelude == pytest.approx(2 * prices.block_L[0])
   again = 2 * 3 * prices.prelude
   assert flops[1] - flops[3] == pytest.approx(again)
-
-
-def test_a_head_that_is_asked_looks_through_the_coda():
-  c = config_of('adamw', weights='segment_ends')
-  c.model.update(body='refine', segments=3)
-  c.model.refine.coda = 2
-  c.exit.signals = ('state_change',)
-  run_specs = training.make_specs(c)
-  prices = run_specs.body.costs(LENGTH)
-  plain = prices.train_per_token([0, 0, 1])
-  asked = prices.train_per_token([0, 0, 1], [1, 0.5, 0])
-  assert asked - plain == pytest.approx(1.5 * (prices.coda + prices.head))
-  assert prices.coda > prices.block_L[0]

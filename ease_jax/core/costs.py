@@ -272,7 +272,7 @@ class CostModel:
     trained = float(np.sum(np.asarray(trained_K)))
     asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))
     passes = 1 if frozen else 3
-    heads = (trained * passes + asked) * (self.head + self.coda)
+    heads = trained * passes * (self.head + self.coda) + asked * self.head
     return float(forward + backward + heads)
 
 

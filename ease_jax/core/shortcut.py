@@ -7,9 +7,9 @@ multiples of 1 / S and make the whole way, too:
 
   J = L_long + a L_short + b mean (sg(x_long) - x_short)^2
 
-x is the last state as its head sees it, so that its size does not matter; sg
-lets no gradient through. A model that learned this can be run for fewer steps
-than it was trained with, each 1 / m of the way.
+x is the last state behind the norm of its head (before a coda), so that its
+size does not matter; sg lets no gradient through. A model that learned this can
+make the way in fewer runs than it was trained with, each 1 / m of it.
 """
 
 import dataclasses

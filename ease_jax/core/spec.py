@@ -121,7 +121,6 @@ class ModelConfig:
     options: the body's own spec (section `model.<body>`), or None.
     own_runs: runs of the segment that may have parameters of their own; later
       ones do as the last of them. 0 = all `segments`.
-    elastic: whether it learned to make the whole way in fewer runs, too.
   """
 
   body: str
@@ -144,7 +143,6 @@ class ModelConfig:
   options: Any = None
   blocks: tuple[Layers, ...] = ()
   own_runs: Size = 0
-  elastic: bool = False
 
   def __post_init__(self):
     check_fields('model', self)

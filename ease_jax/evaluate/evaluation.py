@@ -120,7 +120,7 @@ def model_facts(model: Body, params: Params) -> ModelFacts:
     segments=model.grid.segments,
     layers=model.cfg.num_layers,
     vocab_size=model.cfg.vocab_size,
-    elastic=model.cfg.elastic,
+    elastic=model.elastic,
   )
 
 
@@ -253,11 +253,13 @@ def _segment_rows(
   if grid.segments == 1:
     return ()
 
-  num = spec.segments or 2 * grid.segments
-  elastic = report.model.cfg.elastic
+  elastic = report.model.elastic
+  num = spec.segments or (1 if elastic else 2) * grid.segments
 
   @functools.lru_cache(maxsize=1)
   def dumps(runs: int) -> tuple[Dump, Dump]:
+    if runs == grid.segments:
+      return select.dump, report.dump
     model = model_lib.with_segments(report.model, runs)
     return select.dump_of(model), report.dump_of(model)
 

@@ -11,8 +11,10 @@ class ModelFacts(Record):
   """The model: number of parameters, body, and sizes.
 
   Attributes:
-    params, body, segments, layers, vocab_size: as in its config.
-    elastic: whether it learned to make the whole way in fewer runs, too.
+    params: how many numbers it learned.
+    body, segments, layers: as in its config.
+    vocab_size: V.
+    elastic: whether fewer runs make the whole way, in longer steps.
   """
 
   params: int

@@ -44,7 +44,6 @@ def model_config(
   gates: Sequence[str] = (),
   gate_dim: int = 0,
   attention: str = CAUSAL,
-  elastic: bool = False,
 ) -> ModelConfig:
   """The frozen description of a model.
 
@@ -54,7 +53,6 @@ def model_config(
     gates: learned signals that the model has.
     gate_dim: width of their hidden layer; 0 = none.
     attention: whom tokens see, which the task knows.
-    elastic: whether it learns shortcuts.
 
   Raises:
     ConfigError: two fields clash.
@@ -79,7 +77,6 @@ def model_config(
     attention=attention,
     gates=tuple(gates),
     gate_dim=gate_dim,
-    elastic=elastic,
     **fields,
   )
 
@@ -97,7 +94,19 @@ def build(cfg: ModelConfig) -> Body:
   Raises:
     ConfigError: its schedule makes no grid.
   """
-  body = Body(cfg, BODIES[cfg.body])
+  kind = BODIES[cfg.body]
+  need(
+    kind.lists_blocks or not cfg.blocks,
+    f'model.blocks={cfg.blocks} does not fit model.body={cfg.body}, which has '
+    'an order of its own; use (), or model.body=stack or refine',
+  )
+  router = cfg.routing and cfg.routing.field
+  need(
+    router is None or not cfg.blocks,
+    f'model.blocks={cfg.blocks} does not fit {router}, which counts layers by '
+    'their blocks; use (), or no router',
+  )
+  body = Body(cfg, kind)
   grid = body.grid  # a schedule that does not fit says so now
   need(
     not grid.coda or cfg.readout_norm == READOUT_NORMS[0],

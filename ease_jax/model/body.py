@@ -64,6 +64,11 @@ class Body(nn.Module):
     """Its cells, by its schedule."""
     return _grid(self.kind, self.cfg)
 
+  @property
+  def elastic(self) -> bool:
+    """Whether fewer runs make the whole way, in longer steps."""
+    return self.kind.elastic(self.cfg)
+
   def check(self, rule: ExitRule) -> None:
     """Raises ConfigError if tokens of this model cannot exit like this."""
     signal = rule.signal

@@ -36,7 +36,6 @@ class CycleSpec:
 def schedule(cfg: ModelConfig) -> Grid:
   """`num_layers` cells, counted as they run; those in the middle are tied."""
   spec: CycleSpec = cfg.options
-  stack.refuse_blocks(cfg)
   need(
     cfg.segments == 1,
     f'model.body=cycle runs layers again within one segment, and model.segments'

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from ease_jax.checks import Depth, OneOf, check_fields, need
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
-from ease_jax.model import stack
 from ease_jax.model.kind import Kind, Reach
 from ease_jax.model.layers import RMSNorm
 from ease_jax.model.streams import (
@@ -142,7 +141,6 @@ def _constant(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
 
 
 def _check(cfg: ModelConfig) -> None:
-  stack.refuse_blocks(cfg)
   need(
     cfg.readouts in ((), (cfg.num_layers,)),
     f'model.readouts={cfg.readouts} does not fit model.body=hrm, which is '

@@ -13,7 +13,7 @@ def _num_layers(cfg: ModelConfig) -> int:
   return cfg.num_layers
 
 
-def _alike(cfg: ModelConfig) -> bool:
+def _no(cfg: ModelConfig) -> bool:
   del cfg
   return False
 
@@ -59,6 +59,8 @@ class Kind:
     runs_differ: config -> whether runs of a segment have parameters of their
       own, by their number.
     per_run: config -> what blocks of a segment have of their own in each run.
+    elastic: config -> whether fewer runs make the whole way, in longer steps.
+    lists_blocks: whether `model.blocks` may say which block a layer is.
   """
 
   name: str
@@ -68,5 +70,7 @@ class Kind:
   unit_embedding: bool = False
   residual_layers: Callable[[ModelConfig], int] = _num_layers
   reach: Reach | None = None
-  runs_differ: Callable[[ModelConfig], bool] = _alike
+  runs_differ: Callable[[ModelConfig], bool] = _no
   per_run: Callable[[ModelConfig], PerRun | None] = _nothing
+  elastic: Callable[[ModelConfig], bool] = _no
+  lists_blocks: bool = False

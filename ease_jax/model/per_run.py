@@ -11,7 +11,8 @@ step dt of the whole way:
   h <- h + (1 + g) branch(norm(h) (1 + s))
 
 Both leave an untrained model as it is without. A run beyond those trained does
-as the last of them.
+as the last of them, but in models that are elastic: there all runs together
+make the whole way, however many.
 """
 
 from collections.abc import Callable
@@ -111,11 +112,12 @@ class Clock(nn.Module):
   def __call__(self, run: Run | Leap) -> jax.Array:
     """Of a run, which starts at run / S and makes 1 / S of the way.
 
-    S is the number of runs that were trained; where shortcuts were, it is the
-    number that is run.
+    S is the number of runs that were trained, or, where fewer can make the
+    whole way, the number that is run.
     """
+    c = self.cfg
     if not isinstance(run, Leap):
-      num = self.cfg.segments if self.cfg.elastic else self.cfg.trained_runs
+      num = c.segments if c.options.elastic else c.trained_runs
       run = Leap(jnp.minimum(run, num - 1) / num, jnp.float32(1 / num))
     return self._seen('time', run.start) + self._seen('step', run.step)
 
@@ -158,9 +160,10 @@ class Film(nn.Module):
 
 NOTHING = 'none'
 LOW_RANK = 'lora'
+FILM = 'film'
 PER_RUN: dict[str, PerRun | None] = {
   NOTHING: None,
-  'film': PerRun(Film, Clock),
+  FILM: PerRun(Film, Clock),
   LOW_RANK: PerRun(LowRanks, flops=_low_rank_cost),
 }
 

@@ -36,7 +36,7 @@ from ease_jax.model.body import EMBED_STD
 from ease_jax.model.kind import Kind, Reach
 from ease_jax.model.lanes import Lanes, lane_names
 from ease_jax.model.layers import Linear, RMSNorm
-from ease_jax.model.per_run import LOW_RANK, NOTHING, PER_RUN, PerRun
+from ease_jax.model.per_run import FILM, LOW_RANK, NOTHING, PER_RUN, PerRun
 from ease_jax.model.streams import (
   FIRST_STATES,
   OF_INPUT,
@@ -80,6 +80,8 @@ class RefineSpec:
       a scaling of their branches by the run's time and step; lora, products
       of a low rank beside their matrices, but in the first run.
     rank: of these products.
+    elastic: whether fewer runs make the whole way, in longer steps, as
+      `loss.shortcut_weight` teaches them.
   """
 
   prelude: Layers
@@ -95,6 +97,7 @@ class RefineSpec:
   lanes: Annotated[Depth, ReadIf('inject', (LANES,))]
   per_run: Annotated[str, OneOf(tuple(PER_RUN))]
   rank: Annotated[Count, ReadIf('per_run', (LOW_RANK,))]
+  elastic: Annotated[bool, ReadIf('per_run', (FILM,))]
 
   def __post_init__(self):
     check_fields('model.refine', self)
@@ -102,6 +105,11 @@ class RefineSpec:
       self.inject != LANES or self.carry_init == OF_INPUT,
       f'model.refine.carry_init={self.carry_init} does not fit inject=lanes, '
       f'which all begin as the input; use {OF_INPUT}',
+    )
+    need(
+      not self.elastic or self.inject != LANES,
+      'model.refine.elastic=True does not fit inject=lanes, whose numbers '
+      'belong to runs and not to the way they make; use another one',
     )
 
   @property
@@ -272,6 +280,10 @@ def _cut(cfg: ModelConfig, runs: int) -> ModelConfig:
   return dataclasses.replace(cfg, carry_backprop=runs)
 
 
+def _elastic(cfg: ModelConfig) -> bool:
+  return cfg.options.elastic
+
+
 def per_run(cfg: ModelConfig) -> PerRun | None:
   """What the core's layers have of their own in each run."""
   return PER_RUN[cfg.options.per_run]
@@ -286,4 +298,6 @@ REFINE = Kind(
   reach=Reach('model.carry_backprop', _carry_backprop, _cut),
   runs_differ=_runs_differ,
   per_run=per_run,
+  elastic=_elastic,
+  lists_blocks=True,
 )

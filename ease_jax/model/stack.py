@@ -45,13 +45,4 @@ def layers(
   )
 
 
-def refuse_blocks(cfg: ModelConfig) -> None:
-  """Raises ConfigError if a body that has its own order is told another."""
-  need(
-    not cfg.blocks,
-    f'model.blocks={cfg.blocks} does not fit model.body={cfg.body}, which has '
-    'an order of its own; use (), or model.body=stack or refine',
-  )
-
-
-STACK = Kind('stack', schedule)
+STACK = Kind('stack', schedule, lists_blocks=True)

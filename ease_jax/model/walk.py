@@ -30,7 +30,7 @@ Run = jax.Array | np.ndarray | int
 
 
 class Leap(NamedTuple):
-  """A run that does not make as much of the whole way as all others do."""
+  """A run's place on the whole way, from the input to the answer."""
 
   start: jax.Array  # the share of the way behind it
   step: jax.Array  # the share that it makes

@@ -108,6 +108,7 @@ def loopformer(
   Weights of the shortcut and of its match as published, 0.1 each.
   """
   c = timed(c, segments, num_layers, own)
+  c.model.refine.elastic = True
   c.loss.shortcut_weight = 0.1
   c.loss.shortcut_match = 0.1
   return c

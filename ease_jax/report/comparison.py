@@ -168,7 +168,7 @@ class Depth(Record):
     twin_ppl: the same of the twin.
     ratio: of the two, the mean over the seeds of the losses.
     interval: of it, 95 %, as in `Pair`; None for a variant that makes the
-      whole way in so many runs.
+      whole way in fewer runs than it was trained for.
   """
 
   variant: str

@@ -80,14 +80,13 @@ def load(flag: str, data: str) -> Study:
   return dataclasses.replace(study, variants=variants)
 
 
-def check_texts(data: str, study: Study) -> None:
-  """Raises ConfigError if a run reads the folder `data`, and it is missing."""
-  folder = os.path.join(data, '')
-  paths = [path for c in study.variants.values() for path in c.data.path]
-  need(
-    not any(path.startswith(folder) for path in paths) or os.path.isdir(data),
-    f'--data={data} is no folder, and runs read texts in it; give the one with '
-    'train.txt, valid.txt and test.txt',
+def hinted(line: str, data: str) -> str:
+  """A line of an error; it names `--data` if that is what it is about."""
+  if os.path.isdir(data) or os.path.join(data, '') not in line:
+    return line
+  return (
+    f'{line}; --data={data} is no folder, give the one with train.txt, '
+    'valid.txt and test.txt'
   )
 
 
@@ -132,13 +131,12 @@ def main(argv: Sequence[str]) -> None:
 
   try:
     study = load(str(_STUDY.value), _DATA.value)
-    check_texts(_DATA.value, study)
     if _SEEDS.value is not None:
       study = dataclasses.replace(study, seeds=seeds_of(_SEEDS.value))
     command = command_line(_COMMAND, 'ease_jax.study.main')
     failed = compare(study, str(_WORKDIR.value), _JOBS.value, command)
   except (ConfigError, OSError) as error:
-    failed = [str(error)]
+    failed = [hinted(str(error), _DATA.value)]
   _end(failed)
 
 

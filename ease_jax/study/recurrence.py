@@ -91,7 +91,8 @@ def depths(
 
   Args:
     asked: (variant, a twin for each of its runs from the first).
-    runs_of: variant -> seed -> results; those that lack a seed are left out.
+    runs_of: variant -> seed -> results; those that lack a seed or a number of
+      runs are left out.
   """
   found = []
   for name, twins in asked:
@@ -99,7 +100,7 @@ def depths(
       seeds = common_seeds(runs_of.get(name, {}), runs_of.get(twin, {}))
       here = [runs_of[name][seed] for seed in seeds]
       there = [runs_of[twin][seed] for seed in seeds]
-      if seeds:
+      if seeds and _answers(here, run):
         found.append(_depth(name, run, twin, here, there))
   return tuple(found)
 
@@ -114,13 +115,12 @@ def _depth(
   first = here[0].results
   per_run = len(first.readouts) // first.model.segments
   k = run * per_run - 1
-  interval = ratio_interval(here, there, k, -1)
-  nll_S = nll_of(here, k)
-  if first.model.elastic:
-    # The whole way in so many runs, of which no window was kept.
-    rows = [evaluated.results.segments[run - 1] for evaluated in here]
-    nll_S = np.asarray([row.report.nll for row in rows])
+  if first.model.elastic and run < first.model.segments:
+    nll_S = _whole_way(here, run)
     interval = None
+  else:
+    nll_S = nll_of(here, k)
+    interval = ratio_interval(here, there, k, -1)
   twin_S = nll_of(there)
   return Depth(
     variant=name,
@@ -132,3 +132,27 @@ def _depth(
     ratio=math.exp(np.mean(nll_S - twin_S)),
     interval=interval,
   )
+
+
+def _whole_way(runs: Sequence[Evaluated], num: int) -> np.ndarray:
+  """Losses of models that make the whole way in so many runs, [S] nats.
+
+  They know no windows.
+  """
+  losses = [_by_runs(evaluated)[num] for evaluated in runs]
+  return np.asarray(losses)
+
+
+def _answers(runs: Sequence[Evaluated], num: int) -> bool:
+  """Whether it is known what they say after so many runs.
+
+  `evaluate.segments` may leave some of an elastic model's out.
+  """
+  model = runs[0].results.model
+  if not model.elastic or num == model.segments:
+    return True
+  return all(num in _by_runs(evaluated) for evaluated in runs)
+
+
+def _by_runs(evaluated: Evaluated) -> dict[int, float]:
+  return {row.segments: row.report.nll for row in evaluated.results.segments}

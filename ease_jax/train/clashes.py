@@ -124,14 +124,18 @@ def _check_rows(train: TrainSpec, loss: LossSpec, body: Body) -> None:
 
 def _check_shortcut(train: TrainSpec, loss: LossSpec, body: Body) -> None:
   """Runs know how far they go, and the last one alone is read."""
+  field = f'loss.shortcut_weight={loss.shortcut.shortcut_weight}'
+  need(
+    loss.shortcut.on or not body.elastic or train.init_from != '',
+    f'{field} leaves model.refine.elastic=True without what teaches it; use '
+    '0.1, or elastic=False',
+  )
   if not loss.shortcut.on:
     return
-  field = f'loss.shortcut_weight={loss.shortcut.shortcut_weight}'
-  per_run = body.kind.per_run(body.cfg)
   need(
-    per_run is not None and per_run.clock is not None,
+    body.elastic,
     f'{field} needs runs that know how far they go; use model.body=refine with '
-    'model.refine.per_run=film, or 0.0',
+    'model.refine.per_run=film and elastic=True, or 0.0',
   )
   need(
     loss.fits_any_segments and not any(loss.weight_K[:-1]),

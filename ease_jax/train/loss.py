@@ -1,7 +1,6 @@
 """The grid loss: a weighted sum of the readouts' losses over all segments."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from ease_jax.model.body import is_gate
 from ease_jax.model.walk import State, Travel, walk
 from ease_jax.train import rows, scan, shortcut
 from ease_jax.train.gates import learn_from_grid
+from ease_jax.train.scan import Carry
 from ease_jax.train.segment import (
   Part,
   Progress,
@@ -25,7 +25,6 @@ from ease_jax.train.segment import (
 from ease_jax.train.targets import Batch, Teacher
 
 Metrics = dict[str, jax.Array]
-Carry = TypeVar('Carry')
 
 
 def metrics(
@@ -84,7 +83,8 @@ def grid_loss(
   With all weight on the last readout this is a standard language model.
   Where tokens stop early (`exit_threshold`), a deeper readout's loss is that of
   the readout which answered. Gradients flow from one segment to the one
-  before it among the last `carry_backprop` segments only.
+  before it among the last `carry_backprop` segments only. A shortcut adds what
+  `core.shortcut` says, `loss_shortcut` and `shortcut_distance` of the metrics.
 
   Args:
     params: the model's parameters.
@@ -244,7 +244,7 @@ def grid_gradient(
 
   Segments that no gradient joins are differentiated one by one.
   """
-  if not spec.one_by_one or before is not None:
+  if not spec.one_by_one or before is not None or way is not None:
     gradient = jax.grad(grid_loss, has_aux=True)
     return gradient(params, model, spec, batch, step, key, teacher, before, way)
 

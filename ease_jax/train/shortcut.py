@@ -1,7 +1,5 @@
 """The loss of a shortcut (`core.shortcut`): fewer runs, each a longer step."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
@@ -37,9 +35,9 @@ def loss(
   """
   runs = len(way) - 1
   model = with_segments(setting.model, runs)
-  spec = dataclasses.replace(
-    setting.spec.of_segments(runs), carry_backprop=runs
-  )
+  spec = setting.spec.of_segments(runs)
+  # Neither dropout nor first states are those of the long way.
+  key = jax.random.fold_in(key, setting.spec.segments + 1)
   short = prepared(params, model, spec, setting.batch, key)
   progress = first_progress(model, setting.batch)
   carried = {name: started[name] for name in progress.state}
@@ -53,8 +51,9 @@ def loss(
   bound = model.bind({'params': params})
 
   def seen(progress: Progress) -> jax.Array:
-    """The last state as its head sees it; all readouts share a norm."""
-    return bound.normed(-1, progress.state[RUNNING]).astype(jnp.float32)
+    """The last state behind the norm of its head, but before a coda."""
+    last = model.grid.per_segment - 1
+    return bound.normed(last, progress.state[RUNNING]).astype(jnp.float32)
 
   long_BxTxD = jax.lax.stop_gradient(seen(ended))
   square_BxT = ((long_BxTxD - seen(arrived)) ** 2).mean(-1)

@@ -28,20 +28,18 @@ class Plan(NamedTuple):
     runs: segments that are run.
     reach: how far back gradients go (`Kind.reach`); None = through all of it.
     routing: which rows skip layers; None = nobody.
-    short: runs of a shortcut beside them; 0 = there is none.
   """
 
   runs: int
   reach: int | None
   routing: LayerDropout | None
-  short: int = 0
 
 
-def way(model: Body, step: int, seed: int) -> np.ndarray | None:
+def way(loss: LossSpec, step: int, seed: int) -> np.ndarray | None:
   """The shortcut of an update (`core.shortcut`); None = there is none."""
-  if not model.cfg.elastic:
+  if not loss.shortcut.on:
     return None
-  return shortcut.drawn_way(seed, step, model.cfg.segments)
+  return shortcut.drawn_way(seed, step, loss.segments)
 
 
 def plan(spec: TrainSpec, model: Body, step: int, seed: int) -> Plan:
@@ -61,9 +59,15 @@ def plan(spec: TrainSpec, model: Body, step: int, seed: int) -> Plan:
     # by a gradient, which would be another program.
     reached = model if far is None else with_reach(model, far)
     runs = max(runs, reached.cfg.carry_backprop)
-  way_N = way(model, step, seed)
-  short = 0 if way_N is None else len(way_N) - 1
-  return Plan(runs, far, spec.layer_dropout_at(step), short)
+  return Plan(runs, far, spec.layer_dropout_at(step))
+
+
+def tells(spec: TrainSpec, now: 'Stage') -> bool:
+  """Whether a program is told how many runs learn nothing.
+
+  A number that changes is no other program; one that is always 0, no part.
+  """
+  return now.before > 0 or spec.runs in DRAWING
 
 
 class Stage(NamedTuple):
@@ -126,16 +130,14 @@ def updating(
     step: int, state: TrainState, batch: Batch
   ) -> tuple[TrainState, Metrics]:
     now = planned(model, loss_spec, plan(spec, model, step, seed))
-    # A number that changes is no other program; one that is always 0, no part.
-    counts = now.before > 0 or spec.runs in DRAWING
     rows_B = spec.rows_at(step, model.cfg.segments, seed)
     if rows_B is not None:
       batch = batch | {RUNS: rows_B}
     state, metrics = train_step(
       state,
       batch,
-      before=np.int32(now.before) if counts else None,
-      way=way(model, step, seed),
+      before=np.int32(now.before) if tells(spec, now) else None,
+      way=way(loss_spec, step, seed),
       model=now.model,
       loss_spec=now.loss,
       accumulate=spec.accumulate,
