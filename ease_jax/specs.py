@@ -104,6 +104,7 @@ class Specs:
     taught = prices.train_per_token(
       now.loss.trained_K,
       now.loss.asked_K,
+      looks=now.loss.looks,
       ahead=now.loss.gating.ahead,
       frozen=now.loss.frozen,
       rehearsed=now.loss.teaching.own and now.loss.segments > 1,

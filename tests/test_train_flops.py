@@ -47,6 +47,12 @@ MOR = {
   'model.mor.capacities': (0.5, 0.25),
 }
 DROPOUT = {'train.layer_dropout': 0.5}
+CODA = {  # which gates look through
+  'model.body': 'refine',
+  'model.refine.coda': 1,
+  'exit.signals': ('state_change',),
+  'loss.gates': ('gain',),
+}
 RELAXED = {
   'model.body': 'refine',
   'model.segments': 2,
@@ -69,6 +75,7 @@ RELAXED = {
     ('adamw', LENGTH, PREDICTOR),
     ('adamw', LONG, MOR),
     ('adamw', LENGTH, DROPOUT),
+    ('adamw', LENGTH, CODA),
   ],
 )
 def test_an_update_is_what_xla_counts(name, length, changes, optimized):

@@ -240,6 +240,7 @@ class CostModel:
     trained_K: Sequence[float],
     asked_K: Sequence[float] | None = None,
     *,
+    looks: float = 0.0,
     ahead: bool = False,
     frozen: bool = False,
     rehearsed: bool = False,
@@ -253,6 +254,7 @@ class CostModel:
       trained_K: share of the tokens that each readout is trained on.
       asked_K: heads of each readout that run forward only, for a token: to
         decide on an exit or whether a prediction was right, or to teach.
+      looks: how often the coda runs forward for them.
       ahead: whether every segment is run a second time, forward, to look one
         segment ahead.
       frozen: whether no gradient reaches the cells and heads.
@@ -273,7 +275,7 @@ class CostModel:
     asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))
     passes = 1 if frozen else 3
     heads = trained * passes * (self.head + self.coda) + asked * self.head
-    return float(forward + backward + heads)
+    return float(forward + backward + heads + looks * self.coda)
 
 
 def cost_model(

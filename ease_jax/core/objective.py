@@ -314,6 +314,11 @@ class LossSpec:
     return (jnp.arange(rows) < some)[:, None]
 
   @property
+  def looks(self) -> int:
+    """Readouts whose answer gates look at, behind a coda if there is one."""
+    return len(self.weight_K) if self.gating.heads else 0
+
+  @property
   def trained_K(self) -> list[float]:
     """Share of tokens that each readout is trained on, schedule ignored."""
     shares = []
