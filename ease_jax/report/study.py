@@ -135,8 +135,8 @@ def judgement(item: Judged) -> str:
   if item.chosen is not None:
     parts.append(
       f'at its chosen point, {item.chosen.low:.3g} FLOPs per token, '
-      f'{words.direction(item.chosen.ratio, item.chosen.interval)} than a '
-      'model of that compute, '
+      'beside a model of that compute '
+      f'{words.direction(item.chosen.ratio, item.chosen.interval)}, '
       f'{words.change(item.chosen.ratio, item.chosen.interval)}'
     )
   for stretch in item.stretches:
