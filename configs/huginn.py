@@ -4,8 +4,9 @@
 
 Cost: about the FLOPs of the quickstart; 1,200 updates were not run. Near to it,
 after 360 at width 64 (`studies/drawn_runs.py`, `drawn`, three seeds): a test
-perplexity of 4.604 ± 0.067 after four runs, 4.741 after one. In a trial of 240 updates, with an injection
-that learned too fast, runs after the second changed nothing.
+perplexity of 4.604 ± 0.067 after four runs, 4.741 after one. In a trial of 240
+updates, with an injection that learned too fast, runs after the second changed
+nothing.
 """
 
 from ease_jax import config, presets
