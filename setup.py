@@ -52,6 +52,7 @@ setuptools.setup(
     'numpy>=2.0',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
+    'safetensors>=0.5',
     'scipy>=1.11',
     'tensorflow-datasets>=4.9.10',
     'tokenizers>=0.23',
@@ -67,6 +68,8 @@ setuptools.setup(
       'pytest-xdist>=3.7',
       'ruff~=0.17.6',  # it formats: another version may format otherwise
     ],
+    # What imported models are compared with; CPU builds of torch are smaller.
+    'reference': ['torch>=2.6', 'transformers>=5'],
     'tensorboard': ['tensorboardX>=2.6'],
     'export': ['flatbuffers>=24'],
     # CUDA 12 wheels run on older drivers too; jax[cuda13] works as well.

@@ -45,7 +45,7 @@ def _add_data(c: Config) -> None:
   c.data.train_chars = 0  # use only the first so many characters; 0 = all
   c.data.select_chars = 0  # the same for select
   c.data.test_chars = 0  # the same for test
-  c.data.tokenizer = 'byte'  # or char, bpe
+  c.data.tokenizer = 'byte'  # or char, bpe, pretrained: of an imported model
   c.data.vocab_size = 8192  # bpe: from 257, all bytes and eos
   c.data.seq_len = 128  # T: tokens per training and evaluation window
 
@@ -67,13 +67,17 @@ def _add_model(c: Config) -> None:
   c.model.router = 'none'  # of model.ROUTINGS; mod, mor: tokens pass layers
 
   c.model.block = ConfigDict()
-  c.model.block.norm = 'pre'  # norm before each branch; or post: after its sum
+  c.model.block.norm = 'pre'  # before each branch; or post, branch, sandwich
+  c.model.block.epsilon = 1e-6  # what norms add to a mean square
   c.model.block.attention = ConfigDict()
   c.model.block.attention.num_heads = 4  # H, divides dim
   c.model.block.attention.num_kv_heads = 4  # G, divides num_heads (GQA)
+  c.model.block.attention.head_dim = 0  # width of a head; 0 = dim / num_heads
   c.model.block.attention.rope_base = 10000.0  # wavelength of rotary positions
+  c.model.block.attention.qkv_bias = False  # of queries, keys and values
+  c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets
   c.model.block.mlp = ConfigDict()
-  c.model.block.mlp.kind = 'gelu'  # or swiglu
+  c.model.block.mlp.kind = 'gelu'  # or swiglu, geglu
   c.model.block.mlp.dim = 512  # F
 
   c.model.refine = ConfigDict()  # read where model.body is refine
@@ -166,7 +170,7 @@ def _add_training(c: Config) -> None:
   c.optimizer.layer_decay = 1.0  # layer l learns at rate layer_decay^(L - l)
 
   c.train = ConfigDict()
-  c.train.steps = 1000  # batches, one update each
+  c.train.steps = 1000  # batches, one update each; 0 = imported, not trained
   c.train.updates = 'joint'  # or per_segment: one update per batch and segment
   c.train.batch_size = 8  # B: windows per update
   c.train.accumulate = 1  # micro-batches per update; divides batch_size

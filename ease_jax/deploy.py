@@ -211,7 +211,7 @@ def generate(config: Config, folder: pathlib.Path, prompt: str) -> None:
 
   if run_specs.generate.method == 'speculative':
     # Before drafts are timed for nothing.
-    tokens = trained.tokenizer.encode(prompt).tolist()
+    tokens = tokenizers.prompt_tokens(trained.tokenizer, prompt)
     decode.check_prompts(trained.model, [tokens], options)
     draft = _draft(run_specs, folder, trained, options)
     if draft is not None:

@@ -24,6 +24,8 @@ FREE = (
   'train.tensorboard',
   'train.profile',
 )
+# No text has made the parameters of an imported model.
+FREE_OF_IMPORTED = (*FREE, 'data.', 'evaluate.')
 # What has no influence on the results of an evaluation either.
 SILENT = (
   'evaluate.batch_size',

@@ -5,11 +5,14 @@ import ctypes
 import io
 import os
 import platform
+import re
 import signal
 import sys
 import types
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
+
+_LONG = re.compile(r'(\d{20})\d{400,}')  # numbers that nobody reads
 
 
 def keep_mapped() -> None:
@@ -38,6 +41,13 @@ def print_anything() -> None:
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
+
+
+def fail(message: object, code: int = 1) -> NoReturn:
+  """Ends the process with one line on stderr, whatever the message was."""
+  line = ' '.join(str(message).split())
+  print('ease_jax:', _LONG.sub(r'\1...', line), file=sys.stderr)
+  sys.exit(code)
 
 
 def _stop(number: int, frame: types.FrameType | None) -> NoReturn:

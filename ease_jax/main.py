@@ -11,10 +11,8 @@ with everything saved.
 """
 
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import ml_collections
 from absl import app, flags, logging
@@ -22,6 +20,7 @@ from ml_collections import config_flags
 
 from ease_jax import machine, userfile
 from ease_jax.files import expanded
+from ease_jax.machine import fail
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -45,15 +44,7 @@ _TEXT = flags.DEFINE_string(
 )
 MODULE = 'config_config'  # as which ml_collections imports the user's file
 _COMMAND = sys.argv[1:]  # as it was typed
-_LONG = re.compile(r'(\d{20})\d{400,}')  # numbers that nobody reads
 _SAVED = pathlib.Path(__file__).with_name('saved_config.py')
-
-
-def _fail(message: object, code: int = 1) -> NoReturn:
-  """One line on stderr, whatever the message was."""
-  line = ' '.join(str(message).split())
-  print('ease_jax:', _LONG.sub(r'\1...', line), file=sys.stderr)
-  sys.exit(code)
 
 
 def _given(argv: Sequence[str], name: str) -> tuple[slice, str] | None:
@@ -86,7 +77,7 @@ def _complete(argv: Sequence[str]) -> list[str]:
   elif workdir is not None:
     saved = expanded(workdir[1], '--workdir') / 'config.json'
     if not saved.exists():
-      _fail(f'--config is missing, and there is no {saved}; give --config=FILE')
+      fail(f'--config is missing, and there is no {saved}; give --config=FILE')
     # Before the fields that override it.
     argv.insert(1, f'--config={_SAVED}:{saved}')
   return argv
@@ -102,11 +93,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
   except SystemExit as error:  # of --help, or of a config file
     if not userfile.is_to_blame(error, MODULE):
       raise
-    _fail(userfile.explain(error, MODULE))
+    fail(userfile.explain(error, MODULE))
   except Exception as error:  # a config file may raise anything
-    _fail(userfile.explain(error, MODULE))
+    fail(userfile.explain(error, MODULE))
   if len(rest) > 1:
-    _fail(f'unexpected argument {rest[1]!r}; flags start with --')
+    fail(f'unexpected argument {rest[1]!r}; flags start with --')
   # Orbax tells all it does; app.run would even ask for that.
   if flags.FLAGS['verbosity'].using_default_value:
     flags.FLAGS.verbosity = logging.ERROR
@@ -119,7 +110,7 @@ def _check_config(config: object) -> None:
 
   is_config = isinstance(config, ml_collections.ConfigDict)
   if not is_config or not base().keys() <= config.keys():
-    _fail(
+    fail(
       f'get_config() of --config returns {type(config).__name__} without the '
       'fields of a run; change what ease_jax.config.base() returns and return '
       'that'
@@ -136,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
 
   _check_config(_CONFIG.value)
   if _PROMPT.value is not None and _MODE.value != 'generate':
-    _fail(f'--prompt does nothing with --mode={_MODE.value}; leave it out')
+    fail(f'--prompt does nothing with --mode={_MODE.value}; leave it out')
   try:
     run_lib.run(
       _CONFIG.value,
@@ -147,9 +138,9 @@ def main(argv: Sequence[str]) -> None:
       command=command_line(_COMMAND),
     )
   except train_loop.Preempted as stop:
-    _fail(stop, 143)
+    fail(stop, 143)
   except (ConfigError, train_loop.TrainingDiverged, OSError) as error:
-    _fail(error)
+    fail(error)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ from ease_jax.checks import need
 from ease_jax.config import Config
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data.pipeline import eval_batches
-from ease_jax.data.tokenizers import Tokenizer
+from ease_jax.data.tokenizers import Tokenizer, prompt_tokens
 from ease_jax.evaluate import passes, traces
 from ease_jax.evaluate import results as results_lib
 from ease_jax.model import Body, Params
@@ -100,7 +100,8 @@ class LoadedRun:
   def _score(
     self, number: int, text: str, point: OperatingPoint | None
   ) -> TokenTable:
-    tokens = self.tokenizer.encode(text)
+    bos_id = self.tokenizer.bos_id
+    tokens = np.asarray(prompt_tokens(self.tokenizer, text))
     need(
       len(tokens) > 1,
       f'text {number} has {len(tokens)} tokens; the first is never predicted, '
@@ -109,7 +110,7 @@ class LoadedRun:
     length = self.config.data.seq_len
 
     def batches():
-      return eval_batches(tokens, length, BATCH_SIZE)
+      return eval_batches(tokens, length, BATCH_SIZE, bos_id=bos_id)
 
     names = () if point is None else (point.signal,)
     dump = passes.grid_dump(self.model, self.params, batches, names)
@@ -162,7 +163,7 @@ class LoadedRun:
     texts, _ = decode.generate(
       self.model,
       {'params': self.params},
-      [self.tokenizer.encode(prompt).tolist() for prompt in prompts],
+      [prompt_tokens(self.tokenizer, prompt) for prompt in prompts],
       self.point,
       options=options,
     )

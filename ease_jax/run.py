@@ -129,6 +129,11 @@ def _make(
     f'{folder / saved.FOLDER} has no checkpoint; run --mode=train first',
   )
   if mode != results_lib.MODE:
+    need(
+      not checked.train.imported,
+      'train.steps=0 trains nothing; use --mode=evaluate on what was imported, '
+      'or train in another --workdir, with train.init_from',
+    )
     teacher.check(checked)
   with stage('reading the data'):
     # A run that starts from another one reads with the tokenizer of that.

@@ -75,10 +75,13 @@ class Specs:
   def train_flops(self) -> float:
     """Training FLOPs of one token, its share of the optimizer's included.
 
-    What another run takes to teach comes on top: `teacher.flops`.
+    What another run takes to teach comes on top: `teacher.flops`. A model that
+    was imported took none here.
     Training multiplies all keys of a window and masks those of later tokens,
     so that attention is counted at the whole window.
     """
+    if self.train.imported:
+      return 0.0
     shapes = abstract_state(self.body, self.optimizer).params
     updates = optimizer.update_flops(self.optimizer, shapes)
     updates *= self.optimizer.updates_per_step
@@ -163,7 +166,8 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     num_blocks=grid.num_blocks,
     steps=train.steps,
     updates_per_step=train.updates_per_step(grid.segments),
-    frozen=train.frozen,
+    # What is never updated needs no moments.
+    frozen=train.frozen or train.imported,
   )
   specs = Specs(
     seed=config.seed,

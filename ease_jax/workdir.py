@@ -23,10 +23,12 @@ from ease_jax.train import saved
 from ease_jax.train.writers import METRICS
 
 CONFIG = 'config.json'
+ORIGIN = 'origin.json'  # the config.json that an imported model came with
 SECTIONS = {'data', 'model', 'train', 'exit'}  # of every config
 # What each part of a run writes; a folder ends with a slash.
 WRITTEN = {
   'train': (CONFIG, 'tokenizer.json', METRICS, f'{saved.FOLDER}/'),
+  'import': (CONFIG, 'tokenizer.json', ORIGIN, f'{saved.FOLDER}/'),
   'evaluate': (CONFIG, results_lib.FILE, 'windows.json', 'passage.json'),
   'report': ('report.html', 'sweep.csv', 'sweep.md', 'figures/'),
   'export': ('decoder.jax',),
@@ -35,6 +37,7 @@ WRITTEN = {
 # What would be replaced. `results.json` and checkpoints bind a directory.
 FILES = (
   'tokenizer.json',
+  ORIGIN,
   METRICS,
   'windows.json',
   'passage.json',
@@ -107,6 +110,19 @@ def read_config_file(path: pathlib.Path) -> Config:
   return fields.from_json(_read(path))
 
 
+def read_origin(folder: pathlib.Path) -> Json | None:
+  """The `config.json` that an imported model came with; None of others."""
+  path = folder / ORIGIN
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text('utf-8'))
+  except ValueError as error:
+    raise ConfigError(
+      f'{path} is damaged ({error}); restore it, or import the model again'
+    ) from error
+
+
 def read_steps(folder: pathlib.Path) -> object:
   """`train.steps` as the directory's config has it."""
   return fields.flat(_read(folder / CONFIG)).get(STEPS)
@@ -146,10 +162,18 @@ def check_config(
   there = fields.flat(_read(path))
   here = fields.flat(as_json(config))
   longer = there.get(STEPS), here[STEPS]
+  imported = there.get(STEPS) == 0
+  need(
+    not imported or here[STEPS] == 0,
+    f'{folder} is an imported model, which {STEPS}={here[STEPS]} would train '
+    'in its place; train it in another --workdir, with train.init_from='
+    f'{folder}',
+  )
   if may_extend and _extends(folder, *longer):
     there[STEPS] = here[STEPS]
 
-  differing = fields.differing(there, here, fields.FREE)
+  free = fields.FREE_OF_IMPORTED if imported else fields.FREE
+  differing = fields.differing(there, here, free)
   need(
     not differing,
     f'{folder} was made by another config: {"; ".join(differing)}; choose '

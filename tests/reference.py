@@ -49,7 +49,9 @@ class Decoder:
     num_heads: query heads.
     num_kv_heads: heads of keys and values.
     rope_base: base of the rotary frequencies.
-    norm: 'pre', on the input of each branch, or 'post', on each sum.
+    norm: 'pre', on the input of each branch, 'post', on each sum, 'branch', on
+      what each adds, or 'sandwich', on its input and on what it adds.
+    gate: 'swiglu' or 'geglu', where the MLP has one.
     inject: 'add', 'concat', 'gate' or 'decay': how two streams are combined.
     embed_scale: factor on embedded tokens.
   """
@@ -60,6 +62,7 @@ class Decoder:
   num_kv_heads: int
   rope_base: float = 10000.0
   norm: str = 'pre'
+  gate: str = 'swiglu'
   inject: str = 'add'
   embed_scale: float = 1.0
 
@@ -106,11 +109,27 @@ def rotated(x_HxD: np.ndarray, position: int, base: float) -> np.ndarray:
 
 def projected(params: Params, x_D: np.ndarray, num_heads: int) -> np.ndarray:
   """[H, D/H]."""
-  return (x_D @ params['kernel']).reshape(num_heads, -1)
+  made = x_D @ params['kernel'] + params.get('bias', 0)
+  return made.reshape(num_heads, -1)
+
+
+def normed_heads(params: Params, name: str, x_HxD: np.ndarray) -> np.ndarray:
+  """Heads, each normed where the block has a norm for them."""
+  if name not in params:
+    return x_HxD
+  return np.stack([rms_norm(params[name], x_D) for x_D in x_HxD])
 
 
 def branch_input(model: Decoder, norm: Params, h_D: np.ndarray) -> np.ndarray:
-  return rms_norm(norm, h_D) if model.norm == 'pre' else h_D
+  return rms_norm(norm, h_D) if model.norm in ('pre', 'sandwich') else h_D
+
+
+def added(model: Decoder, block: Params, name: str, x_D: np.ndarray):
+  """What a branch adds."""
+  norms = {'branch': f'{name}_norm', 'sandwich': f'{name}_out_norm'}
+  if model.norm in norms:
+    return rms_norm(block[norms[model.norm]], x_D)
+  return x_D
 
 
 def branch_sum(model: Decoder, norm: Params, h_D: np.ndarray) -> np.ndarray:
@@ -122,6 +141,7 @@ def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
   params = model.params[f'layer_{block}']
   x_D = branch_input(model, params['attention_norm'], h_D)
   key_GxD = projected(params['key'], x_D, model.num_kv_heads)
+  key_GxD = normed_heads(params, 'key_norm', key_GxD)
   value_GxD = projected(params['value'], x_D, model.num_kv_heads)
   return rotated(key_GxD, position, model.rope_base), value_GxD
 
@@ -133,6 +153,7 @@ def attention(
   params = model.params[f'layer_{block}']
   x_D = branch_input(model, params['attention_norm'], h_D)
   query_HxD = projected(params['query'], x_D, model.num_heads)
+  query_HxD = normed_heads(params, 'query_norm', query_HxD)
   query_HxD = rotated(query_HxD, position, model.rope_base)
 
   queries_per_group = model.num_heads // model.num_kv_heads
@@ -146,15 +167,20 @@ def attention(
   return np.concatenate(mixed) @ params['out']['kernel']
 
 
-def mlp(params: Params, x_D: np.ndarray) -> np.ndarray:
-  """SwiGLU where there is a gate, GELU (its tanh form) where there is none."""
-  up_F = x_D @ params['up']['kernel']
+def gelu(x: np.ndarray) -> np.ndarray:
+  """In its tanh form."""
+  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def mlp(params: Params, x_D: np.ndarray, gate: str) -> np.ndarray:
+  """With a gate where it has the matrix for one, else GELU."""
+  inner_F = x_D @ params['up']['kernel']
   if 'gate' in params:
     gate_F = x_D @ params['gate']['kernel']
-    inner_F = up_F * gate_F * sigmoid(gate_F)
+    silu_F = gate_F * sigmoid(gate_F)
+    inner_F = inner_F * (silu_F if gate == 'swiglu' else gelu(gate_F))
   else:
-    cubic_F = np.sqrt(2 / np.pi) * (up_F + 0.044715 * up_F**3)
-    inner_F = 0.5 * up_F * (1 + np.tanh(cubic_F))
+    inner_F = gelu(inner_F)
   return inner_F @ params['down']['kernel']
 
 
@@ -163,9 +189,11 @@ def through_block(
 ) -> np.ndarray:
   """The state of a token after a block."""
   params = model.params[f'layer_{block}']
-  h_D = h_D + attention(model, block, h_D, position, seen)
+  x_D = attention(model, block, h_D, position, seen)
+  h_D = h_D + added(model, params, 'attention', x_D)
   h_D = branch_sum(model, params['attention_norm'], h_D)
-  h_D = h_D + mlp(params['mlp'], branch_input(model, params['mlp_norm'], h_D))
+  x_D = branch_input(model, params['mlp_norm'], h_D)
+  h_D = h_D + added(model, params, 'mlp', mlp(params['mlp'], x_D, model.gate))
   return branch_sum(model, params['mlp_norm'], h_D)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import tiny
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
-from ease_jax.model.layers import positions, rotation
+from ease_jax.model.attention import positions, rotation
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 

@@ -25,6 +25,10 @@ CHANGED = 9  # a position
 BODIES = {
   # Its third layer has no readout.
   'stack': tiny.stack(readouts=(1, 2, 4)),
+  # What imported models have.
+  'foreign': tiny.stack(
+    norm='sandwich', mlp='geglu', head_dim=6, qkv_bias=True, qk_norm='head'
+  ),
   'refine': tiny.refine(
     carry_init='input', gates=('dat_multinomial', 'ouro'), gate_dim=8
   ),
@@ -95,6 +99,7 @@ SIGNALS = {
     'shortlist',
   ),
   'refine': ('max_prob', 'dat_multinomial', 'ouro', 'shortlist'),
+  'foreign': ('max_prob',),
   'learned': ('kl',),
   'random': ('patience',),
   'core': ('state_change',),
@@ -113,6 +118,7 @@ SIGNALS = {
 UNTIED = ('recompute', 'copy_state', 'drop')
 CASES = [
   *(('stack', 'max_prob', policy) for policy in UNTIED),
+  ('foreign', 'max_prob', 'copy_state'),
   ('stack', 'kl', 'copy_state'),
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),

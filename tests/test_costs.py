@@ -8,6 +8,7 @@ import pytest
 import tiny
 from ease_jax.core import costs
 from ease_jax.core.policies import OperatingPoint
+from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers
 
 ROWS, LENGTH = 2, 64
@@ -29,8 +30,8 @@ def cell(request):
   m = tiny.model_config(96, dim=64, mlp_dim=256, mlp=mlp, num_kv_heads=kv_heads)
   block = layers.Block(m, m.num_layers)
   h = jnp.ones((ROWS, LENGTH, m.dim))
-  position = layers.rotation(m, jnp.arange(LENGTH)[None])
-  mask = layers.causal_mask(LENGTH)
+  position = attention_lib.rotation(m, jnp.arange(LENGTH)[None])
+  mask = attention_lib.causal_mask(LENGTH)
   args = h, mask, position
   variables = jax.eval_shape(block.init, jax.random.key(0), *args)
   return m, block, variables, args

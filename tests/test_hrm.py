@@ -8,7 +8,7 @@ from segmented import BATCH, LENGTH, gradient, key_of
 
 import tiny
 from ease_jax.core.objective import LossSpec
-from ease_jax.model.layers import positions
+from ease_jax.model.attention import positions
 
 
 @pytest.mark.parametrize('backprop', [1, 2, 4, 6])

@@ -16,7 +16,8 @@ import tiny
 from ease_jax.checks import ConfigError
 from ease_jax.core.layer_dropout import LayerDropout
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import layers, routed
+from ease_jax.model import attention as attention_lib
+from ease_jax.model import routed
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 
@@ -33,7 +34,7 @@ MODEL = routed(PLAIN, DROPS)
 def trained(key, *, model):
   """States after the last layer, and who ran each, None = everybody."""
   bound = model.bind({'params': PARAMS})
-  travel = Travel(layers.positions(LENGTH), key)
+  travel = Travel(attention_lib.positions(LENGTH), key)
   walked = walk(
     bound,
     model.grid.segment,
@@ -49,9 +50,9 @@ def trained(key, *, model):
 def by_hand(goes_LxB):
   """All rows through all layers, and the results of some thrown away."""
   bound = PLAIN.bind({'params': PARAMS})
-  position_1xT = layers.positions(LENGTH)
-  rotation = layers.rotation(PLAIN.cfg, position_1xT)
-  mask_1xTxT = layers.causal_mask(LENGTH)
+  position_1xT = attention_lib.positions(LENGTH)
+  rotation = attention_lib.rotation(PLAIN.cfg, position_1xT)
+  mask_1xTxT = attention_lib.causal_mask(LENGTH)
   h_BxTxD = bound.start(BATCH['tokens'], position_1xT)[RUNNING]
   for cell, goes_B in zip(PLAIN.grid.cells, goes_LxB, strict=True):
     new_BxTxD = bound.block(cell, 0)(h_BxTxD, mask_1xTxT, rotation)

@@ -20,7 +20,8 @@ from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.routers import Route, Router, Taken
 from ease_jax.evaluate import compute
-from ease_jax.model import BODIES, Kind, layers
+from ease_jax.model import BODIES, Kind
+from ease_jax.model import attention as attention_lib
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 
@@ -51,7 +52,7 @@ def routed(choice='auxiliary', **changes):
 def trained_walk(params, *, model):
   """The walk of a training step: states, who ran each cell, router losses."""
   bound = model.bind({'params': params})
-  travel = Travel(layers.positions(LENGTH), jax.random.key(0))
+  travel = Travel(attention_lib.positions(LENGTH), jax.random.key(0))
   walked = walk(
     bound,
     model.grid.first,
@@ -233,7 +234,7 @@ def test_no_gradient_flows_from_a_later_token(choice):
 def decisions(params, tokens, key=None, *, model):
   """Who runs each routed layer."""
   bound = model.bind({'params': params})
-  travel = Travel(layers.positions(LENGTH), key)
+  travel = Travel(attention_lib.positions(LENGTH), key)
   start = bound.start(tokens, travel.position_BxT)
   layer = bound.windows(LENGTH)
   walked = walk(

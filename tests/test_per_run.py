@@ -15,9 +15,10 @@ from ease_jax.core import costs
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES
 from ease_jax.evaluate import passes
+from ease_jax.model import attention as attention_lib
 from ease_jax.model import with_segments
+from ease_jax.model.attention import positions, rotate
 from ease_jax.model.exits import before_exits, settled
-from ease_jax.model.layers import positions, rotate
 from ease_jax.model.per_run import PER_RUN, sines
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
@@ -198,7 +199,7 @@ def test_keys_of_skipped_cells_are_those_of_their_run(kind):
     x_BxTxD = h_BxTxD / rms * scale_D[None, None]
     key = x_BxTxD @ layer['key']['kernel']
     key = key.reshape(*tokens.shape, -1, model.cfg.head_dim)
-    key = rotate(key, passes.layers.rotation(model.cfg, positions(LENGTH)))
+    key = rotate(key, attention_lib.rotation(model.cfg, positions(LENGTH)))
     keys.append(key)
     made, _ = walked.kv[1 + run]
     np.testing.assert_allclose(made, key, rtol=1e-3, atol=1e-3)
@@ -360,8 +361,8 @@ def test_a_run_is_within_ten_percent_of_xla(kind, mlp):
   def run_of(run):
     def program(h_BxTxD):
       bound = layer_of()
-      position = passes.layers.rotation(model.cfg, positions(length))
-      mask_1xTxT = passes.layers.causal_mask(length)
+      position = attention_lib.rotation(model.cfg, positions(length))
+      mask_1xTxT = attention_lib.causal_mask(length)
       block = bound.block(model.grid.cells[1], run)
       return block(h_BxTxD, mask_1xTxT, position)
 

@@ -14,7 +14,7 @@ from ease_jax import presets
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.reach import grown
 from ease_jax.model import with_reach
-from ease_jax.model.layers import positions
+from ease_jax.model.attention import positions
 from ease_jax.train.stages import plan, planned
 
 SEGMENTS = 4

@@ -14,8 +14,8 @@ from ease_jax import config, specs
 from ease_jax.checks import ConfigError
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import with_segments
+from ease_jax.model.attention import positions
 from ease_jax.model.exits import before_exits, settled
-from ease_jax.model.layers import positions
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train.segment import begin, prepared
 

@@ -20,7 +20,7 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.core.shortcut import ShortcutSpec, drawn_way
 from ease_jax.evaluate import evaluation, passes
 from ease_jax.model import with_segments
-from ease_jax.model.layers import positions
+from ease_jax.model.attention import positions
 from ease_jax.model.walk import RUNNING, Leap, Travel, walk
 from ease_jax.train import loss as losses
 from ease_jax.train import update

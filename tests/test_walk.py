@@ -14,8 +14,8 @@ from ease_jax.core.grid import Cell, reaches
 from ease_jax.core.policies import POLICIES
 from ease_jax.core.routers import Route
 from ease_jax.evaluate import passes
+from ease_jax.model.attention import positions
 from ease_jax.model.exits import before_exits, settled
-from ease_jax.model.layers import positions
 from ease_jax.model.walk import RUNNING, Ran, Travel, walk
 
 ROWS = 3

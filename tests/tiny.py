@@ -14,7 +14,7 @@ from ease_jax import model as model_lib
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.decode import step as steps
 from ease_jax.evaluate import passes
-from ease_jax.model.layers import positions
+from ease_jax.model.attention import positions
 from ease_jax.train import loss as losses
 
 VOCAB = 23
@@ -24,6 +24,9 @@ PLACES = {
   'num_heads': 'block.attention.num_heads',
   'num_kv_heads': 'block.attention.num_kv_heads',
   'rope_base': 'block.attention.rope_base',
+  'head_dim': 'block.attention.head_dim',
+  'qkv_bias': 'block.attention.qkv_bias',
+  'qk_norm': 'block.attention.qk_norm',
   'mlp': 'block.mlp.kind',
   'mlp_dim': 'block.mlp.dim',
 }
@@ -172,6 +175,7 @@ def plain(model, params):
     num_kv_heads=cfg.num_kv_heads,
     rope_base=cfg.block.attention.rope_base,
     norm=cfg.block.norm,
+    gate=cfg.block.mlp.kind,
     inject=cfg.options.inject if cfg.body == 'refine' else 'add',
     embed_scale=cfg.dim**0.5 if cfg.body == 'hrm' else 1.0,
   )

@@ -34,9 +34,9 @@ def kv_flops(cfg: ModelConfig) -> float:
 
 def block_flops(cfg: ModelConfig, context: float) -> float:
   """One block on one token that attends to `context` keys."""
-  projections = 2 * 2 * cfg.dim * cfg.dim  # W_Q and W_O
+  projections = 2 * 2 * cfg.dim * cfg.heads_dim  # W_Q and W_O
   mlp = 2 * cfg.block.mlp.matrices * cfg.dim * cfg.block.mlp.dim
-  attention = 2 * 2 * context * cfg.dim
+  attention = 2 * 2 * context * cfg.heads_dim
   return projections + kv_flops(cfg) + mlp + attention
 
 

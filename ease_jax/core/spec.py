@@ -17,8 +17,10 @@ from ease_jax.checks import (
 
 CAUSAL = 'causal'
 ATTENTION_KINDS = (CAUSAL, 'full')
-NORMS = ('pre', 'post')
-MLPS = ('gelu', 'swiglu')
+NORMS = ('pre', 'post', 'branch', 'sandwich')
+MLPS = ('gelu', 'swiglu', 'geglu')
+UNGATED = 'gelu'
+NORMED_HEADS = ('none', 'head', 'all')
 READOUT_NORMS = ('shared', 'per_readout')
 DTYPES = ('float32', 'bfloat16')
 
@@ -30,12 +32,19 @@ class AttentionSpec:
   Attributes:
     num_heads: H, divides the model's width.
     num_kv_heads: G, divides H (grouped-query attention).
+    head_dim: width of a head; 0 = the model's width by H.
     rope_base: wavelength base of rotary positions.
+    qkv_bias: whether queries, keys and values have biases (Qwen 2).
+    qk_norm: RMSNorm of queries and keys: of each head (Qwen 3), of all heads
+      together (OLMo 2), or none.
   """
 
   num_heads: Count
   num_kv_heads: Count
+  head_dim: Size
   rope_base: Annotated[float, Range(1)]
+  qkv_bias: bool
+  qk_norm: Annotated[str, OneOf(NORMED_HEADS)]
 
   def __post_init__(self):
     check_fields('model.block.attention', self)
@@ -51,7 +60,7 @@ class MLPSpec:
   """Section `model.block.mlp`.
 
   Attributes:
-    kind: gelu or swiglu.
+    kind: gelu; or with a gate: swiglu, geglu.
     dim: F.
   """
 
@@ -64,7 +73,12 @@ class MLPSpec:
   @property
   def matrices(self) -> int:
     """Matrices of D x F that it multiplies with."""
-    return 3 if self.kind == 'swiglu' else 2
+    return 3 if self.gated else 2
+
+  @property
+  def gated(self) -> bool:
+    """Whether a second matrix says how much of each unit passes."""
+    return self.kind != UNGATED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +86,15 @@ class BlockSpec:
   """Section `model.block`.
 
   Attributes:
-    norm: pre, before each branch; or post, after its sum.
+    norm: pre, before each branch; post, after its sum; branch, of what it adds
+      (OLMo 2); sandwich, before it and of what it adds (Gemma).
+    epsilon: what all norms of the model add to a mean square.
     attention: its attention.
     mlp: its feed-forward network.
   """
 
   norm: Annotated[str, OneOf(NORMS)]
+  epsilon: Annotated[float, Range(0, above=True)]
   attention: AttentionSpec
   mlp: MLPSpec
 
@@ -88,6 +105,7 @@ class BlockSpec:
   def from_config(cls, section: Mapping[str, Any]) -> 'BlockSpec':
     return cls(
       section['norm'],
+      section['epsilon'],
       AttentionSpec(**section['attention']),
       MLPSpec(**section['mlp']),
     )
@@ -147,15 +165,18 @@ class ModelConfig:
   def __post_init__(self):
     check_fields('model', self)
     heads = self.block.attention.num_heads
+    own_width = self.block.attention.head_dim
     need(
-      self.dim % heads == 0,
+      own_width != 0 or self.dim % heads == 0,
       f'model.dim={self.dim} is not divisible by '
-      f'model.block.attention.num_heads={heads}; change one of them',
+      f'model.block.attention.num_heads={heads}; change one of them, or give '
+      'heads a width: model.block.attention.head_dim',
     )
     need(
       self.head_dim % 2 == 0,
-      f'model.dim={self.dim} / model.block.attention.num_heads={heads} is '
-      'odd; rotary positions need an even head width',
+      f'heads are {self.head_dim} wide (model.dim={self.dim}, '
+      f'model.block.attention.num_heads={heads}, head_dim={own_width}), and '
+      'rotary positions need an even width; change one of them',
     )
     self._check_readouts()
     self._check_blocks()
@@ -203,7 +224,13 @@ class ModelConfig:
   @property
   def head_dim(self) -> int:
     """Width of an attention head."""
-    return self.dim // self.block.attention.num_heads
+    attention = self.block.attention
+    return attention.head_dim or self.dim // attention.num_heads
+
+  @property
+  def heads_dim(self) -> int:
+    """Width of all heads together, H times that of one."""
+    return self.block.attention.num_heads * self.head_dim
 
   @property
   def matrices(self) -> dict[str, tuple[int, int]]:
@@ -211,14 +238,14 @@ class ModelConfig:
     kv_dim = self.num_kv_heads * self.head_dim
     inner = self.block.mlp.dim
     shapes = {
-      'query': (self.dim, self.dim),
+      'query': (self.dim, self.heads_dim),
       'key': (self.dim, kv_dim),
       'value': (self.dim, kv_dim),
-      'out': (self.dim, self.dim),
+      'out': (self.heads_dim, self.dim),
       'up': (self.dim, inner),
       'down': (inner, self.dim),
     }
-    if self.block.mlp.kind == 'swiglu':
+    if self.block.mlp.gated:
       shapes['gate'] = (self.dim, inner)
     return shapes
 

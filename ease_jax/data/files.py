@@ -214,3 +214,17 @@ def _read(path: pathlib.Path, field: str, account: Account) -> str:
   if '\r' in text:
     account.notes['files with \\r in line ends, kept'] += 1
   return text
+
+
+def encoded(text: str, encoding: str = 'utf-8') -> bytes:
+  """A text as bytes.
+
+  Raises:
+    ConfigError: it has half of a character.
+  """
+  try:
+    return text.encode(encoding)
+  except UnicodeEncodeError as error:
+    raise ConfigError(
+      f'the text is not UTF-8 at character {error.start}; convert it to UTF-8'
+    ) from error

@@ -4,6 +4,7 @@ A batch is a dict of `tokens` and `targets`, [B, T] int32, and `mask`, [B, T]
 float32: one where a target counts. Target t is the token that follows token t.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -51,7 +52,11 @@ class _Windows:
 
 
 def train_iterator(
-  tokens: np.ndarray, seq_len: int, batch_size: int, seed: int
+  tokens: np.ndarray,
+  seq_len: int,
+  batch_size: int,
+  seed: int,
+  bos_id: int | None = None,
 ) -> BatchIterator:
   """Endless batches in a new order each epoch.
 
@@ -60,6 +65,7 @@ def train_iterator(
     seq_len: T; the last (N - 1) mod T targets are never seen.
     batch_size: B, of this process; processes read disjoint windows.
     seed: fixes the order of every epoch.
+    bos_id: stands in the place of each window's first token; None = no other.
   """
   source = _Windows(tokens, seq_len)
   windows = grain.MapDataset.source(source).seed(seed).shuffle()
@@ -67,23 +73,35 @@ def train_iterator(
 
   # Sharding comes after shuffling, so that every process sees all the text.
   shard = slice(jax.process_index(), None, jax.process_count())
-  batches = windows[shard].batch(batch_size, batch_fn=_stack)
+  stack = functools.partial(_stack, bos_id)
+  batches = windows[shard].batch(batch_size, batch_fn=stack)
 
   # A window is a slice of memory: reading threads cost more than they save.
   options = grain.ReadOptions(num_threads=0)
   return iter(batches.to_iter_dataset(options))
 
 
-def _stack(windows: Sequence[np.ndarray]) -> Batch:
+def _stack(bos_id: int | None, windows: Sequence[np.ndarray]) -> Batch:
   window_BxT1 = np.stack(windows)
-  tokens_BxT = np.ascontiguousarray(window_BxT1[:, :-1])
+  tokens_BxT = np.array(window_BxT1[:, :-1])
+  _begin(tokens_BxT, bos_id)
   targets_BxT = np.ascontiguousarray(window_BxT1[:, 1:])
   mask_BxT = np.ones(tokens_BxT.shape, np.float32)
   return {'tokens': tokens_BxT, 'targets': targets_BxT, 'mask': mask_BxT}
 
 
+def _begin(tokens_BxT: np.ndarray, bos_id: int | None) -> None:
+  """Lets windows begin as the model knows texts to begin; changes them."""
+  if bos_id is not None:
+    tokens_BxT[:, 0] = bos_id
+
+
 def eval_batches(
-  tokens: np.ndarray, seq_len: int, batch_size: int, max_tokens: int = 0
+  tokens: np.ndarray,
+  seq_len: int,
+  batch_size: int,
+  max_tokens: int = 0,
+  bos_id: int | None = None,
 ) -> Iterator[Batch]:
   """Batches in which every token but the first is a target exactly once.
 
@@ -93,6 +111,7 @@ def eval_batches(
     batch_size: B; the last batch is padded to it, with mask 0.
     max_tokens: score about so many targets, in whole windows spread evenly
       over the split, since its first ones may all be of one document; 0 = all.
+    bos_id: as in `train_iterator`.
   """
   num_targets = len(tokens) - 1
   start_W = _starts(num_targets, seq_len, max_tokens)
@@ -105,8 +124,10 @@ def eval_batches(
 
     missing_rows = batch_size - len(start_B)
     padding = ((0, missing_rows), (0, 0))
+    tokens_BxT = tokens[index_BxT] * real_BxT
+    _begin(tokens_BxT, bos_id)
     yield {
-      'tokens': np.pad(tokens[index_BxT] * real_BxT, padding),
+      'tokens': np.pad(tokens_BxT, padding),
       'targets': np.pad(tokens[index_BxT + 1] * real_BxT, padding),
       'mask': np.pad(real_BxT.astype(np.float32), padding),
     }

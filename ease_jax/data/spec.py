@@ -16,7 +16,7 @@ from ease_jax.checks import (
 )
 
 SOURCES = ('stdlib', 'text', 'tfds')
-TOKENIZERS = ('byte', 'char', 'bpe')
+TOKENIZERS = ('byte', 'char', 'bpe', 'pretrained')
 SPLITS = ('train', 'select', 'test')
 
 Paths = tuple[Annotated[str, Filled()], ...]
@@ -43,7 +43,8 @@ class DataSpec:
     train_chars: characters of train that are used, from the first; 0 = all.
     select_chars: the same for select.
     test_chars: the same for test.
-    tokenizer: bytes, characters, or byte pair encoding.
+    tokenizer: bytes, characters, byte pair encoding, or that of an imported
+      model.
     vocab_size: tokens of a byte pair encoding; the other tokenizers have
       as many as they need.
     seq_len: T, tokens of a window.

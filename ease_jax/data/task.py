@@ -189,7 +189,10 @@ class LanguageModelling:
 
   def train_batches(self, batch_size: int, seed: int) -> BatchIterator:
     tokens = self.corpus.splits['train']
-    return pipeline.train_iterator(tokens, self.seq_len, batch_size, seed)
+    bos_id = self.corpus.tokenizer.bos_id
+    return pipeline.train_iterator(
+      tokens, self.seq_len, batch_size, seed, bos_id
+    )
 
   def eval_batches(
     self, split: str, batch_size: int, max_tokens: int = 0
@@ -201,7 +204,9 @@ class LanguageModelling:
 
     shape = self.seq_len, batch_size, max_tokens
     others = [pipeline.eval_batches(beside[name], *shape) for name in beside]
-    for batch, *own in zip(pipeline.eval_batches(tokens, *shape), *others):
+    bos_id = self.corpus.tokenizer.bos_id
+    plain = pipeline.eval_batches(tokens, *shape, bos_id)
+    for batch, *own in zip(plain, *others):
       for name, other in zip(beside, own, strict=True):
         batch[name] = other['targets']
       yield batch

@@ -1,4 +1,4 @@
-"""Text to token ids and back: bytes, characters, or byte-level BPE.
+"""Text to token ids and back: bytes, characters, byte-level BPE, imported.
 
 A tokenizer is saved as `tokenizer.json` beside the model that needs it. For
 BPE that is the file of the Hugging Face library, readable by other tools.
@@ -15,7 +15,9 @@ import numpy as np
 import tokenizers as hf
 
 from ease_jax.checks import ConfigError, need
-from ease_jax.data.files import say
+from ease_jax.data import hugging_face
+from ease_jax.data.files import encoded, say
+from ease_jax.data.pretrained import Pretrained
 from ease_jax.files import write_atomic
 
 FILE = 'tokenizer.json'
@@ -35,6 +37,11 @@ class Tokenizer(Protocol):
   @property
   def unk_id(self) -> int | None:
     """A character that it does not know; None where it knows all."""
+    ...
+
+  @property
+  def bos_id(self) -> int | None:
+    """What every window and prompt begins with; None where nothing does."""
     ...
 
   @property
@@ -63,15 +70,13 @@ class Tokenizer(Protocol):
     """All that `load` needs to rebuild the tokenizer."""
     ...
 
+  def to_hugging_face(self) -> str:
+    """A `tokenizer.json` of the Hugging Face library."""
+    ...
 
-def _encoded(text: str, encoding: str = 'utf-8') -> bytes:
-  """Raises ConfigError where a text has half of a character."""
-  try:
-    return text.encode(encoding)
-  except UnicodeEncodeError as error:
-    raise ConfigError(
-      f'the text is not UTF-8 at character {error.start}; convert it to UTF-8'
-    ) from error
+  def token_name(self, token: int) -> str:
+    """What that file calls a token."""
+    ...
 
 
 class Byte:
@@ -81,6 +86,7 @@ class Byte:
   vocab_size = 256
   eos_id = 0
   unk_id = None
+  bos_id = None
 
   @property
   def token_bytes(self) -> np.ndarray:
@@ -92,7 +98,7 @@ class Byte:
       f'the text has a NUL at character {text.find(chr(0))}, which ends a '
       'document of bytes; remove it',
     )
-    raw = np.frombuffer(_encoded(text), np.uint8)
+    raw = np.frombuffer(encoded(text), np.uint8)
     return raw.astype(np.int32)
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -108,6 +114,12 @@ class Byte:
   def to_json(self) -> str:
     return json.dumps({'name': self.name})
 
+  def to_hugging_face(self) -> str:
+    return hugging_face.bytes_alone(self.token_name(self.eos_id))
+
+  def token_name(self, token: int) -> str:
+    return hugging_face.BYTES[token]
+
 
 class Char:
   """The characters of the training split, in code point order."""
@@ -115,6 +127,7 @@ class Char:
   name = 'char'
   unk_id = 0
   eos_id = 1
+  bos_id = None
 
   def __init__(self, characters: str):
     self._tokens = [UNK, EOS, *characters]
@@ -140,7 +153,7 @@ class Char:
     return sizes
 
   def encode(self, text: str) -> np.ndarray:
-    codes = np.frombuffer(_encoded(text, 'utf-32-le'), np.uint32)
+    codes = np.frombuffer(encoded(text, 'utf-32-le'), np.uint32)
     return self._ids[codes]
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -154,6 +167,12 @@ class Char:
     characters = ''.join(self._tokens[2:])
     return json.dumps({'name': self.name, 'characters': characters})
 
+  def to_hugging_face(self) -> str:
+    return hugging_face.characters(self._tokens, UNK, EOS)
+
+  def token_name(self, token: int) -> str:
+    return self._tokens[token]
+
 
 class Bpe:
   """Byte-level byte pair encoding; every text round-trips."""
@@ -161,6 +180,7 @@ class Bpe:
   name = 'bpe'
   eos_id = 0
   unk_id = None
+  bos_id = None
 
   def __init__(self, tokenizer: hf.Tokenizer):
     self._tokenizer = tokenizer
@@ -197,7 +217,7 @@ class Bpe:
     return sizes
 
   def encode(self, text: str) -> np.ndarray:
-    _ = _encoded(text)  # or it raises
+    _ = encoded(text)  # or it raises
     return np.array(self._tokenizer.encode(text).ids, np.int32)
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -210,6 +230,12 @@ class Bpe:
 
   def to_json(self) -> str:
     return self._tokenizer.to_str()
+
+  def to_hugging_face(self) -> str:
+    return self.to_json()
+
+  def token_name(self, token: int) -> str:
+    return self._tokenizer.id_to_token(token) or UNK
 
 
 def fit(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -238,12 +264,23 @@ def fit(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
         f'data.vocab_size={vocab_size:,}'
       )
     return fitted
+  need(
+    name != Pretrained.name,
+    f'data.tokenizer={name!r} is that of a model which was imported; name its '
+    'run in train.init_from, or use byte, char or bpe',
+  )
   raise ConfigError(f'there is no tokenizer {name!r}; use byte, char or bpe')
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
   """Writes a tokenizer; a reader never sees half of the file."""
   write_atomic(pathlib.Path(path), tokenizer.to_json())
+
+
+def prompt_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+  """What a model continues: a text, behind whatever all texts begin with."""
+  tokens = tokenizer.encode(text).tolist()
+  return tokens if tokenizer.bos_id is None else [tokenizer.bos_id, *tokens]
 
 
 def vocabulary(tokenizer: Tokenizer) -> dict[str, str | int]:
@@ -289,4 +326,6 @@ def _from_json(text: str) -> Tokenizer:
     return Byte()
   if saved['name'] == Char.name:
     return Char(saved['characters'])
+  if saved['name'] == Pretrained.name:
+    return Pretrained.from_json(saved)
   raise ValueError(f'{saved["name"]!r} is no tokenizer')

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ease_jax.checks import need
 from ease_jax.model import Body
-from ease_jax.model.layers import KV, Past, attention
+from ease_jax.model.attention import KV, Past, attention
 
 SMALLEST = 64  # slots
 MAX_BLOCKS = 4

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 
 from ease_jax.decode import cache as caches
 from ease_jax.decode.cache import Cache, New
-from ease_jax.model import Body, layers
-from ease_jax.model.layers import KV
+from ease_jax.model import Body
+from ease_jax.model import attention as attention_lib
+from ease_jax.model.attention import KV
 from ease_jax.model.walk import Call, Layer, Ran, Walked, shown, visible
 
 
@@ -29,7 +30,7 @@ def cached(
       values. The branch also lets XLA write caches in place in a loop: a
       straight program keeps a copy of each for its readers.
   """
-  rotation = layers.rotation(bound.cfg, position_BxT)
+  rotation = attention_lib.rotation(bound.cfg, position_BxT)
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     # Outside of all branches: it is the same for all steps of a loop.
@@ -42,7 +43,7 @@ def cached(
 
       def look(query_BxTxHxD: jax.Array) -> jax.Array:
         if cache is None:
-          return layers.attention(query_BxTxHxD, kv, mask)
+          return attention_lib.attention(query_BxTxHxD, kv, mask)
         number = call.cell.number
         return caches.attend(cache, number, query_BxTxHxD, kv, mask, live_B)
 

@@ -17,7 +17,7 @@ from ease_jax.decode.cache import Cache, New
 from ease_jax.decode.drafting import Drafts, How, Place, run_coda, run_span
 from ease_jax.decode.drafts import Choice, Looked
 from ease_jax.model import readout
-from ease_jax.model.layers import KV
+from ease_jax.model.attention import KV
 
 
 class Checked(NamedTuple):

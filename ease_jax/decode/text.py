@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ease_jax.core.policies import OperatingPoint
-from ease_jax.data.tokenizers import Tokenizer
+from ease_jax.data.tokenizers import Tokenizer, prompt_tokens
 from ease_jax.decode import charges, loop, speculation
 from ease_jax.decode.adaptive import Way
 from ease_jax.decode.drafts import NOTHING, Tally
@@ -48,6 +48,7 @@ class Speech:
 
   def __init__(self, tokenizer: Tokenizer):
     self._tokenizer = tokenizer
+    self._said: list[int] = []  # the newest of all that was
     self._waiting: list[int] = []
 
   def say(self, token: int) -> str:
@@ -56,17 +57,23 @@ class Speech:
       return self.rest() + self._tokenizer.token_text(token)
 
     self._waiting.append(token)
-    text = self._tokenizer.decode(self._waiting)
+    text = self._new()
     if text.endswith('\ufffd'):  # half a character, or none at all
       return ''
+    self._said = self._waiting
     self._waiting = []
     return text
 
   def rest(self) -> str:
     """What is left, whole or not."""
-    text = self._tokenizer.decode(self._waiting)
+    text = self._new()
     self._waiting = []
     return text
+
+  def _new(self) -> str:
+    """The text of what waits; some tokenizers drop the space before it all."""
+    whole = self._tokenizer.decode([*self._said, *self._waiting])
+    return whole[len(self._tokenizer.decode(self._said)) :]
 
 
 def exit_text(
@@ -97,11 +104,11 @@ def exit_text(
   passed = []
   layers_run = 0
 
-  prompt_tokens = tokenizer.encode(prompt).tolist()
+  tokens = prompt_tokens(tokenizer, prompt)
   steps = loop.stream(
     model,
     {'params': trained.params},
-    [prompt_tokens],
+    [tokens],
     point,
     options=options,
   )
@@ -123,7 +130,7 @@ def exit_text(
     point,
     np.asarray([exits]),
     np.asarray([passed]) if passed else None,
-    before=len(prompt_tokens) - 1,
+    before=len(tokens) - 1,
   )
   how = 'no exits'
   if point is not None:
@@ -132,7 +139,7 @@ def exit_text(
     f'[{len(exits)} tokens, exits after layer {depth_K[exits].mean():.2f} '
     f'of {depth} on average ({layers_run / len(exits):.2f} run), '
     f'compute_decoder {compute:.1%} of a full pass, {how}'
-    f'{_end(len(prompt_tokens) + len(exits), options)}]'
+    f'{_end(len(tokens) + len(exits), options)}]'
   )
 
 
@@ -166,7 +173,7 @@ def speculative_text(
   total = NOTHING
   num = 0
 
-  before = tokenizer.encode(prompt).tolist()
+  before = prompt_tokens(tokenizer, prompt)
   blocks = speculation.stream(
     model,
     {'params': trained.params},

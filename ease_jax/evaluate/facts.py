@@ -98,6 +98,11 @@ class TrainFacts(Record):
   extended_from: tuple[int, ...] | None = None
   teacher: TeacherFacts | None = None
 
+  @property
+  def imported(self) -> bool:
+    """Whether the parameters came from elsewhere."""
+    return self.steps == 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Provenance(Record):

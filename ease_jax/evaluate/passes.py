@@ -20,7 +20,8 @@ from ease_jax.core.grid import reaches
 from ease_jax.core.observations import Observation
 from ease_jax.core.policies import RECOMPUTE, UNITS, ExitRule
 from ease_jax.core.signals import SIGNALS
-from ease_jax.model import Body, Params, layers
+from ease_jax.model import Body, Params
+from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, before_exits, settled
 from ease_jax.model.readout import linear_cross_entropy, named, observe_states
 from ease_jax.model.walk import (
@@ -57,8 +58,8 @@ def windowed(bound: Body, length: int) -> Layer:
     bound: a bound body.
     length: tokens of a window.
   """
-  mask_1xTxT = layers.window_mask(bound.cfg.attention, length)
-  rotation = layers.rotation(bound.cfg, layers.positions(length))
+  mask_1xTxT = attention_lib.window_mask(bound.cfg.attention, length)
+  rotation = attention_lib.rotation(bound.cfg, attention_lib.positions(length))
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     block = bound.block(call.cell, call.run)
@@ -66,7 +67,7 @@ def windowed(bound: Body, length: int) -> Layer:
     mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
 
     def look(query_BxTxHxD: jax.Array) -> jax.Array:
-      return layers.attention(query_BxTxHxD, kv, mask_BxTxT)
+      return attention_lib.attention(query_BxTxHxD, kv, mask_BxTxT)
 
     return Ran(block.attend(h_BxTxD, rotation, look), kv)
 
@@ -98,7 +99,7 @@ def masked_pass(
   token_BxT = jnp.asarray(batch['tokens'])
   target_BxT = jnp.asarray(batch['targets'])
   mask_BxT = jnp.asarray(batch['mask'])
-  travel = Travel(layers.positions(token_BxT.shape[1]))
+  travel = Travel(attention_lib.positions(token_BxT.shape[1]))
   has_coda = bool(model.grid.coda)
 
   def read(
@@ -203,7 +204,7 @@ def _dump_batch(
   bound = model.bind({'params': params})
   token_BxT = jnp.asarray(batch['tokens'])
   length = token_BxT.shape[1]
-  travel = Travel(layers.positions(length))
+  travel = Travel(attention_lib.positions(length))
   layer = bound.windows(length)
 
   def read(

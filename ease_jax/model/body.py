@@ -22,6 +22,7 @@ from ease_jax.core.policies import ExitRule
 from ease_jax.core.routers import ROUTERS, Route, Router, routed
 from ease_jax.core.signals import SIGNALS
 from ease_jax.core.spec import ModelConfig
+from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers, readout
 from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
@@ -112,7 +113,7 @@ class Body(nn.Module):
     self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
     for name in self._norm_names():
-      setattr(self, name, layers.RMSNorm(jnp.dtype(c.dtype)))
+      setattr(self, name, layers.RMSNorm(c))
     self.drop = nn.Dropout(c.dropout)
     self.streams = self.kind.streams(c)
 
@@ -263,7 +264,7 @@ class Body(nn.Module):
   ) -> list[jax.Array]:
     """State of every readout as its head sees it, before its norm, K arrays."""
     length = token_BxT.shape[1]
-    travel = Travel(layers.positions(length))
+    travel = Travel(attention_lib.positions(length))
     layer = self.windows(length, deterministic)
 
     def read(

@@ -16,7 +16,6 @@ from typing import Annotated
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from ease_jax.checks import Depth, OneOf, check_fields, need
 from ease_jax.core.grid import Cell, Grid
@@ -160,8 +159,7 @@ class TwoStates(nn.Module):
 
   def setup(self):
     if self.cfg.options.carry_norm:
-      dtype = jnp.dtype(self.cfg.dtype)
-      self.norms = {name: RMSNorm(dtype) for name in (LOW, HIGH)}
+      self.norms = {name: RMSNorm(self.cfg) for name in (LOW, HIGH)}
 
   def start(
     self, x_BxTxD: jax.Array, position_BxT: jax.Array, key: jax.Array

@@ -42,7 +42,7 @@ class Lanes(nn.Module):
       for run in range(self.cfg.trained_runs)
     ]
     if spec.carry_norm:
-      self.norm = RMSNorm(jnp.dtype(self.cfg.dtype))
+      self.norm = RMSNorm(self.cfg)
     self.input = Input(self.cfg)
 
   def start(

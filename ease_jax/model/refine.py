@@ -190,7 +190,7 @@ class Carried(nn.Module):
       self.log_rate = self.param('log_rate', zeros, shape, jnp.float32)
       self.step_bias = self.param('step_bias', bias, shape, jnp.float32)
     if spec.carry_norm:
-      self.norm = RMSNorm(dtype)
+      self.norm = RMSNorm(self.cfg)
     self.input = Input(self.cfg)
 
   def start(

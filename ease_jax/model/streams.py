@@ -105,7 +105,7 @@ class Input(nn.Module):
 
   def setup(self):
     if self.cfg.options.input_norm:
-      self.norm = RMSNorm(jnp.dtype(self.cfg.dtype))
+      self.norm = RMSNorm(self.cfg)
 
   def before(self, x_BxTxD: jax.Array) -> jax.Array:
     """The embedded input, which is normed here where there is no prelude."""

@@ -18,8 +18,8 @@ import numpy as np
 from ease_jax.core.grid import Cell
 from ease_jax.core.policies import KVPolicy
 from ease_jax.core.routers import Route, Taken
+from ease_jax.model.attention import KV
 from ease_jax.model.exits import Counts, Exits, Tree, where
-from ease_jax.model.layers import KV
 
 RUNNING = 'h'  # the stream that every cell moves
 MEMORY = 'memory'  # the stream of routers, [B, T, M] float32

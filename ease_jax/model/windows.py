@@ -7,6 +7,7 @@ import jax
 from ease_jax.core.grid import Cell
 from ease_jax.core.routers import Taken
 from ease_jax.core.spec import ModelConfig
+from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers
 from ease_jax.model.walk import Call, Layer, Leap, Ran, Run, visible
 
@@ -30,8 +31,8 @@ def plain_layer(bound: Blocks, length: int, deterministic: bool) -> Layer:
     deterministic: no dropout.
   """
   attention = bound.cfg.attention
-  mask_1xTxT = layers.window_mask(attention, length)
-  rotation = layers.rotation(bound.cfg, layers.positions(length))
+  mask_1xTxT = attention_lib.window_mask(attention, length)
+  rotation = attention_lib.rotation(bound.cfg, attention_lib.positions(length))
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     block = bound.block(call.cell, call.run)
@@ -44,11 +45,11 @@ def plain_layer(bound: Blocks, length: int, deterministic: bool) -> Layer:
     """The block on some tokens, at the positions where they stand."""
     h_NxMxD = some.of(h_BxTxD)
     # They are in order, so that among them causal is causal.
-    mask_1xMxM = layers.window_mask(attention, h_NxMxD.shape[1])
+    mask_1xMxM = attention_lib.window_mask(attention, h_NxMxD.shape[1])
     mask_NxMxM = visible(mask_1xMxM, some.seen_NxM)
     place = rotation
     if some.token_NxM is not None:
-      place = layers.rotation(bound.cfg, some.token_NxM)
+      place = attention_lib.rotation(bound.cfg, some.token_NxM)
     new_NxMxD = block(h_NxMxD, mask_NxMxM, place, deterministic)
     return Ran(some.into(h_BxTxD, new_NxMxD))
 

@@ -34,7 +34,7 @@ def smoke(results: Results) -> str:
   """Why a run is too small to say anything; empty where it is not."""
   reasons = []
   updates = results.train.updates
-  if updates < MIN_UPDATES:
+  if updates < MIN_UPDATES and not results.train.imported:
     reasons.append(
       f'{html.number(updates)} updates of the parameters (fewer than '
       f'{MIN_UPDATES})'

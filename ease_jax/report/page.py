@@ -65,8 +65,9 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   """
   workdir = pathlib.Path(workdir)
   config = read_json(workdir / 'config.json', 'train')
-  metrics = read_events(workdir / METRICS)
   results = results_lib.load(workdir / results_lib.FILE)
+  imported = results.train.imported
+  metrics = [] if imported else read_events(workdir / METRICS)
   passage = passage_lib.load(workdir / passage_lib.FILE)
 
   drawings = _draw(results, metrics)
@@ -136,9 +137,10 @@ def render(
 def _draw(results: Results, metrics: list[figures.Event]) -> Drawings:
   drawings = {
     'quality_vs_compute': html.draw(quality.quality_vs_compute, results),
-    'training_curves': html.draw(figures.training_curves, metrics),
     'exit_histogram': html.draw(figures.exit_histogram, results),
   }
+  if metrics:
+    drawings['training_curves'] = html.draw(figures.training_curves, metrics)
   if results.calibration:
     drawings['reliability'] = html.draw(figures.reliability, results)
   if results.gates:

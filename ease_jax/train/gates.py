@@ -12,7 +12,8 @@ from ease_jax.core.gates import Gate, GridLesson, Lesson
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.observations import Observation
 from ease_jax.core.signals import SIGNALS
-from ease_jax.model import Body, layers, readout
+from ease_jax.model import Body, readout
+from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits
 from ease_jax.model.readout import Read
 from ease_jax.model.walk import RUNNING, State, Travel, walk
@@ -264,7 +265,7 @@ def _one_segment_later(
     segment.state,
     None,
     layer=bound.windows(length),
-    travel=Travel(layers.positions(length), before=segment.number + 1),
+    travel=Travel(attention_lib.positions(length), before=segment.number + 1),
     read=read,
   )
   return walked.reads

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import Body, Params, layers
+from ease_jax.model import Body, Params
+from ease_jax.model import attention as attention_lib
 from ease_jax.model.body import is_gate
 from ease_jax.model.walk import State, Travel, walk
 from ease_jax.train import rows, scan, shortcut
@@ -152,7 +153,7 @@ def run_before(
   fixed_params, fixed_started, fixed_carried = fixed
   bound = model.bind({'params': fixed_params})
   length = batch['tokens'].shape[1]
-  position_1xT = layers.positions(length)
+  position_1xT = attention_lib.positions(length)
   layer = bound.windows(length)
 
   def run(number: jax.Array, carried: State) -> State:

@@ -64,7 +64,7 @@ class OptimizerSpec:
   clip_norm: NotNegative
   layer_decay: Annotated[float, Range(0, 1, above=True)]
   num_blocks: Count
-  steps: Count
+  steps: Size
   updates_per_step: Count = 1
   frozen: bool = False
 

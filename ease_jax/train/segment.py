@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from ease_jax.core.grid import reaches
 from ease_jax.core.objective import EXIT_SCORES, LossSpec
-from ease_jax.model import Body, Params, layers
+from ease_jax.model import Body, Params
+from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, Tree, before_exits, settled
 from ease_jax.model.walk import RUNNING, Layer, Leap, Run, State, Travel, walk
 from ease_jax.train import rows
@@ -39,7 +40,7 @@ class Part(NamedTuple):
 
   def travel(self, length: int, key: jax.Array) -> Travel:
     """Where the tokens of its windows stand, and which run it is."""
-    position_1xT = layers.positions(length)
+    position_1xT = attention_lib.positions(length)
     return Travel(position_1xT, key, before=self.run, leap=self.leap)
 
 
@@ -117,7 +118,7 @@ def begin(params: Params, setting: Setting) -> State:
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
   length = batch['tokens'].shape[1]
   deterministic = model.cfg.dropout == 0
-  travel = Travel(layers.positions(length))
+  travel = Travel(attention_lib.positions(length))
 
   state = bound.start(
     batch['tokens'], travel.position_BxT, carry_key, deterministic

@@ -45,7 +45,7 @@ class TrainSpec:
   """How long to train, and what to do on the way.
 
   Attributes:
-    steps: batches in all.
+    steps: batches in all; 0 = of a model that was imported.
     updates: joint makes one update per batch, per_segment one for each of
       its segments.
     batch_size: B, windows per batch.
@@ -72,7 +72,7 @@ class TrainSpec:
     freeze: nothing, or model: only gates learn.
   """
 
-  steps: Count
+  steps: Size
   updates: Annotated[str, OneOf(UPDATES)]
   batch_size: Count
   accumulate: Count
@@ -140,6 +140,11 @@ class TrainSpec:
       f'train.freeze={self.freeze} keeps a model as it is, and '
       "train.init_from='' names none; give the directory of a run",
     )
+
+  @property
+  def imported(self) -> bool:
+    """Whether nothing is trained: the parameters came from elsewhere."""
+    return self.steps == 0
 
   @property
   def frozen(self) -> bool:

@@ -1,0 +1,202 @@
+"""A run as a folder that `transformers` loads."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from ease_jax import deploy
+from ease_jax import workdir as folders
+from ease_jax.checks import ConfigError, need
+from ease_jax.config import Config
+from ease_jax.core.grid import Cell, Grid
+from ease_jax.data.tokenizers import Tokenizer
+from ease_jax.decode.text import Trained
+from ease_jax.files import write_together
+from ease_jax.pretrained import (
+  FAMILIES,
+  Family,
+  flat,
+  nested,
+  their_name,
+  to_theirs,
+)
+
+CONFIG = 'config.json'
+WEIGHTS = 'model.safetensors'
+TOKENIZER = 'tokenizer.json'
+TOKENIZER_CONFIG = 'tokenizer_config.json'
+EXITS = 'exits.safetensors'
+EMBEDDING = ('embed', 'unembed')
+
+Json = dict[str, Any]
+Arrays = dict[str, np.ndarray]  # parameters, by a/b/c
+
+
+def export_model(workdir: str, target: str, layers: int = 0) -> None:
+  """Writes a run's config, weights and tokenizer, and its exits beside them.
+
+  Args:
+    workdir: of a run.
+    target: folder that is made, or is empty.
+    layers: of the model, up to one of its readouts; 0 = all.
+
+  Raises:
+    ConfigError: the run is of no model that `transformers` has, there is no
+      such readout, or the folder has something in it.
+    OSError: something cannot be written.
+  """
+  folder = folders.locate(workdir)
+  place = folders.locate(target, '--to')
+  need(
+    not place.exists() or not any(place.iterdir()),
+    f'--to={place} has something in it; choose another folder',
+  )
+  config = folders.read_config(folder)
+  trained = deploy.load_model(config, folder)
+  grid = trained.model.grid
+  _check_plain(config, grid)
+  name = _architecture(folder, config)
+  family = FAMILIES[name]
+  readout = _readout(grid, layers)
+  cells = grid.cells[: grid.reach_K[readout]]
+
+  params = {path: np.asarray(value) for path, value in flat(trained.params)}
+  model, beside = _divided(params, cells, readout)
+  weights = {
+    their_name(family, path): to_theirs(family, path, value)
+    for path, value in model.items()
+  }
+  said = _entries(family, config, trained)
+  said |= folders.read_origin(folder) or {'architectures': [name]}
+  said |= {'num_hidden_layers': len(cells), 'dtype': 'float32'}
+  said.pop('torch_dtype', None)  # what older versions call that
+  if 'layer_types' in said:
+    said['layer_types'] = said['layer_types'][: len(cells)]
+
+  contents = {
+    CONFIG: folders.dumps(said),
+    WEIGHTS: save(weights, {'format': 'pt'}),
+    TOKENIZER: trained.tokenizer.to_hugging_face(),
+    TOKENIZER_CONFIG: folders.dumps(_special(trained.tokenizer)),
+  }
+  if beside:
+    contents[EXITS] = save(beside)
+  place.mkdir(parents=True, exist_ok=True)
+  write_together({place / file: content for file, content in contents.items()})
+  print(f'Exported: {name}, {len(cells)} layers, to {place.resolve()}')
+
+
+def _check_plain(config: Config, grid: Grid) -> None:
+  """Raises ConfigError unless layers stand on each other and run once."""
+  plain = not (grid.carried or grid.routed or grid.prelude or grid.coda)
+  need(
+    plain and grid.segments == 1,
+    f'model.body={config.model.body} with model.segments={grid.segments} and '
+    f'model.router={config.model.router} is none that transformers has; only '
+    'plain stacks can be exported',
+  )
+
+
+def _architecture(folder: pathlib.Path, config: Config) -> str:
+  """The one that the model came as, or the first that has its block."""
+  origin = folders.read_origin(folder)
+  if origin is not None:
+    return origin['architectures'][0]
+
+  block = config.model
+  for name, family in FAMILIES.items():
+    if all(_field(block, at) == value for at, value in family.fixed.items()):
+      return name
+  fixed = FAMILIES['LlamaForCausalLM'].fixed
+  differing = [
+    f'model.{at}={_field(block, at)!r} there, {value!r} in Llama'
+    for at, value in fixed.items()
+    if _field(block, at) != value
+  ]
+  raise ConfigError(
+    f'transformers has no model with such blocks: {"; ".join(differing)}; '
+    'train with those of one that it has'
+  )
+
+
+def _field(section: Any, dotted: str) -> Any:
+  """A field of nested sections."""
+  for part in dotted.split('.'):
+    section = section[part]
+  return section
+
+
+def _readout(grid: Grid, layers: int) -> int:
+  """The readout behind so many layers; 0 = the last."""
+  ends = list(grid.reach_K)
+  if not layers:
+    return len(ends) - 1
+  need(
+    layers in ends,
+    f'--layers={layers} ends at no readout; use one of {ends}',
+  )
+  return ends.index(layers)
+
+
+def _divided(
+  params: Arrays, cells: tuple[Cell, ...], readout: int
+) -> tuple[Arrays, Arrays]:
+  """What a plain model has, and what else there is.
+
+  Args:
+    params: of the run.
+    cells: those that are kept, in order; a block that runs twice is there
+      twice.
+    readout: the one behind them, whose norm is that of the model.
+  """
+  groups = nested(params)
+  model = {name: groups.pop(name) for name in EMBEDDING if name in groups}
+  for i, cell in enumerate(cells):
+    model[f'layer_{i}'] = groups[f'layer_{cell.block}']
+
+  norms = [name for name in groups if name.startswith('readout_norm')]
+  own = f'readout_norm_{readout}'
+  model['readout_norm'] = groups.pop(own if own in norms else norms[0])
+  beside = {
+    name: group
+    for name, group in groups.items()
+    if not name.startswith('layer_')
+  }
+  return dict(flat(model)), dict(flat(beside))
+
+
+def _entries(family: Family, config: Config, trained: Trained) -> Json:
+  """What `config.json` says of a model that was made here."""
+  tokenizer = trained.tokenizer
+  cfg = trained.model.cfg
+  attention = cfg.block.attention
+  entries = {
+    entry: _field(config.model, at) for entry, at in family.fields.items()
+  }
+  return entries | {
+    'model_type': family.model_type,
+    'head_dim': cfg.head_dim,
+    'hidden_act': 'silu',
+    'vocab_size': cfg.vocab_size,
+    'max_position_embeddings': config.data.seq_len,
+    'rope_theta': attention.rope_base,
+    'rope_parameters': {
+      'rope_type': 'default',
+      'rope_theta': attention.rope_base,
+    },
+    'tie_word_embeddings': cfg.tie_embeddings,
+    'bos_token_id': tokenizer.bos_id,
+    'eos_token_id': tokenizer.eos_id,
+  }
+
+
+def _special(tokenizer: Tokenizer) -> Json:
+  """`tokenizer_config.json`: which tokens begin and end texts."""
+  named = {'bos_token': tokenizer.bos_id, 'eos_token': tokenizer.eos_id}
+  return {'tokenizer_class': 'PreTrainedTokenizerFast'} | {
+    name: tokenizer.token_name(token)
+    for name, token in named.items()
+    if token is not None
+  }

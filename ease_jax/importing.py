@@ -1,0 +1,111 @@
+"""A run of a model that was trained elsewhere."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from ease_jax import config as config_lib
+from ease_jax import deploy, fields, specs
+from ease_jax import workdir as folders
+from ease_jax.checks import need
+from ease_jax.config import Config
+from ease_jax.data import tokenizers
+from ease_jax.data.pretrained import Pretrained
+from ease_jax.files import write_atomic
+from ease_jax.lock import LOCK, locked
+from ease_jax.model import Params
+from ease_jax.pretrained import Source, params_of
+from ease_jax.specs import Specs
+from ease_jax.train import optimizer, saved
+from ease_jax.train.checkpoint import Checkpoints
+from ease_jax.train.update import TrainState, abstract_state
+
+
+def import_model(origin: str, workdir: str, context: int) -> None:
+  """Writes config.json, tokenizer.json and a checkpoint of step 0.
+
+  Args:
+    origin: folder of the model, as `transformers` saves it.
+    workdir: of the run; made when missing.
+    context: T, tokens of a window.
+
+  Raises:
+    ConfigError: something of the model is missing, damaged, or nothing that a
+      block can be; or the directory has a run already.
+    OSError: something cannot be written.
+  """
+  deploy.check_jax()
+  folder = folders.locate(workdir)
+  need(
+    not folders.is_bound(folder),
+    f'--workdir={folder} has a run already; choose another directory',
+  )
+  folders.check_places(folder, (LOCK, *folders.WRITTEN['import']))
+  folders.check_foreign(folder, folders.CONFIG, folders.FILES)
+
+  source = Source.at(folders.locate(origin, '--from'))
+  tokenizer = Pretrained(
+    source.tokenizer_json, source.eos_id, source.vocab_size
+  )
+  config = config_of(source, context)
+  run_specs = specs.from_config(config, source.vocab_size)
+  state = _state(source, run_specs)
+
+  with locked(folder):
+    folders.write_config(config, folder)
+    tokenizers.save(tokenizer, folder / tokenizers.FILE)
+    write_atomic(folder / folders.ORIGIN, folders.dumps(source.said))
+    facts = tokenizers.vocabulary(tokenizer)
+    made_by = fields.of_training(config)
+    with Checkpoints(folder, 1, facts, made_by) as checkpoints:
+      checkpoints.save(0, state, data={}, host=saved.Host())
+  print(f'Imported: {_described(source, state.params)} to {folder.resolve()}')
+
+
+def config_of(source: Source, context: int) -> Config:
+  """The config of a run that has a model as it was downloaded.
+
+  Every layer is a readout, by the norm and head of the last one.
+
+  Args:
+    source: the model.
+    context: T, tokens of a window.
+
+  Raises:
+    ConfigError: the model is none that can be had here, or sees fewer tokens.
+  """
+  most = source.context
+  need(
+    most is None or context <= most,
+    f'--context={context} is more than the {most} tokens that the model was '
+    'trained to see; lower it',
+  )
+  c = config_lib.base()
+  for name, value in source.model_fields.items():
+    *sections, field = name.split('.')
+    section = c.model
+    for part in sections:
+      section = section[part]
+    section[field] = value
+
+  c.data.tokenizer = Pretrained.name
+  c.data.seq_len = context
+  c.train.steps = 0
+  c.optimizer.warmup_steps = 0
+  return c
+
+
+def _state(source: Source, run_specs: Specs) -> TrainState:
+  """What the checkpoint holds."""
+  abstract = abstract_state(run_specs.body, run_specs.optimizer)
+  shapes = {name: x.shape for name, x in saved.leaves(abstract.params).items()}
+  params = params_of(source, shapes)
+  opt_state = optimizer.build(run_specs.optimizer).init(params)
+  return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+
+def _described(source: Source, params: Params) -> str:
+  """The model in a few words."""
+  leaves: dict[str, Any] = saved.leaves(params)
+  numbers = sum(x.size for x in leaves.values())
+  return f'{source.said["architectures"][0]}, {numbers:,} parameters'

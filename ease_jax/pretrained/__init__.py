@@ -1,0 +1,10 @@
+"""Models that others have trained: what they are made of, and their tensors."""
+
+from ease_jax.pretrained.families import FAMILIES as FAMILIES
+from ease_jax.pretrained.families import Family as Family
+from ease_jax.pretrained.mapping import flat as flat
+from ease_jax.pretrained.mapping import nested as nested
+from ease_jax.pretrained.mapping import their_name as their_name
+from ease_jax.pretrained.mapping import to_theirs as to_theirs
+from ease_jax.pretrained.source import Source as Source
+from ease_jax.pretrained.source import params_of as params_of

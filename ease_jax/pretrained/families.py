@@ -1,0 +1,125 @@
+"""Families of models: how each says what it is, and what it calls its tensors.
+
+A family is three tables. `fields` says which field of our section `model` each
+entry of its `config.json` is. `accepts` says which values of other entries
+mean what our block does; any other value is refused, and so is a tensor that
+has no name here. `names` has its name of each of our parameters.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+LAYER = 'layer_'  # begins the names of our parameters of a layer
+
+
+class Family(NamedTuple):
+  """One architecture.
+
+  Attributes:
+    model_type: its short name in `config.json`.
+    fields: our field of section `model` by the entry of `config.json`.
+    fixed: our fields that are the same in all its models.
+    defaults: entries that a `config.json` may lack.
+    accepts: values of further entries, or of each item of their lists; an entry
+      that is not there is accepted.
+    names: its tensor of each parameter of ours; `{}` is the layer's number.
+    scale: what its norms add to their scale before they multiply with it.
+  """
+
+  model_type: str
+  fields: Mapping[str, str]
+  fixed: Mapping[str, object]
+  defaults: Mapping[str, object]
+  accepts: Mapping[str, tuple[object, ...]]
+  names: Mapping[str, str]
+  scale: float = 0.0
+
+
+_FIELDS = {
+  'num_hidden_layers': 'num_layers',
+  'hidden_size': 'dim',
+  'intermediate_size': 'block.mlp.dim',
+  'num_attention_heads': 'block.attention.num_heads',
+  'num_key_value_heads': 'block.attention.num_kv_heads',
+  'head_dim': 'block.attention.head_dim',
+  'rms_norm_eps': 'block.epsilon',
+}
+_FIXED = {
+  'block.norm': 'pre',
+  'block.attention.qkv_bias': False,
+  'block.attention.qk_norm': 'none',
+  'block.mlp.kind': 'swiglu',
+}
+_DEFAULTS = {
+  'head_dim': None,
+  'rms_norm_eps': 1e-6,
+  'num_key_value_heads': None,
+}
+_ACCEPTS = {
+  'hidden_act': ('silu',),
+  'attention_bias': (False,),
+  'mlp_bias': (False,),
+  'sliding_window': (None,),
+  'partial_rotary_factor': (1.0,),
+  'layer_types': ('full_attention',),
+}
+_NAMES = {
+  'embed': 'model.embed_tokens.weight',
+  'readout_norm/scale': 'model.norm.weight',
+  'unembed': 'lm_head.weight',
+  'layer_/query/kernel': 'model.layers.{}.self_attn.q_proj.weight',
+  'layer_/key/kernel': 'model.layers.{}.self_attn.k_proj.weight',
+  'layer_/value/kernel': 'model.layers.{}.self_attn.v_proj.weight',
+  'layer_/out/kernel': 'model.layers.{}.self_attn.o_proj.weight',
+  'layer_/mlp/gate/kernel': 'model.layers.{}.mlp.gate_proj.weight',
+  'layer_/mlp/up/kernel': 'model.layers.{}.mlp.up_proj.weight',
+  'layer_/mlp/down/kernel': 'model.layers.{}.mlp.down_proj.weight',
+  'layer_/attention_norm/scale': 'model.layers.{}.input_layernorm.weight',
+  'layer_/mlp_norm/scale': 'model.layers.{}.post_attention_layernorm.weight',
+}
+_QKV_BIASES = {
+  'layer_/query/bias': 'model.layers.{}.self_attn.q_proj.bias',
+  'layer_/key/bias': 'model.layers.{}.self_attn.k_proj.bias',
+  'layer_/value/bias': 'model.layers.{}.self_attn.v_proj.bias',
+}
+_QK_NORMS = {
+  'layer_/query_norm/scale': 'model.layers.{}.self_attn.q_norm.weight',
+  'layer_/key_norm/scale': 'model.layers.{}.self_attn.k_norm.weight',
+}
+_BRANCH_NORMS = {
+  'layer_/attention_norm/scale': (
+    'model.layers.{}.post_attention_layernorm.weight'
+  ),
+  'layer_/mlp_norm/scale': 'model.layers.{}.post_feedforward_layernorm.weight',
+}
+
+_LLAMA = Family('llama', _FIELDS, _FIXED, _DEFAULTS, _ACCEPTS, _NAMES)
+_QWEN_ACCEPTS = {
+  'hidden_act': ('silu',),
+  'use_sliding_window': (False,),
+  'layer_types': ('full_attention',),
+}
+
+FAMILIES: dict[str, Family] = {
+  'LlamaForCausalLM': _LLAMA,
+  'MistralForCausalLM': _LLAMA._replace(model_type='mistral'),
+  'Qwen2ForCausalLM': _LLAMA._replace(
+    model_type='qwen2',
+    fixed=_FIXED | {'block.attention.qkv_bias': True},
+    accepts=_QWEN_ACCEPTS,
+    names=_NAMES | _QKV_BIASES,
+  ),
+  'Qwen3ForCausalLM': _LLAMA._replace(
+    model_type='qwen3',
+    fixed=_FIXED | {'block.attention.qk_norm': 'head'},
+    accepts=_QWEN_ACCEPTS | {'attention_bias': (False,)},
+    names=_NAMES | _QK_NORMS,
+  ),
+  'Olmo2ForCausalLM': _LLAMA._replace(
+    model_type='olmo2',
+    fixed=_FIXED | {'block.attention.qk_norm': 'all', 'block.norm': 'branch'},
+    names=_NAMES | _QK_NORMS | _BRANCH_NORMS,
+  ),
+}

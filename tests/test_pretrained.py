@@ -1,0 +1,510 @@
+"""Imported models: equal to transformers, and errors of one line."""
+
+import importlib.util
+import json
+import random
+
+import downloads
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import small_run
+import tokenizers as hf
+from safetensors.numpy import load_file, save_file
+
+from ease_jax import decode, deploy, exporting, importing, specs
+from ease_jax import run as run_lib
+from ease_jax import workdir as folders
+from ease_jax.checks import ConfigError
+from ease_jax.data.corpus import Corpus
+from ease_jax.data.pretrained import Pretrained
+from ease_jax.data.task import LanguageModelling
+from ease_jax.data.tokenizers import _from_json, prompt_tokens
+from ease_jax.pretrained import Source
+from ease_jax.train import saved
+
+every_family = pytest.mark.parametrize('family', downloads.CONFIGS)
+
+
+def imported(folder, family, **changes):
+  """The run of a family's model, imported."""
+  origin = downloads.write(folder / 'download', family, **changes)
+  run = folder / 'run'
+  importing.import_model(str(origin), str(run), context=64)
+  return deploy.load_model(folders.read_config(run), run)
+
+
+def logits(trained, token_BxT):
+  """[T, V] of the last readout."""
+  every = trained.model.apply({'params': trained.params}, token_BxT)
+  return np.asarray(every)[-1, 0]
+
+
+@every_family
+def test_logits_are_those_of_transformers(tmp_path, family):
+  trained = imported(tmp_path, family)
+  got_TxV = logits(trained, downloads.tokens())
+
+  golden = np.load(downloads.GOLDEN)[f'{family}/logits']
+  np.testing.assert_allclose(
+    got_TxV[list(downloads.PLACES)], golden, rtol=0, atol=1e-4
+  )
+
+
+@every_family
+def test_a_gradient_is_that_of_transformers(tmp_path, family):
+  trained = imported(tmp_path, family)
+  tokens = downloads.tokens()
+  name = 'attention_norm' if family == 'olmo2' else 'mlp_norm'
+
+  def loss(scale_D):
+    layer = trained.params['layer_0'] | {name: {'scale': scale_D}}
+    params = trained.params | {'layer_0': layer}
+    logits_TxV = trained.model.apply({'params': params}, tokens)[-1, 0]
+    log_p = jax.nn.log_softmax(logits_TxV[:-1])
+    return -jnp.take_along_axis(log_p, tokens[0, 1:, None], 1).mean()
+
+  got_D = jax.grad(loss)(trained.params['layer_0'][name]['scale'])
+  golden_D = np.load(downloads.GOLDEN)[f'{family}/gradient']
+  np.testing.assert_allclose(got_D, golden_D, rtol=1e-3, atol=1e-5)
+
+
+with_transformers = pytest.mark.skipif(
+  not all(map(importlib.util.find_spec, ('torch', 'transformers'))),
+  reason="torch and transformers (pip install -e '.[reference]') are not there",
+)
+
+
+@with_transformers
+@every_family
+def test_golden_numbers_are_those_of_the_transformers_here(tmp_path, family):
+  logits_TxV, gradient_D = downloads.reference(
+    downloads.write(tmp_path, family)
+  )
+  golden = np.load(downloads.GOLDEN)
+  np.testing.assert_allclose(
+    logits_TxV[list(downloads.PLACES)],
+    golden[f'{family}/logits'],
+    rtol=0,
+    atol=1e-4,
+  )
+  np.testing.assert_allclose(
+    gradient_D, golden[f'{family}/gradient'], rtol=1e-3, atol=1e-5
+  )
+
+
+def test_a_run_says_what_the_model_is(tmp_path):
+  trained = imported(tmp_path, 'qwen3')
+
+  config = folders.read_config(tmp_path / 'run')
+  attention = config.model.block.attention
+  assert attention.qk_norm == 'head'
+  assert attention.head_dim == 16
+  assert config.model.tie_embeddings
+  assert trained.model.grid.num_readouts == 3
+  # Nothing that is never updated has moments.
+  run_specs = specs.from_config(config, downloads.VOCAB)
+  shapes = saved.leaves(
+    deploy.abstract_state(run_specs.body, run_specs.optimizer).opt_state
+  )
+  assert all(x.ndim == 0 for x in shapes.values())
+  assert run_specs.train_flops == 0
+
+
+def test_half_precision_is_kept_to_the_bit(tmp_path):
+  origin = downloads.write(tmp_path, 'llama')
+  path = origin / 'model.safetensors'
+  name = 'model.layers.1.mlp.up_proj.weight'
+  half = load_file(path)[name].astype(ml_dtypes.bfloat16)
+  save_file(load_file(path) | {name: half}, path)
+
+  importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+  run = tmp_path / 'run'
+  trained = deploy.load_model(folders.read_config(run), run)
+  got = trained.params['layer_1']['mlp']['up']['kernel']
+  np.testing.assert_array_equal(got, half.astype(np.float32).T)
+
+
+def in_two_files(origin):
+  """Splits a model's file and writes the index; returns it."""
+  tensors = load_file(origin / 'model.safetensors')
+  (origin / 'model.safetensors').unlink()
+  names = sorted(tensors)
+  files = {'a.safetensors': names[::2], 'b.safetensors': names[1::2]}
+  for file, some in files.items():
+    save_file({name: tensors[name] for name in some}, origin / file)
+  places = {name: file for file, some in files.items() for name in some}
+  index = origin / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'weight_map': places}))
+  return index
+
+
+def test_two_files_are_one_model(tmp_path):
+  one = imported(tmp_path / 'one', 'qwen2')
+  origin = downloads.write(tmp_path / 'two', 'qwen2')
+  in_two_files(origin)
+  importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+  run = tmp_path / 'run'
+  two = deploy.load_model(folders.read_config(run), run)
+  jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def changed(origin, change):
+  """Rewrites the tensors of a model; `change` gets and returns a dict."""
+  path = origin / 'model.safetensors'
+  save_file(change(load_file(path)), path)
+
+
+def without(name):
+  def change(tensors):
+    return {other: tensors[other] for other in tensors if other != name}
+
+  return change
+
+
+def with_tensor(name, shape):
+  def change(tensors):
+    return tensors | {name: np.zeros(shape, np.float32)}
+
+  return change
+
+
+NORM = 'model.layers.2.input_layernorm.weight'
+FAULTS = {
+  'architecture': (
+    dict(architectures=['BertModel']),
+    None,
+    ('BertModel', 'Olmo2ForCausalLM'),
+  ),
+  'activation': (dict(hidden_act='relu'), None, ('hidden_act', 'relu')),
+  'window': (dict(sliding_window=8), None, ('sliding_window=8',)),
+  'scaling': (
+    dict(rope_parameters={'rope_type': 'yarn', 'rope_theta': 1e4}),
+    None,
+    ('rotary', 'yarn'),
+  ),
+  'context': (dict(max_position_embeddings=32), None, ('=64', '32')),
+  'end': (dict(eos_token_id=None), None, ('eos_token_id=None',)),
+  'end beyond': (dict(eos_token_id=300), None, ('300', 'embedding')),
+  'size': (dict(hidden_size=50), None, ('model.dim=50', 'num_heads=4')),
+  'missing': ({}, without(NORM), ('lacks', NORM)),
+  'left over': ({}, with_tensor('model.extra', (3,)), ('model.extra',)),
+  'shape': ({}, with_tensor(NORM, (3,)), (NORM, '(3,)', '(48,)')),
+  'no head': ({}, without('lm_head.weight'), ('lm_head', 'tie_word')),
+  'no embedding': ({}, without('model.embed_tokens.weight'), ('embed_tokens',)),
+}
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_what_cannot_be_had_is_refused_in_a_line(tmp_path, fault):
+  entries, change, words = FAULTS[fault]
+  origin = downloads.write(tmp_path / 'download', 'llama', **entries)
+  if change is not None:
+    changed(origin, change)
+
+  with pytest.raises(ConfigError) as error:
+    importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+  for word in words:
+    assert word in str(error.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def leave_a_pickle(origin):
+  (origin / 'model.safetensors').rename(origin / 'pytorch_model.bin')
+
+
+def lose_a_shard(origin):
+  in_two_files(origin)
+  (origin / 'b.safetensors').unlink()
+
+
+def point_elsewhere(origin):
+  index = in_two_files(origin)
+  places = json.loads(index.read_text())['weight_map']
+  moved = {name: '../b.safetensors' for name in places}
+  index.write_text(json.dumps({'weight_map': moved}))
+
+
+def break_the_index(origin):
+  in_two_files(origin).write_text('{')
+
+
+def lose_the_index(origin):
+  in_two_files(origin).unlink()
+
+
+def lose_the_tokenizer(origin):
+  (origin / 'tokenizer.json').unlink()
+
+
+def break_the_tokenizer(origin):
+  (origin / 'tokenizer.json').write_text('{}')
+
+
+def break_the_config(origin):
+  (origin / 'config.json').write_text('[1')
+
+
+def cut_the_weights(origin):
+  path = origin / 'model.safetensors'
+  path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGES = {
+  leave_a_pickle: ('pytorch_model.bin', 'pickle'),
+  lose_a_shard: ('b.safetensors', 'missing'),
+  point_elsewhere: ('../b.safetensors', 'beside'),
+  break_the_index: ('index.json', 'damaged'),
+  lose_the_index: ('has 2 *.safetensors', 'index.json'),
+  lose_the_tokenizer: ('tokenizer.json', 'missing'),
+  break_the_tokenizer: ('tokenizer.json', 'damaged'),
+  break_the_config: ('config.json', 'damaged'),
+  cut_the_weights: ('model.safetensors', 'damaged'),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_download_is_refused_in_a_line(tmp_path, damage):
+  origin = downloads.write(tmp_path / 'download', 'llama')
+  damage(origin)
+  with pytest.raises(ConfigError) as error:
+    importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+  for word in DAMAGES[damage]:
+    assert word in str(error.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_any_header_is_read_or_refused(tmp_path):
+  """Sizes, offsets and types that lie: no other error, and no other numbers."""
+  origin = downloads.write(tmp_path, 'llama_tied')
+  path = origin / 'model.safetensors'
+  good = path.read_bytes()
+  size = int.from_bytes(good[:8], 'little')
+  shapes = Source.at(origin).tensors.shapes
+  rng = random.Random(0)
+  refused = 0
+
+  for _ in range(300):
+    bad = bytearray(good)
+    for _ in range(rng.randint(1, 3)):
+      bad[rng.randrange(8 + size)] = rng.choice(b'0123456789-"{}[],:FBIx\0\xff')
+    path.write_bytes(bad[: rng.choice((len(bad), rng.randrange(len(bad))))])
+    try:
+      tensors = Source.at(origin).tensors
+      for name, tensor in tensors.read(list(tensors.shapes)):
+        assert tensor.shape == tensors.shapes[name]
+    except ConfigError as error:
+      assert '\n' not in str(error).strip()
+      refused += 1
+    else:
+      assert sum(map(np.prod, tensors.shapes.values())) <= sum(
+        map(np.prod, shapes.values())
+      )
+  assert refused > 200
+
+
+def test_a_copy_of_the_embedding_is_left_out_only_if_it_is_one(tmp_path):
+  origin = downloads.write(tmp_path / 'download', 'llama_tied')
+  tensors = load_file(origin / 'model.safetensors')
+  embed = tensors['model.embed_tokens.weight']
+  path = origin / 'model.safetensors'
+
+  save_file(tensors | {'lm_head.weight': embed}, path)
+  importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+  save_file(tensors | {'lm_head.weight': embed + 1}, path)
+  with pytest.raises(ConfigError, match='lm_head.weight'):
+    importing.import_model(str(origin), str(tmp_path / 'other'), 64)
+
+
+def test_a_directory_with_a_run_is_left_alone(tmp_path):
+  imported(tmp_path, 'llama')
+  with pytest.raises(ConfigError, match='has a run already'):
+    imported(tmp_path, 'llama')
+
+
+# -------------------------------------------------------------- its tokenizer
+
+
+def beginning():
+  """A tokenizer that begins every text, as Llama 2's does."""
+  tokenizer = downloads.byte_level()
+  tokenizer.add_special_tokens(['<s>'])
+  begin = tokenizer.token_to_id('<s>')
+  tokenizer.post_processor = hf.processors.TemplateProcessing(
+    single='<s> $A', special_tokens=[('<s>', begin)]
+  )
+  return Pretrained(tokenizer.to_str(), 0, downloads.VOCAB), begin
+
+
+def test_a_tokenizer_is_itself_after_it_was_saved():
+  made, begin = beginning()
+  saved_again = _from_json(made.to_json())
+  text = 'Ünï <|end|> code\n'
+  for tokenizer in (made, saved_again):
+    assert tokenizer.bos_id == begin
+    assert tokenizer.eos_id == 0
+    assert tokenizer.vocab_size == downloads.VOCAB
+    tokens = tokenizer.encode(text)
+    assert 0 not in tokens  # a text that spells a special token is a text
+    assert tokenizer.decode(tokens) == text
+    assert prompt_tokens(tokenizer, 'a') == [begin, *tokenizer.encode('a')]
+    size = tokenizer.token_bytes[tokens].sum()
+    assert size == len(text.encode())
+
+
+def test_sentence_pieces_have_their_size_in_bytes():
+  vocab = {'<unk>': 0, '</s>': 1, '<0xC3>': 2, '\u2581day': 3, '\u00e4': 4}
+  whole = hf.Tokenizer(hf.models.BPE(vocab, [], unk_token='<unk>'))
+  whole.add_special_tokens(['<unk>', '</s>'])
+  tokenizer = Pretrained(whole.to_str(), 1, 7)
+  assert tokenizer.token_bytes.tolist() == [1, 1, 1, 4, 2, 1, 1]
+
+
+def test_windows_begin_as_texts_do(tmp_path):
+  tokenizer, begin = beginning()
+  text_N = tokenizer.encode('ab' * 20)
+  splits = {name: text_N for name in ('train', 'select', 'test')}
+  task = LanguageModelling(Corpus('text', tokenizer, splits, ''), seq_len=8)
+  targets = []
+  for batch in task.eval_batches('test', 2):
+    real = batch['mask'][:, 0] > 0
+    assert (batch['tokens'][real, 0] == begin).all()
+    counts = batch['mask'][:, 1:] > 0
+    after_the_first = batch['tokens'][:, 1:][counts]
+    assert (after_the_first == batch['targets'][:, :-1][counts]).all()
+    targets.append(batch['targets'][batch['mask'] > 0])
+  # Each token but the first is still a target once.
+  np.testing.assert_array_equal(np.concatenate(targets), text_N[1:])
+  assert (next(task.train_batches(4, 0))['tokens'][:, 0] == begin).all()
+
+
+# ------------------------------------------------------------- and back again
+
+
+def exported(run, place, layers=0):
+  exporting.export_model(str(run), str(place), layers)
+  return place
+
+
+@every_family
+def test_there_and_back_changes_no_bit(tmp_path, family):
+  imported(tmp_path, family)
+  back = exported(tmp_path / 'run', tmp_path / 'back')
+
+  origin = tmp_path / 'download'
+  before = load_file(origin / 'model.safetensors')
+  after = load_file(back / 'model.safetensors')
+  assert before.keys() == after.keys()
+  for name, tensor in before.items():
+    np.testing.assert_array_equal(after[name], tensor)
+  there = json.loads((origin / 'config.json').read_text())
+  here = json.loads((back / 'config.json').read_text())
+  assert here.items() >= there.items()
+
+  importing.import_model(str(back), str(tmp_path / 'again'), 64)
+  again = tmp_path / 'again'
+  twice = deploy.load_model(folders.read_config(again), again)
+  once = deploy.load_model(
+    folders.read_config(tmp_path / 'run'), tmp_path / 'run'
+  )
+  jax.tree.map(np.testing.assert_array_equal, once.params, twice.params)
+
+
+def test_a_model_that_ends_at_a_readout(tmp_path):
+  whole = imported(tmp_path, 'qwen3')
+  short = exported(tmp_path / 'run', tmp_path / 'short', layers=2)
+  importing.import_model(str(short), str(tmp_path / 'again'), 64)
+  again = tmp_path / 'again'
+  cut = deploy.load_model(folders.read_config(again), again)
+
+  tokens = downloads.tokens()[:, :32]
+  every = whole.model.apply({'params': whole.params}, tokens)
+  np.testing.assert_array_equal(logits(cut, tokens), every[1, 0])
+
+
+def own_run(folder, **fields):
+  """A run of this project with a norm and a gate at each readout."""
+  (folder / 'text.txt').write_text(small_run.TEXT)
+  c = small_run.make_config(folder / 'text.txt', layers=2)
+  c.model.block.mlp.kind = 'swiglu'
+  c.model.readout_norm = 'per_readout'
+  c.loss.gates = ('gain',)
+  c.data.update(fields)
+  run_lib.run(c, folder / 'run', 'train')
+  return deploy.load_model(c, folder / 'run')
+
+
+@pytest.mark.parametrize(
+  'fields',
+  ({}, dict(tokenizer='char'), dict(tokenizer='bpe', vocab_size=260)),
+  ids=('byte', 'char', 'bpe'),
+)
+def test_a_model_of_ours_is_a_llama_elsewhere(tmp_path, fields):
+  ours = own_run(tmp_path, **fields)
+  token_1xT = ours.tokenizer.encode('the lazy fox')[None]
+  every = ours.model.apply({'params': ours.params}, token_1xT)
+
+  for layers in (1, 2):
+    place = exported(tmp_path / 'run', tmp_path / f'back{layers}', layers)
+    theirs = hf.Tokenizer.from_file(str(place / 'tokenizer.json'))
+    assert theirs.encode('the lazy fox').ids == token_1xT[0].tolist()
+    assert theirs.decode(token_1xT[0].tolist()) == 'the lazy fox'
+    said = json.loads((place / 'tokenizer_config.json').read_text())
+    assert theirs.token_to_id(said['eos_token']) == ours.tokenizer.eos_id
+
+    again = tmp_path / f'again{layers}'
+    importing.import_model(str(place), str(again), context=8)
+    trained = deploy.load_model(folders.read_config(again), again)
+    np.testing.assert_array_equal(
+      logits(trained, token_1xT), every[layers - 1, 0]
+    )
+    beside = load_file(place / 'exits.safetensors')
+    assert any(name.startswith('gate_gain/') for name in beside)
+    assert f'readout_norm_{2 - layers}/scale' in beside
+
+
+def test_what_no_other_tool_has_is_refused(tmp_path):
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  c = small_run.make_config(tmp_path / 'text.txt')
+  run_lib.run(c, tmp_path / 'run', 'train')
+  with pytest.raises(ConfigError, match=r"model.block.mlp.kind='gelu' there"):
+    exported(tmp_path / 'run', tmp_path / 'back')
+  assert not (tmp_path / 'back').exists()
+
+
+def test_a_layer_without_a_readout_is_no_end(tmp_path):
+  own_run(tmp_path)
+  with pytest.raises(ConfigError, match=r'--layers=3 .* \[1, 2\]'):
+    exported(tmp_path / 'run', tmp_path / 'back', layers=3)
+  (tmp_path / 'full').mkdir()
+  (tmp_path / 'full' / 'file').touch()
+  with pytest.raises(ConfigError, match='has something in it'):
+    exported(tmp_path / 'run', tmp_path / 'full')
+
+
+@with_transformers
+def test_transformers_says_the_same_and_drafts_with_our_exits(tmp_path):
+  """Greedy text, and that of its early-exit drafts, which check themselves."""
+  import torch
+  import transformers
+
+  ours = imported(tmp_path, 'llama')
+  place = exported(tmp_path / 'run', tmp_path / 'back')
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(place)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+
+  prompt = tokenizer('what is said ')['input_ids']
+  (text,), _ = decode.generate(
+    ours.model,
+    {'params': ours.params},
+    [prompt],
+    None,
+    options=decode.Options(max_new_tokens=40, context=64, eos_id=0),
+  )
+  for early in ({}, {'assistant_early_exit': 1}):
+    (said,) = theirs.generate(
+      torch.tensor([prompt]), max_new_tokens=40, do_sample=False, **early
+    )
+    assert said.tolist() == text.tokens.tolist()
