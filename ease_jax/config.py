@@ -74,6 +74,7 @@ def _add_model(c: Config) -> None:
   c.model.block.attention.num_kv_heads = 4  # G, divides num_heads (GQA)
   c.model.block.attention.head_dim = 0  # width of a head; 0 = dim / num_heads
   c.model.block.attention.rope_base = 10000.0  # wavelength of rotary positions
+  c.model.block.attention.rope_factors = ()  # of each pair's, for long contexts
   c.model.block.attention.qkv_bias = False  # of queries, keys and values
   c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets
   c.model.block.mlp = ConfigDict()

@@ -76,10 +76,12 @@ def flat(tree: Config | Json, prefix: str = '') -> Json:
 
 def of_training(config: Config) -> Json:
   """The fields that decide what a checkpoint holds, flat."""
+  imported = config.train.steps == 0
+  of_the_task = () if imported else _OF_THE_TASK
   return {
     name: value
     for name, value in flat(as_json(config)).items()
-    if name in _OF_THE_TASK or not name.startswith(_UNTRAINED)
+    if name in of_the_task or not name.startswith(_UNTRAINED)
     if name not in _PLACES
   }
 

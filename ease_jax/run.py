@@ -173,6 +173,7 @@ def _train(
   if not folders.is_bound(folder):
     folders.write_config(config, folder)
     task.save(folder)
+    folders.keep_origin(deploy.source_of(run_specs), folder)
   elif folders.read_steps(folder) != run_specs.train.steps:  # it is extended
     folders.write_config(config, folder)
 

@@ -27,7 +27,7 @@ ORIGIN = 'origin.json'  # the config.json that an imported model came with
 SECTIONS = {'data', 'model', 'train', 'exit'}  # of every config
 # What each part of a run writes; a folder ends with a slash.
 WRITTEN = {
-  'train': (CONFIG, 'tokenizer.json', METRICS, f'{saved.FOLDER}/'),
+  'train': (CONFIG, 'tokenizer.json', ORIGIN, METRICS, f'{saved.FOLDER}/'),
   'import': (CONFIG, 'tokenizer.json', ORIGIN, f'{saved.FOLDER}/'),
   'evaluate': (CONFIG, results_lib.FILE, 'windows.json', 'passage.json'),
   'report': ('report.html', 'sweep.csv', 'sweep.md', 'figures/'),
@@ -121,6 +121,12 @@ def read_origin(folder: pathlib.Path) -> Json | None:
     raise ConfigError(
       f'{path} is damaged ({error}); restore it, or import the model again'
     ) from error
+
+
+def keep_origin(source: pathlib.Path | None, folder: pathlib.Path) -> None:
+  """Lets a run know what the one that it starts from was imported as."""
+  if source is not None and (source / ORIGIN).exists():
+    write_atomic(folder / ORIGIN, (source / ORIGIN).read_text('utf-8'))
 
 
 def read_steps(folder: pathlib.Path) -> object:

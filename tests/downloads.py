@@ -43,6 +43,26 @@ CONFIGS = {
     rope_theta=5e4,
     tie_word_embeddings=True,
   ),
+  'llama3': dict(
+    architectures=['LlamaForCausalLM'],
+    model_type='llama',
+    rope_parameters=dict(
+      rope_type='llama3',
+      rope_theta=5e2,
+      factor=8.0,
+      low_freq_factor=1.0,
+      high_freq_factor=4.0,
+      original_max_position_embeddings=128,
+    ),
+    tie_word_embeddings=False,
+  ),
+  'linear': dict(
+    architectures=['LlamaForCausalLM'],
+    model_type='llama',
+    rope_theta=1e4,
+    rope_scaling=dict(type='linear', factor=4.0),
+    tie_word_embeddings=False,
+  ),
   'mistral': dict(
     architectures=['MistralForCausalLM'],
     model_type='mistral',
@@ -123,7 +143,7 @@ def shapes(family):
 
 def weights(family):
   """Its tensors, float32; no norm is just one and no bias nothing."""
-  rng = np.random.default_rng(sorted(CONFIGS).index(family))
+  rng = np.random.default_rng(list(family.encode()))
   tensors = {}
   for name, shape in shapes(family).items():
     drawn = rng.standard_normal(shape, np.float32)

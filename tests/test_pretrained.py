@@ -508,3 +508,54 @@ def test_transformers_says_the_same_and_drafts_with_our_exits(tmp_path):
       torch.tensor([prompt]), max_new_tokens=40, do_sample=False, **early
     )
     assert said.tolist() == text.tokens.tolist()
+
+
+def test_training_goes_on_from_it_and_knows_where_it_came_from(tmp_path):
+  imported(tmp_path, 'llama3')
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  c = folders.read_config(tmp_path / 'run')
+  c.data.update(source='text', path=(str(tmp_path / 'text.txt'),), seq_len=8)
+  c.train.update(steps=2, batch_size=2, init_from=str(tmp_path / 'run'))
+  run_lib.run(c, tmp_path / 'tuned', 'train')
+
+  tuned = deploy.load_model(c, tmp_path / 'tuned')
+  place = exported(tmp_path / 'tuned', tmp_path / 'back')
+  said = json.loads((place / 'config.json').read_text())
+  assert said['rope_parameters'] == downloads.said('llama3')['rope_parameters']
+  importing.import_model(str(place), str(tmp_path / 'again'), context=8)
+  again = deploy.load_model(
+    folders.read_config(tmp_path / 'again'), tmp_path / 'again'
+  )
+  token_1xT = downloads.tokens()[:, :16]
+  np.testing.assert_array_equal(
+    logits(again, token_1xT), logits(tuned, token_1xT)
+  )
+
+
+def test_an_imported_run_is_never_trained_in_its_place(tmp_path):
+  imported(tmp_path, 'llama')
+  c = folders.read_config(tmp_path / 'run')
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  c.data.update(source='text', path=(str(tmp_path / 'text.txt'),), seq_len=8)
+  small_run.refusal(c, tmp_path / 'run', 'train')
+  c.train.steps = 2
+  said = small_run.refusal(c, tmp_path / 'run', 'train')
+  assert f'train.init_from={tmp_path / "run"}' in said
+
+
+def test_its_report_is_of_a_model_that_was_not_trained_here(tmp_path):
+  imported(tmp_path, 'qwen2')
+  c = folders.read_config(tmp_path / 'run')
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  c.data.update(source='text', path=(str(tmp_path / 'text.txt'),), seq_len=8)
+  c.evaluate.update(max_tokens=64, speed_tokens=8)
+  c.exit.update(signals=('max_prob',), search_points=0)
+  run_lib.run(c, tmp_path / 'run', 'evaluate')
+  run_lib.run(None, tmp_path / 'run', 'report')
+
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert results['train']['steps'] == 0
+  assert results['train']['flops'] == 0
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  assert 'elsewhere: the model was imported' in page
+  assert 'training_curves' not in page

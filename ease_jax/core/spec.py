@@ -34,6 +34,7 @@ class AttentionSpec:
     num_kv_heads: G, divides H (grouped-query attention).
     head_dim: width of a head; 0 = the model's width by H.
     rope_base: wavelength base of rotary positions.
+    rope_factors: by which the wavelength of each pair of a head grows; () = 1.
     qkv_bias: whether queries, keys and values have biases (Qwen 2).
     qk_norm: RMSNorm of queries and keys: of each head (Qwen 3), of all heads
       together (OLMo 2), or none.
@@ -43,6 +44,7 @@ class AttentionSpec:
   num_kv_heads: Count
   head_dim: Size
   rope_base: Annotated[float, Range(1)]
+  rope_factors: tuple[Annotated[float, Range(0, above=True)], ...]
   qkv_bias: bool
   qk_norm: Annotated[str, OneOf(NORMED_HEADS)]
 
@@ -177,6 +179,13 @@ class ModelConfig:
       f'heads are {self.head_dim} wide (model.dim={self.dim}, '
       f'model.block.attention.num_heads={heads}, head_dim={own_width}), and '
       'rotary positions need an even width; change one of them',
+    )
+    factors = self.block.attention.rope_factors
+    need(
+      len(factors) in (0, self.head_dim // 2),
+      f'model.block.attention.rope_factors has {len(factors)} numbers, and a '
+      f'head of {self.head_dim} has {self.head_dim // 2} pairs; give one for '
+      'each, or ()',
     )
     self._check_readouts()
     self._check_blocks()

@@ -49,6 +49,9 @@ def rotation(cfg: ModelConfig, position_BxT: jax.Array) -> Rotation:
   half = cfg.head_dim // 2
   exponent = -jnp.arange(half, dtype=jnp.float32) / half
   frequency = cfg.block.attention.rope_base**exponent
+  factors = cfg.block.attention.rope_factors
+  if factors:
+    frequency /= jnp.asarray(factors, jnp.float32)
   angle = position_BxT[:, :, None, None] * frequency[None, None, None, :]
   return jnp.sin(angle), jnp.cos(angle)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ease_jax.checks import ConfigError, need
+from ease_jax.pretrained import rope
 from ease_jax.pretrained.families import FAMILIES, Family
 from ease_jax.pretrained.mapping import is_turned, nested, their_name, to_ours
 from ease_jax.pretrained.tensors import Tensors
@@ -17,7 +18,6 @@ from ease_jax.pretrained.tensors import Tensors
 CONFIG = 'config.json'
 TOKENIZER = 'tokenizer.json'
 UNEMBED = 'unembed'
-DEFAULT_BASE = 10000.0  # of rotary positions, where a config.json has none
 # Tensors of old files that follow from the config.
 DERIVED = re.compile(r'.*\.rotary_emb\.inv_freq')
 
@@ -67,9 +67,17 @@ class Source:
     heads = 'block.attention.num_kv_heads'
     fields[heads] = fields[heads] or fields['block.attention.num_heads']
     fields['block.attention.head_dim'] = fields['block.attention.head_dim'] or 0
-    fields['block.attention.rope_base'] = float(self._rope_base)
+    base, factors = rope.positions(said, self._head_dim, self.folder / CONFIG)
+    fields['block.attention.rope_base'] = base
+    fields['block.attention.rope_factors'] = factors
     fields['tie_embeddings'] = self.tied
     return fields | dict(family.fixed)
+
+  @property
+  def _head_dim(self) -> int:
+    """Width of a head."""
+    even = self.said['hidden_size'] // self.said['num_attention_heads']
+    return self.said.get('head_dim') or even
 
   def _check_accepted(self, name: str, values: tuple[object, ...]) -> None:
     there = self.said.get(name)
@@ -79,20 +87,6 @@ class Source:
       f'{self.folder / CONFIG} says {name}={there!r}, and a block can have '
       f'{values} only; import another model',
     )
-
-  @property
-  def _rope_base(self) -> float:
-    """Wavelength of positions, in the old or the new way of saying it."""
-    new = self.said.get('rope_parameters') or {}
-    scaling = self.said.get('rope_scaling') or new
-    kind = scaling.get('rope_type', scaling.get('type', 'default'))
-    need(
-      kind == 'default',
-      f'{self.folder / CONFIG} scales rotary positions by {kind!r}, which no '
-      'block can; import another model',
-    )
-    base = new.get('rope_theta', self.said.get('rope_theta'))
-    return DEFAULT_BASE if base is None else base
 
   @property
   def tied(self) -> bool:
