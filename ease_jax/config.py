@@ -59,6 +59,7 @@ def _add_model(c: Config) -> None:
   c.model.dim = 128  # D
   c.model.readouts = ()  # layers where a prediction may be read; () = all
   c.model.readout_norm = 'shared'  # or per_readout: an own RMSNorm for each
+  c.model.embedding_scale = 1.0  # of embedded tokens
   c.model.tie_embeddings = True  # unembedding = embedding transposed
   c.model.dropout = 0.0  # on embeddings and on both branches of a block
   c.model.dtype = 'float32'  # compute type; or bfloat16; parameters are fp32
@@ -75,6 +76,9 @@ def _add_model(c: Config) -> None:
   c.model.block.attention.head_dim = 0  # width of a head; 0 = dim / num_heads
   c.model.block.attention.rope_base = 10000.0  # wavelength of rotary positions
   c.model.block.attention.rope_factors = ()  # of each pair's, for long contexts
+  c.model.block.attention.global_every = 0  # others are local; 0 = all global
+  c.model.block.attention.local_rope_base = 10000.0  # of local layers
+  c.model.block.attention.window = 0  # tokens that those see; 0 = all
   c.model.block.attention.qkv_bias = False  # of queries, keys and values
   c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets
   c.model.block.mlp = ConfigDict()

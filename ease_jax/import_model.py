@@ -3,9 +3,9 @@
   python -m ease_jax.import_model --from=DIR --workdir=runs/imported
 
 DIR is a folder as `transformers` saves it: config.json, tokenizer.json and one
-or more *.safetensors. Afterwards `python -m ease_jax.main --workdir=...
---mode=evaluate` works as on any run, and so do report, generate and export;
-`train.init_from` starts another run from it.
+or more *.safetensors; or it is a file NAME.gguf. Afterwards
+`python -m ease_jax.main --workdir=... --mode=evaluate` works as on any run, and
+so do report, generate and export; `train.init_from` starts another run from it.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,9 @@ from ease_jax.machine import fail
 
 _FROM = flags.DEFINE_string('from', None, 'Folder of the downloaded model.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the new run.')
+_READOUTS = flags.DEFINE_multi_integer(
+  'readout', [], 'A layer that is read, several times; never = all are.'
+)
 _CONTEXT = flags.DEFINE_integer(
   'context', 512, 'Tokens of a window (data.seq_len).', lower_bound=2
 )
@@ -31,7 +34,12 @@ def main(argv: Sequence[str]) -> None:
 
   logging.set_verbosity(logging.ERROR)
   try:
-    import_model(str(_FROM.value), str(_WORKDIR.value), _CONTEXT.value or 0)
+    import_model(
+      str(_FROM.value),
+      str(_WORKDIR.value),
+      _CONTEXT.value or 0,
+      _READOUTS.value or (),
+    )
   except (ConfigError, OSError) as error:
     fail(error)
 

@@ -1,5 +1,6 @@
 """A run of a model that was trained elsewhere."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from ease_jax.checks import need
 from ease_jax.config import Config
 from ease_jax.data import tokenizers
 from ease_jax.data.pretrained import Pretrained
-from ease_jax.files import write_atomic
+from ease_jax.files import expanded, write_atomic
 from ease_jax.lock import LOCK, locked
 from ease_jax.model import Params
 from ease_jax.pretrained import Source, params_of
@@ -21,13 +22,16 @@ from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.update import TrainState, abstract_state
 
 
-def import_model(origin: str, workdir: str, context: int) -> None:
+def import_model(
+  origin: str, workdir: str, context: int, readouts: Sequence[int] = ()
+) -> None:
   """Writes config.json, tokenizer.json and a checkpoint of step 0.
 
   Args:
-    origin: folder of the model, as `transformers` saves it.
+    origin: folder of the model, as `transformers` saves it, or a GGUF file.
     workdir: of the run; made when missing.
     context: T, tokens of a window.
+    readouts: layers that are read; () = all.
 
   Raises:
     ConfigError: something of the model is missing, damaged, or nothing that a
@@ -43,11 +47,12 @@ def import_model(origin: str, workdir: str, context: int) -> None:
   folders.check_places(folder, (LOCK, *folders.WRITTEN['import']))
   folders.check_foreign(folder, folders.CONFIG, folders.FILES)
 
-  source = Source.at(folders.locate(origin, '--from'))
+  source = Source.at(expanded(origin, '--from'))
   tokenizer = Pretrained(
     source.tokenizer_json, source.eos_id, source.vocab_size
   )
   config = config_of(source, context)
+  config.model.readouts = tuple(readouts)
   run_specs = specs.from_config(config, source.vocab_size)
   state = _state(source, run_specs)
 
@@ -65,7 +70,7 @@ def import_model(origin: str, workdir: str, context: int) -> None:
 def config_of(source: Source, context: int) -> Config:
   """The config of a run that has a model as it was downloaded.
 
-  Every layer is a readout, by the norm and head of the last one.
+  A readout is read by the norm and head of the last one.
 
   Args:
     source: the model.

@@ -84,6 +84,21 @@ CONFIGS = {
     head_dim=16,
     tie_word_embeddings=True,
   ),
+  'gemma3': dict(
+    architectures=['Gemma3ForCausalLM'],
+    model_type='gemma3_text',
+    rms_norm_eps=1e-6,
+    head_dim=16,
+    query_pre_attn_scalar=16,
+    hidden_activation='gelu_pytorch_tanh',
+    sliding_window=1024,
+    layer_types=['sliding_attention', 'full_attention', 'sliding_attention'],
+    rope_parameters=dict(
+      full_attention=dict(rope_type='default', rope_theta=1e6),
+      sliding_attention=dict(rope_type='default', rope_theta=1e2),
+    ),
+    tie_word_embeddings=True,
+  ),
   'olmo2': dict(
     architectures=['Olmo2ForCausalLM'],
     model_type='olmo2',
@@ -126,7 +141,10 @@ def shapes(family):
     layer['self_attn.q_proj.bias'] = (q_dim,)
     layer['self_attn.k_proj.bias'] = (kv_dim,)
     layer['self_attn.v_proj.bias'] = (kv_dim,)
-  if family == 'qwen3':
+  if family == 'gemma3':
+    layer['pre_feedforward_layernorm.weight'] = (dim,)
+    layer['post_feedforward_layernorm.weight'] = (dim,)
+  if family in ('qwen3', 'gemma3'):
     layer['self_attn.q_norm.weight'] = (head_dim,)
     layer['self_attn.k_norm.weight'] = (head_dim,)
 
@@ -148,7 +166,7 @@ def weights(family):
   for name, shape in shapes(family).items():
     drawn = rng.standard_normal(shape, np.float32)
     if name.endswith('norm.weight'):
-      tensors[name] = 1 + 0.3 * drawn
+      tensors[name] = (family != 'gemma3') + 0.3 * drawn
     elif len(shape) == 1:
       tensors[name] = 0.3 * drawn
     else:

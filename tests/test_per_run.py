@@ -199,7 +199,8 @@ def test_keys_of_skipped_cells_are_those_of_their_run(kind):
     x_BxTxD = h_BxTxD / rms * scale_D[None, None]
     key = x_BxTxD @ layer['key']['kernel']
     key = key.reshape(*tokens.shape, -1, model.cfg.head_dim)
-    key = rotate(key, attention_lib.rotation(model.cfg, positions(LENGTH)))
+    rotation = attention_lib.rotation(model.cfg, positions(LENGTH))
+    key = rotate(key, rotation.everywhere)
     keys.append(key)
     made, _ = walked.kv[1 + run]
     np.testing.assert_allclose(made, key, rtol=1e-3, atol=1e-3)

@@ -25,6 +25,8 @@ from ease_jax.data.tokenizers import _from_json, prompt_tokens
 from ease_jax.pretrained import Source
 from ease_jax.train import saved
 
+# What transformers calls post_attention_layernorm.
+SECOND_NORMS = {'olmo2': 'attention_norm', 'gemma3': 'attention_out_norm'}
 every_family = pytest.mark.parametrize('family', downloads.CONFIGS)
 
 
@@ -57,7 +59,7 @@ def test_logits_are_those_of_transformers(tmp_path, family):
 def test_a_gradient_is_that_of_transformers(tmp_path, family):
   trained = imported(tmp_path, family)
   tokens = downloads.tokens()
-  name = 'attention_norm' if family == 'olmo2' else 'mlp_norm'
+  name = SECOND_NORMS.get(family, 'mlp_norm')
 
   def loss(scale_D):
     layer = trained.params['layer_0'] | {name: {'scale': scale_D}}
@@ -398,7 +400,9 @@ def test_there_and_back_changes_no_bit(tmp_path, family):
   after = load_file(back / 'model.safetensors')
   assert before.keys() == after.keys()
   for name, tensor in before.items():
-    np.testing.assert_array_equal(after[name], tensor)
+    # Gemma's norms are sums with one here, which drops bits of small numbers.
+    rounding = 6e-8 * (family == 'gemma3' and name.endswith('norm.weight'))
+    np.testing.assert_allclose(after[name], tensor, rtol=0, atol=rounding)
   there = json.loads((origin / 'config.json').read_text())
   here = json.loads((back / 'config.json').read_text())
   assert here.items() >= there.items()

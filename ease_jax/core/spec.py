@@ -10,6 +10,7 @@ from ease_jax.checks import (
   Layers,
   OneOf,
   Range,
+  ReadIf,
   Size,
   check_fields,
   need,
@@ -35,6 +36,10 @@ class AttentionSpec:
     head_dim: width of a head; 0 = the model's width by H.
     rope_base: wavelength base of rotary positions.
     rope_factors: by which the wavelength of each pair of a head grows; () = 1.
+    global_every: every so many layers is global, the others are local (Gemma);
+      0 = all are global.
+    local_rope_base: of the positions in local layers.
+    window: tokens that a local layer sees; 0 = all.
     qkv_bias: whether queries, keys and values have biases (Qwen 2).
     qk_norm: RMSNorm of queries and keys: of each head (Qwen 3), of all heads
       together (OLMo 2), or none.
@@ -45,6 +50,9 @@ class AttentionSpec:
   head_dim: Size
   rope_base: Annotated[float, Range(1)]
   rope_factors: tuple[Annotated[float, Range(0, above=True)], ...]
+  global_every: Size
+  local_rope_base: Annotated[float, Range(1), ReadIf('global_every')]
+  window: Annotated[Size, ReadIf('global_every')]
   qkv_bias: bool
   qk_norm: Annotated[str, OneOf(NORMED_HEADS)]
 
@@ -55,6 +63,10 @@ class AttentionSpec:
       f'model.block.attention.num_heads={self.num_heads} is not divisible by '
       f'num_kv_heads={self.num_kv_heads}; change one of them',
     )
+
+  def is_local(self, layer: int) -> bool:
+    """Whether a layer, counted from 0, is a local one."""
+    return bool(self.global_every) and (layer + 1) % self.global_every != 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +139,7 @@ class ModelConfig:
     block: what all blocks look like.
     readouts: layers of a segment that can be read; () = as the body says.
     readout_norm: shared, or per_readout: an own RMSNorm for each.
+    embedding_scale: what embedded tokens are multiplied with.
     tie_embeddings: whether the unembedding is the embedding transposed.
     dropout: on embeddings and on both branches of a block.
     dtype: compute type; parameters are float32.
@@ -150,6 +163,7 @@ class ModelConfig:
   block: BlockSpec
   readouts: tuple[int, ...]
   readout_norm: Annotated[str, OneOf(READOUT_NORMS)]
+  embedding_scale: Annotated[float, Range(0, above=True)]
   tie_embeddings: bool
   dropout: Annotated[float, Range(0, 1, below=True)]
   dtype: Annotated[str, OneOf(DTYPES)]

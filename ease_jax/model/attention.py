@@ -1,7 +1,7 @@
 """Attention: who sees whom, where tokens stand, what they bring together."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from ease_jax.core.spec import CAUSAL, ModelConfig
 
 NEGATIVE = -1e30  # finite: a fully masked row stays free of NaN
 
-Rotation = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, D / 2H]
+Turn = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, D / 2H]
 KV = tuple[jax.Array, jax.Array]  # keys, values: [B, T, G, D / H] each
 Look = Callable[[jax.Array], jax.Array]  # queries [B, T, H, D/H] -> [B, T, D]
 
@@ -41,24 +41,43 @@ def positions(length: int) -> jax.Array:
   return jnp.arange(length)[None]
 
 
+class Rotation(NamedTuple):
+  """Sines and cosines of positions, as layers see them."""
+
+  everywhere: Turn
+  local: Turn  # in local layers, if there are any
+
+
 def rotation(cfg: ModelConfig, position_BxT: jax.Array) -> Rotation:
   """Sines and cosines of all positions, computed once for all layers.
 
   B may be 1 where all rows stand at the same positions.
   """
+  spec = cfg.block.attention
+  everywhere = _turn(cfg, position_BxT, spec.rope_base, spec.rope_factors)
+  if not spec.global_every:
+    return Rotation(everywhere, everywhere)
+  return Rotation(everywhere, _turn(cfg, position_BxT, spec.local_rope_base))
+
+
+def _turn(
+  cfg: ModelConfig,
+  position_BxT: jax.Array,
+  base: float,
+  factors: Sequence[float] = (),
+) -> Turn:
   half = cfg.head_dim // 2
   exponent = -jnp.arange(half, dtype=jnp.float32) / half
-  frequency = cfg.block.attention.rope_base**exponent
-  factors = cfg.block.attention.rope_factors
+  frequency = base**exponent
   if factors:
     frequency /= jnp.asarray(factors, jnp.float32)
   angle = position_BxT[:, :, None, None] * frequency[None, None, None, :]
   return jnp.sin(angle), jnp.cos(angle)
 
 
-def rotate(x_BxTxHxD: jax.Array, rotation: Rotation) -> jax.Array:
+def rotate(x_BxTxHxD: jax.Array, turn: Turn) -> jax.Array:
   """Rotary position embedding (Su et al. 2104.09864), half-split layout."""
-  sin, cos = rotation
+  sin, cos = turn
   a, b = jnp.split(x_BxTxHxD.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
   return turned.astype(x_BxTxHxD.dtype)

@@ -108,8 +108,8 @@ class Body(nn.Module):
     repeated = {cell.block for cell in self.grid.segment}
     for i in range(self.grid.num_blocks):
       own = per_run.block if per_run and i in repeated else None
-      made = block(c, self.kind.residual_layers(c), own)
-      setattr(self, f'layer_{i}', made)
+      place = self.kind.residual_layers(c), own, c.block.attention.is_local(i)
+      setattr(self, f'layer_{i}', block(c, *place))
     self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
     for name in self._norm_names():
@@ -153,7 +153,9 @@ class Body(nn.Module):
   def embed_tokens(self, token_BxT: jax.Array) -> jax.Array:
     """Input states [B, T, D] in the compute type."""
     x_BxTxD = self.embed[token_BxT].astype(self.cfg.dtype)
-    return x_BxTxD * self.cfg.dim**0.5 if self.kind.unit_embedding else x_BxTxD
+    unit = self.cfg.dim**0.5 if self.kind.unit_embedding else 1.0
+    scale = unit * self.cfg.embedding_scale
+    return x_BxTxD if scale == 1 else x_BxTxD * scale
 
   def start(
     self,

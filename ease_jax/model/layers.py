@@ -108,6 +108,7 @@ class Block(nn.Module):
   cfg: ModelConfig
   depth: int  # layers that add to one state: their branches start smaller
   per_run: OfRuns | None = None  # what it has of its own in each run
+  is_local: bool = False  # its positions are those of local layers
 
   def setup(self):
     c = self.cfg
@@ -169,7 +170,8 @@ class Block(nn.Module):
     x_BxTxHxD = self._heads(x_BxTxF)
     if normed == 'head':
       x_BxTxHxD = self._norm(name)(x_BxTxHxD)
-    return rotate(x_BxTxHxD, rotation)
+    turn = rotation.local if self.is_local else rotation.everywhere
+    return rotate(x_BxTxHxD, turn)
 
   def own(self, run: jax.Array | np.ndarray | int) -> Own:
     """What it has of its own in a run.

@@ -6,8 +6,10 @@ mean what our block does; any other value is refused, and so is a tensor that
 has no name here. `names` has its name of each of our parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from ease_jax.checks import need
 
 Json = dict[str, Any]
 
@@ -24,6 +26,7 @@ class Family(NamedTuple):
     defaults: entries that a `config.json` may lack.
     accepts: values of further entries, or of each item of their lists; an entry
       that is not there is accepted.
+    more: further fields of ours, and what they follow from: of `config.json`.
     names: its tensor of each parameter of ours; `{}` is the layer's number.
     scale: what its norms add to their scale before they multiply with it.
   """
@@ -34,6 +37,7 @@ class Family(NamedTuple):
   defaults: Mapping[str, object]
   accepts: Mapping[str, tuple[object, ...]]
   names: Mapping[str, str]
+  more: Callable[[Json], dict[str, object]] = lambda said: {}
   scale: float = 0.0
 
 
@@ -95,6 +99,50 @@ _BRANCH_NORMS = {
   'layer_/mlp_norm/scale': 'model.layers.{}.post_feedforward_layernorm.weight',
 }
 
+_SANDWICH_NORMS = {
+  'layer_/attention_norm/scale': 'model.layers.{}.input_layernorm.weight',
+  'layer_/attention_out_norm/scale': (
+    'model.layers.{}.post_attention_layernorm.weight'
+  ),
+  'layer_/mlp_norm/scale': 'model.layers.{}.pre_feedforward_layernorm.weight',
+  'layer_/mlp_out_norm/scale': (
+    'model.layers.{}.post_feedforward_layernorm.weight'
+  ),
+}
+
+
+def _global_every(said: Json) -> int:
+  """Every so many layers is global, in the old or the new way of saying it.
+
+  Raises:
+    ConfigError: they follow in no such order.
+  """
+  kinds = said.get('layer_types')
+  if not kinds:
+    return said.get('sliding_window_pattern', 6)
+  is_global = [kind == 'full_attention' for kind in kinds]
+  every = is_global.index(True) + 1 if any(is_global) else len(kinds) + 1
+  need(
+    is_global == [(i + 1) % every == 0 for i in range(len(kinds))],
+    f'layer_types={kinds} are not one global layer behind so many local ones, '
+    'always as many; import another model',
+  )
+  return every
+
+
+def _gemma3(said: Json) -> dict[str, object]:
+  """Local layers and their positions, and the size of embeddings."""
+  ropes = said.get('rope_parameters') or {}
+  local = ropes.get('sliding_attention') or {}
+  fallback = said.get('rope_local_base_freq', 10000.0)
+  return {
+    'embedding_scale': float(said['hidden_size']) ** 0.5,
+    'block.attention.global_every': _global_every(said),
+    'block.attention.local_rope_base': float(local.get('rope_theta', fallback)),
+    'block.attention.window': said['sliding_window'],
+  }
+
+
 _LLAMA = Family('llama', _FIELDS, _FIXED, _DEFAULTS, _ACCEPTS, _NAMES)
 _QWEN_ACCEPTS = {
   'hidden_act': ('silu',),
@@ -121,5 +169,25 @@ FAMILIES: dict[str, Family] = {
     model_type='olmo2',
     fixed=_FIXED | {'block.attention.qk_norm': 'all', 'block.norm': 'branch'},
     names=_NAMES | _QK_NORMS | _BRANCH_NORMS,
+  ),
+  'Gemma3ForCausalLM': _LLAMA._replace(
+    model_type='gemma3_text',
+    fixed={
+      'block.norm': 'sandwich',
+      'block.attention.qkv_bias': False,
+      'block.attention.qk_norm': 'head',
+      'block.mlp.kind': 'geglu',
+    },
+    accepts={
+      'hidden_activation': ('gelu_pytorch_tanh',),
+      'attention_bias': (False,),
+      'attn_logit_softcapping': (),
+      'final_logit_softcapping': (),
+      'use_bidirectional_attention': (False,),
+      'layer_types': ('sliding_attention', 'full_attention'),
+    },
+    names=_NAMES | _QK_NORMS | _SANDWICH_NORMS,
+    more=_gemma3,
+    scale=1.0,
   ),
 }

@@ -53,6 +53,7 @@ def positions(
     ConfigError: it scales positions in no way known here.
   """
   new = said.get('rope_parameters') or {}
+  new = new.get('full_attention', new)  # where local layers have their own
   scaling = said.get('rope_scaling') or new
   base = float(new.get('rope_theta', said.get('rope_theta')) or DEFAULT_BASE)
   kind = scaling.get('rope_type', scaling.get('type', 'default'))

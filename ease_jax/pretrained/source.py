@@ -12,6 +12,7 @@ import numpy as np
 from ease_jax.checks import ConfigError, need
 from ease_jax.pretrained import rope
 from ease_jax.pretrained.families import FAMILIES, Family
+from ease_jax.pretrained.gguf import GgufFile
 from ease_jax.pretrained.mapping import is_turned, nested, their_name, to_ours
 from ease_jax.pretrained.tensors import Tensors
 
@@ -30,7 +31,7 @@ class Source:
   """A downloaded model.
 
   Attributes:
-    folder: where it lies.
+    folder: where it lies, or the file.
     said: its `config.json`.
     family: of its architecture.
     tensors: its weights.
@@ -39,19 +40,28 @@ class Source:
   folder: pathlib.Path
   said: Json
   family: Family
-  tensors: Tensors
+  tensors: Tensors | GgufFile
 
   @classmethod
   def at(cls, folder: pathlib.Path) -> 'Source':
-    """The model in a folder.
+    """The model in a folder, or in a file NAME.gguf.
 
     Raises:
       ConfigError: a file is missing or damaged, or it is a kind of model that
         cannot be had here.
     """
+    if folder.suffix == '.gguf':
+      need(folder.is_file(), f'{folder} is missing; give a GGUF file')
+      file = GgufFile(folder)
+      return cls(folder, file.config, file.family, file)
     said = _config(folder / CONFIG)
     family = _family(folder / CONFIG, said)
     return cls(folder, said, family, Tensors(folder))
+
+  @property
+  def _config(self) -> pathlib.Path:
+    """The file that says what it is, for messages."""
+    return self.folder if self.folder.is_file() else self.folder / CONFIG
 
   @property
   def model_fields(self) -> dict[str, object]:
@@ -59,7 +69,7 @@ class Source:
     family = self.family
     said = dict(family.defaults) | self.said
     missing = [name for name in family.fields if name not in said]
-    need(not missing, f'{self.folder / CONFIG} lacks {missing}; get it again')
+    need(not missing, f'{self._config} lacks {missing}; get it again')
     for name, values in family.accepts.items():
       self._check_accepted(name, values)
 
@@ -67,11 +77,17 @@ class Source:
     heads = 'block.attention.num_kv_heads'
     fields[heads] = fields[heads] or fields['block.attention.num_heads']
     fields['block.attention.head_dim'] = fields['block.attention.head_dim'] or 0
-    base, factors = rope.positions(said, self._head_dim, self.folder / CONFIG)
+    base, factors = rope.positions(said, self._head_dim, self._config)
     fields['block.attention.rope_base'] = base
     fields['block.attention.rope_factors'] = factors
     fields['tie_embeddings'] = self.tied
-    return fields | dict(family.fixed)
+    scalar = said.get('query_pre_attn_scalar')
+    need(
+      scalar in (None, self._head_dim),
+      f'{self._config} says query_pre_attn_scalar={scalar}, and a block can '
+      f'have the width of its heads, {self._head_dim}; import another model',
+    )
+    return fields | dict(family.fixed) | family.more(said)
 
   @property
   def _head_dim(self) -> int:
@@ -84,7 +100,7 @@ class Source:
     items = there if isinstance(there, list) else [there]
     need(
       all(item in (None, *values) for item in items),
-      f'{self.folder / CONFIG} says {name}={there!r}, and a block can have '
+      f'{self._config} says {name}={there!r}, and a block can have '
       f'{values} only; import another model',
     )
 
@@ -95,7 +111,7 @@ class Source:
     said = self.said.get('tie_word_embeddings', not has_own)
     need(
       said or has_own,
-      f'{self.folder / CONFIG} says tie_word_embeddings=False, and there is no '
+      f'{self._config} says tie_word_embeddings=False, and there is no '
       f'{self.family.names[UNEMBED]}; get the missing file',
     )
     return said
@@ -123,7 +139,7 @@ class Source:
       found = found[0]
     need(
       isinstance(found, int),
-      f'{self.folder / CONFIG} says eos_token_id={found!r}; give the number of '
+      f'{self._config} says eos_token_id={found!r}; give the number of '
       'the token that ends a text',
     )
     return int(found or 0)
@@ -135,6 +151,8 @@ class Source:
     Raises:
       ConfigError: there is none.
     """
+    if isinstance(self.tensors, GgufFile):
+      return self.tensors.tokenizer_json
     path = self.folder / TOKENIZER
     need(
       path.is_file(),
