@@ -71,14 +71,13 @@ def _add_model(c: Config) -> None:
   c.model.block.norm = 'pre'  # before each branch; or post, branch, sandwich
   c.model.block.epsilon = 1e-6  # what norms add to a mean square
   c.model.block.attention = ConfigDict()
-  c.model.block.attention.num_heads = 4  # H, divides dim
+  c.model.block.attention.num_heads = 4  # H
   c.model.block.attention.num_kv_heads = 4  # G, divides num_heads (GQA)
   c.model.block.attention.head_dim = 0  # width of a head; 0 = dim / num_heads
   c.model.block.attention.rope_base = 10000.0  # wavelength of rotary positions
   c.model.block.attention.rope_factors = ()  # of each pair's, for long contexts
   c.model.block.attention.global_every = 0  # others are local; 0 = all global
   c.model.block.attention.local_rope_base = 10000.0  # of local layers
-  c.model.block.attention.window = 0  # tokens that those see; 0 = all
   c.model.block.attention.qkv_bias = False  # of queries, keys and values
   c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets
   c.model.block.mlp = ConfigDict()

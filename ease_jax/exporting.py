@@ -1,22 +1,23 @@
 """A run as a folder that `transformers` loads."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
+from ease_jax import config as config_lib
 from ease_jax import deploy
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
 from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.spec import CAUSAL, ModelConfig
 from ease_jax.data.tokenizers import Tokenizer
 from ease_jax.decode.text import Trained
 from ease_jax.files import write_together
 from ease_jax.pretrained import (
   FAMILIES,
-  Family,
+  Said,
   flat,
   nested,
   their_name,
@@ -57,8 +58,9 @@ def export_model(workdir: str, target: str, layers: int = 0) -> None:
   trained = deploy.load_model(config, folder)
   grid = trained.model.grid
   _check_plain(config, grid)
-  name = _architecture(folder, config)
-  family = FAMILIES[name]
+  said = folders.read_origin(folder) or _said(config, trained)
+  family = said.family
+  _check_same(said, config, trained.model.cfg)
   readout = _readout(grid, layers)
   cells = grid.cells[: grid.reach_K[readout]]
 
@@ -68,15 +70,18 @@ def export_model(workdir: str, target: str, layers: int = 0) -> None:
     their_name(family, path): to_theirs(family, path, value)
     for path, value in model.items()
   }
-  said = _entries(family, config, trained)
-  said |= folders.read_origin(folder) or {'architectures': [name]}
-  said |= {'num_hidden_layers': len(cells), 'dtype': 'float32'}
-  said.pop('torch_dtype', None)  # what older versions call that
-  if 'layer_types' in said:
-    said['layer_types'] = said['layer_types'][: len(cells)]
+  entries = said.entries | {
+    'num_hidden_layers': len(cells),
+    'vocab_size': trained.model.cfg.vocab_size,
+    'tie_word_embeddings': trained.model.cfg.tie_embeddings,
+    'dtype': 'float32',
+  }
+  entries.pop('torch_dtype', None)  # what older versions call that
+  if 'layer_types' in entries:
+    entries['layer_types'] = entries['layer_types'][: len(cells)]
 
   contents = {
-    CONFIG: folders.dumps(said),
+    CONFIG: folders.dumps(entries),
     WEIGHTS: save(weights, {'format': 'pt'}),
     TOKENIZER: trained.tokenizer.to_hugging_face(),
     TOKENIZER_CONFIG: folders.dumps(_special(trained.tokenizer)),
@@ -85,7 +90,9 @@ def export_model(workdir: str, target: str, layers: int = 0) -> None:
     contents[EXITS] = save(beside)
   place.mkdir(parents=True, exist_ok=True)
   write_together({place / file: content for file, content in contents.items()})
-  print(f'Exported: {name}, {len(cells)} layers, to {place.resolve()}')
+  print(
+    f'Exported: {said.architecture}, {len(cells)} layers, to {place.resolve()}'
+  )
 
 
 def _check_plain(config: Config, grid: Grid) -> None:
@@ -99,25 +106,52 @@ def _check_plain(config: Config, grid: Grid) -> None:
   )
 
 
-def _architecture(folder: pathlib.Path, config: Config) -> str:
-  """The one that the model came as, or the first that has its block."""
-  origin = folders.read_origin(folder)
-  if origin is not None:
-    return origin['architectures'][0]
+def _architecture(config: Config) -> str:
+  """The first architecture that has the block of a run made here.
 
-  block = config.model
+  Raises:
+    ConfigError: there is none; says how the block differs from Llama's.
+  """
   for name, family in FAMILIES.items():
-    if all(_field(block, at) == value for at, value in family.fixed.items()):
+    same = [_field(config.model, at) == v for at, v in family.fixed.items()]
+    if all(same) and family.more is None:
       return name
   fixed = FAMILIES['LlamaForCausalLM'].fixed
   differing = [
-    f'model.{at}={_field(block, at)!r} there, {value!r} in Llama'
+    f'model.{at}={_field(config.model, at)!r} there, {value!r} in Llama'
     for at, value in fixed.items()
-    if _field(block, at) != value
+    if _field(config.model, at) != value
   ]
   raise ConfigError(
     f'transformers has no model with such blocks: {"; ".join(differing)}; '
     'train with those of one that it has'
+  )
+
+
+def _check_same(said: Said, config: Config, cfg: ModelConfig) -> None:
+  """Refuses a run that is not what its exported config would say.
+
+  Raises:
+    ConfigError: names every field that differs.
+  """
+  base = config_lib.base().model
+  wanted = dict(flat(base.block.to_dict(), 'block/'))
+  wanted['embedding_scale'] = base.embedding_scale
+  wanted |= {
+    name.replace('.', '/'): value
+    for name, value in said.model_fields(said.family).items()
+  }
+  here = dict(flat(config.model.to_dict()))
+  here['block/attention/head_dim'] = cfg.head_dim
+  differing = [
+    f'model.{name.replace("/", ".")}={here[name]} here, {value} there'
+    for name, value in wanted.items()
+    if here[name] != value
+  ]
+  need(
+    not differing and cfg.attention == CAUSAL,
+    f'this run is no {said.architecture} as {said.where} says: '
+    f'{"; ".join(differing)}; train with the fields of that',
   )
 
 
@@ -167,29 +201,33 @@ def _divided(
   return dict(flat(model)), dict(flat(beside))
 
 
-def _entries(family: Family, config: Config, trained: Trained) -> Json:
-  """What `config.json` says of a model that was made here."""
+def _said(config: Config, trained: Trained) -> Said:
+  """The `config.json` of a model that was made here."""
+  name = _architecture(config)
+  family = FAMILIES[name]
   tokenizer = trained.tokenizer
   cfg = trained.model.cfg
   attention = cfg.block.attention
   entries = {
     entry: _field(config.model, at) for entry, at in family.fields.items()
   }
-  return entries | {
+  entries |= {
+    'architectures': [name],
     'model_type': family.model_type,
     'head_dim': cfg.head_dim,
+    'num_key_value_heads': cfg.num_kv_heads,
     'hidden_act': 'silu',
-    'vocab_size': cfg.vocab_size,
     'max_position_embeddings': config.data.seq_len,
     'rope_theta': attention.rope_base,
     'rope_parameters': {
       'rope_type': 'default',
       'rope_theta': attention.rope_base,
     },
-    'tie_word_embeddings': cfg.tie_embeddings,
+    'sliding_window': None,
     'bos_token_id': tokenizer.bos_id,
     'eos_token_id': tokenizer.eos_id,
   }
+  return Said(entries, f'config.json of {name}')
 
 
 def _special(tokenizer: Tokenizer) -> Json:

@@ -11,6 +11,7 @@ from ease_jax import workdir as folders
 from ease_jax.checks import need
 from ease_jax.config import Config
 from ease_jax.data import tokenizers
+from ease_jax.data.files import say
 from ease_jax.data.pretrained import Pretrained
 from ease_jax.files import expanded, write_atomic
 from ease_jax.lock import LOCK, locked
@@ -20,6 +21,8 @@ from ease_jax.specs import Specs
 from ease_jax.train import optimizer, saved
 from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.update import TrainState, abstract_state
+
+SAMPLE = 'Stra\u00dfe 1 \u2192 na\u00efve'  # characters of one to three bytes
 
 
 def import_model(
@@ -48,9 +51,11 @@ def import_model(
   folders.check_foreign(folder, folders.CONFIG, folders.FILES)
 
   source = Source.at(expanded(origin, '--from'))
+  eos_id, *others = source.said.eos_ids
   tokenizer = Pretrained(
-    source.tokenizer_json, source.eos_id, source.vocab_size
+    source.tokenizer_json, eos_id, source.vocab_size, source.folder
   )
+  _check_bytes(tokenizer, source.folder)
   config = config_of(source, context)
   config.model.readouts = tuple(readouts)
   run_specs = specs.from_config(config, source.vocab_size)
@@ -59,12 +64,31 @@ def import_model(
   with locked(folder):
     folders.write_config(config, folder)
     tokenizers.save(tokenizer, folder / tokenizers.FILE)
-    write_atomic(folder / folders.ORIGIN, folders.dumps(source.said))
+    write_atomic(folder / folders.ORIGIN, folders.dumps(source.said.entries))
     facts = tokenizers.vocabulary(tokenizer)
     made_by = fields.of_training(config)
     with Checkpoints(folder, 1, facts, made_by) as checkpoints:
       checkpoints.save(0, state, data={}, host=saved.Host())
+  if others:
+    say(f'token {eos_id} ends a text here, for the model also {others}')
   print(f'Imported: {_described(source, state.params)} to {folder.resolve()}')
+
+
+def _check_bytes(tokenizer: Pretrained, where: object) -> None:
+  """Refuses a tokenizer whose tokens do not say how many bytes they are.
+
+  Some put a space before a text, which is one more.
+  """
+  tokens = tokenizer.encode(SAMPLE)
+  if tokenizer.decode(tokens).strip() != SAMPLE:  # it has not all characters
+    return
+  found = int(tokenizer.token_bytes[tokens].sum())
+  wanted = len(SAMPLE.encode('utf-8'))
+  need(
+    0 <= found - wanted <= 1,
+    f'the tokenizer of {where} makes {found} bytes of {SAMPLE!r}, which has '
+    f'{wanted}, so that bits per byte would be wrong; import another model',
+  )
 
 
 def config_of(source: Source, context: int) -> Config:
@@ -79,11 +103,11 @@ def config_of(source: Source, context: int) -> Config:
   Raises:
     ConfigError: the model is none that can be had here, or sees fewer tokens.
   """
-  most = source.context
+  most = source.said.context
   need(
     most is None or context <= most,
-    f'--context={context} is more than the {most} tokens that the model was '
-    'trained to see; lower it',
+    f'--context={context} is more than the {most} tokens that layers of the '
+    'model see whole; lower it',
   )
   c = config_lib.base()
   for name, value in source.model_fields.items():
@@ -113,4 +137,4 @@ def _described(source: Source, params: Params) -> str:
   """The model in a few words."""
   leaves: dict[str, Any] = saved.leaves(params)
   numbers = sum(x.size for x in leaves.values())
-  return f'{source.said["architectures"][0]}, {numbers:,} parameters'
+  return f'{source.said.architecture}, {numbers:,} parameters'

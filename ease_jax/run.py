@@ -139,6 +139,8 @@ def _make(
     # A run that starts from another one reads with the tokenizer of that.
     reader = folder if folders.is_bound(folder) else deploy.source_of(checked)
     task = load_task(checked.data, reader)
+  if reader is not None:
+    folders.check_context(config, reader)
   checked = specs_on(config, task)
 
   if mode != results_lib.MODE:

@@ -189,13 +189,6 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   clashes.check(specs.train, specs.loss, specs.body)
   _check_top_k(specs)
-  window = specs.model.block.attention.window
-  need(
-    window == 0 or specs.data.seq_len <= window,
-    f'data.seq_len={specs.data.seq_len} is more than '
-    f'model.block.attention.window={window}, and layers that see less than a '
-    f'whole window are not built; use data.seq_len={window} or less',
-  )
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),
     f'loss.target={specs.loss.teaching.target} has no effect with '

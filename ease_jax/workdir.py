@@ -19,6 +19,7 @@ from ease_jax.evaluate.results import Results
 from ease_jax.fields import STEPS
 from ease_jax.fields import as_json as as_json
 from ease_jax.files import draft_of, expanded, write_atomic
+from ease_jax.pretrained import Said
 from ease_jax.train import saved
 from ease_jax.train.writers import METRICS
 
@@ -110,13 +111,13 @@ def read_config_file(path: pathlib.Path) -> Config:
   return fields.from_json(_read(path))
 
 
-def read_origin(folder: pathlib.Path) -> Json | None:
-  """The `config.json` that an imported model came with; None of others."""
+def read_origin(folder: pathlib.Path) -> Said | None:
+  """What an imported model came with; None of others."""
   path = folder / ORIGIN
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text('utf-8'))
+    return Said(json.loads(path.read_text('utf-8')), path)
   except ValueError as error:
     raise ConfigError(
       f'{path} is damaged ({error}); restore it, or import the model again'
@@ -124,9 +125,33 @@ def read_origin(folder: pathlib.Path) -> Json | None:
 
 
 def keep_origin(source: pathlib.Path | None, folder: pathlib.Path) -> None:
-  """Lets a run know what the one that it starts from was imported as."""
+  """Lets a run know what the one that it starts from was imported as.
+
+  What an earlier start left there is no longer so.
+  """
   if source is not None and (source / ORIGIN).exists():
     write_atomic(folder / ORIGIN, (source / ORIGIN).read_text('utf-8'))
+  else:
+    (folder / ORIGIN).unlink(missing_ok=True)
+
+
+def check_context(config: Config, folder: pathlib.Path) -> None:
+  """Refuses windows that an imported model was not made for.
+
+  Args:
+    config: of the run.
+    folder: of that run, or of the one that it starts from.
+  """
+  origin = read_origin(folder)
+  if origin is None:
+    return
+  most = origin.context
+  length = config.data.seq_len
+  need(
+    most is None or length <= most,
+    f'data.seq_len={length} is more than the {most} tokens that layers of the '
+    f'model in {folder} see whole; lower it',
+  )
 
 
 def read_steps(folder: pathlib.Path) -> object:
@@ -178,6 +203,7 @@ def check_config(
   if may_extend and _extends(folder, *longer):
     there[STEPS] = here[STEPS]
 
+  check_context(config, folder)
   free = fields.FREE_OF_IMPORTED if imported else fields.FREE
   differing = fields.differing(there, here, free)
   need(

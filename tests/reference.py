@@ -49,6 +49,9 @@ class Decoder:
     num_heads: query heads.
     num_kv_heads: heads of keys and values.
     rope_base: base of the rotary frequencies.
+    rope_factors: by which the wavelength of each pair grows; () = 1.
+    local_blocks: those whose positions have another base.
+    local_rope_base: that base.
     norm: 'pre', on the input of each branch, 'post', on each sum, 'branch', on
       what each adds, or 'sandwich', on its input and on what it adds.
     gate: 'swiglu' or 'geglu', where the MLP has one.
@@ -61,6 +64,9 @@ class Decoder:
   num_heads: int
   num_kv_heads: int
   rope_base: float = 10000.0
+  rope_factors: Sequence[float] = ()
+  local_blocks: Sequence[int] = ()
+  local_rope_base: float = 10000.0
   norm: str = 'pre'
   gate: str = 'swiglu'
   inject: str = 'add'
@@ -98,10 +104,16 @@ def rms_norm(params: Params, x_D: np.ndarray) -> np.ndarray:
   return x_D / np.sqrt(np.mean(x_D**2) + 1e-6) * params['scale']
 
 
-def rotated(x_HxD: np.ndarray, position: int, base: float) -> np.ndarray:
+def rotated(
+  model: Decoder, block: int, x_HxD: np.ndarray, position: int
+) -> np.ndarray:
   """Turns the pairs (i, i + D/2) of each head by position * base^(-2i/D)."""
   half = x_HxD.shape[-1] // 2
+  is_local = block in model.local_blocks
+  base = model.local_rope_base if is_local else model.rope_base
+  factors = () if is_local else model.rope_factors
   angle = position * base ** (-np.arange(half) / half)
+  angle = angle / np.asarray(factors or 1.0)
   pairs = x_HxD[:, :half] + 1j * x_HxD[:, half:]
   turned = pairs * np.exp(1j * angle)
   return np.concatenate([turned.real, turned.imag], axis=-1)
@@ -117,6 +129,8 @@ def normed_heads(params: Params, name: str, x_HxD: np.ndarray) -> np.ndarray:
   """Heads, each normed where the block has a norm for them."""
   if name not in params:
     return x_HxD
+  if len(params[name]['scale']) == x_HxD.size:  # all of them together
+    return rms_norm(params[name], x_HxD.ravel()).reshape(x_HxD.shape)
   return np.stack([rms_norm(params[name], x_D) for x_D in x_HxD])
 
 
@@ -143,7 +157,7 @@ def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
   key_GxD = projected(params['key'], x_D, model.num_kv_heads)
   key_GxD = normed_heads(params, 'key_norm', key_GxD)
   value_GxD = projected(params['value'], x_D, model.num_kv_heads)
-  return rotated(key_GxD, position, model.rope_base), value_GxD
+  return rotated(model, block, key_GxD, position), value_GxD
 
 
 def attention(
@@ -154,7 +168,7 @@ def attention(
   x_D = branch_input(model, params['attention_norm'], h_D)
   query_HxD = projected(params['query'], x_D, model.num_heads)
   query_HxD = normed_heads(params, 'query_norm', query_HxD)
-  query_HxD = rotated(query_HxD, position, model.rope_base)
+  query_HxD = rotated(model, block, query_HxD, position)
 
   queries_per_group = model.num_heads // model.num_kv_heads
   mixed = []

@@ -29,6 +29,14 @@ BODIES = {
   'foreign': tiny.stack(
     norm='sandwich', mlp='geglu', head_dim=6, qkv_bias=True, qk_norm='head'
   ),
+  'local': tiny.stack(
+    norm='branch',
+    qk_norm='all',
+    embedding_scale=3.0,
+    rope_factors=(1.0, 4.0),
+    global_every=2,
+    local_rope_base=50.0,
+  ),
   'refine': tiny.refine(
     carry_init='input', gates=('dat_multinomial', 'ouro'), gate_dim=8
   ),
@@ -100,6 +108,7 @@ SIGNALS = {
   ),
   'refine': ('max_prob', 'dat_multinomial', 'ouro', 'shortlist'),
   'foreign': ('max_prob',),
+  'local': ('max_prob',),
   'learned': ('kl',),
   'random': ('patience',),
   'core': ('state_change',),
@@ -119,6 +128,7 @@ UNTIED = ('recompute', 'copy_state', 'drop')
 CASES = [
   *(('stack', 'max_prob', policy) for policy in UNTIED),
   ('foreign', 'max_prob', 'copy_state'),
+  ('local', 'max_prob', 'copy_state'),
   ('stack', 'kl', 'copy_state'),
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),

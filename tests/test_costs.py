@@ -22,12 +22,26 @@ def xla_flops(function, *args):
 
 @pytest.fixture(
   scope='module',
-  params=[('gelu', 4), ('gelu', 1), ('swiglu', 4), ('swiglu', 2)],
+  # The last one's heads are twice as wide as the model.
+  params=[
+    ('gelu', 4, 0),
+    ('gelu', 1, 0),
+    ('swiglu', 4, 0),
+    ('swiglu', 2, 0),
+    ('geglu', 2, 32),
+  ],
   ids=lambda p: f'{p[0]}-{p[1]}kv',
 )
 def cell(request):
-  mlp, kv_heads = request.param
-  m = tiny.model_config(96, dim=64, mlp_dim=256, mlp=mlp, num_kv_heads=kv_heads)
+  mlp, kv_heads, head_dim = request.param
+  m = tiny.model_config(
+    96,
+    dim=64,
+    mlp_dim=256,
+    mlp=mlp,
+    num_kv_heads=kv_heads,
+    head_dim=head_dim,
+  )
   block = layers.Block(m, m.num_layers)
   h = jnp.ones((ROWS, LENGTH, m.dim))
   position = attention_lib.rotation(m, jnp.arange(LENGTH)[None])

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from ease_jax import deploy, importing, specs
+from ease_jax import deploy, importing
 from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError
@@ -48,7 +48,10 @@ def vocabulary():
 def write(path, **changes):
   """The model `gemma3` of `downloads` as one file."""
   said = downloads.said('gemma3')
-  fields = dict(architecture='gemma3', tokenizer='llama') | changes
+  usual = dict(
+    architecture='gemma3', tokenizer='llama', space=False, window=1024, more={}
+  )
+  fields = usual | changes
   writer = gguf.GGUFWriter(path, fields['architecture'])
   writer.add_block_count(said['num_hidden_layers'])
   writer.add_embedding_length(said['hidden_size'])
@@ -58,7 +61,7 @@ def write(path, **changes):
   writer.add_key_length(said['head_dim'])
   writer.add_layer_norm_rms_eps(said['rms_norm_eps'])
   writer.add_rope_freq_base(1e6)
-  writer.add_sliding_window(said['sliding_window'])
+  writer.add_sliding_window(fields['window'])
   writer.add_context_length(said['max_position_embeddings'])
 
   tokens, scores, kinds = vocabulary()
@@ -70,6 +73,9 @@ def write(path, **changes):
   writer.add_eos_token_id(1)
   writer.add_unk_token_id(3)
   writer.add_add_bos_token(True)
+  writer.add_add_space_prefix(fields['space'])
+  for name, value in fields['more'].items():
+    writer.add_float32(name, value)
 
   names = importing.Source.at(
     downloads.write(path.parent / 'download', 'gemma3')
@@ -102,7 +108,6 @@ def test_a_file_is_the_model_of_its_folder(tmp_path):
   # What the file does not say is what the family is: five local layers in six.
   assert attention.global_every == 6
   assert attention.local_rope_base == 10000.0
-  assert attention.window == 1024
   assert file.tokenizer.bos_id == 2
   assert file.tokenizer.eos_id == 1
 
@@ -130,6 +135,11 @@ def test_tokens_are_merged_by_their_scores():
   [
     (dict(architecture='mamba'), 'mamba'),
     (dict(tokenizer='gpt2'), 'gpt2'),
+    (dict(space=True), 'add_space_prefix'),
+    (
+      dict(more={'gemma3.final_logit_softcapping': 30.0}),
+      'gemma3.final_logit_softcapping',
+    ),
   ],
 )
 def test_other_files_are_refused_in_a_line(tmp_path, changes, word):
@@ -151,11 +161,9 @@ def test_a_damaged_file_is_refused_in_a_line(tmp_path):
 
 
 def test_local_layers_may_not_see_less_than_a_window(tmp_path):
-  loaded(write(tmp_path / 'model.gguf'), tmp_path / 'run')
-  c = folders.read_config(tmp_path / 'run')
-  c.data.seq_len = 1025
-  with pytest.raises(ConfigError, match=r'seq_len=1025 .*window=1024'):
-    specs.from_config(c)
+  path = write(tmp_path / 'model.gguf', window=32)
+  with pytest.raises(ConfigError, match=r'--context=64 .* 32 tokens'):
+    loaded(path, tmp_path / 'run')
 
 
 @pytest.mark.skipif(

@@ -18,10 +18,12 @@ from ease_jax import decode, deploy, exporting, importing, specs
 from ease_jax import run as run_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError
+from ease_jax.data import load_tokenizer, tokenizers
 from ease_jax.data.corpus import Corpus
 from ease_jax.data.pretrained import Pretrained
 from ease_jax.data.task import LanguageModelling
-from ease_jax.data.tokenizers import _from_json, prompt_tokens
+from ease_jax.data.tokenizers import prompt_tokens
+from ease_jax.decode.text import Speech
 from ease_jax.pretrained import Source
 from ease_jax.train import saved
 
@@ -181,7 +183,7 @@ FAULTS = {
     ('BertModel', 'Olmo2ForCausalLM'),
   ),
   'activation': (dict(hidden_act='relu'), None, ('hidden_act', 'relu')),
-  'window': (dict(sliding_window=8), None, ('sliding_window=8',)),
+  'window': (dict(sliding_window=8), None, ('=64', '8 tokens')),
   'scaling': (
     dict(rope_parameters={'rope_type': 'yarn', 'rope_theta': 1e4}),
     None,
@@ -190,7 +192,27 @@ FAULTS = {
   'context': (dict(max_position_embeddings=32), None, ('=64', '32')),
   'end': (dict(eos_token_id=None), None, ('eos_token_id=None',)),
   'end beyond': (dict(eos_token_id=300), None, ('300', 'embedding')),
-  'size': (dict(hidden_size=50), None, ('model.dim=50', 'num_heads=4')),
+  'size': (dict(hidden_size=50), None, ('embed_tokens', '(300, 50)')),
+  'rows': (dict(vocab_size=7), None, ('vocab_size=7', '300 rows')),
+  'text for a number': (dict(hidden_size='48'), None, ("hidden_size='48'",)),
+  'layers': (dict(layer_types=['full_attention']), None, ('layer_types', '3')),
+  'quantized': (
+    dict(quantization_config={'bits': 4}),
+    None,
+    ('quantization_config', 'can not'),
+  ),
+  'scaling without a kind': (
+    dict(rope_scaling={'factor': 8.0}),
+    None,
+    ('rotary', 'llama3'),
+  ),
+  'part of a head': (
+    dict(
+      rope_parameters={'rope_type': 'default', 'partial_rotary_factor': 0.5}
+    ),
+    None,
+    ('partial_rotary_factor', '0.5'),
+  ),
   'missing': ({}, without(NORM), ('lacks', NORM)),
   'left over': ({}, with_tensor('model.extra', (3,)), ('model.extra',)),
   'shape': ({}, with_tensor(NORM, (3,)), (NORM, '(3,)', '(48,)')),
@@ -261,7 +283,7 @@ DAMAGES = {
   break_the_index: ('index.json', 'damaged'),
   lose_the_index: ('has 2 *.safetensors', 'index.json'),
   lose_the_tokenizer: ('tokenizer.json', 'missing'),
-  break_the_tokenizer: ('tokenizer.json', 'damaged'),
+  break_the_tokenizer: ('tokenizer of', 'damaged'),
   break_the_config: ('config.json', 'damaged'),
   cut_the_weights: ('model.safetensors', 'damaged'),
 }
@@ -307,6 +329,27 @@ def test_any_header_is_read_or_refused(tmp_path):
   assert refused > 200
 
 
+ODD = (None, -1, 0, 2.5, 1e400, True, '48', 'yarn', [], [['a']], {}, {'a': 1})
+
+
+@pytest.mark.parametrize('family', ('llama3', 'gemma3'))
+def test_any_entry_is_read_or_refused(tmp_path, family):
+  """Entries of other types: no other error."""
+  origin = downloads.write(tmp_path, family)
+  names = [*downloads.said(family), 'rope_scaling', 'rope_parameters']
+  for name in names:
+    for value in ODD:
+      entries = downloads.said(family) | {name: value}
+      (origin / 'config.json').write_text(json.dumps(entries))
+      try:
+        source = Source.at(origin)
+        _ = source.model_fields, source.said.context, source.said.eos_ids
+        _ = source.vocab_size
+        importing.config_of(source, 64)
+      except ConfigError as error:
+        assert '\n' not in str(error)
+
+
 def test_a_copy_of_the_embedding_is_left_out_only_if_it_is_one(tmp_path):
   origin = downloads.write(tmp_path / 'download', 'llama_tied')
   tensors = load_file(origin / 'model.safetensors')
@@ -340,9 +383,10 @@ def beginning():
   return Pretrained(tokenizer.to_str(), 0, downloads.VOCAB), begin
 
 
-def test_a_tokenizer_is_itself_after_it_was_saved():
+def test_a_tokenizer_is_itself_after_it_was_saved(tmp_path):
   made, begin = beginning()
-  saved_again = _from_json(made.to_json())
+  tokenizers.save(made, tmp_path / 'tokenizer.json')
+  saved_again = load_tokenizer(tmp_path / 'tokenizer.json')
   text = 'Ünï <|end|> code\n'
   for tokenizer in (made, saved_again):
     assert tokenizer.bos_id == begin
@@ -362,6 +406,22 @@ def test_sentence_pieces_have_their_size_in_bytes():
   whole.add_special_tokens(['<unk>', '</s>'])
   tokenizer = Pretrained(whole.to_str(), 1, 7)
   assert tokenizer.token_bytes.tolist() == [1, 1, 1, 4, 2, 1, 1]
+
+
+def test_words_that_go_on_keep_their_space():
+  """Llama 2's tokenizer drops the space before a text."""
+  vocab = {'<unk>': 0, '</s>': 1, '\u2581a': 2, '\u2581day': 3}
+  whole = hf.Tokenizer(hf.models.BPE(vocab, [], unk_token='<unk>'))
+  whole.decoder = hf.decoders.Sequence(
+    [
+      hf.decoders.Replace('\u2581', ' '),
+      hf.decoders.Fuse(),
+      hf.decoders.Strip(' ', 1, 0),
+    ]
+  )
+  tokenizer = Pretrained(whole.to_str(), 1, 4)
+  speech = Speech(tokenizer, [2])
+  assert [speech.say(3), speech.say(3)] == [' day', ' day']
 
 
 def test_windows_begin_as_texts_do(tmp_path):
@@ -536,12 +596,66 @@ def test_training_goes_on_from_it_and_knows_where_it_came_from(tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('rope_base', 777.0),
+    ('rope_factors', (2.0,) * 6),
+    ('qk_norm', 'none'),
+  ],
+)
+def test_what_its_config_would_not_say_is_not_exported(tmp_path, field, value):
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  imported(tmp_path, 'llama')
+  c = folders.read_config(tmp_path / 'run')
+  c.data.update(source='text', path=(str(tmp_path / 'text.txt'),), seq_len=8)
+  c.train.update(steps=1, batch_size=2, init_from=str(tmp_path / 'run'))
+  c.model.block.attention[field] = value
+  run_lib.run(c, tmp_path / 'tuned', 'train')
+  if field == 'qk_norm':  # nothing was changed
+    exported(tmp_path / 'tuned', tmp_path / 'back')
+    return
+  with pytest.raises(ConfigError, match=f'{field}='):
+    exported(tmp_path / 'tuned', tmp_path / 'back')
+  assert not (tmp_path / 'back').exists()
+
+
+def test_a_run_of_ours_that_no_llama_is_stays_here(tmp_path):
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  c = small_run.make_config(tmp_path / 'text.txt')
+  c.model.block.mlp.kind = 'swiglu'
+  c.model.embedding_scale = 7.0
+  run_lib.run(c, tmp_path / 'run', 'train')
+  with pytest.raises(ConfigError, match=r'model.embedding_scale=7.0 here, 1.0'):
+    exported(tmp_path / 'run', tmp_path / 'back')
+
+
+def test_a_new_start_forgets_where_an_earlier_one_came_from(tmp_path):
+  (tmp_path / 'run').mkdir()
+  origin = tmp_path / 'run' / folders.ORIGIN
+  origin.write_text(json.dumps(downloads.said('llama')))
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  c = small_run.make_config(tmp_path / 'text.txt')
+  folders.write_config(c, tmp_path / 'run')
+  run_lib.run(c, tmp_path / 'run', 'train')
+  assert not origin.exists()
+
+
+def test_no_window_is_longer_than_the_model_knows(tmp_path):
+  imported(tmp_path, 'llama')
+  c = folders.read_config(tmp_path / 'run')
+  c.data.seq_len = 1025
+  said = small_run.refusal(c, tmp_path / 'run', 'evaluate')
+  assert 'data.seq_len=1025' in said
+  assert '1024' in said
+
+
 def test_an_imported_run_is_never_trained_in_its_place(tmp_path):
   imported(tmp_path, 'llama')
   c = folders.read_config(tmp_path / 'run')
   (tmp_path / 'text.txt').write_text(small_run.TEXT)
   c.data.update(source='text', path=(str(tmp_path / 'text.txt'),), seq_len=8)
-  small_run.refusal(c, tmp_path / 'run', 'train')
+  assert 'train.steps=0' in small_run.refusal(c, tmp_path / 'run', 'train')
   c.train.steps = 2
   said = small_run.refusal(c, tmp_path / 'run', 'train')
   assert f'train.init_from={tmp_path / "run"}' in said

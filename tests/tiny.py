@@ -26,6 +26,9 @@ PLACES = {
   'rope_base': 'block.attention.rope_base',
   'head_dim': 'block.attention.head_dim',
   'qkv_bias': 'block.attention.qkv_bias',
+  'rope_factors': 'block.attention.rope_factors',
+  'global_every': 'block.attention.global_every',
+  'local_rope_base': 'block.attention.local_rope_base',
   'qk_norm': 'block.attention.qk_norm',
   'mlp': 'block.mlp.kind',
   'mlp_dim': 'block.mlp.dim',
@@ -174,11 +177,22 @@ def plain(model, params):
     num_heads=cfg.block.attention.num_heads,
     num_kv_heads=cfg.num_kv_heads,
     rope_base=cfg.block.attention.rope_base,
+    rope_factors=cfg.block.attention.rope_factors,
+    local_blocks=local_blocks(cfg.block.attention, cfg.num_layers),
+    local_rope_base=cfg.block.attention.local_rope_base,
     norm=cfg.block.norm,
     gate=cfg.block.mlp.kind,
     inject=cfg.options.inject if cfg.body == 'refine' else 'add',
-    embed_scale=cfg.dim**0.5 if cfg.body == 'hrm' else 1.0,
+    embed_scale=cfg.dim**0.5 if cfg.body == 'hrm' else cfg.embedding_scale,
   )
+
+
+def local_blocks(attention, num_layers):
+  """All but every so many, counted from 1."""
+  every = attention.global_every
+  if not every:
+    return ()
+  return tuple(i for i in range(num_layers) if (i + 1) % every)
 
 
 def plain_cells(cfg):

@@ -31,7 +31,7 @@ class AttentionSpec:
   """Section `model.block.attention`.
 
   Attributes:
-    num_heads: H, divides the model's width.
+    num_heads: H; divides the model's width where heads have none of their own.
     num_kv_heads: G, divides H (grouped-query attention).
     head_dim: width of a head; 0 = the model's width by H.
     rope_base: wavelength base of rotary positions.
@@ -39,7 +39,6 @@ class AttentionSpec:
     global_every: every so many layers is global, the others are local (Gemma);
       0 = all are global.
     local_rope_base: of the positions in local layers.
-    window: tokens that a local layer sees; 0 = all.
     qkv_bias: whether queries, keys and values have biases (Qwen 2).
     qk_norm: RMSNorm of queries and keys: of each head (Qwen 3), of all heads
       together (OLMo 2), or none.
@@ -52,7 +51,6 @@ class AttentionSpec:
   rope_factors: tuple[Annotated[float, Range(0, above=True)], ...]
   global_every: Size
   local_rope_base: Annotated[float, Range(1), ReadIf('global_every')]
-  window: Annotated[Size, ReadIf('global_every')]
   qkv_bias: bool
   qk_norm: Annotated[str, OneOf(NORMED_HEADS)]
 

@@ -26,9 +26,11 @@ def bytes_alone(eos: str) -> str:
   """A tokenizer whose tokens are the 256 bytes.
 
   Args:
-    eos: what it calls the byte that ends a text.
+    eos: what it calls byte 0, which ends a text.
   """
   vocab = {character: byte for byte, character in enumerate(BYTES)}
+  del vocab[BYTES[0]]  # byte 0, absent from text, is the end
+  vocab[eos] = 0
   tokenizer = hf.Tokenizer(hf.models.BPE(vocab, []))
   tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = hf.decoders.ByteLevel()

@@ -1,5 +1,6 @@
 """The tokenizer of an imported model, as the Hugging Face library has it."""
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,9 @@ import tokenizers as hf
 
 from ease_jax.checks import ConfigError, need
 from ease_jax.data.files import encoded
+from ease_jax.pretrained.gguf import SPACE
 
-SPACE = '▁'  # how SentencePiece writes one
+NAME = 'a saved run'  # whose tokenizer it is, when nobody says
 Json = dict[str, Any]
 
 
@@ -21,6 +23,7 @@ class Pretrained:
     content: a `tokenizer.json` of the library.
     eos_id: the token that ends a text.
     vocab_size: V, rows of the model's embedding; the last may have no token.
+    where: whose tokenizer it is, for messages.
 
   Raises:
     ConfigError: the library cannot read the content, or it has more tokens
@@ -30,12 +33,14 @@ class Pretrained:
   name = 'pretrained'
   unk_id = None
 
-  def __init__(self, content: str, eos_id: int, vocab_size: int):
+  def __init__(
+    self, content: str, eos_id: int, vocab_size: int, where: object = NAME
+  ):
     try:
       self._tokenizer = hf.Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exceptions
       raise ConfigError(
-        f'tokenizer.json is damaged ({error}); get it again'
+        f'the tokenizer of {where} is damaged ({error}); get it again'
       ) from error
     # A text that spells a special token is a text.
     self._tokenizer.encode_special_tokens = True
@@ -45,8 +50,8 @@ class Pretrained:
     most = max(self._tokenizer.get_vocab().values(), default=0)
     need(
       max(most, eos_id) < vocab_size,
-      f'the tokenizer has a token {max(most, eos_id)}, and the embedding '
-      f'{vocab_size} rows; get both from one place',
+      f'the tokenizer of {where} has a token {max(most, eos_id)}, and the '
+      f'embedding {vocab_size} rows; get both from one place',
     )
 
   @classmethod
@@ -57,18 +62,27 @@ class Pretrained:
 
   @property
   def bos_id(self) -> int | None:
+    return self._begins
+
+  @property
+  def token_bytes(self) -> np.ndarray:
+    return self._sizes_V
+
+  @functools.cached_property
+  def _begins(self) -> int | None:
     """The token that it puts before every text; None = there is none."""
     alone = self._tokenizer.encode('a', add_special_tokens=False).ids
     whole = self._tokenizer.encode('a').ids
     return whole[0] if whole[:1] != alone[:1] else None
 
-  @property
-  def token_bytes(self) -> np.ndarray:
+  @functools.cached_property
+  def _sizes_V(self) -> np.ndarray:
+    """Bytes of each token, [V] int32; special ones count 1."""
     sizes_V = np.ones(self.vocab_size, np.int32)
     added = self._tokenizer.get_added_tokens_decoder()
     special = {i for i, token in added.items() if token.special}
     # The alphabet of byte-level tokens has one character for each byte.
-    by_bytes = isinstance(self._tokenizer.decoder, hf.decoders.ByteLevel)
+    by_bytes = 'ByteLevel' in repr(self._tokenizer.decoder)
 
     for token, i in self._tokenizer.get_vocab().items():
       if i in special or _is_byte(token):

@@ -115,10 +115,10 @@ class Byte:
     return json.dumps({'name': self.name})
 
   def to_hugging_face(self) -> str:
-    return hugging_face.bytes_alone(self.token_name(self.eos_id))
+    return hugging_face.bytes_alone(EOS)
 
   def token_name(self, token: int) -> str:
-    return hugging_face.BYTES[token]
+    return EOS if token == self.eos_id else hugging_face.BYTES[token]
 
 
 class Char:

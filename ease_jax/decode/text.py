@@ -1,6 +1,6 @@
 """Generated tokens as text for a terminal, piece by piece."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,11 +44,16 @@ def shaded(text: str, depth: float, color: bool) -> str:
 
 
 class Speech:
-  """Text of tokens as they come; a character may be made of several."""
+  """Text of tokens as they come; a character may be made of several.
 
-  def __init__(self, tokenizer: Tokenizer):
+  Args:
+    tokenizer: of the tokens.
+    before: tokens of the text that they continue.
+  """
+
+  def __init__(self, tokenizer: Tokenizer, before: Sequence[int]):
     self._tokenizer = tokenizer
-    self._said: list[int] = []  # the newest of all that was
+    self._said = list(before[-1:])  # the newest of all that was
     self._waiting: list[int] = []
 
   def say(self, token: int) -> str:
@@ -99,12 +104,12 @@ def exit_text(
   tokenizer = trained.tokenizer
   depth_K = np.asarray(model.grid.depth_K)
   depth = model.grid.depth
-  speech = Speech(tokenizer)
   exits = []
   passed = []
   layers_run = 0
 
   tokens = prompt_tokens(tokenizer, prompt)
+  speech = Speech(tokenizer, tokens)
   steps = loop.stream(
     model,
     {'params': trained.params},
@@ -169,11 +174,11 @@ def speculative_text(
   """
   model = trained.model
   tokenizer = trained.tokenizer
-  speech = Speech(tokenizer)
   total = NOTHING
   num = 0
 
   before = prompt_tokens(tokenizer, prompt)
+  speech = Speech(tokenizer, before)
   blocks = speculation.stream(
     model,
     {'params': trained.params},

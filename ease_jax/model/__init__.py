@@ -108,6 +108,14 @@ def build(cfg: ModelConfig) -> Body:
   )
   body = Body(cfg, kind)
   grid = body.grid  # a schedule that does not fit says so now
+  every = cfg.block.attention.global_every
+  blocks = [cell.block for cell in (*grid.cells, *grid.tail)]
+  need(
+    not every or blocks == list(range(len(blocks))),
+    f'model.block.attention.global_every={every} counts layers, which in '
+    f'model.body={cfg.body} with model.blocks={cfg.blocks} are not in order of '
+    'their blocks; use 0, or model.body=stack',
+  )
   need(
     not grid.coda or cfg.readout_norm == READOUT_NORMS[0],
     f'model.readout_norm={cfg.readout_norm} does not fit model.body='

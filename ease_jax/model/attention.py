@@ -11,7 +11,7 @@ from ease_jax.core.spec import CAUSAL, ModelConfig
 
 NEGATIVE = -1e30  # finite: a fully masked row stays free of NaN
 
-Turn = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, D / 2H]
+Turn = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, half a head]
 KV = tuple[jax.Array, jax.Array]  # keys, values: [B, T, G, D / H] each
 Look = Callable[[jax.Array], jax.Array]  # queries [B, T, H, D/H] -> [B, T, D]
 

@@ -6,5 +6,6 @@ from ease_jax.pretrained.mapping import flat as flat
 from ease_jax.pretrained.mapping import nested as nested
 from ease_jax.pretrained.mapping import their_name as their_name
 from ease_jax.pretrained.mapping import to_theirs as to_theirs
+from ease_jax.pretrained.said import Said as Said
 from ease_jax.pretrained.source import Source as Source
 from ease_jax.pretrained.source import params_of as params_of

@@ -10,10 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ease_jax.checks import need
+from ease_jax.pretrained import rope
 
 Json = dict[str, Any]
 
 LAYER = 'layer_'  # begins the names of our parameters of a layer
+
+
+# Entries of a config.json, and which file it is -> fields of ours.
+More = Callable[[Json, object], dict[str, object]]
 
 
 class Family(NamedTuple):
@@ -26,7 +31,7 @@ class Family(NamedTuple):
     defaults: entries that a `config.json` may lack.
     accepts: values of further entries, or of each item of their lists; an entry
       that is not there is accepted.
-    more: further fields of ours, and what they follow from: of `config.json`.
+    more: makes further fields of ours from all entries; None = there are none.
     names: its tensor of each parameter of ours; `{}` is the layer's number.
     scale: what its norms add to their scale before they multiply with it.
   """
@@ -37,7 +42,7 @@ class Family(NamedTuple):
   defaults: Mapping[str, object]
   accepts: Mapping[str, tuple[object, ...]]
   names: Mapping[str, str]
-  more: Callable[[Json], dict[str, object]] = lambda said: {}
+  more: More | None = None
   scale: float = 0.0
 
 
@@ -46,8 +51,6 @@ _FIELDS = {
   'hidden_size': 'dim',
   'intermediate_size': 'block.mlp.dim',
   'num_attention_heads': 'block.attention.num_heads',
-  'num_key_value_heads': 'block.attention.num_kv_heads',
-  'head_dim': 'block.attention.head_dim',
   'rms_norm_eps': 'block.epsilon',
 }
 _FIXED = {
@@ -56,18 +59,14 @@ _FIXED = {
   'block.attention.qk_norm': 'none',
   'block.mlp.kind': 'swiglu',
 }
-_DEFAULTS = {
-  'head_dim': None,
-  'rms_norm_eps': 1e-6,
-  'num_key_value_heads': None,
-}
+_DEFAULTS = {'rms_norm_eps': 1e-6}
 _ACCEPTS = {
   'hidden_act': ('silu',),
   'attention_bias': (False,),
   'mlp_bias': (False,),
-  'sliding_window': (None,),
   'partial_rotary_factor': (1.0,),
-  'layer_types': ('full_attention',),
+  'layer_types': ('full_attention', 'sliding_attention'),
+  'quantization_config': (),
 }
 _NAMES = {
   'embed': 'model.embed_tokens.weight',
@@ -111,7 +110,7 @@ _SANDWICH_NORMS = {
 }
 
 
-def _global_every(said: Json) -> int:
+def _global_every(said: Json, where: object) -> int:
   """Every so many layers is global, in the old or the new way of saying it.
 
   Raises:
@@ -124,49 +123,51 @@ def _global_every(said: Json) -> int:
   every = is_global.index(True) + 1 if any(is_global) else len(kinds) + 1
   need(
     is_global == [(i + 1) % every == 0 for i in range(len(kinds))],
-    f'layer_types={kinds} are not one global layer behind so many local ones, '
-    'always as many; import another model',
+    f'{where} says layer_types={kinds}, which are not one global layer behind '
+    'so many local ones, always as many; import another model',
   )
   return every
 
 
-def _gemma3(said: Json) -> dict[str, object]:
+def _gemma3(said: Json, where: object) -> dict[str, object]:
   """Local layers and their positions, and the size of embeddings."""
-  ropes = said.get('rope_parameters') or {}
-  local = ropes.get('sliding_attention') or {}
-  fallback = said.get('rope_local_base_freq', 10000.0)
+  local = (said.get('rope_parameters') or {}).get('sliding_attention')
+  fallback = {'rope_theta': said.get('rope_local_base_freq', 10000.0)}
+  base, factors = rope.positions(
+    {'rope_parameters': local or fallback}, said['head_dim'], where
+  )
+  need(
+    not factors,
+    f'{where} scales rotary positions of local layers, {local}, which no block '
+    'can; import another model',
+  )
   return {
     'embedding_scale': float(said['hidden_size']) ** 0.5,
-    'block.attention.global_every': _global_every(said),
-    'block.attention.local_rope_base': float(local.get('rope_theta', fallback)),
-    'block.attention.window': said['sliding_window'],
+    'block.attention.global_every': _global_every(said, where),
+    'block.attention.local_rope_base': base,
   }
 
 
 _LLAMA = Family('llama', _FIELDS, _FIXED, _DEFAULTS, _ACCEPTS, _NAMES)
-_QWEN_ACCEPTS = {
-  'hidden_act': ('silu',),
-  'use_sliding_window': (False,),
-  'layer_types': ('full_attention',),
-}
-
 FAMILIES: dict[str, Family] = {
   'LlamaForCausalLM': _LLAMA,
-  'MistralForCausalLM': _LLAMA._replace(model_type='mistral'),
+  'MistralForCausalLM': _LLAMA._replace(
+    model_type='mistral', defaults=_DEFAULTS | {'sliding_window': 4096}
+  ),
   'Qwen2ForCausalLM': _LLAMA._replace(
     model_type='qwen2',
     fixed=_FIXED | {'block.attention.qkv_bias': True},
-    accepts=_QWEN_ACCEPTS,
     names=_NAMES | _QKV_BIASES,
   ),
   'Qwen3ForCausalLM': _LLAMA._replace(
     model_type='qwen3',
     fixed=_FIXED | {'block.attention.qk_norm': 'head'},
-    accepts=_QWEN_ACCEPTS | {'attention_bias': (False,)},
+    defaults=_DEFAULTS | {'head_dim': 128},
     names=_NAMES | _QK_NORMS,
   ),
   'Olmo2ForCausalLM': _LLAMA._replace(
     model_type='olmo2',
+    defaults={'rms_norm_eps': 1e-5},
     fixed=_FIXED | {'block.attention.qk_norm': 'all', 'block.norm': 'branch'},
     names=_NAMES | _QK_NORMS | _BRANCH_NORMS,
   ),
@@ -178,13 +179,19 @@ FAMILIES: dict[str, Family] = {
       'block.attention.qk_norm': 'head',
       'block.mlp.kind': 'geglu',
     },
-    accepts={
+    defaults=_DEFAULTS
+    | {
+      'head_dim': 256,
+      'query_pre_attn_scalar': 256,
+      'rope_theta': 1e6,
+      'sliding_window': 4096,
+    },
+    accepts=_ACCEPTS
+    | {
       'hidden_activation': ('gelu_pytorch_tanh',),
-      'attention_bias': (False,),
       'attn_logit_softcapping': (),
       'final_logit_softcapping': (),
       'use_bidirectional_attention': (False,),
-      'layer_types': ('sliding_attention', 'full_attention'),
     },
     names=_NAMES | _QK_NORMS | _SANDWICH_NORMS,
     more=_gemma3,

@@ -15,6 +15,7 @@ from ease_jax.checks import ConfigError, need
 from ease_jax.pretrained.families import FAMILIES, Family
 
 SPACE = '\u2581'  # how SentencePiece writes one
+LAYERS_OF_27B = 62
 # Kinds of tokens, as llama.cpp numbers them.
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
@@ -35,6 +36,14 @@ ENTRIES = {
   'sliding_window': 'attention.sliding_window',
   'max_position_embeddings': 'context_length',
 }
+# Entries that say nothing more, and what all models here have.
+SAID_ALREADY = (
+  'vocab_size',
+  'attention.value_length',
+  'rope.dimension_count',
+  'rope.scaling.type',
+  'rope.scaling.factor',
+)
 NAMES = {
   'embed': 'token_embd.weight',
   'readout_norm/scale': 'output_norm.weight',
@@ -92,6 +101,7 @@ class GgufFile:
       f'{path} has a model of kind {self._kind!r}, which is not one of '
       f'{", ".join(ARCHITECTURES)}; import its safetensors',
     )
+    self._check_known()
     self.shapes = {
       name: tuple(int(size) for size in reversed(tensor.shape))
       for name, tensor in self._tensors.items()
@@ -101,8 +111,34 @@ class GgufFile:
     """Some tensors, float32, one at a time in memory."""
     for name in names:
       tensor = self._tensors[name]
-      value = self._dequantize(tensor.data, tensor.tensor_type)
-      yield name, value.reshape(self.shapes[name])
+      try:
+        value = self._dequantize(tensor.data, tensor.tensor_type)
+        yield name, value.reshape(self.shapes[name])
+      except (NotImplementedError, ValueError) as error:
+        raise ConfigError(
+          f'{self._path} has {name} of a kind that cannot be made whole '
+          f'({error}); import another file'
+        ) from error
+
+  def _check_known(self) -> None:
+    """Raises ConfigError if the file says more of the model than is read."""
+    known = {*ENTRIES.values(), *SAID_ALREADY}
+    own = f'{self._kind}.'
+    more = [
+      name
+      for name in self._said
+      if name.startswith(own) and name.removeprefix(own) not in known
+    ]
+    need(
+      not more,
+      f'{self._path} says {more[:4]}, which no block here has; import another '
+      'model',
+    )
+
+  def _get(self, name: str) -> Any:
+    """An entry; raises ConfigError where there is none."""
+    need(name in self._said, f'{self._path} lacks {name}; get it again')
+    return self._said[name]
 
   @property
   def family(self) -> Family:
@@ -118,15 +154,25 @@ class GgufFile:
   def config(self) -> Json:
     """What a `config.json` of the model says."""
     found = {
-      entry: self._said[f'{self._kind}.{name}']
+      entry: self._get(f'{self._kind}.{name}')
       for entry, name in ENTRIES.items()
-      if f'{self._kind}.{name}' in self._said
     }
+    # The 27B scales queries by this width, and the file does not say so.
+    width = found['hidden_size'] // max(found['num_attention_heads'], 1)
+    if found['num_hidden_layers'] == LAYERS_OF_27B:
+      found['query_pre_attn_scalar'] = width
+    else:
+      found['query_pre_attn_scalar'] = found['head_dim']
+
+    scaling = self._said.get(f'{self._kind}.rope.scaling.type', 'none')
+    if scaling != 'none':
+      factor = self._get(f'{self._kind}.rope.scaling.factor')
+      found['rope_scaling'] = {'rope_type': scaling, 'factor': factor}
     return found | {
       'architectures': [ARCHITECTURES[self._kind]],
       'model_type': FAMILIES[ARCHITECTURES[self._kind]].model_type,
-      'bos_token_id': self._said.get('tokenizer.ggml.bos_token_id'),
-      'eos_token_id': self._said.get('tokenizer.ggml.eos_token_id'),
+      'bos_token_id': self._get('tokenizer.ggml.bos_token_id'),
+      'eos_token_id': self._get('tokenizer.ggml.eos_token_id'),
     }
 
   @property
@@ -136,21 +182,27 @@ class GgufFile:
     Raises:
       ConfigError: it is no SentencePiece model.
     """
-    said = {
-      name.removeprefix('tokenizer.ggml.'): value
-      for name, value in self._said.items()
-    }
+    kind = self._get('tokenizer.ggml.model')
     need(
-      said.get('model') == 'llama',
-      f'{self._path} has a tokenizer of kind {said.get("model")!r}, and only '
-      "that of SentencePiece ('llama') can be had; import its safetensors",
+      kind == 'llama',
+      f'{self._path} has a tokenizer of kind {kind!r}, and only that of '
+      "SentencePiece ('llama') can be had; import its safetensors",
     )
+    # What llama.cpp takes for granted where a file does not say it.
+    begins = self._said.get('tokenizer.ggml.add_bos_token', True)
+    spaced = self._said.get('tokenizer.ggml.add_space_prefix', True)
+    need(
+      not spaced,
+      f'{self._path} puts a space before texts (add_space_prefix), which '
+      'cannot be had; import its safetensors',
+    )
+    tokens = self._get('tokenizer.ggml.tokens')
     return sentence_pieces(
-      said['tokens'],
-      said['scores'],
-      said['token_type'],
-      unk=said['tokens'][said['unknown_token_id']],
-      bos=said['bos_token_id'] if said.get('add_bos_token') else None,
+      tokens,
+      self._get('tokenizer.ggml.scores'),
+      self._get('tokenizer.ggml.token_type'),
+      unk=tokens[self._get('tokenizer.ggml.unknown_token_id')],
+      bos=self._get('tokenizer.ggml.bos_token_id') if begins else None,
     )
 
 

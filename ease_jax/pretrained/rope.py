@@ -12,7 +12,7 @@ import numpy as np
 
 from ease_jax.checks import ConfigError, need
 
-DEFAULT_BASE = 10000.0  # where a config.json has none
+DEFAULT = 10000.0  # where a config.json has none
 
 Json = dict[str, Any]
 # Wavelengths in tokens [P] and what the config says -> factors [P].
@@ -32,6 +32,8 @@ def _llama3(wavelength_P: np.ndarray, said: Json) -> np.ndarray:
   """
   held_P = said['original_max_position_embeddings'] / wavelength_P
   low, high = said['low_freq_factor'], said['high_freq_factor']
+  if not low < high:
+    raise ValueError(f'high_freq_factor={high} is not above {low}')
   kept_P = np.clip((held_P - low) / (high - low), 0.0, 1.0)
   return 1 / (kept_P + (1 - kept_P) / said['factor'])
 
@@ -52,26 +54,48 @@ def positions(
   Raises:
     ConfigError: it scales positions in no way known here.
   """
-  new = said.get('rope_parameters') or {}
-  new = new.get('full_attention', new)  # where local layers have their own
-  scaling = said.get('rope_scaling') or new
-  base = float(new.get('rope_theta', said.get('rope_theta')) or DEFAULT_BASE)
-  kind = scaling.get('rope_type', scaling.get('type', 'default'))
-  if kind == 'default':
-    return base, ()
+  ropes = said.get('rope_parameters') or {}
+  scaling = said.get('rope_scaling') or ropes
+  try:
+    # Where local layers have positions of their own, these are the others'.
+    ropes = ropes.get('full_attention', ropes)
+    scaling = scaling.get('full_attention', scaling)
+    base = float(ropes.get('rope_theta') or said.get('rope_theta') or DEFAULT)
+    exponent_P = 2 * np.arange(head_dim // 2) / head_dim
+    wavelength_P = 2 * math.pi * base**exponent_P
+    factor_P = _scaled(wavelength_P, scaling, where)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    if isinstance(error, ConfigError):
+      raise
+    raise ConfigError(
+      f'{where} says of rotary positions what cannot be read ({error!r}): '
+      f'{scaling!r}; get it again'
+    ) from error
+  return base, factor_P
+
+
+def _scaled(
+  wavelength_P: np.ndarray, scaling: Json, where: object
+) -> tuple[float, ...]:
+  """Factors of the wavelengths; () = all are 1."""
+  part = float(scaling.get('partial_rotary_factor', 1.0))
+  need(
+    part == 1.0,
+    f'{where} rotates {part} of each head (partial_rotary_factor), and a block '
+    'all of it; import another model',
+  )
+  kind = scaling.get('rope_type', scaling.get('type', ''))
+  if kind == 'default' or (not kind and not set(scaling) - {'rope_theta'}):
+    return ()
   need(
     kind in SCALINGS,
     f'{where} scales rotary positions by {kind!r}, and a block can by '
     f'{", ".join(SCALINGS)} only; import another model',
   )
-
-  half = head_dim // 2
-  wavelength_P = 2 * math.pi * base ** (np.arange(half) / half)
-  try:
-    factor_P = SCALINGS[kind](wavelength_P, scaling)
-  except KeyError as error:
-    raise ConfigError(
-      f'{where} scales rotary positions by {kind!r} without saying {error}; '
-      'get it again'
-    ) from error
-  return base, tuple(factor_P.tolist())
+  factor_P = SCALINGS[kind](wavelength_P, scaling)
+  need(
+    bool(np.isfinite(factor_P).all() and (factor_P > 0).all()),
+    f'{where} scales rotary positions by {scaling!r}, which makes no numbers '
+    'above 0; get it again',
+  )
+  return tuple(factor_P.tolist())

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ease_jax.checks import ConfigError, need
-from ease_jax.pretrained import rope
-from ease_jax.pretrained.families import FAMILIES, Family
+from ease_jax.pretrained.families import Family
 from ease_jax.pretrained.gguf import GgufFile
 from ease_jax.pretrained.mapping import is_turned, nested, their_name, to_ours
+from ease_jax.pretrained.said import TIED, Said
 from ease_jax.pretrained.tensors import Tensors
 
 CONFIG = 'config.json'
@@ -33,12 +33,12 @@ class Source:
   Attributes:
     folder: where it lies, or the file.
     said: its `config.json`.
-    family: of its architecture.
+    family: of its architecture, as its file has it.
     tensors: its weights.
   """
 
   folder: pathlib.Path
-  said: Json
+  said: Said
   family: Family
   tensors: Tensors | GgufFile
 
@@ -53,65 +53,29 @@ class Source:
     if folder.suffix == '.gguf':
       need(folder.is_file(), f'{folder} is missing; give a GGUF file')
       file = GgufFile(folder)
-      return cls(folder, file.config, file.family, file)
-    said = _config(folder / CONFIG)
-    family = _family(folder / CONFIG, said)
-    return cls(folder, said, family, Tensors(folder))
-
-  @property
-  def _config(self) -> pathlib.Path:
-    """The file that says what it is, for messages."""
-    return self.folder if self.folder.is_file() else self.folder / CONFIG
+      return cls(folder, Said(file.config, folder), file.family, file)
+    said = Said(_entries(folder / CONFIG), folder / CONFIG)
+    return cls(folder, said, said.family, Tensors(folder))
 
   @property
   def model_fields(self) -> dict[str, object]:
     """Fields of our section `model`, dotted."""
-    family = self.family
-    said = dict(family.defaults) | self.said
-    missing = [name for name in family.fields if name not in said]
-    need(not missing, f'{self._config} lacks {missing}; get it again')
-    for name, values in family.accepts.items():
-      self._check_accepted(name, values)
-
-    fields = {ours: said[name] for name, ours in family.fields.items()}
-    heads = 'block.attention.num_kv_heads'
-    fields[heads] = fields[heads] or fields['block.attention.num_heads']
-    fields['block.attention.head_dim'] = fields['block.attention.head_dim'] or 0
-    base, factors = rope.positions(said, self._head_dim, self._config)
-    fields['block.attention.rope_base'] = base
-    fields['block.attention.rope_factors'] = factors
-    fields['tie_embeddings'] = self.tied
-    scalar = said.get('query_pre_attn_scalar')
-    need(
-      scalar in (None, self._head_dim),
-      f'{self._config} says query_pre_attn_scalar={scalar}, and a block can '
-      f'have the width of its heads, {self._head_dim}; import another model',
-    )
-    return fields | dict(family.fixed) | family.more(said)
-
-  @property
-  def _head_dim(self) -> int:
-    """Width of a head."""
-    even = self.said['hidden_size'] // self.said['num_attention_heads']
-    return self.said.get('head_dim') or even
-
-  def _check_accepted(self, name: str, values: tuple[object, ...]) -> None:
-    there = self.said.get(name)
-    items = there if isinstance(there, list) else [there]
-    need(
-      all(item in (None, *values) for item in items),
-      f'{self._config} says {name}={there!r}, and a block can have '
-      f'{values} only; import another model',
-    )
+    fields = self.said.model_fields(self.family)
+    return fields | {'tie_embeddings': self.tied}
 
   @property
   def tied(self) -> bool:
     """Whether the unembedding is the embedding: it has none of its own."""
     has_own = self.family.names[UNEMBED] in self.tensors.shapes
-    said = self.said.get('tie_word_embeddings', not has_own)
+    said = self.said.entries.get(TIED, not has_own)
+    need(
+      isinstance(said, bool),
+      f'{self.said.where} says {TIED}={said!r}, which is neither true nor '
+      'false; get it again',
+    )
     need(
       said or has_own,
-      f'{self._config} says tie_word_embeddings=False, and there is no '
+      f'{self.said.where} says {TIED}={said}, and there is no '
       f'{self.family.names[UNEMBED]}; get the missing file',
     )
     return said
@@ -124,25 +88,14 @@ class Source:
       name in self.tensors.shapes,
       f'{self.folder} lacks {name}; get all its files',
     )
-    return self.tensors.shapes[name][0]
-
-  @property
-  def context(self) -> int | None:
-    """Tokens that it was trained to see at once, if it says so."""
-    return self.said.get('max_position_embeddings')
-
-  @property
-  def eos_id(self) -> int:
-    """The token that ends a text."""
-    found = self.said.get('eos_token_id')
-    if isinstance(found, list):
-      found = found[0]
+    rows = self.tensors.shapes[name][0]
+    said = self.said.entries.get('vocab_size', rows)
     need(
-      isinstance(found, int),
-      f'{self._config} says eos_token_id={found!r}; give the number of '
-      'the token that ends a text',
+      said == rows,
+      f'{self.said.where} says vocab_size={said}, and {name} has {rows} rows; '
+      'get both from one place',
     )
-    return int(found or 0)
+    return rows
 
   @property
   def tokenizer_json(self) -> str:
@@ -162,25 +115,14 @@ class Source:
     return path.read_text('utf-8')
 
 
-def _config(path: pathlib.Path) -> Json:
+def _entries(path: pathlib.Path) -> Json:
   need(path.is_file(), f'{path} is missing; give the folder of a model')
   try:
-    said = json.loads(path.read_text('utf-8'))
+    entries = json.loads(path.read_text('utf-8'))
   except ValueError as error:
     raise ConfigError(f'{path} is damaged ({error}); get it again') from error
-  need(isinstance(said, dict), f'{path} is no table; get it again')
-  return said
-
-
-def _family(path: pathlib.Path, said: Json) -> Family:
-  names = said.get('architectures') or ['?']
-  name = names[0]
-  need(
-    name in FAMILIES,
-    f'{path} says architectures={names}, which is not one of '
-    f'{", ".join(FAMILIES)}; import another model',
-  )
-  return FAMILIES[name]
+  need(isinstance(entries, dict), f'{path} is no table; get it again')
+  return entries
 
 
 def params_of(source: Source, shapes: Shapes) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""What a `config.json` says of a model, as fields of ours."""
+
+import dataclasses
+from typing import Any
+
+from ease_jax.checks import need
+from ease_jax.pretrained import rope
+from ease_jax.pretrained.families import FAMILIES, Family
+
+TIED = 'tie_word_embeddings'
+# Limits of what a layer sees at once, and whether they hold.
+CONTEXT = 'max_position_embeddings'
+WINDOW = 'sliding_window'
+USES_WINDOW = 'use_sliding_window'
+
+Json = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+  """The entries of a `config.json`.
+
+  Attributes:
+    entries: as they were read.
+    where: from which file, for messages.
+  """
+
+  entries: Json
+  where: object
+
+  @property
+  def architecture(self) -> str:
+    """The name of its architecture.
+
+    Raises:
+      ConfigError: it is none that can be had here.
+    """
+    names = self.entries.get('architectures')
+    name = names[0] if isinstance(names, list) and names else None
+    need(
+      isinstance(name, str) and name in FAMILIES,
+      f'{self.where} says architectures={names}, which is not one of '
+      f'{", ".join(FAMILIES)}; import another model',
+    )
+    return str(name)
+
+  @property
+  def family(self) -> Family:
+    """That of its architecture."""
+    return FAMILIES[self.architecture]
+
+  @property
+  def _full(self) -> Json:
+    """The entries, with the family's own values for those that are missing."""
+    given = {name: v for name, v in self.entries.items() if v is not None}
+    return dict(self.family.defaults) | given
+
+  def model_fields(self, family: Family) -> dict[str, object]:
+    """Fields of our section `model`, dotted.
+
+    Args:
+      family: of its architecture, as its file has it.
+
+    Raises:
+      ConfigError: an entry is missing, is of another type, or says what no
+        block of ours can be.
+    """
+    for name, values in family.accepts.items():
+      self._check_accepted(name, values)
+
+    fields: dict[str, object] = {
+      ours: self._number(name, whole=ours != 'block.epsilon')
+      for name, ours in family.fields.items()
+    }
+    head_dim = self._head_dim
+    base, factors = rope.positions(self._full, head_dim, self.where)
+    fields['block.attention.head_dim'] = head_dim
+    fields['block.attention.num_kv_heads'] = self._kv_heads
+    fields['block.attention.rope_base'] = base
+    fields['block.attention.rope_factors'] = factors
+
+    kinds = self.entries.get('layer_types')
+    layers = fields['num_layers']
+    need(
+      kinds is None or len(kinds) == layers,
+      f'{self.where} says num_hidden_layers={layers}, and its layer_types are '
+      f'{0 if kinds is None else len(kinds)}; get it again',
+    )
+    scalar = self._full.get('query_pre_attn_scalar')
+    need(
+      scalar in (None, head_dim),
+      f'{self.where} says query_pre_attn_scalar={scalar}, and a block can have '
+      f'the width of its heads, {head_dim}; import another model',
+    )
+    more = family.more(self._full, self.where) if family.more else {}
+    return fields | dict(family.fixed) | more
+
+  @property
+  def _kv_heads(self) -> int:
+    name = 'num_key_value_heads'
+    if name in self._full:
+      return int(self._number(name))
+    return int(self._number('num_attention_heads'))
+
+  @property
+  def _head_dim(self) -> int:
+    """Width of a head."""
+    if 'head_dim' in self._full:
+      return int(self._number('head_dim'))
+    dim = int(self._number('hidden_size'))
+    return dim // int(self._number('num_attention_heads'))
+
+  def _number(self, name: str, whole: bool = True) -> float:
+    """An entry that is a number above 0."""
+    value = self._full.get(name)
+    is_number = isinstance(value, int if whole else (int, float))
+    good = is_number and not isinstance(value, bool) and value > 0
+    kind = 'whole number' if whole else 'number'
+    need(
+      good,
+      f'{self.where} says {name}={value!r}, which is no {kind} above 0; get it '
+      'again',
+    )
+    return value or 0
+
+  def _check_accepted(self, name: str, values: tuple[object, ...]) -> None:
+    there = self.entries.get(name)
+    items = there if isinstance(there, list) else [there]
+    can = f'have {" or ".join(map(repr, values))} only' if values else 'not'
+    need(
+      all(item is None or item in values for item in items),
+      f'{self.where} says {name}={there!r}, and a block can {can}; import '
+      'another model',
+    )
+
+  @property
+  def context(self) -> int | None:
+    """Tokens of a window that every layer sees whole, if it says so.
+
+    A layer that sees the last tokens alone does as others do up to there.
+    """
+    windowed = self.entries.get(USES_WINDOW, True)
+    names = (CONTEXT, WINDOW) if windowed else (CONTEXT,)
+    there = [name for name in names if name in self._full]
+    return min((int(self._number(name)) for name in there), default=None)
+
+  @property
+  def eos_ids(self) -> list[int]:
+    """The tokens that end a text; the first is the one between documents."""
+    found = self.entries.get('eos_token_id')
+    given = found if isinstance(found, list) else [found]
+    ids = [i for i in given if isinstance(i, int) and i >= 0]
+    need(
+      bool(ids) and len(ids) == len(given),
+      f'{self.where} says eos_token_id={found!r}; give the number of the token '
+      'that ends a text',
+    )
+    return ids
