@@ -105,7 +105,7 @@ class LoadedRun:
     need(
       len(tokens) > 1,
       f'text {number} has {len(tokens)} tokens; the first is never predicted, '
-      'so give more',
+      'so give two or more',
     )
     length = self.config.data.seq_len
 
