@@ -86,6 +86,7 @@ SLOW = (
   'test_notebook',
   'test_optimizer',
   'test_per_run',
+  'test_pretrained',
   'test_promises',
   'test_readout',
   'test_refine',
@@ -185,6 +186,15 @@ AGAIN = {
   'test_shortcut': ('the_same_shortcut[0.1]',),
   'test_study': ('test_another_evaluation_is_made_again',),
   'test_lanes': ('the_equations[1]', 'the_equations[3]'),
+  'test_pretrained': (
+    'elsewhere[char]',
+    'elsewhere[bpe]',
+    'not_exported[rope_factors',
+    'a_gradient_is_that_of_transformers[linear]',
+    'a_gradient_is_that_of_transformers[mistral]',
+    'no_bit[linear]',
+    'no_bit[mistral]',
+  ),
   'test_per_run': (
     'without[bfloat16',
     'without[float32-film]',

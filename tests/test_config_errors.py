@@ -24,7 +24,7 @@ ERRORS = [
   ),
   (
     {'data.tokenizer': 'word'},
-    "data.tokenizer='word' is unknown; use one of: byte, char, bpe",
+    "data.tokenizer='word' is unknown; use one of: byte, char, bpe, pretrained",
   ),
   (
     {'data.select_fraction': 0.5},
@@ -32,7 +32,11 @@ ERRORS = [
   ),
   ({'data.test_fraction': 0.0}, 'data.test_fraction=0.0 must be above 0'),
   ({'data.seq_len': 0}, 'data.seq_len=0 must be at least 1'),
-  ({'train.steps': 0}, 'train.steps=0 must be at least 1'),
+  (
+    {'train.steps': 0},
+    'train.steps=0 trains nothing, as an imported model has it; raise it',
+  ),
+  ({'train.steps': -1}, 'train.steps=-1 must be at least 0'),
   ({'train.keep': -1}, 'train.keep=-1 must be at least 1'),
   ({'evaluate.batch_size': 0}, 'evaluate.batch_size=0 must be at least 1'),
   (
@@ -55,12 +59,35 @@ ERRORS = [
       'model.block.attention.num_kv_heads': 1,
     },
     'model.dim=128 is not divisible by model.block.attention.num_heads=3; '
-    'change one of them',
+    'change one of them, or give heads a width: '
+    'model.block.attention.head_dim',
+  ),
+  (
+    {'model.block.attention.head_dim': 33},
+    'heads are 33 wide (model.dim=128, model.block.attention.num_heads=4, '
+    'head_dim=33), and rotary positions need an even width; change one of them',
+  ),
+  (
+    {'model.block.attention.rope_factors': (2.0,)},
+    'model.block.attention.rope_factors has 1 numbers, and a head of 32 has 16 '
+    'pairs; give one for each, or ()',
+  ),
+  (
+    {'model.block.attention.local_rope_base': 50.0},
+    'model.block.attention.local_rope_base=50.0 has no effect: it is read '
+    'where model.block.attention.global_every is on only, and that is 0; '
+    'change that, or leave local_rope_base at 10000.0',
+  ),
+  (
+    REFINE | {'model.block.attention.global_every': 2},
+    'model.block.attention.global_every=2 counts layers, which in '
+    'model.body=refine with model.blocks=() are not in order of their blocks; '
+    'use 0, or model.body=stack',
   ),
   (
     {'model.block.attention.num_heads': 128},
-    'model.dim=128 / model.block.attention.num_heads=128 is odd; rotary '
-    'positions need an even head width',
+    'heads are 1 wide (model.dim=128, model.block.attention.num_heads=128, '
+    'head_dim=0), and rotary positions need an even width; change one of them',
   ),
   (
     {'model.block.attention.num_kv_heads': 3},
@@ -69,7 +96,7 @@ ERRORS = [
   ),
   (
     {'model.block.mlp.kind': 'relu'},
-    "model.block.mlp.kind='relu' is unknown; use one of: gelu, swiglu",
+    "model.block.mlp.kind='relu' is unknown; use one of: gelu, swiglu, geglu",
   ),
   (
     {'model.block.mlp.dim': 0},
@@ -77,7 +104,8 @@ ERRORS = [
   ),
   (
     {'model.block.norm': 'mid'},
-    "model.block.norm='mid' is unknown; use one of: pre, post",
+    "model.block.norm='mid' is unknown; use one of: pre, post, "
+    'branch, sandwich',
   ),
   (
     {'model.readout_norm': 'none'},

@@ -101,6 +101,10 @@ class OptimizerSpec:
   def __post_init__(self):
     check_fields('optimizer', self)
     need(
+      self.steps > 0 or self.warmup_steps == 0,
+      'train.steps=0 trains nothing, as an imported model has it; raise it',
+    )
+    need(
       self.warmup_steps <= self.steps,
       f'optimizer.warmup_steps={self.warmup_steps} is more than train.steps='
       f'{self.steps}, so that the rate would never reach its peak; lower it',
