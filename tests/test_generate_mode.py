@@ -143,7 +143,7 @@ def test_a_seed_draws_another_text(exiting_run, capsys):
 def test_text_comes_in_whole_characters(kind):
   text = 'Caf\u00e9 \u65e5\u672c \U0001f600\n'
   tokenizer = tokenizers.fit(kind, [text * 9], 300)
-  speech = decode_text.Speech(tokenizer)
+  speech = decode_text.Speech(tokenizer, [])
   ids = tokenizer.encode(text).tolist()
   pieces = [speech.say(token) for token in ids]
   assert ''.join(pieces) == text
