@@ -3,7 +3,7 @@
   python -m ease_jax.main --config=configs/hrm_text.py --workdir=runs/hrm_text
 
 Cost: six tenths of the FLOPs of the quickstart; not run at full length. At
-width 64 and the training FLOPs of eight own layers, which have 4.325: a test
+width 64 and the training FLOPs of eight own layers, which have 4.325, a test
 perplexity of 4.503 (+4.1 %, seed 1, `docs/results.md`).
 """
 

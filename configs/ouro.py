@@ -2,9 +2,9 @@
 
   python -m ease_jax.main --config=configs/ouro.py --workdir=runs/ouro
 
-Cost: 1.1 times the FLOPs of the quickstart; not run at full length. At width 64
-and the training FLOPs of eight own layers, which have 4.325: a test perplexity
-of 4.972 (+15.0 %, seed 1, `docs/results.md`).
+Cost: 1.1 times the FLOPs of the quickstart; not run at full length. At width
+64 and the training FLOPs of eight own layers, which have 4.325, a test
+perplexity of 4.972 (+15.0 %, seed 1, `docs/results.md`).
 """
 
 from ease_jax import config, presets

@@ -4,7 +4,7 @@
 
 Cost: 1.3 times the FLOPs of the quickstart, as all rows of a batch wait for the
 longest; not run at full length. At width 64 and the training FLOPs of eight own
-layers, which have 4.325: a test perplexity of 5.217 (+20.6 %, seed 1,
+layers, which have 4.325, a test perplexity of 5.217 (+20.6 %, seed 1,
 `docs/results.md`).
 """
 

@@ -64,6 +64,7 @@ def task(seq_len=LENGTH, **sizes):
     for name, size in sizes.items()
   }
   tokenizer = types.SimpleNamespace(
+    bos_id=None,
     vocab_size=tiny.VOCAB,
     eos_id=0,
     token_bytes=np.ones(tiny.VOCAB, int),

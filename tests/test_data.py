@@ -44,7 +44,8 @@ def documents(count, size=50):
     ),
     (
       {'tokenizer': 'word'},
-      "data.tokenizer='word' is unknown; use one of: byte, char, bpe",
+      "data.tokenizer='word' is unknown; use one of: byte, char, bpe, "
+      'pretrained',
     ),
     ({'select_fraction': 0.0}, 'data.select_fraction=0.0 must be above 0'),
     ({'test_fraction': 0.5}, 'data.test_fraction=0.5 must be below 0.5'),

@@ -21,7 +21,7 @@ from ease_jax.train.checkpoint import Checkpoints, Host
 @pytest.mark.parametrize(
   'changes, problem',
   [
-    ({'steps': 0}, 'train.steps=0 must be at least 1'),
+    ({'steps': -1}, 'train.steps=-1 must be at least 0'),
     ({'batch_size': 0}, 'train.batch_size=0 must be at least 1'),
     ({'accumulate': 0}, 'train.accumulate=0 must be at least 1'),
     ({'log_every': 0}, 'train.log_every=0 must be at least 1'),
