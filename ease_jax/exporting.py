@@ -1,8 +1,9 @@
 """A run as a folder that `transformers` loads."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save
 
 from ease_jax import config as config_lib
@@ -18,8 +19,6 @@ from ease_jax.files import write_together
 from ease_jax.pretrained import (
   FAMILIES,
   Said,
-  flat,
-  nested,
   their_name,
   to_theirs,
 )
@@ -64,7 +63,8 @@ def export_model(workdir: str, target: str, layers: int = 0) -> None:
   readout = _readout(grid, layers)
   cells = grid.cells[: grid.reach_K[readout]]
 
-  params = {path: np.asarray(value) for path, value in flat(trained.params)}
+  flat = flatten_dict(trained.params, sep='/')
+  params = {path: np.asarray(value) for path, value in flat.items()}
   model, beside = _divided(params, cells, readout)
   weights = {
     their_name(family, path): to_theirs(family, path, value)
@@ -135,13 +135,13 @@ def _check_same(said: Said, config: Config, cfg: ModelConfig) -> None:
     ConfigError: names every field that differs.
   """
   base = config_lib.base().model
-  wanted = dict(flat(base.block.to_dict(), 'block/'))
+  wanted = flatten_dict({'block': base.block.to_dict()}, sep='/')
   wanted['embedding_scale'] = base.embedding_scale
   wanted |= {
     name.replace('.', '/'): value
     for name, value in said.model_fields(said.family).items()
   }
-  here = dict(flat(config.model.to_dict()))
+  here = flatten_dict(config.model.to_dict(), sep='/')
   here['block/attention/head_dim'] = cfg.head_dim
   differing = [
     f'model.{name.replace("/", ".")}={here[name]} here, {value} there'
@@ -185,7 +185,7 @@ def _divided(
       twice.
     readout: the one behind them, whose norm is that of the model.
   """
-  groups = nested(params)
+  groups = unflatten_dict(params, sep='/')
   model = {name: groups.pop(name) for name in EMBEDDING if name in groups}
   for i, cell in enumerate(cells):
     model[f'layer_{i}'] = groups[f'layer_{cell.block}']
@@ -198,7 +198,10 @@ def _divided(
     for name, group in groups.items()
     if not name.startswith('layer_')
   }
-  return dict(flat(model)), dict(flat(beside))
+  return (
+    cast(Arrays, flatten_dict(model, sep='/')),
+    cast(Arrays, flatten_dict(beside, sep='/')),
+  )
 
 
 def _said(config: Config, trained: Trained) -> Said:

@@ -2,8 +2,6 @@
 
 from ease_jax.pretrained.families import FAMILIES as FAMILIES
 from ease_jax.pretrained.families import Family as Family
-from ease_jax.pretrained.mapping import flat as flat
-from ease_jax.pretrained.mapping import nested as nested
 from ease_jax.pretrained.mapping import their_name as their_name
 from ease_jax.pretrained.mapping import to_theirs as to_theirs
 from ease_jax.pretrained.said import Said as Said

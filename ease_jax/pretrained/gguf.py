@@ -113,12 +113,12 @@ class GgufFile:
       tensor = self._tensors[name]
       try:
         value = self._dequantize(tensor.data, tensor.tensor_type)
-        yield name, value.reshape(self.shapes[name])
       except (NotImplementedError, ValueError) as error:
         raise ConfigError(
           f'{self._path} has {name} of a kind that cannot be made whole '
           f'({error}); import another file'
         ) from error
+      yield name, value.reshape(self.shapes[name])
 
   def _check_known(self) -> None:
     """Raises ConfigError if the file says more of the model than is read."""

@@ -1,16 +1,12 @@
 """Parameters under our names and under those of a family, there and back."""
 
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from ease_jax.pretrained.families import LAYER, Family
 
 _OF_LAYER = re.compile(rf'{LAYER}(\d+)(/.*)')
-
-Flat = dict[str, np.ndarray]  # our parameters, by a/b/c
 
 
 def their_name(family: Family, name: str) -> str:
@@ -48,24 +44,3 @@ def to_theirs(family: Family, name: str, value: np.ndarray) -> np.ndarray:
   if name.endswith('/scale'):
     return value - np.float32(family.scale)
   return value
-
-
-def nested(flat: Flat) -> dict[str, Any]:
-  """{'a/b': x} -> {'a': {'b': x}}."""
-  tree: dict[str, Any] = {}
-  for name, value in flat.items():
-    *path, leaf = name.split('/')
-    group = tree
-    for part in path:
-      group = group.setdefault(part, {})
-    group[leaf] = value
-  return tree
-
-
-def flat(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """{'a': {'b': x}} -> ('a/b', x)."""
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      yield from flat(value, f'{prefix}{name}/')
-    else:
-      yield prefix + name, value

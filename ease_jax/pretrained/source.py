@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from ease_jax.checks import ConfigError, need
 from ease_jax.pretrained.families import Family
 from ease_jax.pretrained.gguf import GgufFile
-from ease_jax.pretrained.mapping import is_turned, nested, their_name, to_ours
+from ease_jax.pretrained.mapping import is_turned, their_name, to_ours
 from ease_jax.pretrained.said import TIED, Said
 from ease_jax.pretrained.tensors import Tensors
 
@@ -138,11 +139,12 @@ def params_of(source: Source, shapes: Shapes) -> dict[str, Any]:
   """
   ours = {their_name(source.family, name): name for name in shapes}
   _check(source, shapes, ours)
-  return nested(
+  return unflatten_dict(
     {
       ours[name]: to_ours(source.family, ours[name], tensor)
       for name, tensor in source.tensors.read(list(ours))
-    }
+    },
+    sep='/',
   )
 
 
