@@ -141,7 +141,7 @@ def _check_same(said: Said, config: Config, cfg: ModelConfig) -> None:
     name.replace('.', '/'): value
     for name, value in said.model_fields(said.family).items()
   }
-  here = flatten_dict(config.model.to_dict(), sep='/')
+  here: Json = dict(flatten_dict(config.model.to_dict(), sep='/'))
   here['block/attention/head_dim'] = cfg.head_dim
   differing = [
     f'model.{name.replace("/", ".")}={here[name]} here, {value} there'
