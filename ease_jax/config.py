@@ -59,6 +59,8 @@ def _add_model(c: Config) -> None:
   c.model.dim = 128  # D
   c.model.readouts = ()  # layers where a prediction may be read; () = all
   c.model.readout_norm = 'shared'  # or per_readout: an own RMSNorm for each
+  c.model.readout_adapters = ()  # of early readouts: map, low_rank, mlp
+  c.model.readout_dim = 64  # rank of low_rank, width of mlp
   c.model.embedding_scale = 1.0  # of embedded tokens
   c.model.tie_embeddings = True  # unembedding = embedding transposed
   c.model.dropout = 0.0  # on embeddings and on both branches of a block
@@ -195,7 +197,10 @@ def _add_training(c: Config) -> None:
   c.train.tensorboard = False  # also write TensorBoard events
   c.train.profile = False  # write a profiler trace of steps 10 to 15
   c.train.init_from = ''  # directory of a run to start from; '' = random
-  c.train.freeze = 'nothing'  # or model: only gates learn
+  c.train.freeze = 'nothing'  # or model: only gates learn; exits; paths
+  c.train.freeze_paths = ()  # paths: what stays, such as 'layer_*'
+  c.train.fit_tokens = 0  # on which maps of readouts are fitted; 0 = none are
+  c.train.fit_ridge = 1e-3  # fit_tokens: what pulls maps to the identity
 
 
 def _add_exits(c: Config) -> None:

@@ -4,16 +4,18 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ease_jax import decode, fields, specs
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
+from ease_jax.core.freeze import OWN_NORM, SHARED_NORM, is_of_exits
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data import load_tokenizer, tokenizers
 from ease_jax.data.task import Task
@@ -25,7 +27,6 @@ from ease_jax.evaluate import clock
 from ease_jax.evaluate import results as results_lib
 from ease_jax.files import write_atomic
 from ease_jax.model import Body, Params
-from ease_jax.model.body import is_gate
 from ease_jax.specs import Specs
 from ease_jax.train import checkpoint, saved
 from ease_jax.train.saved import Best
@@ -161,16 +162,33 @@ def initial_params(
   trained = load_model(folders.read_config(folder), folder)
   check_tokens(f'train.init_from={source}', trained.tokenizer, task)
 
-  wanted = _shapes(abstract_state(run_specs.body, run_specs.optimizer).params)
-  there = _shapes(trained.params)
-  learnable = {group for group in wanted if is_gate(group)}
-  for group in sorted(set(there) | set(wanted) - learnable):
+  wanted = _shapes(run_specs.shapes)
+  params = _with_norms(trained.params, wanted)
+  there = _shapes(params)
+  own = {group for group in wanted if is_of_exits(group)}
+  for group in sorted(set(there) | set(wanted) - own):
     need(
       there.get(group) == wanted.get(group),
       f'train.init_from={source} has {group}={there.get(group)}, this model '
       f'{wanted.get(group)}; use its model.* and loss.gates',
     )
-  return trained.params
+  return params
+
+
+def _with_norms(params: Params, wanted: Iterable[str]) -> Params:
+  """Parameters in which readouts start with the norm that they shared.
+
+  Args:
+    params: of a run.
+    wanted: groups of parameters of the run that starts from it.
+  """
+  own = [group for group in wanted if group.startswith(OWN_NORM)]
+  if SHARED_NORM not in params or not own:
+    return params
+  shared = params[SHARED_NORM]
+  rest = {name: params[name] for name in params if name != SHARED_NORM}
+  # Each has its own: an update takes over the memory of what it changes.
+  return rest | {name: jax.tree.map(jnp.copy, shared) for name in own}
 
 
 def _shapes(params: Params) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def flat(tree: Config | Json, prefix: str = '') -> Json:
 
 def of_training(config: Config) -> Json:
   """The fields that decide what a checkpoint holds, flat."""
-  imported = config.train.steps == 0
+  imported = config.train.steps == 0 and config.train.fit_tokens == 0
   of_the_task = () if imported else _OF_THE_TASK
   return {
     name: value

@@ -1,8 +1,8 @@
 """A run of a model that was trained elsewhere."""
 
 from collections.abc import Sequence
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ease_jax import config as config_lib
@@ -20,6 +20,7 @@ from ease_jax.pretrained import Source, params_of
 from ease_jax.specs import Specs
 from ease_jax.train import optimizer, saved
 from ease_jax.train.checkpoint import Checkpoints
+from ease_jax.train.paths import leaves
 from ease_jax.train.update import TrainState, abstract_state
 
 SAMPLE = 'Stra\u00dfe 1 \u2192 na\u00efve'  # characters of one to three bytes
@@ -127,7 +128,7 @@ def config_of(source: Source, context: int) -> Config:
 def _state(source: Source, run_specs: Specs) -> TrainState:
   """What the checkpoint holds."""
   abstract = abstract_state(run_specs.body, run_specs.optimizer)
-  shapes = {name: x.shape for name, x in saved.leaves(abstract.params).items()}
+  shapes = {name: x.shape for name, x in leaves(abstract.params).items()}
   params = params_of(source, shapes)
   opt_state = optimizer.build(run_specs.optimizer).init(params)
   return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
@@ -135,6 +136,5 @@ def _state(source: Source, run_specs: Specs) -> TrainState:
 
 def _described(source: Source, params: Params) -> str:
   """The model in a few words."""
-  leaves: dict[str, Any] = saved.leaves(params)
-  numbers = sum(x.size for x in leaves.values())
+  numbers = sum(x.size for x in jax.tree.leaves(params))
   return f'{source.said.architecture}, {numbers:,} parameters'

@@ -1,5 +1,6 @@
 """One run from config to report: `run(config, workdir)`."""
 
+import functools
 import json
 import os
 import pathlib
@@ -23,11 +24,11 @@ from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.files import expanded, write_atomic, write_together
 from ease_jax.lock import LOCK, locked
-from ease_jax.model import Body
+from ease_jax.model import Body, Params
 from ease_jax.progress import stage
 from ease_jax.provenance import again, provenance
 from ease_jax.specs import Specs
-from ease_jax.train import history, loop, saved
+from ease_jax.train import fitting, history, loop, saved
 
 MODES = ('all', 'train', 'evaluate', 'report', 'generate', 'export')
 TRAINING = ('all', 'train')
@@ -171,6 +172,9 @@ def _train(
     if source is not None:
       initial = deploy.initial_params(run_specs, source, task)
 
+  fit = None
+  if run_specs.train.fit_tokens:
+    fit = functools.partial(_fitted, run_specs, task)
   taught_by = teacher.load(run_specs, task)
   if not folders.is_bound(folder):
     folders.write_config(config, folder)
@@ -190,9 +194,23 @@ def _train(
     eval_batch_size=run_specs.sweep.batch_size,
     eval_max_tokens=run_specs.sweep.max_tokens,
     initial=initial,
+    fit=fit,
     teacher=taught_by,
     made_by=fields.of_training(config),
   )
+
+
+def _fitted(run_specs: Specs, task: Task, params: Params) -> Params:
+  """Parameters with maps of readouts fitted to the last one."""
+  train = run_specs.train
+  with stage('fitting the maps of readouts'):
+    return fitting.fitted(
+      run_specs.body,
+      params,
+      task.train_batches(train.batch_size, run_specs.seed),
+      tokens=train.fit_tokens,
+      ridge=train.fit_ridge,
+    )
 
 
 def _evaluate(

@@ -21,6 +21,7 @@ from ease_jax.checks import (
   plain,
 )
 from ease_jax.config import Config
+from ease_jax.core.freeze import MODEL
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
 from ease_jax.core.objective import LossSpec
@@ -31,9 +32,11 @@ from ease_jax.data.spec import DataSpec
 from ease_jax.data.task import TASKS
 from ease_jax.decode.options import GenerateSpec
 from ease_jax.evaluate.sweep import SweepSpec
-from ease_jax.model import Body
-from ease_jax.train import clashes, optimizer
+from ease_jax.model import Body, Params
+from ease_jax.train import clashes, freezing, optimizer
+from ease_jax.train.freezing import learned_of
 from ease_jax.train.optimizer import OptimizerSpec
+from ease_jax.train.paths import leaves
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.stages import Stage, plan, planned, tells, way
 from ease_jax.train.targets import TARGETS
@@ -72,6 +75,11 @@ class Specs:
     return model_lib.build(self.model)
 
   @property
+  def shapes(self) -> Params:
+    """Shapes of the parameters."""
+    return abstract_state(self.body, self.optimizer).params
+
+  @property
   def train_flops(self) -> float:
     """Training FLOPs of one token, its share of the optimizer's included.
 
@@ -80,9 +88,9 @@ class Specs:
     Training multiplies all keys of a window and masks those of later tokens,
     so that attention is counted at the whole window.
     """
-    if self.train.imported:
+    if self.train.steps == 0:
       return 0.0
-    shapes = abstract_state(self.body, self.optimizer).params
+    shapes = self.shapes
     updates = optimizer.update_flops(self.optimizer, shapes)
     updates *= self.optimizer.updates_per_step
     tokens = self.train.batch_size * self.data.seq_len
@@ -104,12 +112,14 @@ class Specs:
     """Of one token forward and backward in an update of a stage."""
     any_run = tells(self.train, now)
     prices = now.model.costs(self.data.seq_len, any_run)
+    learned = learned_of(self.loss.freeze, leaves(self.shapes))
     taught = prices.train_per_token(
       now.loss.trained_K,
       now.loss.asked_K,
       looks=now.loss.looks,
       ahead=now.loss.gating.ahead,
-      frozen=now.loss.frozen,
+      cells_learn=learned.cells,
+      head_passes=learned.head_passes,
       rehearsed=now.loss.teaching.own and now.loss.segments > 1,
     )
     again = 0  # segments that make the first streams anew
@@ -154,11 +164,12 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
   )
   grid = model_lib.build(model).grid
   train = TrainSpec.from_config(config.train)
+  freeze = train.freezing(grid.per_segment)
   loss = LossSpec.from_config(
     config.loss,
     grid,
     per_segment=train.per_segment,
-    frozen=train.frozen,
+    freeze=freeze,
     carry_backprop=model.carry_backprop,
   )
   optimizer_spec = OptimizerSpec.from_config(
@@ -167,7 +178,7 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     steps=train.steps,
     updates_per_step=train.updates_per_step(grid.segments),
     # What is never updated needs no moments.
-    frozen=train.frozen or train.imported,
+    freeze=MODEL if train.imported else freeze,
   )
   specs = Specs(
     seed=config.seed,
@@ -189,6 +200,9 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   clashes.check(specs.train, specs.loss, specs.body)
   _check_top_k(specs)
+  if specs.train.freeze != 'nothing':
+    names = leaves(specs.shapes)
+    freezing.check(specs.train.freeze, specs.loss.freeze, names)
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),
     f'loss.target={specs.loss.teaching.target} has no effect with '

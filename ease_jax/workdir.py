@@ -193,7 +193,7 @@ def check_config(
   there = fields.flat(_read(path))
   here = fields.flat(as_json(config))
   longer = there.get(STEPS), here[STEPS]
-  imported = there.get(STEPS) == 0
+  imported = there.get(STEPS) == 0 and not there.get('train.fit_tokens')
   need(
     not imported or here[STEPS] == 0,
     f'{folder} is an imported model, which {STEPS}={here[STEPS]} would train '

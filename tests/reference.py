@@ -258,8 +258,22 @@ def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
   return x_D + sigmoid(injected_D) * z_D
 
 
+def adapted(kind: str, params: Any, h_D: np.ndarray) -> np.ndarray:
+  """A state with what an adapter adds to it."""
+  if kind == 'map':
+    return h_D + h_D @ params['linear']['kernel']
+  if kind == 'low_rank':
+    return h_D + h_D @ params['down']['kernel'] @ params['up']['kernel']
+  size = np.sqrt(np.mean(h_D**2) + 1e-6)
+  inner = gelu(h_D / size @ params['up']['kernel'])
+  return h_D + size * (inner @ params['down']['kernel'])
+
+
 def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
-  """Through the one norm of all readouts, or through this readout's own."""
+  """Through its adapters and the one norm of all readouts, or its own."""
+  adapters = model.params.get(f'readout_adapter_{readout}', {})
+  for kind, params in adapters.items():
+    h_D = adapted(kind, params, h_D)
   shared = model.params.get('readout_norm')
   norm = model.params[f'readout_norm_{readout}'] if shared is None else shared
   return rms_norm(norm, h_D)

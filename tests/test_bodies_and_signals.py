@@ -37,6 +37,9 @@ BODIES = {
     global_every=2,
     local_rope_base=50.0,
   ),
+  'adapted': tiny.stack(
+    readout_adapters=('low_rank', 'map', 'mlp'), readout_dim=3
+  ),
   'refine': tiny.refine(
     carry_init='input', gates=('dat_multinomial', 'ouro'), gate_dim=8
   ),
@@ -109,6 +112,7 @@ SIGNALS = {
   'refine': ('max_prob', 'dat_multinomial', 'ouro', 'shortlist'),
   'foreign': ('max_prob',),
   'local': ('max_prob',),
+  'adapted': ('max_prob', 'shortlist'),
   'learned': ('kl',),
   'random': ('patience',),
   'core': ('state_change',),
@@ -129,6 +133,8 @@ CASES = [
   *(('stack', 'max_prob', policy) for policy in UNTIED),
   ('foreign', 'max_prob', 'copy_state'),
   ('local', 'max_prob', 'copy_state'),
+  ('adapted', 'max_prob', 'copy_state'),
+  ('adapted', 'shortlist', 'copy_state'),
   ('stack', 'kl', 'copy_state'),
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),

@@ -11,6 +11,7 @@ from test_gate_losses import lesson_of
 
 import tiny
 from ease_jax.core import depth_adaptive, gain, state_gate
+from ease_jax.core.freeze import MODEL
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 
@@ -68,7 +69,7 @@ def test_detached_gates_leave_the_model_alone(name):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_a_frozen_model_gets_no_gradient(name):
-  grads, metrics = gradient_of(name, frozen=True)
+  grads, metrics = gradient_of(name, freeze=MODEL)
   learned, expected = gradient_of(name, gate_gradient=False)
   for group, value in grads.items():
     if is_gate(group):

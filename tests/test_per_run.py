@@ -11,7 +11,6 @@ from segmented import BATCH, LENGTH, gradient, mean_nll
 import tiny
 from ease_jax import config, presets, specs
 from ease_jax.checks import ConfigError
-from ease_jax.core import costs
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES
 from ease_jax.evaluate import passes
@@ -19,7 +18,7 @@ from ease_jax.model import attention as attention_lib
 from ease_jax.model import with_segments
 from ease_jax.model.attention import positions, rotate
 from ease_jax.model.exits import before_exits, settled
-from ease_jax.model.per_run import PER_RUN, sines
+from ease_jax.model.per_run import PER_RUN, low_rank_flops, sines
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 from ease_jax.train import optimizer, update
@@ -374,7 +373,7 @@ def test_a_run_is_within_ten_percent_of_xla(kind, mlp):
   for run in range(RUNS):
     counted = prices.block_L[1 + run]
     assert counted == pytest.approx(run_of(run), rel=0.1)
-  beside = costs.low_rank_flops(model.cfg, 16)
+  beside = low_rank_flops(model.cfg, 16)
   assert beside == pytest.approx(run_of(1) - run_of(0), rel=0.1)
 
 

@@ -26,7 +26,7 @@ from ease_jax.data.task import LanguageModelling
 from ease_jax.data.tokenizers import prompt_tokens
 from ease_jax.decode.text import Speech
 from ease_jax.pretrained import Source
-from ease_jax.train import saved
+from ease_jax.train.paths import leaves
 
 # What transformers calls post_attention_layernorm.
 SECOND_NORMS = {'olmo2': 'attention_norm', 'gemma3': 'attention_out_norm'}
@@ -129,7 +129,7 @@ def test_a_run_says_what_the_model_is(tmp_path):
   assert trained.model.grid.num_readouts == 3
   # Nothing that is never updated has moments.
   run_specs = specs.from_config(config, downloads.VOCAB)
-  shapes = saved.leaves(
+  shapes = leaves(
     deploy.abstract_state(run_specs.body, run_specs.optimizer).opt_state
   )
   assert all(x.ndim == 0 for x in shapes.values())

@@ -15,7 +15,8 @@ from ease_jax import run, specs, teacher
 from ease_jax.checks import ConfigError
 from ease_jax.evaluate.facts import TeacherFacts
 from ease_jax.study import equal
-from ease_jax.train import saved, targets
+from ease_jax.train import targets
+from ease_jax.train.paths import leaves
 
 # ------------------------------------------------------- in the training loop
 
@@ -74,8 +75,8 @@ def test_segments_that_teach_themselves_resume_too(tmp_path):
 def test_the_teacher_is_in_no_checkpoint(taught):
   run_specs = taught_specs(own=False)
   found = training.newest(run_specs, taught)
-  names = saved.leaves(found.state)
-  assert names.keys() == saved.leaves(training.abstract_state(run_specs)).keys()
+  names = leaves(found.state)
+  assert names.keys() == leaves(training.abstract_state(run_specs)).keys()
   assert found.host.teacher == FACTS.to_json()
 
 

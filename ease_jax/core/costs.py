@@ -45,16 +45,11 @@ def head_flops(cfg: ModelConfig) -> float:
   return 2 * cfg.dim * cfg.vocab_size
 
 
-def low_rank_flops(cfg: ModelConfig, rank: int, *names: str) -> float:
-  """Products of a low rank beside matrices of a block, on one token.
-
-  Args:
-    cfg: a model's shape.
-    rank: of the products.
-    *names: of the matrices; none = all of them.
-  """
-  shapes = cfg.matrices
-  return sum(2.0 * rank * sum(shapes[name]) for name in names or shapes)
+def adapter_flops(cfg: ModelConfig) -> float:
+  """What the adapters of one readout do to one state."""
+  narrow = 2 * cfg.readout_dim  # columns of two matrices
+  columns = {'map': cfg.dim, 'low_rank': narrow, 'mlp': narrow}
+  return sum(2.0 * cfg.dim * columns[kind] for kind in cfg.readout_adapters)
 
 
 class OwnCost(NamedTuple):
@@ -86,6 +81,7 @@ class CostModel:
       run it on a part of the batch.
     fill_L: keys and values of each cell alone.
     head: logits of one readout.
+    adapter_K: of each readout, what its state goes through before its head.
   """
 
   grid: Grid
@@ -96,6 +92,7 @@ class CostModel:
   trained_L: np.ndarray
   fill_L: np.ndarray
   head: float
+  adapter_K: np.ndarray
 
   @property
   def cell_L(self) -> np.ndarray:
@@ -113,6 +110,11 @@ class CostModel:
     return float(self.cell_L[len(self.grid.cells) :].sum())
 
   @property
+  def head_K(self) -> np.ndarray:
+    """Logits of each readout, what is its own included, [K]."""
+    return self.head + self.adapter_K
+
+  @property
   def body_K(self) -> np.ndarray:
     """Cells of one token that is answered at each readout, no head, [K]."""
     up_to_L = np.cumsum(self.cell_L)
@@ -126,7 +128,7 @@ class CostModel:
     It is charged as a model that is cut off there: no other head is asked, and
     deeper keys and values are of use to nobody.
     """
-    return self.body_K + self.head
+    return self.body_K + self.head_K
 
   def fills_K(self, policy: KVPolicy) -> np.ndarray:
     """Keys and values of skipped cells that a policy makes for an exit, [K]."""
@@ -138,7 +140,7 @@ class CostModel:
     Counts the cells up to the exit, the head that answers, and the keys and
     values that the policy makes for skipped cells.
     """
-    return self.body_K + self.head + self.fills_K(policy)
+    return self.body_K + self.head_K + self.fills_K(policy)
 
   def relative(self, flops: float) -> float:
     """FLOPs as a share of this model's own full pass."""
@@ -146,9 +148,15 @@ class CostModel:
 
   def asking(self, rule: ExitRule, k: int) -> float:
     """Asking at readout k who stops: a head, or a signal without one."""
-    head = self.head if rule.signal.needs_head(k) else 0.0
+    signal = rule.signal
     shape = GateShape(self.dim, self.gate_dim, self.grid.num_readouts)
-    return head + rule.signal.flops(shape, k)
+    head = self.head if signal.needs_head(k) else 0.0
+    return head + self._adapting(rule, k) + signal.flops(shape, k)
+
+  def _adapting(self, rule: ExitRule, k: int) -> float:
+    """The part of that price that makes the state that a head sees."""
+    sees = rule.signal.needs_head(k) or rule.signal.candidates > 0
+    return float(self.adapter_K[k]) if sees else 0.0
 
   def exit_K(
     self,
@@ -180,8 +188,9 @@ class CostModel:
     questions_K = np.cumsum(asks_K * price_K)
     # A head that was asked for at the exit is the one that answers.
     needs_K = np.asarray([rule.signal.needs_head(k) for k in range(num)])
-    asked_here_K = asks_K & needs_K
-    spared_K = np.where(asked_here_K, self.head, 0.0)
+    adapted_K = np.asarray([self._adapting(rule, k) for k in range(num)])
+    shared_K = np.where(needs_K, self.head, 0.0) + adapted_K
+    spared_K = np.where(asks_K, shared_K, 0.0)
     return self.answered_K(rule.policy) + questions_K - spared_K
 
   @property
@@ -242,7 +251,8 @@ class CostModel:
     *,
     looks: float = 0.0,
     ahead: bool = False,
-    frozen: bool = False,
+    cells_learn: bool = True,
+    head_passes: int = 3,
     rehearsed: bool = False,
   ) -> float:
     """Forward and backward FLOPs of one training token; recomputation is free.
@@ -257,24 +267,28 @@ class CostModel:
       looks: how often the coda runs forward for them.
       ahead: whether every segment is run a second time, forward, to look one
         segment ahead.
-      frozen: whether no gradient reaches the cells and heads.
+      cells_learn: whether a gradient goes through the cells.
+      head_passes: products of a trained head: 1 forward, 1 for the gradient of
+        its states, 1 for its own.
       rehearsed: whether all cells are run a second time, forward, for what the
         last readout will say.
     """
     carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
     body_L = (self.trained_L + self.extra_L)[: len(carries_L)]
     forward = body_L.sum()
-    backward = 0.0 if frozen else 2 * (body_L * carries_L).sum()
+    backward = 2 * (body_L * carries_L).sum() if cells_learn else 0.0
 
     if ahead:
       forward += body_L[len(self.grid.prelude) :].sum()
     if rehearsed:
       forward += self.teaching(heads=0)
 
-    trained = float(np.sum(np.asarray(trained_K)))
-    asked = 0.0 if asked_K is None else float(np.sum(np.asarray(asked_K)))
-    passes = 1 if frozen else 3
-    heads = trained * passes * (self.head + self.coda) + asked * self.head
+    share_K = np.asarray(trained_K)
+    heads = share_K.sum() * head_passes * (self.head + self.coda)
+    adapter_passes = 3 if head_passes > 1 else 1  # a gradient that comes along
+    heads += adapter_passes * (share_K @ self.adapter_K)
+    if asked_K is not None:
+      heads += np.asarray(asked_K) @ self.head_K
     return float(forward + backward + heads + looks * self.coda)
 
 
@@ -308,6 +322,7 @@ def cost_model(
     _trained(cfg, context, shares.get(cell, Share()), own.trained)
     for cell, own in zip(cells, own_L, strict=True)
   ]
+  is_last_K = np.arange(1, grid.num_readouts + 1) % grid.per_segment == 0
   return CostModel(
     grid,
     cfg.dim,
@@ -317,6 +332,7 @@ def cost_model(
     np.asarray(trained_L, np.float64),
     np.asarray(fill_L, np.float64),
     head_flops(cfg),
+    np.where(is_last_K, 0.0, adapter_flops(cfg)),
   )
 
 

@@ -21,9 +21,10 @@ from ease_jax.checks import (
   plain,
 )
 from ease_jax.core.distillation import TeachingSpec
+from ease_jax.core.freeze import MODEL, NOTHING, Freeze
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.grid import Grid
-from ease_jax.core.observations import Observation
+from ease_jax.core.observations import EXIT_SCORES
 from ease_jax.core.shortcut import ShortcutSpec
 from ease_jax.core.weights import (
   SCHEDULES,
@@ -35,20 +36,6 @@ from ease_jax.core.weights import (
 
 NORMALIZATIONS = ('none', 'sum_to_one')
 TIMED = tuple(name for name in SCHEDULES if name not in TIMELESS)
-
-
-def _max_prob(obs: Observation, target_BxT: jax.Array) -> jax.Array:
-  del target_BxT
-  return obs.max_prob
-
-
-def _correct(obs: Observation, target_BxT: jax.Array) -> jax.Array:
-  return (obs.argmax == target_BxT).astype(jnp.float32)
-
-
-# By which tokens stop while training, [B, T]: what a readout says of each
-# token, and the true next ones.
-EXIT_SCORES = {'max_prob': _max_prob, 'correct': _correct}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +55,7 @@ class LossSpec:
       is the true one and 0 elsewhere.
     exit_rows: share of the rows in which they do.
     per_segment: each segment is an update of its own, and normalised so.
-    frozen: only gates learn; everything else is a constant.
+    freeze: what is a constant.
     segments: S.
     carry_backprop: last segments that losses reach through; 1 = their own.
     teaching: what readouts learn, and of whom.
@@ -88,7 +75,7 @@ class LossSpec:
   ] = 'max_prob'
   exit_rows: Annotated[Share, ReadIf('exit_threshold')] = 0.5
   per_segment: bool = False
-  frozen: bool = False
+  freeze: Freeze = NOTHING
   segments: Depth = 1
   carry_backprop: Depth = 1
   teaching: TeachingSpec = TeachingSpec()
@@ -193,7 +180,7 @@ class LossSpec:
     grid: Grid,
     *,
     per_segment: bool,
-    frozen: bool,
+    freeze: Freeze,
     carry_backprop: int,
   ) -> 'LossSpec':
     """The loss of a config.
@@ -202,7 +189,7 @@ class LossSpec:
       section: `loss` of the config.
       grid: the model's cells.
       per_segment: whether each segment is an update of its own.
-      frozen: whether only gates learn.
+      freeze: what is a constant.
       carry_backprop: of the model.
 
     Raises:
@@ -222,11 +209,16 @@ class LossSpec:
       gating=GateSpec(**own(GateSpec)),
       shortcut=ShortcutSpec(**own(ShortcutSpec)),
       per_segment=per_segment,
-      frozen=frozen,
+      freeze=freeze,
       segments=grid.segments,
       carry_backprop=carry_backprop,
       **fields,
     )
+
+  @property
+  def frozen(self) -> bool:
+    """Whether only gates learn."""
+    return self.freeze == MODEL
 
   @property
   def _inside(self) -> list[int]:

@@ -48,3 +48,17 @@ def blank(shape: tuple[int, ...]) -> Observation:
     gate={},
     named={},
   )
+
+
+def _max_prob(obs: Observation, target_BxT: jax.Array) -> jax.Array:
+  del target_BxT
+  return obs.max_prob
+
+
+def _correct(obs: Observation, target_BxT: jax.Array) -> jax.Array:
+  return (obs.argmax == target_BxT).astype(jnp.float32)
+
+
+# By which tokens stop while training, [B, T]: what a readout says of each
+# token, and the true next ones.
+EXIT_SCORES = {'max_prob': _max_prob, 'correct': _correct}

@@ -253,6 +253,13 @@ register(
 )
 
 
+def gate_of(name: str) -> Gate:
+  """What a learned signal learns."""
+  gate = SIGNALS[name].gate
+  assert gate is not None
+  return gate
+
+
 def scores(signal: Signal, observations: Sequence[Observation]) -> jax.Array:
   """Score of every readout from their observations, [K, ...] float32."""
   memory = signal.init(observations[0].nll.shape, len(observations))

@@ -23,6 +23,9 @@ MLPS = ('gelu', 'swiglu', 'geglu')
 UNGATED = 'gelu'
 NORMED_HEADS = ('none', 'head', 'all')
 READOUT_NORMS = ('shared', 'per_readout')
+MAP = 'map'
+ADAPTERS = (MAP, 'low_rank', 'mlp')
+NARROW = ('low_rank', 'mlp')  # adapters with a width of their own
 DTYPES = ('float32', 'bfloat16')
 
 
@@ -137,6 +140,9 @@ class ModelConfig:
     block: what all blocks look like.
     readouts: layers of a segment that can be read; () = as the body says.
     readout_norm: shared, or per_readout: an own RMSNorm for each.
+    readout_adapters: what readouts before the last of a segment do with their
+      state first, of ADAPTERS.
+    readout_dim: rank of low_rank, width of mlp among them.
     embedding_scale: what embedded tokens are multiplied with.
     tie_embeddings: whether the unembedding is the embedding transposed.
     dropout: on embeddings and on both branches of a block.
@@ -161,6 +167,8 @@ class ModelConfig:
   block: BlockSpec
   readouts: tuple[int, ...]
   readout_norm: Annotated[str, OneOf(READOUT_NORMS)]
+  readout_adapters: tuple[Annotated[str, OneOf(ADAPTERS)], ...]
+  readout_dim: Annotated[Count, ReadIf('readout_adapters', NARROW)]
   embedding_scale: Annotated[float, Range(0, above=True)]
   tie_embeddings: bool
   dropout: Annotated[float, Range(0, 1, below=True)]

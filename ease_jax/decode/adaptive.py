@@ -106,7 +106,7 @@ class Adaptive:
   def draft_prices(self, prices: CostModel) -> np.ndarray:
     """What one draft costs by readout, [C] full passes: cells and a head."""
     readouts = list(self.readouts(prices.grid))
-    return (prices.body_K[readouts] + prices.head) / prices.full
+    return prices.static_K[readouts] / prices.full
 
   def choose(self, memory: Memory, prices: CostModel) -> Choice:
     """The readout and length that bring most tokens for what they cost.

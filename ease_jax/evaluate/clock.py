@@ -174,7 +174,7 @@ def break_even(
   fill_K = prices.fills_K(rule.policy)
   # Who stops needs no last head, but now one here if asking took none.
   needs_K = [rule.signal.needs_head(k) for k in range(grid.num_readouts)]
-  head_K = np.where(needs_K, prices.head, 0.0)
+  head_K = np.where(needs_K, prices.head_K, 0.0)
   saved_K = prices.static_K[-1] - prices.static_K - fill_K + head_K
 
   fraction_K = np.asarray(chosen.report.cost.exit_fraction)

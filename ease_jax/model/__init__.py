@@ -117,6 +117,11 @@ def build(cfg: ModelConfig) -> Body:
     'their blocks; use 0, or model.body=stack',
   )
   need(
+    not cfg.readout_adapters or grid.per_segment > 1,
+    f'model.readout_adapters={cfg.readout_adapters} has no effect: the one '
+    'readout of a segment is the last; name more model.readouts, or use ()',
+  )
+  need(
     not grid.coda or cfg.readout_norm == READOUT_NORMS[0],
     f'model.readout_norm={cfg.readout_norm} does not fit model.body='
     f'{cfg.body}, whose coda reads all readouts alike; use {READOUT_NORMS[0]}',

@@ -15,15 +15,17 @@ import jax.numpy as jnp
 from ease_jax.checks import need
 from ease_jax.core import costs
 from ease_jax.core.costs import CostModel
-from ease_jax.core.gates import Gate, GateShape
+from ease_jax.core.freeze import ADAPTER, GATE, OWN_NORM, SHARED_NORM
+from ease_jax.core.gates import GateShape
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.observations import Observation
 from ease_jax.core.policies import ExitRule
 from ease_jax.core.routers import ROUTERS, Route, Router, routed
-from ease_jax.core.signals import SIGNALS
+from ease_jax.core.signals import SIGNALS, gate_of
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers, readout
+from ease_jax.model.adapters import Adapter
 from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
 from ease_jax.model.per_run import own_costs
@@ -41,7 +43,6 @@ from ease_jax.model.walk import (
 from ease_jax.model.windows import plain_layer
 
 EMBED_STD = 0.02
-GATE = 'gate_'  # how names of gates' parameters begin
 
 
 @functools.cache
@@ -114,12 +115,14 @@ class Body(nn.Module):
 
     for name in self._norm_names():
       setattr(self, name, layers.RMSNorm(c))
+    for name in self._adapter_names():
+      setattr(self, name, Adapter(c))
     self.drop = nn.Dropout(c.dropout)
     self.streams = self.kind.streams(c)
 
     shape = GateShape(c.dim, c.gate_dim, self.grid.num_readouts)
     self.gates = {
-      name: self.param(f'{GATE}{name}', _gate(name).init, shape)
+      name: self.param(f'{GATE}{name}', gate_of(name).init, shape)
       for name in c.gates
     }
     routed_cells = {cell.block: cell for cell in self.grid.cells if cell.router}
@@ -139,8 +142,12 @@ class Body(nn.Module):
 
   def _norm_names(self) -> list[str]:
     if self.cfg.readout_norm == 'shared':
-      return ['readout_norm']
-    return [f'readout_norm_{r}' for r in range(self.grid.per_segment)]
+      return [SHARED_NORM]
+    return [f'{OWN_NORM}{r}' for r in range(self.grid.per_segment)]
+
+  def _adapter_names(self) -> list[str]:
+    own = self.grid.per_segment - 1 if self.cfg.readout_adapters else 0
+    return [f'{ADAPTER}{r}' for r in range(own)]
 
   # ------------------------------------------------------------- the pieces
 
@@ -204,8 +211,11 @@ class Body(nn.Module):
 
   def normed(self, k: int, h_BxTxD: jax.Array) -> jax.Array:
     """The state of readout `k` as its head sees it; the same in segments."""
+    r = k % self.grid.per_segment
+    for name in self._adapter_names()[r : r + 1]:
+      h_BxTxD = getattr(self, name)(h_BxTxD)
     names = self._norm_names()
-    return getattr(self, names[k % len(names)])(h_BxTxD)
+    return getattr(self, names[r % len(names)])(h_BxTxD)
 
   def read(self, k: int, h_BxTxD: jax.Array) -> Read:
     """The state at readout `k`, and the same state normed."""
@@ -220,7 +230,7 @@ class Body(nn.Module):
     self, name: str, k: int | jax.Array, h_BxTxD: jax.Array
   ) -> jax.Array:
     """Outputs of a learned signal at readout `k`, [B, T, O] float32."""
-    return _gate(name).apply(self.gates[name], h_BxTxD, k)
+    return gate_of(name).apply(self.gates[name], h_BxTxD, k)
 
   def gated(
     self, k: int, obs: Observation, read: Read, *names: str
@@ -329,17 +339,6 @@ class Body(nn.Module):
       extra[cell] = flops
 
     return extra
-
-
-def is_gate(name: str) -> bool:
-  """Whether a group of parameters is that of a learned signal."""
-  return name.startswith(GATE)
-
-
-def _gate(name: str) -> Gate:
-  gate = SIGNALS[name].gate
-  assert gate is not None
-  return gate
 
 
 def evaluation_key() -> jax.Array:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax.core.costs import OwnCost, low_rank_flops
+from ease_jax.core.costs import OwnCost
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model.layers import Linear, OfRuns
@@ -93,6 +93,18 @@ def _first_products(key: jax.Array, cfg: ModelConfig) -> dict[str, LowRank]:
       'out_of': jnp.zeros((rank, made), jnp.float32),
     }
   return products
+
+
+def low_rank_flops(cfg: ModelConfig, rank: int, *names: str) -> float:
+  """Products of a low rank beside matrices of a block, on one token.
+
+  Args:
+    cfg: a model's shape.
+    rank: of the products.
+    *names: of the matrices; none = all of them.
+  """
+  shapes = cfg.matrices
+  return sum(2.0 * rank * sum(shapes[name]) for name in names or shapes)
 
 
 def _low_rank_cost(cfg: ModelConfig, run: int) -> OwnCost:

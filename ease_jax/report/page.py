@@ -109,7 +109,7 @@ def render(
     lead=top.lead,
     smoke=headline.smoke(results),
     fall=headline.last_fall(metrics, results.chosen.select_split),
-    frozen=flat(config).get('train.freeze') == KEEPS_MODEL,
+    frozen=flat(config).get('train.freeze') in KEEPS_MODEL,
     full_ppl=results.off(REPORT).quality.ppl,
     thresholds=_thresholds(results),
     promised=_promised(results),

@@ -21,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from ease_jax.checks import ConfigError, need
 from ease_jax.train import quiet
+from ease_jax.train.paths import leaves
 from ease_jax.train.saved import (
   Best,
   Host,
@@ -32,7 +33,6 @@ from ease_jax.train.saved import (
   check_shapes,
   checksum,
   folder_of,
-  leaves,
   reason,
   set_aside,
   steps_on_disk,

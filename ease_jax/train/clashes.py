@@ -5,6 +5,7 @@ from ease_jax.checks import MOST_DEPTH, need
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.reach import GROWS
 from ease_jax.core.runs import CONSTANT, DRAWING, DRAWN_ROWS
+from ease_jax.core.spec import MAP
 from ease_jax.model import Body
 from ease_jax.train.spec import TrainSpec
 
@@ -16,6 +17,28 @@ def check(train: TrainSpec, loss: LossSpec, body: Body) -> None:
   _check_reach(train, body)
   _check_runs(train, loss, body)
   _check_shortcut(train, loss, body)
+  _check_exits(train, loss, body)
+
+
+def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
+  """There are maps to fit, and readouts before the last one to learn."""
+  adapters = body.cfg.readout_adapters
+  need(
+    train.fit_tokens == 0 or MAP in adapters,
+    f'train.fit_tokens={train.fit_tokens} fits maps, and '
+    f'model.readout_adapters={adapters} has none; add {MAP!r}, or use 0',
+  )
+  per_segment = body.grid.per_segment
+  early = [w for k, w in enumerate(loss.weight_K) if (k + 1) % per_segment]
+  need(
+    train.freeze != 'exits'
+    or train.steps == 0
+    or any(early)
+    or bool(body.cfg.gates),
+    f'train.freeze={train.freeze} trains readouts before the last of a '
+    f'segment, and the weights of all are {loss.weight_K}; use loss.weights='
+    'uniform',
+  )
 
 
 def _check_exit_rows(train: TrainSpec, loss: LossSpec) -> None:
@@ -155,7 +178,7 @@ def _check_shortcut(train: TrainSpec, loss: LossSpec, body: Body) -> None:
     f'{CONSTANT} for both',
   )
   need(
-    not train.frozen and not body.cfg.gates,
+    train.freeze == 'nothing' and not body.cfg.gates,
     f'{field} does not fit train.freeze={train.freeze} or loss.gates='
     f'{body.cfg.gates}: all of the model learns; use nothing and no gates',
   )

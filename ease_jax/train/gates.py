@@ -8,10 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core.gates import Gate, GridLesson, Lesson
+from ease_jax.core.gates import GridLesson, Lesson
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.observations import Observation
-from ease_jax.core.signals import SIGNALS
+from ease_jax.core.signals import gate_of
 from ease_jax.model import Body, readout
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits
@@ -33,12 +33,6 @@ class Told(NamedTuple):
 
   output_RxBxTxO: dict[str, jax.Array]  # of each gate
   normed_RxBxTxD: jax.Array  # states as their heads see them; no gradient
-
-
-def _gate(name: str) -> Gate:
-  gate = SIGNALS[name].gate
-  assert gate is not None
-  return gate
 
 
 def _outputs(
@@ -148,7 +142,7 @@ def learn_from_grid(
       depth_K=bound.grid.depth_K,
       settings=settings,
     )
-    grid_loss = _gate(name).grid_loss
+    grid_loss = gate_of(name).grid_loss
     assert grid_loss is not None
     loss_BxT = grid_loss(lesson)
     chex.assert_equal_shape([loss_BxT, mask_BxT])
@@ -220,7 +214,7 @@ def learn_gates(
     return bound.observe(r, read, None, batch['targets'])
 
   for name in spec.gating.learned:
-    gate = _gate(name)
+    gate = gate_of(name)
     if gate.loss is None:
       continue
     key, use_key = jax.random.split(key)

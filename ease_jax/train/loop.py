@@ -106,6 +106,7 @@ def train(
   eval_batch_size: int,
   eval_max_tokens: int,
   initial: Params | None = None,
+  fit: Callable[[Params], Params] | None = None,
   teacher: Teacher | None = None,
   made_by: Json | None = None,
 ) -> Run:
@@ -123,6 +124,7 @@ def train(
     eval_max_tokens: tokens that an evaluation scores, about; 0 = all.
     initial: parameters to start with instead of random ones, by group; those
       that it lacks are random. Not read where a checkpoint is.
+    fit: changes those before the first update; None = they stay.
     teacher: of the loss's target, where another run is one; in no checkpoint.
     made_by: the fields of the config that decide what is trained, flat; each
       checkpoint notes them, and one of others is refused.
@@ -146,7 +148,8 @@ def train(
 
   def fresh() -> TrainState:
     state = init_state(init_key, model=model, opt_spec=opt_spec)
-    return state._replace(params=state.params | (initial or {}))
+    params = state.params | (initial or {})
+    return state._replace(params=fit(params) if fit else params)
 
   def select_loss(params: Params) -> float:
     batches = task.eval_batches('select', eval_batch_size, eval_max_tokens)
@@ -164,6 +167,8 @@ def train(
       ) as writers:
         for words in said:
           writers.say(words)
+        if spec.steps == 0:  # what was fitted is all there is to save
+          _save(run, checkpoints)
         _loop(spec, run, update, select_loss, checkpoints, writers, sigterm)
       checkpoints.wait()
     if sigterm.received:  # while the last of it was written

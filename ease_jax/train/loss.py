@@ -9,15 +9,16 @@ import optax
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
-from ease_jax.model.body import is_gate
 from ease_jax.model.walk import State, Travel, walk
 from ease_jax.train import rows, scan, shortcut
+from ease_jax.train.freezing import held
 from ease_jax.train.gates import learn_from_grid
 from ease_jax.train.scan import Carry
 from ease_jax.train.segment import (
   Part,
   Progress,
   SegmentLosses,
+  Setting,
   begin,
   first_progress,
   prepared,
@@ -100,8 +101,7 @@ def grid_loss(
     way: where the runs of a shortcut start, and the end, [m + 1] shares of the
       whole way; None = there is no shortcut.
   """
-  if spec.frozen:
-    params = only_gates(params)
+  params = held(params, spec.freeze)
   setting = prepared(params, model, spec, batch, key, teacher)
   started = begin(params, setting)
   progress = first_progress(model, batch)
@@ -178,14 +178,6 @@ def run_before(
   return jax.tree.map(chosen, after, carried)
 
 
-def only_gates(params: Params) -> Params:
-  """The same values; all but gates are constants to the backward pass."""
-  return {
-    name: group if is_gate(name) else jax.lax.stop_gradient(group)
-    for name, group in params.items()
-  }
-
-
 def by_segment(
   carry: Carry,
   model: Body,
@@ -213,7 +205,14 @@ def by_segment(
     gradient, [S].
   """
   setting = prepared(params_of(carry), model, spec, batch, key, teacher)
-  gradient = jax.grad(segment_loss, has_aux=True)
+
+  def loss(
+    params: Params, progress: Progress, part: Part, setting: Setting
+  ) -> tuple[jax.Array, tuple[Progress, SegmentLosses]]:
+    params = held(params, spec.freeze)
+    return segment_loss(params, progress, part, setting)
+
+  gradient = jax.grad(loss, has_aux=True)
 
   def one(
     state: tuple[Carry, Progress], part: Part

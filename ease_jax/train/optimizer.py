@@ -22,8 +22,10 @@ from ease_jax.checks import (
   need,
   plain,
 )
+from ease_jax.core.freeze import NOTHING, Freeze
 from ease_jax.model import Params
-from ease_jax.model.body import is_gate
+from ease_jax.train import freezing
+from ease_jax.train.paths import path_of
 
 Decay = Annotated[float, Range(0, 1, below=True)]
 
@@ -49,7 +51,7 @@ class OptimizerSpec:
     num_blocks: N, layers that have parameters of their own.
     steps: batches in all.
     updates_per_step: updates that each batch makes.
-    frozen: only gates are updated.
+    freeze: what is never updated, and has no moments.
   """
 
   name: Annotated[str, OneOf(lambda: OPTIMIZERS)]
@@ -66,7 +68,7 @@ class OptimizerSpec:
   num_blocks: Count
   steps: Size
   updates_per_step: Count = 1
-  frozen: bool = False
+  freeze: Freeze = NOTHING
 
   @classmethod
   def from_config(
@@ -76,7 +78,7 @@ class OptimizerSpec:
     num_blocks: int,
     steps: int,
     updates_per_step: int,
-    frozen: bool = False,
+    freeze: Freeze = NOTHING,
   ) -> 'OptimizerSpec':
     """The spec of a config's section `optimizer`.
 
@@ -85,7 +87,7 @@ class OptimizerSpec:
       num_blocks: layers of the model that have parameters of their own.
       steps: batches of the whole run.
       updates_per_step: updates that each batch makes.
-      frozen: whether only gates are updated.
+      freeze: what is never updated.
 
     Raises:
       ConfigError: there is no optimizer of this name.
@@ -95,7 +97,7 @@ class OptimizerSpec:
       num_blocks=num_blocks,
       steps=steps,
       updates_per_step=updates_per_step,
-      frozen=frozen,
+      freeze=freeze,
     )
 
   def __post_init__(self):
@@ -234,23 +236,15 @@ def update_flops(spec: OptimizerSpec, params: Params) -> float:
     spec: which rule.
     params: parameters, or their shapes.
   """
-  if spec.name != 'muon' or spec.frozen:
+  if spec.name != 'muon':
     return 0.0
 
   flops = 0.0
   for path, x in jax.tree_util.tree_leaves_with_path(params):
-    if _is_muons(path, x.shape):
+    if _is_muons(path, x.shape) and spec.freeze.learns(path_of(path)):
       m, n = sorted(x.shape)
       flops += NEWTON_SCHULZ_STEPS * (4 * m**2 * n + 2 * m**3)
   return flops
-
-
-def _gate_or_frozen(params: Params) -> Params:
-  def label(path: jax.tree_util.KeyPath, x: jax.Array) -> str:
-    del x
-    return 'gate' if is_gate(path[0].key) else 'frozen'
-
-  return jax.tree_util.tree_map_with_path(label, params)
 
 
 Rule = Callable[[OptimizerSpec], optax.GradientTransformation]
@@ -261,9 +255,10 @@ OPTIMIZERS: dict[str, Rule] = {'adamw': _adamw, 'muon': _muon}
 def build(spec: OptimizerSpec) -> optax.GradientTransformation:
   """The update rule; its rate is `learning_rate(spec, update)`."""
   rule = OPTIMIZERS[spec.name](spec)
-  if spec.frozen:
+  if spec.freeze.held:
     rule = optax.partition(
-      {'gate': rule, 'frozen': optax.set_to_zero()}, _gate_or_frozen
+      {freezing.LEARNS: rule, freezing.STAYS: optax.set_to_zero()},
+      functools.partial(freezing.labels, freeze=spec.freeze),
     )
   transformations = [rule]
   if spec.clip_norm > 0:

@@ -217,15 +217,6 @@ def steps_on_disk(folder: pathlib.Path) -> list[int]:
   return steps
 
 
-def leaves(tree: Tree) -> dict[str, Any]:
-  """Name -> leaf; the same names for tuples with and without names."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in leaves
-  }
-
-
 def check_shapes(
   place: pathlib.Path, stored: dict[str, Any], wanted: dict[str, Any]
 ) -> None:

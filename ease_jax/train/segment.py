@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.core.grid import reaches
-from ease_jax.core.objective import EXIT_SCORES, LossSpec
+from ease_jax.core.objective import LossSpec
+from ease_jax.core.observations import EXIT_SCORES
 from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, Tree, before_exits, settled

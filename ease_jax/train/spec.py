@@ -18,6 +18,7 @@ from ease_jax.checks import (
   need,
   plain,
 )
+from ease_jax.core.freeze import MODEL, Freeze, all_but_exits
 from ease_jax.core.layer_dropout import (
   PHASES,
   SCHEDULES,
@@ -36,8 +37,9 @@ from ease_jax.core.runs import (
 from ease_jax.core.runs import SCHEDULES as RUNS
 
 UPDATES = ('joint', 'per_segment')
-KEEPS_MODEL = 'model'
-FREEZES = ('nothing', KEEPS_MODEL)
+BY_PATHS = 'paths'
+KEEPS_MODEL = ('model', 'exits')  # the last readout says what it said
+FREEZES = ('nothing', *KEEPS_MODEL, BY_PATHS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class TrainSpec:
   """How long to train, and what to do on the way.
 
   Attributes:
-    steps: batches in all; 0 = of a model that was imported.
+    steps: batches in all; 0 = of a model that was imported, or only fitted.
     updates: joint makes one update per batch, per_segment one for each of
       its segments.
     batch_size: B, windows per batch.
@@ -69,7 +71,13 @@ class TrainSpec:
     profile: write a profiler trace of a few early steps.
     init_from: directory of a run whose parameters this one starts with;
       '' = random ones.
-    freeze: nothing, or model: only gates learn.
+    freeze: nothing; model: only gates learn; exits: also what readouts before
+      the last have of their own; paths: all but some learns.
+    freeze_paths: patterns of names of parameters that stay.
+    fit_tokens: of the training text, on which the maps of readouts are fitted
+      to the last one before the first update; 0 = none are.
+    fit_ridge: weight of the distance of a map from the identity, beside the
+      mean error of a number of the state.
   """
 
   steps: Size
@@ -98,6 +106,9 @@ class TrainSpec:
   profile: bool
   init_from: str
   freeze: Annotated[str, OneOf(FREEZES)]
+  freeze_paths: Annotated[tuple[str, ...], ReadIf('freeze', (BY_PATHS,))]
+  fit_tokens: Size
+  fit_ridge: Annotated[float, Range(0, above=True), ReadIf('fit_tokens')]
 
   @classmethod
   def from_config(cls, section: Mapping[str, Any]) -> 'TrainSpec':
@@ -136,20 +147,42 @@ class TrainSpec:
       f'{self.freeze}: no gradient reaches the layers; use constant',
     )
     need(
-      not self.frozen or self.init_from != '',
+      self.freeze != BY_PATHS or self.freeze_paths != (),
+      f'train.freeze={self.freeze} needs patterns of names of parameters, and '
+      "train.freeze_paths=(); give some, such as ('layer_*',)",
+    )
+    need(
+      self.fit_tokens == 0 or self.init_from != '',
+      f'train.fit_tokens={self.fit_tokens} fits maps to what a trained model '
+      "says, and train.init_from='' names none; give the directory of a run",
+    )
+    need(
+      self.freeze == 'nothing' or self.init_from != '',
       f'train.freeze={self.freeze} keeps a model as it is, and '
       "train.init_from='' names none; give the directory of a run",
     )
 
   @property
   def imported(self) -> bool:
-    """Whether nothing is trained: the parameters came from elsewhere."""
-    return self.steps == 0
+    """Whether nothing is made here: all parameters came from elsewhere."""
+    return self.steps == 0 and self.fit_tokens == 0
 
   @property
   def frozen(self) -> bool:
-    """Whether only gates learn."""
-    return self.freeze == 'model'
+    """Whether the model stays, and what is beside it learns."""
+    return self.freeze in KEEPS_MODEL
+
+  def freezing(self, per_segment: int) -> Freeze:
+    """What is never updated.
+
+    Args:
+      per_segment: readouts of a segment.
+    """
+    if self.freeze == 'model':
+      return MODEL
+    if self.freeze == 'exits':
+      return all_but_exits(per_segment)
+    return Freeze(self.freeze_paths)
 
   @property
   def per_segment(self) -> bool:

@@ -1,0 +1,53 @@
+"""Which parameters a run leaves as they are, by their paths."""
+
+import dataclasses
+import fnmatch
+
+# How names of groups of parameters begin.
+GATE = 'gate_'  # of a learned signal
+ADAPTER = 'readout_adapter_'  # of a readout before the last
+OWN_NORM = 'readout_norm_'  # of one readout alone
+SHARED_NORM = 'readout_norm'  # of all
+
+
+@dataclasses.dataclass(frozen=True)
+class Freeze:
+  """Patterns of paths such as `layer_0/query/kernel`; `*` is any text.
+
+  Attributes:
+    held: of parameters that stay as they are.
+    but: of those among them that learn all the same.
+  """
+
+  held: tuple[str, ...] = ()
+  but: tuple[str, ...] = ()
+
+  def learns(self, path: str) -> bool:
+    """Whether the parameter of a path is trained."""
+    return not _matches(path, self.held) or _matches(path, self.but)
+
+
+NOTHING = Freeze()
+MODEL = Freeze(('*',), (f'{GATE}*',))  # only gates learn
+
+
+def all_but_exits(per_segment: int) -> Freeze:
+  """Only what readouts before the last one have of their own learns.
+
+  Args:
+    per_segment: readouts of a segment.
+  """
+  norms = [f'{OWN_NORM}{r}/*' for r in range(per_segment - 1)]
+  return Freeze(('*',), (f'{GATE}*', f'{ADAPTER}*', *norms))
+
+
+def is_of_exits(group: str) -> bool:
+  """Whether a group of parameters is of exits and not of the model.
+
+  A run that starts from another one may have it and the other one not.
+  """
+  return group.startswith((GATE, ADAPTER, OWN_NORM))
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+  return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
