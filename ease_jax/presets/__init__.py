@@ -194,6 +194,35 @@ def gates(c: Config, source: str) -> Config:
   return c
 
 
+def late_exits(c: Config, source: str) -> Config:
+  """A copy that makes exits for a finished run of `c`, which is kept.
+
+  Before their norm, readouts get a map that is fitted in closed form, and an
+  MLP; both then learn what the last readout says (2402.00518, 2503.05005).
+
+  Args:
+    c: config of the run.
+    source: its directory.
+  """
+  c = copy.deepcopy(c)
+  c.model.readout_norm = 'per_readout'
+  c.model.readout_adapters = ('map', 'mlp')
+  c.loss.weights = 'uniform'
+  c.loss.target = 'distill'
+  c.loss.teacher_weight = 1.0
+  c.train.init_from = source
+  c.train.freeze = 'exits'
+  c.train.fit_tokens = 65_536
+  c.train.steps = 600
+  c.train.eval_every = 300
+  c.train.checkpoint_every = 300
+  c.optimizer.name = 'adamw'
+  c.optimizer.learning_rate = 3e-3
+  c.optimizer.muon_learning_rate = config.base().optimizer.muon_learning_rate
+  c.optimizer.weight_decay = 0.0
+  return c
+
+
 def wikitext2(folder: str) -> Config:
   """Characters of WikiText-2 on the small models of the research memo.
 
