@@ -197,7 +197,8 @@ def _add_training(c: Config) -> None:
   c.train.tensorboard = False  # also write TensorBoard events
   c.train.profile = False  # write a profiler trace of steps 10 to 15
   c.train.init_from = ''  # directory of a run to start from; '' = random
-  c.train.freeze = 'nothing'  # or model: only gates learn; exits; paths
+  # Or model: only gates learn; exits: also what early readouts have; paths.
+  c.train.freeze = 'nothing'
   c.train.freeze_paths = ()  # paths: what stays, such as 'layer_*'
   c.train.fit_tokens = 0  # on which maps of readouts are fitted; 0 = none are
   c.train.fit_ridge = 1e-3  # fit_tokens: what pulls maps to the identity

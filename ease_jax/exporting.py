@@ -61,6 +61,12 @@ def export_model(workdir: str, target: str, layers: int = 0) -> None:
   family = said.family
   _check_same(said, config, trained.model.cfg)
   readout = _readout(grid, layers)
+  adapters = trained.model.cfg.readout_adapters
+  need(
+    not adapters or readout == grid.num_readouts - 1,
+    f'--layers={layers} ends at a readout with adapters, {adapters}, which '
+    'transformers has not; export all layers',
+  )
   cells = grid.cells[: grid.reach_K[readout]]
 
   flat = flatten_dict(trained.params, sep='/')

@@ -503,12 +503,13 @@ def test_a_model_that_ends_at_a_readout(tmp_path):
   np.testing.assert_array_equal(logits(cut, tokens), every[1, 0])
 
 
-def own_run(folder, **fields):
+def own_run(folder, adapters=(), **fields):
   """A run of this project with a norm and a gate at each readout."""
   (folder / 'text.txt').write_text(small_run.TEXT)
   c = small_run.make_config(folder / 'text.txt', layers=2)
   c.model.block.mlp.kind = 'swiglu'
   c.model.readout_norm = 'per_readout'
+  c.model.readout_adapters = adapters
   c.loss.gates = ('gain',)
   c.data.update(fields)
   run_lib.run(c, folder / 'run', 'train')
@@ -551,6 +552,15 @@ def test_what_no_other_tool_has_is_refused(tmp_path):
   with pytest.raises(ConfigError, match=r"model.block.mlp.kind='gelu' there"):
     exported(tmp_path / 'run', tmp_path / 'back')
   assert not (tmp_path / 'back').exists()
+
+
+def test_a_readout_with_adapters_is_no_end(tmp_path):
+  own_run(tmp_path, ('map',))
+  with pytest.raises(ConfigError, match=r"--layers=1 .* \('map',\)"):
+    exported(tmp_path / 'run', tmp_path / 'short', layers=1)
+  place = exported(tmp_path / 'run', tmp_path / 'whole')
+  beside = load_file(place / 'exits.safetensors')
+  assert 'readout_adapter_0/map/linear/kernel' in beside
 
 
 def test_a_layer_without_a_readout_is_no_end(tmp_path):
