@@ -7,7 +7,7 @@ from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.shortcut import ShortcutSpec
-from ease_jax.core.spec import AttentionSpec
+from ease_jax.core.spec import AttentionSpec, MLPSpec
 from ease_jax.core.weights import WeightSpec
 from ease_jax.data.spec import DataSpec
 from ease_jax.decode.options import DRAFTINGS, GenerateSpec
@@ -21,6 +21,7 @@ from ease_jax.train.spec import TrainSpec
 # Who declares the fields of each section; others of models are all read.
 OWNERS: dict[str, tuple[type, ...]] = {
   'model.block.attention': (AttentionSpec,),
+  'model.block.mlp': (MLPSpec,),
   'data': (DataSpec,),
   'loss': (WeightSpec, TeachingSpec, GateSpec, ShortcutSpec, LossSpec),
   'optimizer': (OptimizerSpec,),

@@ -7,6 +7,7 @@ change with the models below, and with nothing else.
 
 import json
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -105,17 +106,39 @@ CONFIGS = {
     rms_norm_eps=1e-6,
     tie_word_embeddings=False,
   ),
+  'gpt2': dict(
+    architectures=['GPT2LMHeadModel'],
+    model_type='gpt2',
+    activation_function='gelu_new',
+    n_inner=None,
+  ),
 }
+# How families call the sizes that they call otherwise.
+GPT2_SIZES = {
+  'hidden_size': 'n_embd',
+  'num_hidden_layers': 'n_layer',
+  'num_attention_heads': 'n_head',
+  'max_position_embeddings': 'n_positions',
+}
+# The first layer's second norm, where it is not Llama's.
+SECOND_NORMS = {'gpt2': 'transformer.h.0.ln_2.weight'}
 
 
 def said(family):
   """The whole config.json of a family's model."""
-  return SIZES | CONFIGS[family]
+  if family != 'gpt2':
+    return SIZES | CONFIGS[family]
+  sizes = {GPT2_SIZES.get(name, name): size for name, size in SIZES.items()}
+  for name in ('intermediate_size', 'num_key_value_heads'):
+    del sizes[name]
+  return sizes | CONFIGS[family]
 
 
 def shapes(family):
   """Shapes of its tensors, as transformers names and orders them."""
   c = said(family)
+  if family == 'gpt2':
+    return gpt2_shapes(c)
   dim, inner = c['hidden_size'], c['intermediate_size']
   heads = c['num_attention_heads']
   head_dim = c.get('head_dim', dim // heads)
@@ -159,13 +182,39 @@ def shapes(family):
   return whole
 
 
+def both(name, shape):
+  """A matrix or scales, and biases."""
+  return {f'{name}.weight': shape, f'{name}.bias': shape[-1:]}
+
+
+def gpt2_shapes(c):
+  """GPT-2's matrices lie the other way round."""
+  dim = c['n_embd']
+  whole = {
+    'wte.weight': (VOCAB, dim),
+    'wpe.weight': (c['n_positions'], dim),
+    **both('ln_f', (dim,)),
+  }
+  for i in range(c['n_layer']):
+    layer = {
+      **both('ln_1', (dim,)),
+      **both('ln_2', (dim,)),
+      **both('attn.c_attn', (dim, 3 * dim)),
+      **both('attn.c_proj', (dim, dim)),
+      **both('mlp.c_fc', (dim, 4 * dim)),
+      **both('mlp.c_proj', (4 * dim, dim)),
+    }
+    whole |= {f'h.{i}.{name}': shape for name, shape in layer.items()}
+  return {f'transformer.{name}': shape for name, shape in whole.items()}
+
+
 def weights(family):
   """Its tensors, float32; no norm is just one and no bias nothing."""
   rng = np.random.default_rng(list(family.encode()))
   tensors = {}
   for name, shape in shapes(family).items():
     drawn = rng.standard_normal(shape, np.float32)
-    if name.endswith('norm.weight'):
+    if re.search(r'(norm|ln_.)\.weight$', name):
       tensors[name] = (family != 'gemma3') + 0.3 * drawn
     elif len(shape) == 1:
       tensors[name] = 0.3 * drawn
@@ -207,7 +256,7 @@ def write(folder, family, **changes):
   return folder
 
 
-def reference(folder):
+def reference(folder, family):
   """What transformers makes of a folder: logits [LENGTH, V], a gradient [D].
 
   The gradient is that of the mean loss by the first layer's second norm.
@@ -223,7 +272,8 @@ def reference(folder):
   token_1xT = torch.tensor(tokens(), dtype=torch.long)
   found = model(token_1xT, labels=token_1xT)
   found.loss.backward()
-  scale = model.model.layers[0].post_attention_layernorm.weight
+  llamas = 'model.layers.0.post_attention_layernorm.weight'
+  scale = dict(model.named_parameters())[SECOND_NORMS.get(family, llamas)]
   return found.logits[0].detach().numpy(), scale.grad.numpy()
 
 
@@ -231,7 +281,8 @@ def main():
   kept = {}
   for family in CONFIGS:
     with tempfile.TemporaryDirectory() as folder:
-      logits_TxV, gradient_D = reference(write(pathlib.Path(folder), family))
+      place = write(pathlib.Path(folder), family)
+      logits_TxV, gradient_D = reference(place, family)
     kept[f'{family}/logits'] = logits_TxV[list(PLACES)]
     kept[f'{family}/gradient'] = gradient_D
   GOLDEN.parent.mkdir(exist_ok=True)

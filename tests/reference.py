@@ -48,6 +48,7 @@ class Decoder:
     cells: in the order in which a token runs them.
     num_heads: query heads.
     num_kv_heads: heads of keys and values.
+    rope_share: how much of a head turns.
     rope_base: base of the rotary frequencies.
     rope_factors: by which the wavelength of each pair grows; () = 1.
     local_blocks: those whose positions have another base.
@@ -63,6 +64,7 @@ class Decoder:
   cells: Sequence[Cell]
   num_heads: int
   num_kv_heads: int
+  rope_share: float = 1.0
   rope_base: float = 10000.0
   rope_factors: Sequence[float] = ()
   local_blocks: Sequence[int] = ()
@@ -100,29 +102,40 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
   return 1 / (1 + np.exp(-x))
 
 
-def rms_norm(params: Params, x_D: np.ndarray) -> np.ndarray:
-  return x_D / np.sqrt(np.mean(x_D**2) + 1e-6) * params['scale']
+def norm(params: Params, x_D: np.ndarray) -> np.ndarray:
+  """RMSNorm; where it has a bias, LayerNorm."""
+  if 'bias' in params:
+    x_D = x_D - np.mean(x_D)
+  x_D = x_D / np.sqrt(np.mean(x_D**2) + 1e-6)
+  return x_D * params['scale'] + params.get('bias', 0)
 
 
 def rotated(
   model: Decoder, block: int, x_HxD: np.ndarray, position: int
 ) -> np.ndarray:
-  """Turns the pairs (i, i + D/2) of each head by position * base^(-2i/D)."""
-  half = x_HxD.shape[-1] // 2
+  """Turns the pairs (i, i + D/2) of each head by position * base^(-2i/D).
+
+  D is the width of a head, or of that share of it.
+  """
+  half = round(x_HxD.shape[-1] * model.rope_share) // 2
   is_local = block in model.local_blocks
   base = model.local_rope_base if is_local else model.rope_base
   factors = () if is_local else model.rope_factors
   angle = position * base ** (-np.arange(half) / half)
   angle = angle / np.asarray(factors or 1.0)
-  pairs = x_HxD[:, :half] + 1j * x_HxD[:, half:]
+  pairs = x_HxD[:, :half] + 1j * x_HxD[:, half : 2 * half]
   turned = pairs * np.exp(1j * angle)
-  return np.concatenate([turned.real, turned.imag], axis=-1)
+  rest = x_HxD[:, 2 * half :]
+  return np.concatenate([turned.real, turned.imag, rest], axis=-1)
+
+
+def linear(params: Params, x_D: np.ndarray) -> np.ndarray:
+  return x_D @ params['kernel'] + params.get('bias', 0)
 
 
 def projected(params: Params, x_D: np.ndarray, num_heads: int) -> np.ndarray:
   """[H, D/H]."""
-  made = x_D @ params['kernel'] + params.get('bias', 0)
-  return made.reshape(num_heads, -1)
+  return linear(params, x_D).reshape(num_heads, -1)
 
 
 def normed_heads(params: Params, name: str, x_HxD: np.ndarray) -> np.ndarray:
@@ -130,24 +143,24 @@ def normed_heads(params: Params, name: str, x_HxD: np.ndarray) -> np.ndarray:
   if name not in params:
     return x_HxD
   if len(params[name]['scale']) == x_HxD.size:  # all of them together
-    return rms_norm(params[name], x_HxD.ravel()).reshape(x_HxD.shape)
-  return np.stack([rms_norm(params[name], x_D) for x_D in x_HxD])
+    return norm(params[name], x_HxD.ravel()).reshape(x_HxD.shape)
+  return np.stack([norm(params[name], x_D) for x_D in x_HxD])
 
 
-def branch_input(model: Decoder, norm: Params, h_D: np.ndarray) -> np.ndarray:
-  return rms_norm(norm, h_D) if model.norm in ('pre', 'sandwich') else h_D
+def branch_input(model: Decoder, params: Params, h_D: np.ndarray) -> np.ndarray:
+  return norm(params, h_D) if model.norm in ('pre', 'sandwich') else h_D
 
 
 def added(model: Decoder, block: Params, name: str, x_D: np.ndarray):
   """What a branch adds."""
   norms = {'branch': f'{name}_norm', 'sandwich': f'{name}_out_norm'}
   if model.norm in norms:
-    return rms_norm(block[norms[model.norm]], x_D)
+    return norm(block[norms[model.norm]], x_D)
   return x_D
 
 
-def branch_sum(model: Decoder, norm: Params, h_D: np.ndarray) -> np.ndarray:
-  return rms_norm(norm, h_D) if model.norm == 'post' else h_D
+def branch_sum(model: Decoder, params: Params, h_D: np.ndarray) -> np.ndarray:
+  return norm(params, h_D) if model.norm == 'post' else h_D
 
 
 def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
@@ -178,7 +191,7 @@ def attention(
     value_CxD = np.stack([value[group] for _, value in seen])
     weight_C = softmax(key_CxD @ query_D / np.sqrt(len(query_D)))
     mixed.append(weight_C @ value_CxD)
-  return np.concatenate(mixed) @ params['out']['kernel']
+  return linear(params['out'], np.concatenate(mixed))
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -188,14 +201,14 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 def mlp(params: Params, x_D: np.ndarray, gate: str) -> np.ndarray:
   """With a gate where it has the matrix for one, else GELU."""
-  inner_F = x_D @ params['up']['kernel']
+  inner_F = linear(params['up'], x_D)
   if 'gate' in params:
-    gate_F = x_D @ params['gate']['kernel']
+    gate_F = linear(params['gate'], x_D)
     silu_F = gate_F * sigmoid(gate_F)
     inner_F = inner_F * (silu_F if gate == 'swiglu' else gelu(gate_F))
   else:
     inner_F = gelu(inner_F)
-  return inner_F @ params['down']['kernel']
+  return linear(params['down'], inner_F)
 
 
 def through_block(
@@ -243,7 +256,7 @@ def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
   streams = model.params.get('streams', {})
   if 'norm' in streams:
     x_D, z_D = values
-    values = x_D, rms_norm(streams['norm'], z_D)
+    values = x_D, norm(streams['norm'], z_D)
   if len(values) == 1 or model.inject == 'add':
     return np.sum(values, axis=0)
   x_D, z_D = values
@@ -261,8 +274,8 @@ def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
 def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
   """Through the one norm of all readouts, or through this readout's own."""
   shared = model.params.get('readout_norm')
-  norm = model.params[f'readout_norm_{readout}'] if shared is None else shared
-  return rms_norm(norm, h_D)
+  own = model.params[f'readout_norm_{readout}'] if shared is None else shared
+  return norm(own, h_D)
 
 
 def logits(model: Decoder, normed_D: np.ndarray) -> np.ndarray:
@@ -377,6 +390,8 @@ def decode(
   tokens = []
   for position, token in enumerate(token_T):
     x_D = model.params['embed'][token] * model.embed_scale
+    if 'positions' in model.params:
+      x_D = x_D + model.params['positions'][position]
     first_D = model.params.get('streams', {}).get('first', np.zeros_like(x_D))
     stream = {INPUT: x_D}
     for name in names:

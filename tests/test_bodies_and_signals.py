@@ -37,6 +37,15 @@ BODIES = {
     global_every=2,
     local_rope_base=50.0,
   ),
+  'biased': tiny.stack(
+    norm_kind='layer',
+    positions=LENGTH,
+    rope_share=0.0,
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    readout_norm='per_readout',
+  ),
   'refine': tiny.refine(
     carry_init='input', gates=('dat_multinomial', 'ouro'), gate_dim=8
   ),
@@ -109,6 +118,7 @@ SIGNALS = {
   'refine': ('max_prob', 'dat_multinomial', 'ouro', 'shortlist'),
   'foreign': ('max_prob',),
   'local': ('max_prob',),
+  'biased': ('max_prob',),
   'learned': ('kl',),
   'random': ('patience',),
   'core': ('state_change',),
@@ -129,6 +139,7 @@ CASES = [
   *(('stack', 'max_prob', policy) for policy in UNTIED),
   ('foreign', 'max_prob', 'copy_state'),
   ('local', 'max_prob', 'copy_state'),
+  ('biased', 'max_prob', 'drop'),
   ('stack', 'kl', 'copy_state'),
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),

@@ -83,7 +83,8 @@ def test_a_gradient_is_that_of_transformers(folder_of, family):
   name = SECOND_NORMS.get(family, 'mlp_norm')
 
   def loss(scale_D):
-    layer = trained.params['layer_0'] | {name: {'scale': scale_D}}
+    layer = dict(trained.params['layer_0'])
+    layer[name] = layer[name] | {'scale': scale_D}
     params = trained.params | {'layer_0': layer}
     logits_TxV = trained.model.apply({'params': params}, tokens)[-1, 0]
     log_p = jax.nn.log_softmax(logits_TxV[:-1])
@@ -104,7 +105,7 @@ with_transformers = pytest.mark.skipif(
 @every_family
 def test_golden_numbers_are_those_of_the_transformers_here(tmp_path, family):
   logits_TxV, gradient_D = downloads.reference(
-    downloads.write(tmp_path, family)
+    downloads.write(tmp_path, family), family
   )
   golden = np.load(downloads.GOLDEN)
   np.testing.assert_allclose(
@@ -172,6 +173,39 @@ def test_two_files_are_one_model(tmp_path):
   run = tmp_path / 'run'
   two = deploy.load_model(folders.read_config(run), run)
   jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_names_without_their_prefix_are_the_same_model(folder_of, tmp_path):
+  """As the files of GPT-2 itself are, with a mask in each layer."""
+  origin = downloads.write(tmp_path / 'download', 'gpt2')
+
+  def bare(tensors):
+    mask = np.ones((1, 1, 4, 4), np.float32)
+    masks = {f'h.{i}.attn.bias': mask for i in range(3)}
+    names = {name: name.removeprefix('transformer.') for name in tensors}
+    return masks | {names[name]: tensors[name] for name in tensors}
+
+  changed(origin, bare)
+  importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+  one = loaded(folder_of('gpt2') / 'run')
+  two = loaded(tmp_path / 'run')
+  jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_thirds_of_a_tensor_must_be_whole_heads(tmp_path):
+  origin = downloads.write(tmp_path / 'download', 'gpt2')
+  name = 'transformer.h.1.attn.c_attn.bias'
+  changed(origin, with_tensor(name, (100,)))
+  with pytest.raises(
+    ConfigError, match=r'c_attn.bias of shape \(100,\).* 4 heads'
+  ):
+    importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+
+
+def test_a_window_longer_than_the_positions_is_refused(tmp_path):
+  origin = downloads.write(tmp_path / 'download', 'gpt2')
+  with pytest.raises(ConfigError, match='--context=1025 .* 1024'):
+    importing.import_model(str(origin), str(tmp_path / 'run'), 1025)
 
 
 def changed(origin, change):
@@ -351,7 +385,7 @@ def test_any_header_is_read_or_refused(tmp_path):
 ODD = (None, -1, 0, 2.5, 1e400, True, '48', 'yarn', [], [['a']], {}, {'a': 1})
 
 
-@pytest.mark.parametrize('family', ('llama3', 'gemma3'))
+@pytest.mark.parametrize('family', ('llama3', 'gemma3', 'gpt2'))
 def test_any_entry_is_read_or_refused(tmp_path, family):
   """Entries of other types: no other error."""
   origin = downloads.write(tmp_path, family)
@@ -561,6 +595,17 @@ def test_a_layer_without_a_readout_is_no_end(tmp_path):
   (tmp_path / 'full' / 'file').touch()
   with pytest.raises(ConfigError, match='has something in it'):
     exported(tmp_path / 'run', tmp_path / 'full')
+
+
+@with_transformers
+@every_family
+def test_transformers_loads_what_was_exported(tmp_path, folder_of, family):
+  place = exported(folder_of(family) / 'run', tmp_path / 'back')
+  logits_TxV, _ = downloads.reference(place, family)
+  golden = np.load(downloads.GOLDEN)[f'{family}/logits']
+  np.testing.assert_allclose(
+    logits_TxV[list(downloads.PLACES)], golden, rtol=0, atol=1e-4
+  )
 
 
 @with_transformers

@@ -21,17 +21,21 @@ VOCAB = 23
 # Short names of nested fields of the section `model`.
 PLACES = {
   'norm': 'block.norm',
+  'norm_kind': 'block.norm_kind',
   'num_heads': 'block.attention.num_heads',
   'num_kv_heads': 'block.attention.num_kv_heads',
+  'rope_share': 'block.attention.rope_share',
   'rope_base': 'block.attention.rope_base',
   'head_dim': 'block.attention.head_dim',
   'qkv_bias': 'block.attention.qkv_bias',
+  'out_bias': 'block.attention.out_bias',
   'rope_factors': 'block.attention.rope_factors',
   'global_every': 'block.attention.global_every',
   'local_rope_base': 'block.attention.local_rope_base',
   'qk_norm': 'block.attention.qk_norm',
   'mlp': 'block.mlp.kind',
   'mlp_dim': 'block.mlp.dim',
+  'mlp_bias': 'block.mlp.bias',
 }
 SMALL = dict(
   num_layers=4,
@@ -176,6 +180,7 @@ def plain(model, params):
     cells=plain_cells(cfg),
     num_heads=cfg.block.attention.num_heads,
     num_kv_heads=cfg.num_kv_heads,
+    rope_share=cfg.block.attention.rope_share,
     rope_base=cfg.block.attention.rope_base,
     rope_factors=cfg.block.attention.rope_factors,
     local_blocks=local_blocks(cfg.block.attention, cfg.num_layers),

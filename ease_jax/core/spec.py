@@ -11,6 +11,7 @@ from ease_jax.checks import (
   OneOf,
   Range,
   ReadIf,
+  Share,
   Size,
   check_fields,
   need,
@@ -19,11 +20,13 @@ from ease_jax.checks import (
 CAUSAL = 'causal'
 ATTENTION_KINDS = (CAUSAL, 'full')
 NORMS = ('pre', 'post', 'branch', 'sandwich')
+NORM_KINDS = ('rms', 'layer')
 MLPS = ('gelu', 'swiglu', 'geglu')
 UNGATED = 'gelu'
 NORMED_HEADS = ('none', 'head', 'all')
 READOUT_NORMS = ('shared', 'per_readout')
 DTYPES = ('float32', 'bfloat16')
+Turns = ReadIf('rope_share')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,15 @@ class AttentionSpec:
     num_heads: H; divides the model's width where heads have none of their own.
     num_kv_heads: G, divides H (grouped-query attention).
     head_dim: width of a head; 0 = the model's width by H.
+    rope_share: how much of each head turns with the position, the numbers at
+      its front (GPT-NeoX); 0 = nothing does.
     rope_base: wavelength base of rotary positions.
     rope_factors: by which the wavelength of each pair of a head grows; () = 1.
     global_every: every so many layers is global, the others are local (Gemma);
       0 = all are global.
     local_rope_base: of the positions in local layers.
     qkv_bias: whether queries, keys and values have biases (Qwen 2).
+    out_bias: whether the matrix behind the heads has one (GPT-2).
     qk_norm: RMSNorm of queries and keys: of each head (Qwen 3), of all heads
       together (OLMo 2), or none.
   """
@@ -47,11 +53,15 @@ class AttentionSpec:
   num_heads: Count
   num_kv_heads: Count
   head_dim: Size
-  rope_base: Annotated[float, Range(1)]
-  rope_factors: tuple[Annotated[float, Range(0, above=True)], ...]
+  rope_share: Share
+  rope_base: Annotated[float, Range(1), Turns]
+  rope_factors: Annotated[
+    tuple[Annotated[float, Range(0, above=True)], ...], Turns
+  ]
   global_every: Size
-  local_rope_base: Annotated[float, Range(1), ReadIf('global_every')]
+  local_rope_base: Annotated[float, Range(1), ReadIf('global_every'), Turns]
   qkv_bias: bool
+  out_bias: bool
   qk_norm: Annotated[str, OneOf(NORMED_HEADS)]
 
   def __post_init__(self):
@@ -74,10 +84,12 @@ class MLPSpec:
   Attributes:
     kind: gelu; or with a gate: swiglu, geglu.
     dim: F.
+    bias: whether its matrices have biases (GPT-2).
   """
 
   kind: Annotated[str, OneOf(MLPS)]
   dim: Count
+  bias: bool
 
   def __post_init__(self):
     check_fields('model.block.mlp', self)
@@ -100,12 +112,16 @@ class BlockSpec:
   Attributes:
     norm: pre, before each branch; post, after its sum; branch, of what it adds
       (OLMo 2); sandwich, before it and of what it adds (Gemma).
+    norm_kind: what norms of blocks and readouts do: rms divides by the root of
+      the mean square (1910.07467), layer takes the mean away before and adds a
+      bias behind (LayerNorm, 1607.06450).
     epsilon: what all norms of the model add to a mean square.
     attention: its attention.
     mlp: its feed-forward network.
   """
 
   norm: Annotated[str, OneOf(NORMS)]
+  norm_kind: Annotated[str, OneOf(NORM_KINDS)]
   epsilon: Annotated[float, Range(0, above=True)]
   attention: AttentionSpec
   mlp: MLPSpec
@@ -117,6 +133,7 @@ class BlockSpec:
   def from_config(cls, section: Mapping[str, Any]) -> 'BlockSpec':
     return cls(
       section['norm'],
+      section['norm_kind'],
       section['epsilon'],
       AttentionSpec(**section['attention']),
       MLPSpec(**section['mlp']),
@@ -150,6 +167,8 @@ class ModelConfig:
     routing: who runs which layers (section `model.<router>`); None = everybody,
       unless the body says otherwise.
     options: the body's own spec (section `model.<body>`), or None.
+    positions: rows of a table that is added to embedded tokens, one for each
+      position; 0 = there is none.
     own_runs: runs of the segment that may have parameters of their own; later
       ones do as the last of them. 0 = all `segments`.
   """
@@ -174,6 +193,7 @@ class ModelConfig:
   routing: Any = None  # a core.routers.Routing
   options: Any = None
   blocks: tuple[Layers, ...] = ()
+  positions: Size = 0
   own_runs: Size = 0
 
   def __post_init__(self):
@@ -186,25 +206,38 @@ class ModelConfig:
       f'model.block.attention.num_heads={heads}; change one of them, or give '
       'heads a width: model.block.attention.head_dim',
     )
-    need(
-      self.head_dim % 2 == 0,
-      f'heads are {self.head_dim} wide (model.dim={self.dim}, '
-      f'model.block.attention.num_heads={heads}, head_dim={own_width}), and '
-      'rotary positions need an even width; change one of them',
-    )
-    factors = self.block.attention.rope_factors
-    need(
-      len(factors) in (0, self.head_dim // 2),
-      f'model.block.attention.rope_factors has {len(factors)} numbers, and a '
-      f'head of {self.head_dim} has {self.head_dim // 2} pairs; give one for '
-      'each, or ()',
-    )
+    self._check_rotation()
     self._check_readouts()
     self._check_blocks()
     need(
       self.carry_backprop <= self.segments,
       f'model.carry_backprop={self.carry_backprop} is more than '
       f'model.segments={self.segments}; lower it',
+    )
+
+  def _check_rotation(self):
+    spec = self.block.attention
+    share = spec.rope_share
+    width = self.rope_dim
+    need(
+      share != 1 or width % 2 == 0,
+      f'heads are {self.head_dim} wide (model.dim={self.dim}, '
+      f'model.block.attention.num_heads={spec.num_heads}, head_dim='
+      f'{spec.head_dim}), and rotary positions need an even width; change one '
+      'of them',
+    )
+    need(
+      share == 0 or (width > 0 and width % 2 == 0),
+      f'model.block.attention.rope_share={share} of a head of {self.head_dim} '
+      f'are {width} numbers, and rotary positions need an even width; change '
+      'it, or use 0 for none',
+    )
+    factors = spec.rope_factors
+    need(
+      len(factors) in (0, width // 2),
+      f'model.block.attention.rope_factors has {len(factors)} numbers, and a '
+      f'head of {self.head_dim} has {width // 2} pairs; give one for each, or '
+      '()',
     )
 
   def _check_readouts(self):
@@ -247,6 +280,11 @@ class ModelConfig:
     """Width of an attention head."""
     attention = self.block.attention
     return attention.head_dim or self.dim // attention.num_heads
+
+  @property
+  def rope_dim(self) -> int:
+    """How many numbers of a head turn with the position."""
+    return int(self.head_dim * self.block.attention.rope_share)
 
   @property
   def heads_dim(self) -> int:

@@ -62,6 +62,33 @@ class RMSNorm(nn.Module):
     return x.astype(self.cfg.dtype)
 
 
+class LayerNorm(nn.Module):
+  """(x - mean) / deviation * scale + bias over the last axis, in float32."""
+
+  cfg: ModelConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    x = x.astype(jnp.float32)
+    x -= jnp.mean(x, -1, keepdims=True)
+    variance = jnp.mean(x * x, -1, keepdims=True)
+    x *= jax.lax.rsqrt(variance + self.cfg.block.epsilon)
+    rows = (1,) * (x.ndim - 1) + (-1,)
+    x = x * scale.reshape(rows) + bias.reshape(rows)
+    return x.astype(self.cfg.dtype)
+
+
+Norm = RMSNorm | LayerNorm
+
+
+def norm(cfg: ModelConfig) -> Norm:
+  """A norm of states, as `model.block.norm_kind` says."""
+  return LayerNorm(cfg) if cfg.block.norm_kind == 'layer' else RMSNorm(cfg)
+
+
 # What the MLP, or its gate, does to each number.
 UNITS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'gelu': nn.gelu,
@@ -80,16 +107,17 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array, own: Own = PLAIN) -> jax.Array:
     spec = self.cfg.block.mlp
     dtype = jnp.dtype(self.cfg.dtype)
-    up = own.made('up', x, Linear(spec.dim, dtype, name='up')(x))
+    up = Linear(spec.dim, dtype, bias=spec.bias, name='up')(x)
+    up = own.made('up', x, up)
 
     if spec.gated:
-      gate = Linear(spec.dim, dtype, name='gate')(x)
+      gate = Linear(spec.dim, dtype, bias=spec.bias, name='gate')(x)
       up *= UNITS[spec.kind](own.made('gate', x, gate))
     else:
       up = UNITS[spec.kind](up)
 
     scale = 0.5 / self.depth
-    down = Linear(self.cfg.dim, dtype, scale, name='down')(up)
+    down = Linear(self.cfg.dim, dtype, scale, spec.bias, name='down')(up)
     return own.made('down', up, down)
 
 
@@ -115,18 +143,19 @@ class Block(nn.Module):
     dtype = jnp.dtype(c.dtype)
     kv_dim = c.num_kv_heads * c.head_dim
     bias = c.block.attention.qkv_bias
-    self.attention_norm = RMSNorm(c)
-    self.mlp_norm = RMSNorm(c)
+    self.attention_norm = norm(c)
+    self.mlp_norm = norm(c)
     if self.spec.norm == 'sandwich':
-      self.attention_out_norm = RMSNorm(c)
-      self.mlp_out_norm = RMSNorm(c)
+      self.attention_out_norm = norm(c)
+      self.mlp_out_norm = norm(c)
     if self.spec.attention.qk_norm != 'none':
       self.query_norm = RMSNorm(c)
       self.key_norm = RMSNorm(c)
     self.query = Linear(c.heads_dim, dtype, bias=bias)
     self.key = Linear(kv_dim, dtype, bias=bias)
     self.value = Linear(kv_dim, dtype, bias=bias)
-    self.out = Linear(c.dim, dtype, 0.5 / self.depth)
+    out_bias = c.block.attention.out_bias
+    self.out = Linear(c.dim, dtype, 0.5 / self.depth, out_bias)
     self.mlp = MLP(c, self.depth)
     self.drop = nn.Dropout(c.dropout)
     if self.per_run is not None:
@@ -136,7 +165,7 @@ class Block(nn.Module):
   def spec(self) -> BlockSpec:
     return self.cfg.block
 
-  def _norm(self, branch: str) -> RMSNorm:
+  def _norm(self, branch: str) -> Norm:
     return getattr(self, f'{branch}_norm')
 
   def _entering(self, branch: str, h_BxTxD: jax.Array, own: Own) -> jax.Array:

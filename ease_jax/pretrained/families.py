@@ -1,50 +1,9 @@
-"""Families of models: how each says what it is, and what it calls its tensors.
-
-A family is three tables. `fields` says which field of our section `model` each
-entry of its `config.json` is. `accepts` says which values of other entries
-mean what our block does; any other value is refused, and so is a tensor that
-has no name here. `names` has its name of each of our parameters.
-"""
-
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+"""Families of models: Llama and those that differ from it in a few things."""
 
 from ease_jax.checks import need
-from ease_jax.pretrained import rope
-
-Json = dict[str, Any]
-
-LAYER = 'layer_'  # begins the names of our parameters of a layer
-
-
-# Entries of a config.json, and which file it is -> fields of ours.
-More = Callable[[Json, object], dict[str, object]]
-
-
-class Family(NamedTuple):
-  """One architecture.
-
-  Attributes:
-    model_type: its short name in `config.json`.
-    fields: our field of section `model` by the entry of `config.json`.
-    fixed: our fields that are the same in all its models.
-    defaults: entries that a `config.json` may lack.
-    accepts: values of further entries, or of each item of their lists; an entry
-      that is not there is accepted.
-    more: makes further fields of ours from all entries; None = there are none.
-    names: its tensor of each parameter of ours; `{}` is the layer's number.
-    scale: what its norms add to their scale before they multiply with it.
-  """
-
-  model_type: str
-  fields: Mapping[str, str]
-  fixed: Mapping[str, object]
-  defaults: Mapping[str, object]
-  accepts: Mapping[str, tuple[object, ...]]
-  names: Mapping[str, str]
-  more: More | None = None
-  scale: float = 0.0
-
+from ease_jax.pretrained import gpt, rope
+from ease_jax.pretrained.family import Family as Family
+from ease_jax.pretrained.family import Json
 
 _FIELDS = {
   'num_hidden_layers': 'num_layers',
@@ -197,4 +156,5 @@ FAMILIES: dict[str, Family] = {
     more=_gemma3,
     scale=1.0,
   ),
+  'GPT2LMHeadModel': gpt.GPT2,
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 from ease_jax.checks import need
 from ease_jax.pretrained import rope
+from ease_jax.pretrained.entries import number
 from ease_jax.pretrained.families import FAMILIES, Family
 
 TIED = 'tie_word_embeddings'
@@ -51,9 +52,17 @@ class Said:
 
   @property
   def _full(self) -> Json:
-    """The entries, with the family's own values for those that are missing."""
+    """The entries, with the family's own values for those that are missing.
+
+    Under their usual names, also where the family has others.
+    """
     given = {name: v for name, v in self.entries.items() if v is not None}
-    return dict(self.family.defaults) | given
+    usual = {
+      name: given[theirs]
+      for name, theirs in self.family.called.items()
+      if theirs in given
+    }
+    return dict(self.family.defaults) | given | usual
 
   def model_fields(self, family: Family) -> dict[str, object]:
     """Fields of our section `model`, dotted.
@@ -69,7 +78,7 @@ class Said:
       self._check_accepted(name, values)
 
     fields: dict[str, object] = {
-      ours: self._number(name, whole=ours != 'block.epsilon')
+      ours: self.number(name, whole=ours != 'block.epsilon')
       for name, ours in family.fields.items()
     }
     head_dim = self._head_dim
@@ -99,29 +108,20 @@ class Said:
   def _kv_heads(self) -> int:
     name = 'num_key_value_heads'
     if name in self._full:
-      return int(self._number(name))
-    return int(self._number('num_attention_heads'))
+      return int(self.number(name))
+    return int(self.number('num_attention_heads'))
 
   @property
   def _head_dim(self) -> int:
     """Width of a head."""
     if 'head_dim' in self._full:
-      return int(self._number('head_dim'))
-    dim = int(self._number('hidden_size'))
-    return dim // int(self._number('num_attention_heads'))
+      return int(self.number('head_dim'))
+    dim = int(self.number('hidden_size'))
+    return dim // int(self.number('num_attention_heads'))
 
-  def _number(self, name: str, whole: bool = True) -> float:
+  def number(self, name: str, whole: bool = True) -> float:
     """An entry that is a number above 0."""
-    value = self._full.get(name)
-    is_number = isinstance(value, int if whole else (int, float))
-    good = is_number and not isinstance(value, bool) and value > 0
-    kind = 'whole number' if whole else 'number'
-    need(
-      good,
-      f'{self.where} says {name}={value!r}, which is no {kind} above 0; get it '
-      'again',
-    )
-    return value or 0
+    return number(self._full, name, self.where, whole)
 
   def _check_accepted(self, name: str, values: tuple[object, ...]) -> None:
     there = self.entries.get(name)
@@ -142,7 +142,7 @@ class Said:
     windowed = self.entries.get(USES_WINDOW, True)
     names = (CONTEXT, WINDOW) if windowed else (CONTEXT,)
     there = [name for name in names if name in self._full]
-    return min((int(self._number(name)) for name in there), default=None)
+    return min((int(self.number(name)) for name in there), default=None)
 
   @property
   def eos_ids(self) -> list[int]:
