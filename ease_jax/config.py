@@ -70,6 +70,7 @@ def _add_model(c: Config) -> None:
 
   c.model.block = ConfigDict()
   c.model.block.norm = 'pre'  # before each branch; or post, branch, sandwich
+  c.model.block.parallel = False  # attention and MLP are given one state
   c.model.block.norm_kind = 'rms'  # or layer: centred, with a bias
   c.model.block.epsilon = 1e-6  # what norms add to a mean square
   c.model.block.attention = ConfigDict()
@@ -85,7 +86,7 @@ def _add_model(c: Config) -> None:
   c.model.block.attention.out_bias = False  # of what heads make together
   c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets
   c.model.block.mlp = ConfigDict()
-  c.model.block.mlp.kind = 'gelu'  # or swiglu, geglu
+  c.model.block.mlp.kind = 'gelu'  # or gelu_exact, swiglu, geglu
   c.model.block.mlp.dim = 512  # F
   c.model.block.mlp.bias = False  # of all its matrices
 

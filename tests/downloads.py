@@ -112,6 +112,27 @@ CONFIGS = {
     activation_function='gelu_new',
     n_inner=None,
   ),
+  'neox': dict(
+    architectures=['GPTNeoXForCausalLM'],
+    model_type='gpt_neox',
+    hidden_size=64,
+    hidden_act='gelu',
+    rotary_pct=0.25,
+    rotary_emb_base=500,
+    use_parallel_residual=True,
+    tie_word_embeddings=False,
+  ),
+  'neox_serial': dict(
+    architectures=['GPTNeoXForCausalLM'],
+    model_type='gpt_neox',
+    hidden_act='gelu_new',
+    attention_bias=False,
+    rope_parameters=dict(
+      rope_type='default', rope_theta=1e3, partial_rotary_factor=0.5
+    ),
+    use_parallel_residual=False,
+    tie_word_embeddings=False,
+  ),
 }
 # How families call the sizes that they call otherwise.
 GPT2_SIZES = {
@@ -121,16 +142,21 @@ GPT2_SIZES = {
   'max_position_embeddings': 'n_positions',
 }
 # The first layer's second norm, where it is not Llama's.
-SECOND_NORMS = {'gpt2': 'transformer.h.0.ln_2.weight'}
+SECOND_NORMS = {
+  'gpt2': 'transformer.h.0.ln_2.weight',
+  'neox': 'gpt_neox.layers.0.post_attention_layernorm.weight',
+  'neox_serial': 'gpt_neox.layers.0.post_attention_layernorm.weight',
+}
 
 
 def said(family):
   """The whole config.json of a family's model."""
-  if family != 'gpt2':
-    return SIZES | CONFIGS[family]
-  sizes = {GPT2_SIZES.get(name, name): size for name, size in SIZES.items()}
-  for name in ('intermediate_size', 'num_key_value_heads'):
-    del sizes[name]
+  sizes = dict(SIZES)
+  if family == 'gpt2' or 'neox' in family:
+    del sizes['num_key_value_heads']
+  if family == 'gpt2':
+    del sizes['intermediate_size']
+    sizes = {GPT2_SIZES.get(name, name): size for name, size in sizes.items()}
   return sizes | CONFIGS[family]
 
 
@@ -139,6 +165,8 @@ def shapes(family):
   c = said(family)
   if family == 'gpt2':
     return gpt2_shapes(c)
+  if 'neox' in family:
+    return neox_shapes(c)
   dim, inner = c['hidden_size'], c['intermediate_size']
   heads = c['num_attention_heads']
   head_dim = c.get('head_dim', dim // heads)
@@ -206,6 +234,32 @@ def gpt2_shapes(c):
     }
     whole |= {f'h.{i}.{name}': shape for name, shape in layer.items()}
   return {f'transformer.{name}': shape for name, shape in whole.items()}
+
+
+def neox_shapes(c):
+  """Each head has its query, key and value side by side."""
+  dim, inner = c['hidden_size'], c['intermediate_size']
+  whole = {
+    'embed_out.weight': (VOCAB, dim),
+    'gpt_neox.embed_in.weight': (VOCAB, dim),
+    **both('gpt_neox.final_layer_norm', (dim,)),
+  }
+  layer = {
+    **both('input_layernorm', (dim,)),
+    **both('post_attention_layernorm', (dim,)),
+    'attention.query_key_value.weight': (3 * dim, dim),
+    'attention.dense.weight': (dim, dim),
+    'mlp.dense_h_to_4h.weight': (inner, dim),
+    'mlp.dense_4h_to_h.weight': (dim, inner),
+    'mlp.dense_h_to_4h.bias': (inner,),
+    'mlp.dense_4h_to_h.bias': (dim,),
+  }
+  if c.get('attention_bias', True):
+    layer['attention.query_key_value.bias'] = (3 * dim,)
+    layer['attention.dense.bias'] = (dim,)
+  for i in range(c['num_hidden_layers']):
+    whole |= {f'gpt_neox.layers.{i}.{name}': layer[name] for name in layer}
+  return whole
 
 
 def weights(family):

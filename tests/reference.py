@@ -6,6 +6,7 @@ a list of cells; the functions at the end write those of the three bodies.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -55,7 +56,8 @@ class Decoder:
     local_rope_base: that base.
     norm: 'pre', on the input of each branch, 'post', on each sum, 'branch', on
       what each adds, or 'sandwich', on its input and on what it adds.
-    gate: 'swiglu' or 'geglu', where the MLP has one.
+    parallel: whether both branches are given the same state.
+    unit: what the MLP does to each number.
     inject: 'add', 'concat', 'gate' or 'decay': how two streams are combined.
     embed_scale: factor on embedded tokens.
   """
@@ -70,7 +72,8 @@ class Decoder:
   local_blocks: Sequence[int] = ()
   local_rope_base: float = 10000.0
   norm: str = 'pre'
-  gate: str = 'swiglu'
+  parallel: bool = False
+  unit: str = 'gelu'
   inject: str = 'add'
   embed_scale: float = 1.0
 
@@ -199,15 +202,30 @@ def gelu(x: np.ndarray) -> np.ndarray:
   return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def mlp(params: Params, x_D: np.ndarray, gate: str) -> np.ndarray:
-  """With a gate where it has the matrix for one, else GELU."""
+def exact_gelu(x: np.ndarray) -> np.ndarray:
+  return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+  return x * sigmoid(x)
+
+
+UNITS = {
+  'gelu': gelu,
+  'gelu_exact': exact_gelu,
+  'geglu': gelu,
+  'swiglu': silu,
+}
+
+
+def mlp(params: Params, x_D: np.ndarray, unit: str) -> np.ndarray:
+  """With a gate where it has the matrix for one."""
   inner_F = linear(params['up'], x_D)
   if 'gate' in params:
     gate_F = linear(params['gate'], x_D)
-    silu_F = gate_F * sigmoid(gate_F)
-    inner_F = inner_F * (silu_F if gate == 'swiglu' else gelu(gate_F))
+    inner_F = inner_F * UNITS[unit](gate_F)
   else:
-    inner_F = gelu(inner_F)
+    inner_F = UNITS[unit](inner_F)
   return linear(params['down'], inner_F)
 
 
@@ -216,11 +234,13 @@ def through_block(
 ) -> np.ndarray:
   """The state of a token after a block."""
   params = model.params[f'layer_{block}']
+  given_D = h_D
   x_D = attention(model, block, h_D, position, seen)
   h_D = h_D + added(model, params, 'attention', x_D)
   h_D = branch_sum(model, params['attention_norm'], h_D)
-  x_D = branch_input(model, params['mlp_norm'], h_D)
-  h_D = h_D + added(model, params, 'mlp', mlp(params['mlp'], x_D, model.gate))
+  x_D = given_D if model.parallel else h_D
+  x_D = branch_input(model, params['mlp_norm'], x_D)
+  h_D = h_D + added(model, params, 'mlp', mlp(params['mlp'], x_D, model.unit))
   return branch_sum(model, params['mlp_norm'], h_D)
 
 

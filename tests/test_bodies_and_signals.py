@@ -46,6 +46,9 @@ BODIES = {
     mlp_bias=True,
     readout_norm='per_readout',
   ),
+  'parallel': tiny.stack(
+    norm_kind='layer', parallel=True, mlp='gelu_exact', rope_share=0.5
+  ),
   'refine': tiny.refine(
     carry_init='input', gates=('dat_multinomial', 'ouro'), gate_dim=8
   ),
@@ -119,6 +122,7 @@ SIGNALS = {
   'foreign': ('max_prob',),
   'local': ('max_prob',),
   'biased': ('max_prob',),
+  'parallel': ('max_prob',),
   'learned': ('kl',),
   'random': ('patience',),
   'core': ('state_change',),
@@ -140,6 +144,7 @@ CASES = [
   ('foreign', 'max_prob', 'copy_state'),
   ('local', 'max_prob', 'copy_state'),
   ('biased', 'max_prob', 'drop'),
+  ('parallel', 'max_prob', 'copy_state'),
   ('stack', 'kl', 'copy_state'),
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),

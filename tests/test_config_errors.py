@@ -115,11 +115,17 @@ ERRORS = [
   ),
   (
     {'model.block.mlp.kind': 'relu'},
-    "model.block.mlp.kind='relu' is unknown; use one of: gelu, swiglu, geglu",
+    "model.block.mlp.kind='relu' is unknown; use one of: gelu, gelu_exact, "
+    'swiglu, geglu',
   ),
   (
     {'model.block.mlp.dim': 0},
     'model.block.mlp.dim=0 must be at least 1',
+  ),
+  (
+    {'model.block.norm': 'post', 'model.block.parallel': True},
+    'model.block.parallel=True makes one sum of both branches, and '
+    'model.block.norm=post norms that of each; use False, or another norm',
   ),
   (
     {'model.block.norm': 'mid'},

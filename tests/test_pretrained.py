@@ -385,7 +385,7 @@ def test_any_header_is_read_or_refused(tmp_path):
 ODD = (None, -1, 0, 2.5, 1e400, True, '48', 'yarn', [], [['a']], {}, {'a': 1})
 
 
-@pytest.mark.parametrize('family', ('llama3', 'gemma3', 'gpt2'))
+@pytest.mark.parametrize('family', ('llama3', 'gemma3', 'gpt2', 'neox'))
 def test_any_entry_is_read_or_refused(tmp_path, family):
   """Entries of other types: no other error."""
   origin = downloads.write(tmp_path, family)

@@ -22,6 +22,7 @@ VOCAB = 23
 PLACES = {
   'norm': 'block.norm',
   'norm_kind': 'block.norm_kind',
+  'parallel': 'block.parallel',
   'num_heads': 'block.attention.num_heads',
   'num_kv_heads': 'block.attention.num_kv_heads',
   'rope_share': 'block.attention.rope_share',
@@ -186,7 +187,8 @@ def plain(model, params):
     local_blocks=local_blocks(cfg.block.attention, cfg.num_layers),
     local_rope_base=cfg.block.attention.local_rope_base,
     norm=cfg.block.norm,
-    gate=cfg.block.mlp.kind,
+    parallel=cfg.block.parallel,
+    unit=cfg.block.mlp.kind,
     inject=cfg.options.inject if cfg.body == 'refine' else 'add',
     embed_scale=cfg.dim**0.5 if cfg.body == 'hrm' else cfg.embedding_scale,
   )

@@ -21,8 +21,8 @@ CAUSAL = 'causal'
 ATTENTION_KINDS = (CAUSAL, 'full')
 NORMS = ('pre', 'post', 'branch', 'sandwich')
 NORM_KINDS = ('rms', 'layer')
-MLPS = ('gelu', 'swiglu', 'geglu')
-UNGATED = 'gelu'
+UNGATED = ('gelu', 'gelu_exact')
+MLPS = (*UNGATED, 'swiglu', 'geglu')
 NORMED_HEADS = ('none', 'head', 'all')
 READOUT_NORMS = ('shared', 'per_readout')
 DTYPES = ('float32', 'bfloat16')
@@ -82,7 +82,8 @@ class MLPSpec:
   """Section `model.block.mlp`.
 
   Attributes:
-    kind: gelu; or with a gate: swiglu, geglu.
+    kind: gelu, by a tanh that is close to it, or gelu_exact; or with a gate:
+      swiglu, geglu.
     dim: F.
     bias: whether its matrices have biases (GPT-2).
   """
@@ -102,7 +103,7 @@ class MLPSpec:
   @property
   def gated(self) -> bool:
     """Whether a second matrix says how much of each unit passes."""
-    return self.kind != UNGATED
+    return self.kind not in UNGATED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,8 @@ class BlockSpec:
   Attributes:
     norm: pre, before each branch; post, after its sum; branch, of what it adds
       (OLMo 2); sandwich, before it and of what it adds (Gemma).
+    parallel: whether attention and MLP are given the same state, and add to it
+      together (GPT-NeoX, 2204.06745).
     norm_kind: what norms of blocks and readouts do: rms divides by the root of
       the mean square (1910.07467), layer takes the mean away before and adds a
       bias behind (LayerNorm, 1607.06450).
@@ -121,6 +124,7 @@ class BlockSpec:
   """
 
   norm: Annotated[str, OneOf(NORMS)]
+  parallel: bool
   norm_kind: Annotated[str, OneOf(NORM_KINDS)]
   epsilon: Annotated[float, Range(0, above=True)]
   attention: AttentionSpec
@@ -128,11 +132,18 @@ class BlockSpec:
 
   def __post_init__(self):
     check_fields('model.block', self)
+    need(
+      not (self.parallel and self.norm == 'post'),
+      f'model.block.parallel={self.parallel} makes one sum of both branches, '
+      f'and model.block.norm={self.norm} norms that of each; use False, or '
+      'another norm',
+    )
 
   @classmethod
   def from_config(cls, section: Mapping[str, Any]) -> 'BlockSpec':
     return cls(
       section['norm'],
+      section['parallel'],
       section['norm_kind'],
       section['epsilon'],
       AttentionSpec(**section['attention']),

@@ -6,6 +6,7 @@ the exit-consistent pass and cached decoding are three ways of calling these
 two, so they cannot drift apart.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -92,6 +93,7 @@ def norm(cfg: ModelConfig) -> Norm:
 # What the MLP, or its gate, does to each number.
 UNITS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'gelu': nn.gelu,
+  'gelu_exact': functools.partial(nn.gelu, approximate=False),
   'geglu': nn.gelu,
   'swiglu': nn.silu,
 }
@@ -131,6 +133,8 @@ class Block(nn.Module):
               summed again and again
     branch    h += norm(branch(h)), as in OLMo 2 (2501.00656)
     sandwich  h += norm(branch(norm(h))), as in Gemma 2 (2408.00118)
+
+  With `model.block.parallel` both branches are given the state that comes in.
   """
 
   cfg: ModelConfig
@@ -239,10 +243,13 @@ class Block(nn.Module):
     mixed = look(self._meeting('query', query, rotation))
     mixed = own.made('out', mixed, self.out(mixed))
     x = self._leaving('attention', mixed, own)
+    given_BxTxD = h_BxTxD
     h_BxTxD += self.drop(x, deterministic=deterministic)
     h_BxTxD = self._summed('attention', h_BxTxD)
 
-    x = self._entering('mlp', h_BxTxD, own)
+    if not self.spec.parallel:
+      given_BxTxD = h_BxTxD
+    x = self._entering('mlp', given_BxTxD, own)
     x = self._leaving('mlp', self.mlp(x, own), own)
     h_BxTxD += self.drop(x, deterministic=deterministic)
     return self._summed('mlp', h_BxTxD)

@@ -1,4 +1,4 @@
-"""Entries of a `config.json` that have to be numbers."""
+"""Entries of a `config.json` that have to be of one kind."""
 
 from typing import Any
 
@@ -30,3 +30,24 @@ def number(
     f'{where} says {name}={value!r}, which is no {kind} above 0; get it again',
   )
   return value or 0
+
+
+def flag(entries: Json, name: str, default: bool, where: object) -> bool:
+  """An entry that is true or false.
+
+  Args:
+    entries: of a `config.json`.
+    name: of the entry.
+    default: where there is none.
+    where: the file, for messages.
+
+  Raises:
+    ConfigError: it is anything else.
+  """
+  value = entries.get(name, default)
+  need(
+    isinstance(value, bool),
+    f'{where} says {name}={value!r}, which is neither true nor false; get it '
+    'again',
+  )
+  return value

@@ -92,18 +92,18 @@ def _gemma3(said: Json, where: object) -> dict[str, object]:
   """Local layers and their positions, and the size of embeddings."""
   local = (said.get('rope_parameters') or {}).get('sliding_attention')
   fallback = {'rope_theta': said.get('rope_local_base_freq', 10000.0)}
-  base, factors = rope.positions(
+  turned = rope.positions(
     {'rope_parameters': local or fallback}, said['head_dim'], where
   )
   need(
-    not factors,
+    not turned.factors and turned.share == 1,
     f'{where} scales rotary positions of local layers, {local}, which no block '
     'can; import another model',
   )
   return {
     'embedding_scale': float(said['hidden_size']) ** 0.5,
     'block.attention.global_every': _global_every(said, where),
-    'block.attention.local_rope_base': base,
+    'block.attention.local_rope_base': turned.base,
   }
 
 
@@ -157,4 +157,5 @@ FAMILIES: dict[str, Family] = {
     scale=1.0,
   ),
   'GPT2LMHeadModel': gpt.GPT2,
+  'GPTNeoXForCausalLM': gpt.NEOX,
 }

@@ -36,6 +36,7 @@ class Family(NamedTuple):
     called: what it calls entries that others have, by their usual names.
     prefix: begins the names of its tensors, unless none has it.
     turned: whether its matrices are ours transposed.
+    partial: whether a part of each head may turn with the position.
     fused: which of its tensors are several of ours.
   """
 
@@ -50,6 +51,7 @@ class Family(NamedTuple):
   called: Mapping[str, str] = {}
   prefix: str = ''
   turned: bool = True
+  partial: bool = False
   fused: Fused | None = None
 
   @property

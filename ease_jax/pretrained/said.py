@@ -82,11 +82,17 @@ class Said:
       for name, ours in family.fields.items()
     }
     head_dim = self._head_dim
-    base, factors = rope.positions(self._full, head_dim, self.where)
+    turned = rope.positions(self._full, head_dim, self.where)
+    need(
+      turned.share == 1 or family.partial,
+      f'{self.where} rotates {turned.share} of each head '
+      '(partial_rotary_factor), and its blocks all of it; get it again',
+    )
     fields['block.attention.head_dim'] = head_dim
     fields['block.attention.num_kv_heads'] = self._kv_heads
-    fields['block.attention.rope_base'] = base
-    fields['block.attention.rope_factors'] = factors
+    fields['block.attention.rope_share'] = turned.share
+    fields['block.attention.rope_base'] = turned.base
+    fields['block.attention.rope_factors'] = turned.factors
 
     kinds = self.entries.get('layer_types')
     layers = fields['num_layers']

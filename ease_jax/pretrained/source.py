@@ -22,7 +22,9 @@ CONFIG = 'config.json'
 TOKENIZER = 'tokenizer.json'
 UNEMBED = 'unembed'
 # Tensors of old files that follow from the config.
-DERIVED = re.compile(r'.*\.(rotary_emb\.inv_freq|attn\.(masked_)?bias)')
+DERIVED = re.compile(
+  r'.*\.(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)'
+)
 
 Json = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by a/b/c
