@@ -82,6 +82,7 @@ def _add_model(c: Config) -> None:
   c.model.block.attention.rope_factors = ()  # of each pair's, for long contexts
   c.model.block.attention.global_every = 0  # others are local; 0 = all global
   c.model.block.attention.local_rope_base = 10000.0  # of local layers
+  c.model.block.attention.window = 0  # tokens that (local) layers see; 0 = all
   c.model.block.attention.qkv_bias = False  # of queries, keys and values
   c.model.block.attention.out_bias = False  # of what heads make together
   c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets

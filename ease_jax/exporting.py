@@ -113,7 +113,7 @@ def _architecture(config: Config) -> str:
   """
   for name, family in FAMILIES.items():
     same = [_field(config.model, at) == v for at, v in family.fixed.items()]
-    if all(same) and family.more is None:
+    if all(same) and family.made_here:
       return name
   fixed = FAMILIES['LlamaForCausalLM'].fixed
   differing = [
@@ -225,7 +225,7 @@ def _said(config: Config, trained: Trained) -> Said:
       'rope_type': 'default',
       'rope_theta': attention.rope_base,
     },
-    'sliding_window': None,
+    'sliding_window': attention.window or None,
     'bos_token_id': tokenizer.bos_id,
     'eos_token_id': tokenizer.eos_id,
   }

@@ -67,7 +67,7 @@ CONFIGS = {
   'mistral': dict(
     architectures=['MistralForCausalLM'],
     model_type='mistral',
-    sliding_window=None,
+    sliding_window=80,
     tie_word_embeddings=False,
   ),
   'qwen2': dict(
@@ -83,6 +83,9 @@ CONFIGS = {
     model_type='qwen3',
     rms_norm_eps=1e-6,
     head_dim=16,
+    use_sliding_window=True,
+    sliding_window=120,
+    max_window_layers=0,
     tie_word_embeddings=True,
   ),
   'gemma3': dict(
@@ -92,7 +95,7 @@ CONFIGS = {
     head_dim=16,
     query_pre_attn_scalar=16,
     hidden_activation='gelu_pytorch_tanh',
-    sliding_window=1024,
+    sliding_window=96,
     layer_types=['sliding_attention', 'full_attention', 'sliding_attention'],
     rope_parameters=dict(
       full_attention=dict(rope_type='default', rope_theta=1e6),

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Params = Mapping[str, Any]
-KV = tuple[np.ndarray, np.ndarray]  # rotated keys and values, [G, D/H] each
+# Rotated keys and values, [G, D/H] each, and the position of the token.
+KV = tuple[np.ndarray, np.ndarray, int]
 INPUT = 'x'  # the stream that holds the embedded token
 
 
@@ -54,6 +55,7 @@ class Decoder:
     rope_factors: by which the wavelength of each pair grows; () = 1.
     local_blocks: those whose positions have another base.
     local_rope_base: that base.
+    window_of: how many tokens a block sees, itself included; others see all.
     norm: 'pre', on the input of each branch, 'post', on each sum, 'branch', on
       what each adds, or 'sandwich', on its input and on what it adds.
     parallel: whether both branches are given the same state.
@@ -71,6 +73,7 @@ class Decoder:
   rope_factors: Sequence[float] = ()
   local_blocks: Sequence[int] = ()
   local_rope_base: float = 10000.0
+  window_of: Mapping[int, int] = dataclasses.field(default_factory=dict)
   norm: str = 'pre'
   parallel: bool = False
   unit: str = 'gelu'
@@ -173,7 +176,7 @@ def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
   key_GxD = projected(params['key'], x_D, model.num_kv_heads)
   key_GxD = normed_heads(params, 'key_norm', key_GxD)
   value_GxD = projected(params['value'], x_D, model.num_kv_heads)
-  return rotated(model, block, key_GxD, position), value_GxD
+  return rotated(model, block, key_GxD, position), value_GxD, position
 
 
 def attention(
@@ -186,12 +189,14 @@ def attention(
   query_HxD = normed_heads(params, 'query_norm', query_HxD)
   query_HxD = rotated(model, block, query_HxD, position)
 
+  window = model.window_of.get(block, np.inf)
+  seen = [kv for kv in seen if position - kv[2] < window]
   queries_per_group = model.num_heads // model.num_kv_heads
   mixed = []
   for head, query_D in enumerate(query_HxD):
     group = head // queries_per_group
-    key_CxD = np.stack([key[group] for key, _ in seen])
-    value_CxD = np.stack([value[group] for _, value in seen])
+    key_CxD = np.stack([key[group] for key, _, _ in seen])
+    value_CxD = np.stack([value[group] for _, value, _ in seen])
     weight_C = softmax(key_CxD @ query_D / np.sqrt(len(query_D)))
     mixed.append(weight_C @ value_CxD)
   return linear(params['out'], np.concatenate(mixed))

@@ -36,7 +36,9 @@ BODIES = {
     rope_factors=(1.0, 4.0),
     global_every=2,
     local_rope_base=50.0,
+    window=3,
   ),
+  'near': tiny.stack(readouts=(1, 2, 4), window=4),
   'biased': tiny.stack(
     norm_kind='layer',
     positions=LENGTH,
@@ -77,7 +79,7 @@ BODIES = {
   ),
   # One layer in two places of each run.
   'named': tiny.refine(
-    num_layers=3, segments=2, blocks=(0, 1, 0), readouts=(2, 3)
+    num_layers=3, segments=2, blocks=(0, 1, 0), readouts=(2, 3), window=5
   ),
   # Runs that differ.
   'lora': tiny.refine(
@@ -121,6 +123,7 @@ SIGNALS = {
   'refine': ('max_prob', 'dat_multinomial', 'ouro', 'shortlist'),
   'foreign': ('max_prob',),
   'local': ('max_prob',),
+  'near': ('max_prob',),
   'biased': ('max_prob',),
   'parallel': ('max_prob',),
   'learned': ('kl',),
@@ -143,6 +146,7 @@ CASES = [
   *(('stack', 'max_prob', policy) for policy in UNTIED),
   ('foreign', 'max_prob', 'copy_state'),
   ('local', 'max_prob', 'copy_state'),
+  *(('near', 'max_prob', policy) for policy in UNTIED),
   ('biased', 'max_prob', 'drop'),
   ('parallel', 'max_prob', 'copy_state'),
   ('stack', 'kl', 'copy_state'),

@@ -236,7 +236,6 @@ FAULTS = {
     ('BertModel', 'Olmo2ForCausalLM'),
   ),
   'activation': (dict(hidden_act='relu'), None, ('hidden_act', 'relu')),
-  'window': (dict(sliding_window=8), None, ('=64', '8 tokens')),
   'scaling': (
     dict(rope_parameters={'rope_type': 'yarn', 'rope_theta': 1e4}),
     None,
@@ -503,6 +502,49 @@ def exported(run, place, layers=0):
   return place
 
 
+def test_null_is_no_window_and_nothing_is_mistrals(tmp_path):
+  origin = downloads.write(tmp_path, 'mistral', sliding_window=None)
+  field = 'block.attention.window'
+  assert Source.at(origin).model_fields[field] == 0
+
+  entries = downloads.said('mistral')
+  del entries['sliding_window']
+  (origin / 'config.json').write_text(json.dumps(entries))
+  assert Source.at(origin).model_fields[field] == 4096
+
+
+QWENS = {
+  'none': (dict(use_sliding_window=False), (0, 0)),
+  'all': (dict(max_window_layers=0), (8, 0)),
+  'all are below': (dict(max_window_layers=3), (0, 0)),
+  'usual': ({}, (0, 0)),
+  'kinds': (
+    dict(
+      layer_types=['sliding_attention', 'full_attention', 'sliding_attention']
+    ),
+    (8, 2),
+  ),
+  'some': (dict(max_window_layers=1), None),
+}
+
+
+@pytest.mark.parametrize('case', QWENS)
+def test_which_layers_of_a_qwen_are_local(tmp_path, case):
+  changes, expected = QWENS[case]
+  origin = downloads.write(tmp_path, 'qwen2')
+  entries = downloads.said('qwen2') | {'use_sliding_window': True} | changes
+  (origin / 'config.json').write_text(json.dumps(entries))
+  source = Source.at(origin)
+  if expected is None:
+    with pytest.raises(ConfigError, match=r'\[True, False, False\]'):
+      _ = source.model_fields
+    return
+  names = ('window', 'global_every')
+  fields = source.model_fields
+  found = tuple(fields.get(f'block.attention.{name}', 0) for name in names)
+  assert found == expected
+
+
 @every_family
 def test_there_and_back_changes_no_bit(tmp_path, folder_of, family):
   run = folder_of(family) / 'run'
@@ -547,6 +589,26 @@ def own_run(folder, **fields):
   c.data.update(fields)
   run_lib.run(c, folder / 'run', 'train')
   return deploy.load_model(c, folder / 'run')
+
+
+def test_a_model_of_ours_with_a_window_is_a_mistral_elsewhere(tmp_path):
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  c = small_run.make_config(tmp_path / 'text.txt', layers=2)
+  c.model.block.mlp.kind = 'swiglu'
+  c.model.block.attention.window = 5
+  run_lib.run(c, tmp_path / 'run', 'train')
+  place = exported(tmp_path / 'run', tmp_path / 'back')
+
+  said = json.loads((place / 'config.json').read_text())
+  assert said['architectures'] == ['MistralForCausalLM']
+  assert said['sliding_window'] == 5
+  importing.import_model(str(place), str(tmp_path / 'again'), context=8)
+  ours = deploy.load_model(c, tmp_path / 'run')
+  again = loaded(tmp_path / 'again')
+  token_1xT = ours.tokenizer.encode('the lazy fox')[None]
+  np.testing.assert_array_equal(
+    logits(again, token_1xT), logits(ours, token_1xT)
+  )
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ PLACES = {
   'rope_factors': 'block.attention.rope_factors',
   'global_every': 'block.attention.global_every',
   'local_rope_base': 'block.attention.local_rope_base',
+  'window': 'block.attention.window',
   'qk_norm': 'block.attention.qk_norm',
   'mlp': 'block.mlp.kind',
   'mlp_dim': 'block.mlp.dim',
@@ -186,6 +187,7 @@ def plain(model, params):
     rope_factors=cfg.block.attention.rope_factors,
     local_blocks=local_blocks(cfg.block.attention, cfg.num_layers),
     local_rope_base=cfg.block.attention.local_rope_base,
+    window_of=windows(cfg.block.attention, cfg.num_layers),
     norm=cfg.block.norm,
     parallel=cfg.block.parallel,
     unit=cfg.block.mlp.kind,
@@ -200,6 +202,16 @@ def local_blocks(attention, num_layers):
   if not every:
     return ()
   return tuple(i for i in range(num_layers) if (i + 1) % every)
+
+
+def windows(attention, num_layers):
+  """How many tokens the blocks see that do not see all."""
+  if not attention.window:
+    return {}
+  near = range(num_layers)
+  if attention.global_every:
+    near = local_blocks(attention, num_layers)
+  return dict.fromkeys(near, attention.window)
 
 
 def plain_cells(cfg):

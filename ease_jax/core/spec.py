@@ -44,6 +44,8 @@ class AttentionSpec:
     global_every: every so many layers is global, the others are local (Gemma);
       0 = all are global.
     local_rope_base: of the positions in local layers.
+    window: tokens that a layer sees, itself and those before it (Mistral,
+      2310.06825); local ones alone where others are global; 0 = all.
     qkv_bias: whether queries, keys and values have biases (Qwen 2).
     out_bias: whether the matrix behind the heads has one (GPT-2).
     qk_norm: RMSNorm of queries and keys: of each head (Qwen 3), of all heads
@@ -60,6 +62,7 @@ class AttentionSpec:
   ]
   global_every: Size
   local_rope_base: Annotated[float, Range(1), ReadIf('global_every'), Turns]
+  window: Size
   qkv_bias: bool
   out_bias: bool
   qk_norm: Annotated[str, OneOf(NORMED_HEADS)]
@@ -75,6 +78,11 @@ class AttentionSpec:
   def is_local(self, layer: int) -> bool:
     """Whether a layer, counted from 0, is a local one."""
     return bool(self.global_every) and (layer + 1) % self.global_every != 0
+
+  def window_of(self, layer: int) -> int:
+    """Tokens that a layer, counted from 0, sees; 0 = all."""
+    is_near = self.is_local(layer) or not self.global_every
+    return self.window if is_near else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +224,12 @@ class ModelConfig:
       f'model.dim={self.dim} is not divisible by '
       f'model.block.attention.num_heads={heads}; change one of them, or give '
       'heads a width: model.block.attention.head_dim',
+    )
+    window = self.block.attention.window
+    need(
+      not window or self.attention == CAUSAL,
+      f'model.block.attention.window={window} looks back, and in this task '
+      f'tokens see all of their row (attention is {self.attention}); use 0',
     )
     self._check_rotation()
     self._check_readouts()

@@ -28,6 +28,22 @@ def window_mask(attention: str, length: int) -> jax.Array:
   return jnp.ones((1, length, length), bool)
 
 
+def within(
+  mask_BxTxT: jax.Array, position_BxT: jax.Array, window: int
+) -> jax.Array:
+  """A mask of who sees whom, each the last `window` tokens alone.
+
+  Args:
+    mask_BxTxT: bool; B may be 1.
+    position_BxT: of the tokens; B may be 1.
+    window: how many, the token itself among them; 0 = all.
+  """
+  if not window:
+    return mask_BxTxT
+  ago_BxTxT = position_BxT[:, :, None] - position_BxT[:, None, :]
+  return mask_BxTxT & (ago_BxTxT < window)
+
+
 class Past(NamedTuple):
   """Earlier keys and values of some rows, in the layout of a cache."""
 

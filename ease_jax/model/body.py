@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.checks import need
-from ease_jax.core import costs
+from ease_jax.core.context import Context, seen
 from ease_jax.core.costs import CostModel
 from ease_jax.core.gates import Gate, GateShape
 from ease_jax.core.grid import Cell, Grid
@@ -111,8 +111,9 @@ class Body(nn.Module):
     repeated = {cell.block for cell in self.grid.segment}
     for i in range(self.grid.num_blocks):
       own = per_run.block if per_run and i in repeated else None
-      place = self.kind.residual_layers(c), own, c.block.attention.is_local(i)
-      setattr(self, f'layer_{i}', block(c, *place))
+      depth = self.kind.residual_layers(c)
+      place = c.block.attention.is_local(i), c.block.attention.window_of(i)
+      setattr(self, f'layer_{i}', block(c, depth, own, *place))
     self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
     for name in self._norm_names():
@@ -311,18 +312,18 @@ class Body(nn.Module):
 
   # --------------------------------------------------------------- its price
 
-  def costs(self, context: float, any_run: bool = False) -> CostModel:
-    """What its pieces cost a token that sees `context` keys.
+  def costs(self, context: float | Context, any_run: bool = False) -> CostModel:
+    """What its pieces cost a token.
 
     Args:
-      context: mean number of keys.
+      context: mean number of keys that it sees, or is multiplied with.
       any_run: in training, one program is any run, even if this is one alone.
     """
     return prices(self.cfg, self.kind, self.grid, self.router, context, any_run)
 
   def costs_of_windows(self, seq_len: int) -> CostModel:
     """What its pieces cost a token of a window of `seq_len` tokens."""
-    return self.costs(costs.mean_context(seq_len, self.cfg.attention))
+    return self.costs(seen(self.cfg, seq_len))
 
 
 def is_gate(name: str) -> bool:

@@ -141,6 +141,7 @@ class Block(nn.Module):
   depth: int  # layers that add to one state: their branches start smaller
   per_run: OfRuns | None = None  # what it has of its own in each run
   is_local: bool = False  # its positions are those of local layers
+  window: int = 0  # tokens that its tokens see, themselves included; 0 = all
 
   def setup(self):
     c = self.cfg
@@ -276,6 +277,10 @@ class InRun(NamedTuple):
 
   block: Block
   own: Own
+
+  @property
+  def window(self) -> int:
+    return self.block.window
 
   def kv(self, h_BxTxD: jax.Array, rotation: Rotation) -> KV:
     return self.block.kv(h_BxTxD, rotation, self.own)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ease_jax.core import costs
+from ease_jax.core.context import Context
 from ease_jax.core.costs import CostModel
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.routers import Router
@@ -16,7 +17,7 @@ def prices(
   kind: Kind,
   grid: Grid,
   router: Callable[[Cell], Router],
-  context: float,
+  context: float | Context,
   any_run: bool,
 ) -> CostModel:
   """The prices of a body's pieces.

@@ -37,6 +37,7 @@ class Family(NamedTuple):
     prefix: begins the names of its tensors, unless none has it.
     turned: whether its matrices are ours transposed.
     partial: whether a part of each head may turn with the position.
+    made_here: whether runs of this project may be models of it.
     fused: which of its tensors are several of ours.
   """
 
@@ -52,6 +53,7 @@ class Family(NamedTuple):
   prefix: str = ''
   turned: bool = True
   partial: bool = False
+  made_here: bool = True
   fused: Fused | None = None
 
   @property

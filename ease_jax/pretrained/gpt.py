@@ -108,6 +108,7 @@ GPT2 = Family(
   | _module('layer_/mlp/up', 'transformer.h.{}.mlp.c_fc')
   | _module('layer_/mlp/down', 'transformer.h.{}.mlp.c_proj'),
   turned=False,
+  made_here=False,
   fused=Fused('c_attn', axis=1),
 )
 
@@ -142,5 +143,6 @@ NEOX = Family(
   | _module('layer_/mlp/up', 'gpt_neox.layers.{}.mlp.dense_h_to_4h')
   | _module('layer_/mlp/down', 'gpt_neox.layers.{}.mlp.dense_4h_to_h'),
   partial=True,
+  made_here=False,
   fused=Fused('query_key_value', axis=0, by_head=True),
 )

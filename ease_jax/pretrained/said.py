@@ -9,10 +9,7 @@ from ease_jax.pretrained.entries import number
 from ease_jax.pretrained.families import FAMILIES, Family
 
 TIED = 'tie_word_embeddings'
-# Limits of what a layer sees at once, and whether they hold.
 CONTEXT = 'max_position_embeddings'
-WINDOW = 'sliding_window'
-USES_WINDOW = 'use_sliding_window'
 
 Json = dict[str, Any]
 
@@ -56,13 +53,13 @@ class Said:
 
     Under their usual names, also where the family has others.
     """
-    given = {name: v for name, v in self.entries.items() if v is not None}
     usual = {
-      name: given[theirs]
+      name: self.entries[theirs]
       for name, theirs in self.family.called.items()
-      if theirs in given
+      if theirs in self.entries
     }
-    return dict(self.family.defaults) | given | usual
+    full = dict(self.family.defaults) | self.entries | usual
+    return {name: value for name, value in full.items() if value is not None}
 
   def model_fields(self, family: Family) -> dict[str, object]:
     """Fields of our section `model`, dotted.
@@ -141,14 +138,8 @@ class Said:
 
   @property
   def context(self) -> int | None:
-    """Tokens of a window that every layer sees whole, if it says so.
-
-    A layer that sees the last tokens alone does as others do up to there.
-    """
-    windowed = self.entries.get(USES_WINDOW, True)
-    names = (CONTEXT, WINDOW) if windowed else (CONTEXT,)
-    there = [name for name in names if name in self._full]
-    return min((int(self.number(name)) for name in there), default=None)
+    """The longest windows that it was trained for, if it says so."""
+    return int(self.number(CONTEXT)) if CONTEXT in self._full else None
 
   @property
   def eos_ids(self) -> list[int]:
