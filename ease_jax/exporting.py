@@ -19,8 +19,7 @@ from ease_jax.files import write_together
 from ease_jax.pretrained import (
   FAMILIES,
   Said,
-  their_name,
-  to_theirs,
+  their_tensors,
 )
 
 CONFIG = 'config.json'
@@ -28,7 +27,8 @@ WEIGHTS = 'model.safetensors'
 TOKENIZER = 'tokenizer.json'
 TOKENIZER_CONFIG = 'tokenizer_config.json'
 EXITS = 'exits.safetensors'
-EMBEDDING = ('embed', 'unembed')
+LAYERS = 'num_hidden_layers'
+TABLES = ('embed', 'positions', 'unembed')
 
 Json = dict[str, Any]
 Arrays = dict[str, np.ndarray]  # parameters, by a/b/c
@@ -72,12 +72,11 @@ def export_model(workdir: str, target: str, layers: int = 0) -> None:
   flat = flatten_dict(trained.params, sep='/')
   params = {path: np.asarray(value) for path, value in flat.items()}
   model, beside = _divided(params, cells, readout)
-  weights = {
-    their_name(family, path): to_theirs(family, path, value)
-    for path, value in model.items()
-  }
+  weights = their_tensors(
+    family, model, trained.model.cfg.block.attention.num_heads
+  )
   entries = said.entries | {
-    'num_hidden_layers': len(cells),
+    family.called.get(LAYERS, LAYERS): len(cells),
     'vocab_size': trained.model.cfg.vocab_size,
     'tie_word_embeddings': trained.model.cfg.tie_embeddings,
     'dtype': 'float32',
@@ -120,7 +119,7 @@ def _architecture(config: Config) -> str:
   """
   for name, family in FAMILIES.items():
     same = [_field(config.model, at) == v for at, v in family.fixed.items()]
-    if all(same) and family.more is None:
+    if all(same) and family.made_here:
       return name
   fixed = FAMILIES['LlamaForCausalLM'].fixed
   differing = [
@@ -142,7 +141,7 @@ def _check_same(said: Said, config: Config, cfg: ModelConfig) -> None:
   """
   base = config_lib.base().model
   wanted = flatten_dict({'block': base.block.to_dict()}, sep='/')
-  wanted['embedding_scale'] = base.embedding_scale
+  wanted |= {name: base[name] for name in ('embedding_scale', 'positions')}
   wanted |= {
     name.replace('.', '/'): value
     for name, value in said.model_fields(said.family).items()
@@ -192,7 +191,7 @@ def _divided(
     readout: the one behind them, whose norm is that of the model.
   """
   groups = unflatten_dict(params, sep='/')
-  model = {name: groups.pop(name) for name in EMBEDDING if name in groups}
+  model = {name: groups.pop(name) for name in TABLES if name in groups}
   for i, cell in enumerate(cells):
     model[f'layer_{i}'] = groups[f'layer_{cell.block}']
 
@@ -232,7 +231,7 @@ def _said(config: Config, trained: Trained) -> Said:
       'rope_type': 'default',
       'rope_theta': attention.rope_base,
     },
-    'sliding_window': None,
+    'sliding_window': attention.window or None,
     'bos_token_id': tokenizer.bos_id,
     'eos_token_id': tokenizer.eos_id,
   }

@@ -107,8 +107,8 @@ def config_of(source: Source, context: int) -> Config:
   most = source.said.context
   need(
     most is None or context <= most,
-    f'--context={context} is more than the {most} tokens that layers of the '
-    'model see whole; lower it',
+    f'--context={context} is more than the {most} tokens that the model was '
+    'made for; lower it',
   )
   c = config_lib.base()
   for name, value in source.model_fields.items():

@@ -203,6 +203,7 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   if specs.train.freeze != 'nothing':
     names = leaves(specs.shapes)
     freezing.check(specs.train.freeze, specs.loss.freeze, names)
+  _check_positions(specs)
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),
     f'loss.target={specs.loss.teaching.target} has no effect with '
@@ -254,6 +255,17 @@ def _check_max_compute(specs: Specs, grid: Grid) -> None:
     f'exit.max_compute={limit} is below {prices.relative(least):.3f}, which a '
     'token costs that stops at the first readout; raise it, or name earlier '
     'model.readouts',
+  )
+
+
+def _check_positions(specs: Specs) -> None:
+  """Every token of a window has a learned position, where they are learned."""
+  num = specs.model.positions
+  length = specs.data.seq_len
+  need(
+    num == 0 or length <= num,
+    f'data.seq_len={length} is more than model.positions={num}, of which each '
+    'token has one; lower it, or raise that',
   )
 
 

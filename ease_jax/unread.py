@@ -7,7 +7,7 @@ from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.shortcut import ShortcutSpec
-from ease_jax.core.spec import AttentionSpec, ModelConfig
+from ease_jax.core.spec import AttentionSpec, MLPSpec, ModelConfig
 from ease_jax.core.weights import WeightSpec
 from ease_jax.data.spec import DataSpec
 from ease_jax.decode.options import DRAFTINGS, GenerateSpec
@@ -22,6 +22,7 @@ from ease_jax.train.spec import TrainSpec
 OWNERS: dict[str, tuple[type, ...]] = {
   'model': (ModelConfig,),
   'model.block.attention': (AttentionSpec,),
+  'model.block.mlp': (MLPSpec,),
   'data': (DataSpec,),
   'loss': (WeightSpec, TeachingSpec, GateSpec, ShortcutSpec, LossSpec),
   'optimizer': (OptimizerSpec,),

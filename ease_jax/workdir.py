@@ -149,8 +149,8 @@ def check_context(config: Config, folder: pathlib.Path) -> None:
   length = config.data.seq_len
   need(
     most is None or length <= most,
-    f'data.seq_len={length} is more than the {most} tokens that layers of the '
-    f'model in {folder} see whole; lower it',
+    f'data.seq_len={length} is more than the {most} tokens that the model in '
+    f'{folder} was made for; lower it',
   )
 
 

@@ -7,6 +7,7 @@ change with the models below, and with nothing else.
 
 import json
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -66,7 +67,7 @@ CONFIGS = {
   'mistral': dict(
     architectures=['MistralForCausalLM'],
     model_type='mistral',
-    sliding_window=None,
+    sliding_window=80,
     tie_word_embeddings=False,
   ),
   'qwen2': dict(
@@ -82,6 +83,9 @@ CONFIGS = {
     model_type='qwen3',
     rms_norm_eps=1e-6,
     head_dim=16,
+    use_sliding_window=True,
+    sliding_window=120,
+    max_window_layers=0,
     tie_word_embeddings=True,
   ),
   'gemma3': dict(
@@ -91,7 +95,7 @@ CONFIGS = {
     head_dim=16,
     query_pre_attn_scalar=16,
     hidden_activation='gelu_pytorch_tanh',
-    sliding_window=1024,
+    sliding_window=96,
     layer_types=['sliding_attention', 'full_attention', 'sliding_attention'],
     rope_parameters=dict(
       full_attention=dict(rope_type='default', rope_theta=1e6),
@@ -105,17 +109,67 @@ CONFIGS = {
     rms_norm_eps=1e-6,
     tie_word_embeddings=False,
   ),
+  'gpt2': dict(
+    architectures=['GPT2LMHeadModel'],
+    model_type='gpt2',
+    activation_function='gelu_new',
+    n_inner=None,
+  ),
+  'neox': dict(
+    architectures=['GPTNeoXForCausalLM'],
+    model_type='gpt_neox',
+    hidden_size=64,
+    hidden_act='gelu',
+    rotary_pct=0.25,
+    rotary_emb_base=500,
+    use_parallel_residual=True,
+    tie_word_embeddings=False,
+  ),
+  'neox_serial': dict(
+    architectures=['GPTNeoXForCausalLM'],
+    model_type='gpt_neox',
+    hidden_act='gelu_new',
+    attention_bias=False,
+    rope_parameters=dict(
+      rope_type='default', rope_theta=1e3, partial_rotary_factor=0.5
+    ),
+    use_parallel_residual=False,
+    tie_word_embeddings=False,
+  ),
+}
+# How families call the sizes that they call otherwise.
+GPT2_SIZES = {
+  'hidden_size': 'n_embd',
+  'num_hidden_layers': 'n_layer',
+  'num_attention_heads': 'n_head',
+  'max_position_embeddings': 'n_positions',
+}
+# The first layer's second norm, where it is not Llama's.
+SECOND_NORMS = {
+  'gpt2': 'transformer.h.0.ln_2.weight',
+  'neox': 'gpt_neox.layers.0.post_attention_layernorm.weight',
+  'neox_serial': 'gpt_neox.layers.0.post_attention_layernorm.weight',
 }
 
 
 def said(family):
   """The whole config.json of a family's model."""
-  return SIZES | CONFIGS[family]
+  sizes = dict(SIZES)
+  if family == 'gpt2' or 'neox' in family:
+    del sizes['num_key_value_heads']
+  if family == 'gpt2':
+    del sizes['intermediate_size']
+    sizes = {GPT2_SIZES.get(name, name): size for name, size in sizes.items()}
+  return sizes | CONFIGS[family]
 
 
 def shapes(family):
   """Shapes of its tensors, as transformers names and orders them."""
   c = said(family)
+  if family == 'gpt2':
+    return gpt2_shapes(c)
+  if 'neox' in family:
+    return neox_shapes(c)
   dim, inner = c['hidden_size'], c['intermediate_size']
   heads = c['num_attention_heads']
   head_dim = c.get('head_dim', dim // heads)
@@ -159,13 +213,65 @@ def shapes(family):
   return whole
 
 
+def both(name, shape):
+  """A matrix or scales, and biases."""
+  return {f'{name}.weight': shape, f'{name}.bias': shape[-1:]}
+
+
+def gpt2_shapes(c):
+  """GPT-2's matrices lie the other way round."""
+  dim = c['n_embd']
+  whole = {
+    'wte.weight': (VOCAB, dim),
+    'wpe.weight': (c['n_positions'], dim),
+    **both('ln_f', (dim,)),
+  }
+  for i in range(c['n_layer']):
+    layer = {
+      **both('ln_1', (dim,)),
+      **both('ln_2', (dim,)),
+      **both('attn.c_attn', (dim, 3 * dim)),
+      **both('attn.c_proj', (dim, dim)),
+      **both('mlp.c_fc', (dim, 4 * dim)),
+      **both('mlp.c_proj', (4 * dim, dim)),
+    }
+    whole |= {f'h.{i}.{name}': shape for name, shape in layer.items()}
+  return {f'transformer.{name}': shape for name, shape in whole.items()}
+
+
+def neox_shapes(c):
+  """Each head has its query, key and value side by side."""
+  dim, inner = c['hidden_size'], c['intermediate_size']
+  whole = {
+    'embed_out.weight': (VOCAB, dim),
+    'gpt_neox.embed_in.weight': (VOCAB, dim),
+    **both('gpt_neox.final_layer_norm', (dim,)),
+  }
+  layer = {
+    **both('input_layernorm', (dim,)),
+    **both('post_attention_layernorm', (dim,)),
+    'attention.query_key_value.weight': (3 * dim, dim),
+    'attention.dense.weight': (dim, dim),
+    'mlp.dense_h_to_4h.weight': (inner, dim),
+    'mlp.dense_4h_to_h.weight': (dim, inner),
+    'mlp.dense_h_to_4h.bias': (inner,),
+    'mlp.dense_4h_to_h.bias': (dim,),
+  }
+  if c.get('attention_bias', True):
+    layer['attention.query_key_value.bias'] = (3 * dim,)
+    layer['attention.dense.bias'] = (dim,)
+  for i in range(c['num_hidden_layers']):
+    whole |= {f'gpt_neox.layers.{i}.{name}': layer[name] for name in layer}
+  return whole
+
+
 def weights(family):
   """Its tensors, float32; no norm is just one and no bias nothing."""
   rng = np.random.default_rng(list(family.encode()))
   tensors = {}
   for name, shape in shapes(family).items():
     drawn = rng.standard_normal(shape, np.float32)
-    if name.endswith('norm.weight'):
+    if re.search(r'(norm|ln_.)\.weight$', name):
       tensors[name] = (family != 'gemma3') + 0.3 * drawn
     elif len(shape) == 1:
       tensors[name] = 0.3 * drawn
@@ -207,7 +313,7 @@ def write(folder, family, **changes):
   return folder
 
 
-def reference(folder):
+def reference(folder, family):
   """What transformers makes of a folder: logits [LENGTH, V], a gradient [D].
 
   The gradient is that of the mean loss by the first layer's second norm.
@@ -223,7 +329,8 @@ def reference(folder):
   token_1xT = torch.tensor(tokens(), dtype=torch.long)
   found = model(token_1xT, labels=token_1xT)
   found.loss.backward()
-  scale = model.model.layers[0].post_attention_layernorm.weight
+  llamas = 'model.layers.0.post_attention_layernorm.weight'
+  scale = dict(model.named_parameters())[SECOND_NORMS.get(family, llamas)]
   return found.logits[0].detach().numpy(), scale.grad.numpy()
 
 
@@ -231,7 +338,8 @@ def main():
   kept = {}
   for family in CONFIGS:
     with tempfile.TemporaryDirectory() as folder:
-      logits_TxV, gradient_D = reference(write(pathlib.Path(folder), family))
+      place = write(pathlib.Path(folder), family)
+      logits_TxV, gradient_D = reference(place, family)
     kept[f'{family}/logits'] = logits_TxV[list(PLACES)]
     kept[f'{family}/gradient'] = gradient_D
   GOLDEN.parent.mkdir(exist_ok=True)

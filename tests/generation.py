@@ -21,6 +21,7 @@ WARM = decode.Sampling(temperature=1.5, top_p=0.95)
 
 BODIES = {
   'stack': tiny.stack(readouts=(1, 2, 4)),  # its third layer has no readout
+  'near': tiny.stack(readouts=(1, 2, 4), window=4),
   'refine': tiny.refine(num_layers=1, segments=4),
   'core': tiny.refine(
     num_layers=1, segments=4, prelude=1, coda=1, carry_init='input'

@@ -6,13 +6,15 @@ a list of cells; the functions at the end write those of the three bodies.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Params = Mapping[str, Any]
-KV = tuple[np.ndarray, np.ndarray]  # rotated keys and values, [G, D/H] each
+# Rotated keys and values, [G, D/H] each, and the position of the token.
+KV = tuple[np.ndarray, np.ndarray, int]
 INPUT = 'x'  # the stream that holds the embedded token
 
 
@@ -48,13 +50,16 @@ class Decoder:
     cells: in the order in which a token runs them.
     num_heads: query heads.
     num_kv_heads: heads of keys and values.
+    rope_share: how much of a head turns.
     rope_base: base of the rotary frequencies.
     rope_factors: by which the wavelength of each pair grows; () = 1.
     local_blocks: those whose positions have another base.
     local_rope_base: that base.
+    window_of: how many tokens a block sees, itself included; others see all.
     norm: 'pre', on the input of each branch, 'post', on each sum, 'branch', on
       what each adds, or 'sandwich', on its input and on what it adds.
-    gate: 'swiglu' or 'geglu', where the MLP has one.
+    parallel: whether both branches are given the same state.
+    unit: what the MLP does to each number.
     inject: 'add', 'concat', 'gate' or 'decay': how two streams are combined.
     embed_scale: factor on embedded tokens.
   """
@@ -63,12 +68,15 @@ class Decoder:
   cells: Sequence[Cell]
   num_heads: int
   num_kv_heads: int
+  rope_share: float = 1.0
   rope_base: float = 10000.0
   rope_factors: Sequence[float] = ()
   local_blocks: Sequence[int] = ()
   local_rope_base: float = 10000.0
+  window_of: Mapping[int, int] = dataclasses.field(default_factory=dict)
   norm: str = 'pre'
-  gate: str = 'swiglu'
+  parallel: bool = False
+  unit: str = 'gelu'
   inject: str = 'add'
   embed_scale: float = 1.0
 
@@ -100,29 +108,40 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
   return 1 / (1 + np.exp(-x))
 
 
-def rms_norm(params: Params, x_D: np.ndarray) -> np.ndarray:
-  return x_D / np.sqrt(np.mean(x_D**2) + 1e-6) * params['scale']
+def norm(params: Params, x_D: np.ndarray) -> np.ndarray:
+  """RMSNorm; where it has a bias, LayerNorm."""
+  if 'bias' in params:
+    x_D = x_D - np.mean(x_D)
+  x_D = x_D / np.sqrt(np.mean(x_D**2) + 1e-6)
+  return x_D * params['scale'] + params.get('bias', 0)
 
 
 def rotated(
   model: Decoder, block: int, x_HxD: np.ndarray, position: int
 ) -> np.ndarray:
-  """Turns the pairs (i, i + D/2) of each head by position * base^(-2i/D)."""
-  half = x_HxD.shape[-1] // 2
+  """Turns the pairs (i, i + D/2) of each head by position * base^(-2i/D).
+
+  D is the width of a head, or of that share of it.
+  """
+  half = round(x_HxD.shape[-1] * model.rope_share) // 2
   is_local = block in model.local_blocks
   base = model.local_rope_base if is_local else model.rope_base
   factors = () if is_local else model.rope_factors
   angle = position * base ** (-np.arange(half) / half)
   angle = angle / np.asarray(factors or 1.0)
-  pairs = x_HxD[:, :half] + 1j * x_HxD[:, half:]
+  pairs = x_HxD[:, :half] + 1j * x_HxD[:, half : 2 * half]
   turned = pairs * np.exp(1j * angle)
-  return np.concatenate([turned.real, turned.imag], axis=-1)
+  rest = x_HxD[:, 2 * half :]
+  return np.concatenate([turned.real, turned.imag, rest], axis=-1)
+
+
+def linear(params: Params, x_D: np.ndarray) -> np.ndarray:
+  return x_D @ params['kernel'] + params.get('bias', 0)
 
 
 def projected(params: Params, x_D: np.ndarray, num_heads: int) -> np.ndarray:
   """[H, D/H]."""
-  made = x_D @ params['kernel'] + params.get('bias', 0)
-  return made.reshape(num_heads, -1)
+  return linear(params, x_D).reshape(num_heads, -1)
 
 
 def normed_heads(params: Params, name: str, x_HxD: np.ndarray) -> np.ndarray:
@@ -130,24 +149,24 @@ def normed_heads(params: Params, name: str, x_HxD: np.ndarray) -> np.ndarray:
   if name not in params:
     return x_HxD
   if len(params[name]['scale']) == x_HxD.size:  # all of them together
-    return rms_norm(params[name], x_HxD.ravel()).reshape(x_HxD.shape)
-  return np.stack([rms_norm(params[name], x_D) for x_D in x_HxD])
+    return norm(params[name], x_HxD.ravel()).reshape(x_HxD.shape)
+  return np.stack([norm(params[name], x_D) for x_D in x_HxD])
 
 
-def branch_input(model: Decoder, norm: Params, h_D: np.ndarray) -> np.ndarray:
-  return rms_norm(norm, h_D) if model.norm in ('pre', 'sandwich') else h_D
+def branch_input(model: Decoder, params: Params, h_D: np.ndarray) -> np.ndarray:
+  return norm(params, h_D) if model.norm in ('pre', 'sandwich') else h_D
 
 
 def added(model: Decoder, block: Params, name: str, x_D: np.ndarray):
   """What a branch adds."""
   norms = {'branch': f'{name}_norm', 'sandwich': f'{name}_out_norm'}
   if model.norm in norms:
-    return rms_norm(block[norms[model.norm]], x_D)
+    return norm(block[norms[model.norm]], x_D)
   return x_D
 
 
-def branch_sum(model: Decoder, norm: Params, h_D: np.ndarray) -> np.ndarray:
-  return rms_norm(norm, h_D) if model.norm == 'post' else h_D
+def branch_sum(model: Decoder, params: Params, h_D: np.ndarray) -> np.ndarray:
+  return norm(params, h_D) if model.norm == 'post' else h_D
 
 
 def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
@@ -157,7 +176,7 @@ def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
   key_GxD = projected(params['key'], x_D, model.num_kv_heads)
   key_GxD = normed_heads(params, 'key_norm', key_GxD)
   value_GxD = projected(params['value'], x_D, model.num_kv_heads)
-  return rotated(model, block, key_GxD, position), value_GxD
+  return rotated(model, block, key_GxD, position), value_GxD, position
 
 
 def attention(
@@ -170,15 +189,17 @@ def attention(
   query_HxD = normed_heads(params, 'query_norm', query_HxD)
   query_HxD = rotated(model, block, query_HxD, position)
 
+  window = model.window_of.get(block, np.inf)
+  seen = [kv for kv in seen if position - kv[2] < window]
   queries_per_group = model.num_heads // model.num_kv_heads
   mixed = []
   for head, query_D in enumerate(query_HxD):
     group = head // queries_per_group
-    key_CxD = np.stack([key[group] for key, _ in seen])
-    value_CxD = np.stack([value[group] for _, value in seen])
+    key_CxD = np.stack([key[group] for key, _, _ in seen])
+    value_CxD = np.stack([value[group] for _, value, _ in seen])
     weight_C = softmax(key_CxD @ query_D / np.sqrt(len(query_D)))
     mixed.append(weight_C @ value_CxD)
-  return np.concatenate(mixed) @ params['out']['kernel']
+  return linear(params['out'], np.concatenate(mixed))
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -186,16 +207,31 @@ def gelu(x: np.ndarray) -> np.ndarray:
   return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def mlp(params: Params, x_D: np.ndarray, gate: str) -> np.ndarray:
-  """With a gate where it has the matrix for one, else GELU."""
-  inner_F = x_D @ params['up']['kernel']
+def exact_gelu(x: np.ndarray) -> np.ndarray:
+  return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+  return x * sigmoid(x)
+
+
+UNITS = {
+  'gelu': gelu,
+  'gelu_exact': exact_gelu,
+  'geglu': gelu,
+  'swiglu': silu,
+}
+
+
+def mlp(params: Params, x_D: np.ndarray, unit: str) -> np.ndarray:
+  """With a gate where it has the matrix for one."""
+  inner_F = linear(params['up'], x_D)
   if 'gate' in params:
-    gate_F = x_D @ params['gate']['kernel']
-    silu_F = gate_F * sigmoid(gate_F)
-    inner_F = inner_F * (silu_F if gate == 'swiglu' else gelu(gate_F))
+    gate_F = linear(params['gate'], x_D)
+    inner_F = inner_F * UNITS[unit](gate_F)
   else:
-    inner_F = gelu(inner_F)
-  return inner_F @ params['down']['kernel']
+    inner_F = UNITS[unit](inner_F)
+  return linear(params['down'], inner_F)
 
 
 def through_block(
@@ -203,11 +239,13 @@ def through_block(
 ) -> np.ndarray:
   """The state of a token after a block."""
   params = model.params[f'layer_{block}']
+  given_D = h_D
   x_D = attention(model, block, h_D, position, seen)
   h_D = h_D + added(model, params, 'attention', x_D)
   h_D = branch_sum(model, params['attention_norm'], h_D)
-  x_D = branch_input(model, params['mlp_norm'], h_D)
-  h_D = h_D + added(model, params, 'mlp', mlp(params['mlp'], x_D, model.gate))
+  x_D = given_D if model.parallel else h_D
+  x_D = branch_input(model, params['mlp_norm'], x_D)
+  h_D = h_D + added(model, params, 'mlp', mlp(params['mlp'], x_D, model.unit))
   return branch_sum(model, params['mlp_norm'], h_D)
 
 
@@ -243,7 +281,7 @@ def combined(model: Decoder, values: Sequence[np.ndarray]) -> np.ndarray:
   streams = model.params.get('streams', {})
   if 'norm' in streams:
     x_D, z_D = values
-    values = x_D, rms_norm(streams['norm'], z_D)
+    values = x_D, norm(streams['norm'], z_D)
   if len(values) == 1 or model.inject == 'add':
     return np.sum(values, axis=0)
   x_D, z_D = values
@@ -275,8 +313,8 @@ def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
   for kind, params in adapters.items():
     h_D = adapted(kind, params, h_D)
   shared = model.params.get('readout_norm')
-  norm = model.params[f'readout_norm_{readout}'] if shared is None else shared
-  return rms_norm(norm, h_D)
+  own = model.params[f'readout_norm_{readout}'] if shared is None else shared
+  return norm(own, h_D)
 
 
 def logits(model: Decoder, normed_D: np.ndarray) -> np.ndarray:
@@ -391,6 +429,8 @@ def decode(
   tokens = []
   for position, token in enumerate(token_T):
     x_D = model.params['embed'][token] * model.embed_scale
+    if 'positions' in model.params:
+      x_D = x_D + model.params['positions'][position]
     first_D = model.params.get('streams', {}).get('first', np.zeros_like(x_D))
     stream = {INPUT: x_D}
     for name in names:

@@ -36,6 +36,20 @@ BODIES = {
     rope_factors=(1.0, 4.0),
     global_every=2,
     local_rope_base=50.0,
+    window=3,
+  ),
+  'near': tiny.stack(readouts=(1, 2, 4), window=4),
+  'biased': tiny.stack(
+    norm_kind='layer',
+    positions=LENGTH,
+    rope_share=0.0,
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    readout_norm='per_readout',
+  ),
+  'parallel': tiny.stack(
+    norm_kind='layer', parallel=True, mlp='gelu_exact', rope_share=0.5
   ),
   'adapted': tiny.stack(
     readout_adapters=('low_rank', 'map', 'mlp'), readout_dim=3
@@ -68,7 +82,7 @@ BODIES = {
   ),
   # One layer in two places of each run.
   'named': tiny.refine(
-    num_layers=3, segments=2, blocks=(0, 1, 0), readouts=(2, 3)
+    num_layers=3, segments=2, blocks=(0, 1, 0), readouts=(2, 3), window=5
   ),
   # Runs that differ.
   'lora': tiny.refine(
@@ -113,6 +127,9 @@ SIGNALS = {
   'foreign': ('max_prob',),
   'local': ('max_prob',),
   'adapted': ('max_prob', 'shortlist'),
+  'near': ('max_prob',),
+  'biased': ('max_prob',),
+  'parallel': ('max_prob',),
   'learned': ('kl',),
   'random': ('patience',),
   'core': ('state_change',),
@@ -135,6 +152,9 @@ CASES = [
   ('local', 'max_prob', 'copy_state'),
   ('adapted', 'max_prob', 'copy_state'),
   ('adapted', 'shortlist', 'copy_state'),
+  *(('near', 'max_prob', policy) for policy in UNTIED),
+  ('biased', 'max_prob', 'drop'),
+  ('parallel', 'max_prob', 'copy_state'),
   ('stack', 'kl', 'copy_state'),
   ('stack', 'state_cosine', 'drop'),
   ('stack', 'patience', 'recompute'),

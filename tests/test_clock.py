@@ -21,6 +21,7 @@ CONTEXT = (LENGTH + 1) / 2
 SPEC = sweeps.spec(speed_tokens=LENGTH * WINDOWS)
 SHAPES = {
   'stack': dict(num_layers=4, readouts=(1, 2, 4)),
+  'near': dict(num_layers=4, readouts=(1, 2, 4), window=4),
   'refine': dict(body='refine', segments=2, num_layers=2),
   'mor': dict(body='cycle', num_layers=4, times=2, own=0, router='mor'),
 }
@@ -92,6 +93,7 @@ def test_the_clock_runs_on_points_spread_over_the_sweep():
   [
     ('stack', 'copy_state'),
     ('stack', 'recompute'),
+    ('near', 'recompute'),
     ('refine', 'latest'),
     ('mor', 'recompute'),
   ],

@@ -68,6 +68,25 @@ ERRORS = [
     'head_dim=33), and rotary positions need an even width; change one of them',
   ),
   (
+    {'model.block.attention.rope_share': 0.1},
+    'model.block.attention.rope_share=0.1 of a head of 32 are 3 numbers, and '
+    'rotary positions need an even width; change it, or use 0 for none',
+  ),
+  (
+    {
+      'model.block.attention.rope_share': 0.0,
+      'model.block.attention.rope_base': 50.0,
+    },
+    'model.block.attention.rope_base=50.0 has no effect: it is read where '
+    'model.block.attention.rope_share is on only, and that is 0.0; change '
+    'that, or leave rope_base at 10000.0',
+  ),
+  (
+    {'model.positions': 100},
+    'data.seq_len=128 is more than model.positions=100, of which each token '
+    'has one; lower it, or raise that',
+  ),
+  (
     {'model.block.attention.rope_factors': (2.0,)},
     'model.block.attention.rope_factors has 1 numbers, and a head of 32 has 16 '
     'pairs; give one for each, or ()',
@@ -96,11 +115,17 @@ ERRORS = [
   ),
   (
     {'model.block.mlp.kind': 'relu'},
-    "model.block.mlp.kind='relu' is unknown; use one of: gelu, swiglu, geglu",
+    "model.block.mlp.kind='relu' is unknown; use one of: gelu, gelu_exact, "
+    'swiglu, geglu',
   ),
   (
     {'model.block.mlp.dim': 0},
     'model.block.mlp.dim=0 must be at least 1',
+  ),
+  (
+    {'model.block.norm': 'post', 'model.block.parallel': True},
+    'model.block.parallel=True makes one sum of both branches, and '
+    'model.block.norm=post norms that of each; use False, or another norm',
   ),
   (
     {'model.block.norm': 'mid'},

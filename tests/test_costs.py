@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tiny
+from ease_jax.core import context as contexts
 from ease_jax.core import costs
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.model import attention as attention_lib
@@ -108,8 +109,35 @@ def exit_costs(policy, signal='max_prob', active=None, prices=PRICES):
 
 def test_hand_computed_pieces():
   # D=16, H=4, 2 K/V heads of 4, F=32, gelu, V=23.
-  assert costs.mean_context(12) == 6.5
-  assert costs.mean_context(12, 'full') == 12
+  assert contexts.mean_context(12) == 6.5
+  assert contexts.mean_context(12, 'full') == 12
+
+
+@pytest.mark.parametrize('before', [0, 5])
+def test_a_layer_that_sees_the_last_tokens_pays_for_those(before):
+  """Every token's keys counted one by one."""
+  length, window = 12, 4
+  model = tiny.stack(global_every=2, window=window)
+  seen_T = [before + t + 1 for t in range(length)]
+  everywhere = np.mean(seen_T)
+  near = np.mean([min(keys, window) for keys in seen_T])
+
+  prices = model.costs(contexts.seen(model.cfg, length, before))
+  expected = [
+    costs.block_flops(model.cfg, keys)
+    for keys in (near, everywhere, near, everywhere)
+  ]
+  np.testing.assert_allclose(prices.block_L, expected)
+  np.testing.assert_array_equal(prices.trained_L, prices.block_L)
+  # What multiplies and masks all of them pays for all.
+  whole_L = model.costs(float(everywhere)).block_L
+  np.testing.assert_allclose(whole_L, expected[1])
+
+
+def test_a_window_as_long_as_the_context_costs_what_none_does():
+  plain = tiny.stack().costs_of_windows(12)
+  far = tiny.stack(window=12).costs_of_windows(12)
+  np.testing.assert_array_equal(plain.block_L, far.block_L)
   assert FILL == 2 * 16 * (8 + 8)
   assert HEAD == 2 * 16 * 23
   assert CELL == 2 * (2 * 16 * 16) + FILL + 2 * (2 * 16 * 32) + 4 * 6.5 * 16

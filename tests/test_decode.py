@@ -27,6 +27,8 @@ CASES = [
   ('stack', 'max_prob', 'copy_state'),
   ('stack', 'max_prob', 'drop'),
   ('stack', 'patience', 'recompute'),
+  ('near', 'max_prob', 'recompute'),
+  ('near', 'max_prob', 'drop'),
   ('refine', 'max_prob', 'latest'),
   ('core', 'state_change', 'latest'),
   ('hrm', 'q_halt', 'recompute'),

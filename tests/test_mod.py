@@ -97,8 +97,10 @@ def expert_choice(model, params, token_T):
   return h_TxD, np.stack(ran)
 
 
-def test_training_runs_the_highest_of_each_row_alone():
-  model = routed()
+@pytest.mark.parametrize('window', [0, 3])
+def test_training_runs_the_highest_of_each_row_alone(window):
+  """Of the last few tokens they see those that run, and none before."""
+  model = routed(window=window)
   params = tiny.params(model)
   state_BxTxD, goes_NxBxT, _ = trained_walk(params, model=model)
   for b in range(ROWS):

@@ -83,7 +83,8 @@ def test_a_gradient_is_that_of_transformers(folder_of, family):
   name = SECOND_NORMS.get(family, 'mlp_norm')
 
   def loss(scale_D):
-    layer = trained.params['layer_0'] | {name: {'scale': scale_D}}
+    layer = dict(trained.params['layer_0'])
+    layer[name] = layer[name] | {'scale': scale_D}
     params = trained.params | {'layer_0': layer}
     logits_TxV = trained.model.apply({'params': params}, tokens)[-1, 0]
     log_p = jax.nn.log_softmax(logits_TxV[:-1])
@@ -104,7 +105,7 @@ with_transformers = pytest.mark.skipif(
 @every_family
 def test_golden_numbers_are_those_of_the_transformers_here(tmp_path, family):
   logits_TxV, gradient_D = downloads.reference(
-    downloads.write(tmp_path, family)
+    downloads.write(tmp_path, family), family
   )
   golden = np.load(downloads.GOLDEN)
   np.testing.assert_allclose(
@@ -174,6 +175,39 @@ def test_two_files_are_one_model(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
 
 
+def test_names_without_their_prefix_are_the_same_model(folder_of, tmp_path):
+  """As the files of GPT-2 itself are, with a mask in each layer."""
+  origin = downloads.write(tmp_path / 'download', 'gpt2')
+
+  def bare(tensors):
+    mask = np.ones((1, 1, 4, 4), np.float32)
+    masks = {f'h.{i}.attn.bias': mask for i in range(3)}
+    names = {name: name.removeprefix('transformer.') for name in tensors}
+    return masks | {names[name]: tensors[name] for name in tensors}
+
+  changed(origin, bare)
+  importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+  one = loaded(folder_of('gpt2') / 'run')
+  two = loaded(tmp_path / 'run')
+  jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_thirds_of_a_tensor_must_be_whole_heads(tmp_path):
+  origin = downloads.write(tmp_path / 'download', 'gpt2')
+  name = 'transformer.h.1.attn.c_attn.bias'
+  changed(origin, with_tensor(name, (100,)))
+  with pytest.raises(
+    ConfigError, match=r'c_attn.bias of shape \(100,\).* 4 heads'
+  ):
+    importing.import_model(str(origin), str(tmp_path / 'run'), 64)
+
+
+def test_a_window_longer_than_the_positions_is_refused(tmp_path):
+  origin = downloads.write(tmp_path / 'download', 'gpt2')
+  with pytest.raises(ConfigError, match='--context=1025 .* 1024'):
+    importing.import_model(str(origin), str(tmp_path / 'run'), 1025)
+
+
 def changed(origin, change):
   """Rewrites the tensors of a model; `change` gets and returns a dict."""
   path = origin / 'model.safetensors'
@@ -202,7 +236,6 @@ FAULTS = {
     ('BertModel', 'Olmo2ForCausalLM'),
   ),
   'activation': (dict(hidden_act='relu'), None, ('hidden_act', 'relu')),
-  'window': (dict(sliding_window=8), None, ('=64', '8 tokens')),
   'scaling': (
     dict(rope_parameters={'rope_type': 'yarn', 'rope_theta': 1e4}),
     None,
@@ -351,7 +384,7 @@ def test_any_header_is_read_or_refused(tmp_path):
 ODD = (None, -1, 0, 2.5, 1e400, True, '48', 'yarn', [], [['a']], {}, {'a': 1})
 
 
-@pytest.mark.parametrize('family', ('llama3', 'gemma3'))
+@pytest.mark.parametrize('family', ('llama3', 'gemma3', 'gpt2', 'neox'))
 def test_any_entry_is_read_or_refused(tmp_path, family):
   """Entries of other types: no other error."""
   origin = downloads.write(tmp_path, family)
@@ -469,6 +502,49 @@ def exported(run, place, layers=0):
   return place
 
 
+def test_null_is_no_window_and_nothing_is_mistrals(tmp_path):
+  origin = downloads.write(tmp_path, 'mistral', sliding_window=None)
+  field = 'block.attention.window'
+  assert Source.at(origin).model_fields[field] == 0
+
+  entries = downloads.said('mistral')
+  del entries['sliding_window']
+  (origin / 'config.json').write_text(json.dumps(entries))
+  assert Source.at(origin).model_fields[field] == 4096
+
+
+QWENS = {
+  'none': (dict(use_sliding_window=False), (0, 0)),
+  'all': (dict(max_window_layers=0), (8, 0)),
+  'all are below': (dict(max_window_layers=3), (0, 0)),
+  'usual': ({}, (0, 0)),
+  'kinds': (
+    dict(
+      layer_types=['sliding_attention', 'full_attention', 'sliding_attention']
+    ),
+    (8, 2),
+  ),
+  'some': (dict(max_window_layers=1), None),
+}
+
+
+@pytest.mark.parametrize('case', QWENS)
+def test_which_layers_of_a_qwen_are_local(tmp_path, case):
+  changes, expected = QWENS[case]
+  origin = downloads.write(tmp_path, 'qwen2')
+  entries = downloads.said('qwen2') | {'use_sliding_window': True} | changes
+  (origin / 'config.json').write_text(json.dumps(entries))
+  source = Source.at(origin)
+  if expected is None:
+    with pytest.raises(ConfigError, match=r'\[True, False, False\]'):
+      _ = source.model_fields
+    return
+  names = ('window', 'global_every')
+  fields = source.model_fields
+  found = tuple(fields.get(f'block.attention.{name}', 0) for name in names)
+  assert found == expected
+
+
 @every_family
 def test_there_and_back_changes_no_bit(tmp_path, folder_of, family):
   run = folder_of(family) / 'run'
@@ -514,6 +590,26 @@ def own_run(folder, adapters=(), **fields):
   c.data.update(fields)
   run_lib.run(c, folder / 'run', 'train')
   return deploy.load_model(c, folder / 'run')
+
+
+def test_a_model_of_ours_with_a_window_is_a_mistral_elsewhere(tmp_path):
+  (tmp_path / 'text.txt').write_text(small_run.TEXT)
+  c = small_run.make_config(tmp_path / 'text.txt', layers=2)
+  c.model.block.mlp.kind = 'swiglu'
+  c.model.block.attention.window = 5
+  run_lib.run(c, tmp_path / 'run', 'train')
+  place = exported(tmp_path / 'run', tmp_path / 'back')
+
+  said = json.loads((place / 'config.json').read_text())
+  assert said['architectures'] == ['MistralForCausalLM']
+  assert said['sliding_window'] == 5
+  importing.import_model(str(place), str(tmp_path / 'again'), context=8)
+  ours = deploy.load_model(c, tmp_path / 'run')
+  again = loaded(tmp_path / 'again')
+  token_1xT = ours.tokenizer.encode('the lazy fox')[None]
+  np.testing.assert_array_equal(
+    logits(again, token_1xT), logits(ours, token_1xT)
+  )
 
 
 @pytest.mark.parametrize(
@@ -571,6 +667,17 @@ def test_a_layer_without_a_readout_is_no_end(tmp_path):
   (tmp_path / 'full' / 'file').touch()
   with pytest.raises(ConfigError, match='has something in it'):
     exported(tmp_path / 'run', tmp_path / 'full')
+
+
+@with_transformers
+@every_family
+def test_transformers_loads_what_was_exported(tmp_path, folder_of, family):
+  place = exported(folder_of(family) / 'run', tmp_path / 'back')
+  logits_TxV, _ = downloads.reference(place, family)
+  golden = np.load(downloads.GOLDEN)[f'{family}/logits']
+  np.testing.assert_allclose(
+    logits_TxV[list(downloads.PLACES)], golden, rtol=0, atol=1e-4
+  )
 
 
 @with_transformers

@@ -72,6 +72,13 @@ def test_segments_draft_for_each_other(readout):
   assert_same_texts(pairs)
 
 
+def test_drafts_and_checks_see_the_same_window():
+  model = tiny.stack(window=4)
+  pairs, tally = both(tiny.params(model), decode.Draft(1, 3), model=model)
+  assert_same_texts(pairs)
+  assert 0 < tally.accepted < tally.drafted
+
+
 @pytest.mark.parametrize('inject', ['concat', 'lanes', 'none'])
 def test_fewer_runs_draft_for_more(inject):
   """Each draft through the coda, which the check then makes anew."""

@@ -21,17 +21,23 @@ VOCAB = 23
 # Short names of nested fields of the section `model`.
 PLACES = {
   'norm': 'block.norm',
+  'norm_kind': 'block.norm_kind',
+  'parallel': 'block.parallel',
   'num_heads': 'block.attention.num_heads',
   'num_kv_heads': 'block.attention.num_kv_heads',
+  'rope_share': 'block.attention.rope_share',
   'rope_base': 'block.attention.rope_base',
   'head_dim': 'block.attention.head_dim',
   'qkv_bias': 'block.attention.qkv_bias',
+  'out_bias': 'block.attention.out_bias',
   'rope_factors': 'block.attention.rope_factors',
   'global_every': 'block.attention.global_every',
   'local_rope_base': 'block.attention.local_rope_base',
+  'window': 'block.attention.window',
   'qk_norm': 'block.attention.qk_norm',
   'mlp': 'block.mlp.kind',
   'mlp_dim': 'block.mlp.dim',
+  'mlp_bias': 'block.mlp.bias',
 }
 SMALL = dict(
   num_layers=4,
@@ -176,12 +182,15 @@ def plain(model, params):
     cells=plain_cells(cfg),
     num_heads=cfg.block.attention.num_heads,
     num_kv_heads=cfg.num_kv_heads,
+    rope_share=cfg.block.attention.rope_share,
     rope_base=cfg.block.attention.rope_base,
     rope_factors=cfg.block.attention.rope_factors,
     local_blocks=local_blocks(cfg.block.attention, cfg.num_layers),
     local_rope_base=cfg.block.attention.local_rope_base,
+    window_of=windows(cfg.block.attention, cfg.num_layers),
     norm=cfg.block.norm,
-    gate=cfg.block.mlp.kind,
+    parallel=cfg.block.parallel,
+    unit=cfg.block.mlp.kind,
     inject=cfg.options.inject if cfg.body == 'refine' else 'add',
     embed_scale=cfg.dim**0.5 if cfg.body == 'hrm' else cfg.embedding_scale,
   )
@@ -193,6 +202,16 @@ def local_blocks(attention, num_layers):
   if not every:
     return ()
   return tuple(i for i in range(num_layers) if (i + 1) % every)
+
+
+def windows(attention, num_layers):
+  """How many tokens the blocks see that do not see all."""
+  if not attention.window:
+    return {}
+  near = range(num_layers)
+  if attention.global_every:
+    near = local_blocks(attention, num_layers)
+  return dict.fromkeys(near, attention.window)
 
 
 def plain_cells(cfg):

@@ -13,18 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ease_jax.core.context import Context
 from ease_jax.core.gates import GateShape
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.policies import ExitRule, KVPolicy
 from ease_jax.core.routers import Share
-from ease_jax.core.spec import CAUSAL, ModelConfig
-
-
-def mean_context(seq_len: int, attention: str = CAUSAL) -> float:
-  """Keys that a token sees on average in a window of `seq_len` tokens."""
-  if attention == CAUSAL:
-    return (seq_len + 1) / 2
-  return float(seq_len)
+from ease_jax.core.spec import ModelConfig
 
 
 def kv_flops(cfg: ModelConfig) -> float:
@@ -295,7 +289,7 @@ class CostModel:
 def cost_model(
   cfg: ModelConfig,
   grid: Grid,
-  context: float,
+  context: float | Context,
   extra: dict[Cell, float] | None = None,
   shares: dict[Cell, Share] | None = None,
   own: Mapping[Cell, OwnCost] | None = None,
@@ -305,7 +299,8 @@ def cost_model(
   Args:
     cfg: its shape.
     grid: its cells.
-    context: mean number of keys that a token sees.
+    context: mean number of keys that a token sees; one number where all are
+      multiplied with, however far a layer looks.
     extra: FLOPs of what a body or a router adds to single cells.
     shares: of the training batch on which routed cells are run.
     own: of cells that are not as others of their block.
@@ -315,12 +310,20 @@ def cost_model(
   cells = (*grid.cells, *grid.tail)
   own_L = [(own or {}).get(cell, OwnCost()) for cell in cells]
 
-  block_L = [block_flops(cfg, context) + own.block for own in own_L]
+  if not isinstance(context, Context):
+    context = Context(context, context)
+  windows = [cfg.block.attention.window_of(cell.block) for cell in cells]
+  context_L = [context.of(window) for window in windows]
+
+  block_L = [
+    block_flops(cfg, keys) + own.block
+    for keys, own in zip(context_L, own_L, strict=True)
+  ]
   extra_L = np.asarray([extra.get(cell, 0.0) for cell in cells], np.float64)
   fill_L = [kv_flops(cfg) + own.fill for own in own_L]
   trained_L = [
-    _trained(cfg, context, shares.get(cell, Share()), own.trained)
-    for cell, own in zip(cells, own_L, strict=True)
+    _trained(cfg, keys, shares.get(cell, Share()), own.trained)
+    for cell, keys, own in zip(cells, context_L, own_L, strict=True)
   ]
   is_last_K = np.arange(1, grid.num_readouts + 1) % grid.per_segment == 0
   return CostModel(

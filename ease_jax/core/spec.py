@@ -11,6 +11,7 @@ from ease_jax.checks import (
   OneOf,
   Range,
   ReadIf,
+  Share,
   Size,
   check_fields,
   need,
@@ -19,14 +20,16 @@ from ease_jax.checks import (
 CAUSAL = 'causal'
 ATTENTION_KINDS = (CAUSAL, 'full')
 NORMS = ('pre', 'post', 'branch', 'sandwich')
-MLPS = ('gelu', 'swiglu', 'geglu')
-UNGATED = 'gelu'
+NORM_KINDS = ('rms', 'layer')
+UNGATED = ('gelu', 'gelu_exact')
+MLPS = (*UNGATED, 'swiglu', 'geglu')
 NORMED_HEADS = ('none', 'head', 'all')
 READOUT_NORMS = ('shared', 'per_readout')
 MAP = 'map'
 ADAPTERS = (MAP, 'low_rank', 'mlp')
 NARROW = ('low_rank', 'mlp')  # adapters with a width of their own
 DTYPES = ('float32', 'bfloat16')
+Turns = ReadIf('rope_share')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +40,17 @@ class AttentionSpec:
     num_heads: H; divides the model's width where heads have none of their own.
     num_kv_heads: G, divides H (grouped-query attention).
     head_dim: width of a head; 0 = the model's width by H.
+    rope_share: how much of each head turns with the position, the numbers at
+      its front (GPT-NeoX); 0 = nothing does.
     rope_base: wavelength base of rotary positions.
     rope_factors: by which the wavelength of each pair of a head grows; () = 1.
     global_every: every so many layers is global, the others are local (Gemma);
       0 = all are global.
     local_rope_base: of the positions in local layers.
+    window: tokens that a layer sees, itself and those before it (Mistral,
+      2310.06825); local ones alone where others are global; 0 = all.
     qkv_bias: whether queries, keys and values have biases (Qwen 2).
+    out_bias: whether the matrix behind the heads has one (GPT-2).
     qk_norm: RMSNorm of queries and keys: of each head (Qwen 3), of all heads
       together (OLMo 2), or none.
   """
@@ -50,11 +58,16 @@ class AttentionSpec:
   num_heads: Count
   num_kv_heads: Count
   head_dim: Size
-  rope_base: Annotated[float, Range(1)]
-  rope_factors: tuple[Annotated[float, Range(0, above=True)], ...]
+  rope_share: Share
+  rope_base: Annotated[float, Range(1), Turns]
+  rope_factors: Annotated[
+    tuple[Annotated[float, Range(0, above=True)], ...], Turns
+  ]
   global_every: Size
-  local_rope_base: Annotated[float, Range(1), ReadIf('global_every')]
+  local_rope_base: Annotated[float, Range(1), ReadIf('global_every'), Turns]
+  window: Size
   qkv_bias: bool
+  out_bias: bool
   qk_norm: Annotated[str, OneOf(NORMED_HEADS)]
 
   def __post_init__(self):
@@ -69,18 +82,26 @@ class AttentionSpec:
     """Whether a layer, counted from 0, is a local one."""
     return bool(self.global_every) and (layer + 1) % self.global_every != 0
 
+  def window_of(self, layer: int) -> int:
+    """Tokens that a layer, counted from 0, sees; 0 = all."""
+    is_near = self.is_local(layer) or not self.global_every
+    return self.window if is_near else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class MLPSpec:
   """Section `model.block.mlp`.
 
   Attributes:
-    kind: gelu; or with a gate: swiglu, geglu.
+    kind: gelu, by a tanh that is close to it, or gelu_exact; or with a gate:
+      swiglu, geglu.
     dim: F.
+    bias: whether its matrices have biases (GPT-2).
   """
 
   kind: Annotated[str, OneOf(MLPS)]
   dim: Count
+  bias: bool
 
   def __post_init__(self):
     check_fields('model.block.mlp', self)
@@ -93,7 +114,7 @@ class MLPSpec:
   @property
   def gated(self) -> bool:
     """Whether a second matrix says how much of each unit passes."""
-    return self.kind != UNGATED
+    return self.kind not in UNGATED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,23 +124,38 @@ class BlockSpec:
   Attributes:
     norm: pre, before each branch; post, after its sum; branch, of what it adds
       (OLMo 2); sandwich, before it and of what it adds (Gemma).
+    parallel: whether attention and MLP are given the same state, and add to it
+      together (GPT-NeoX, 2204.06745).
+    norm_kind: what norms of blocks and readouts do: rms divides by the root of
+      the mean square (1910.07467), layer takes the mean away before and adds a
+      bias behind (LayerNorm, 1607.06450).
     epsilon: what all norms of the model add to a mean square.
     attention: its attention.
     mlp: its feed-forward network.
   """
 
   norm: Annotated[str, OneOf(NORMS)]
+  parallel: bool
+  norm_kind: Annotated[str, OneOf(NORM_KINDS)]
   epsilon: Annotated[float, Range(0, above=True)]
   attention: AttentionSpec
   mlp: MLPSpec
 
   def __post_init__(self):
     check_fields('model.block', self)
+    need(
+      not (self.parallel and self.norm == 'post'),
+      f'model.block.parallel={self.parallel} makes one sum of both branches, '
+      f'and model.block.norm={self.norm} norms that of each; use False, or '
+      'another norm',
+    )
 
   @classmethod
   def from_config(cls, section: Mapping[str, Any]) -> 'BlockSpec':
     return cls(
       section['norm'],
+      section['parallel'],
+      section['norm_kind'],
       section['epsilon'],
       AttentionSpec(**section['attention']),
       MLPSpec(**section['mlp']),
@@ -156,6 +192,8 @@ class ModelConfig:
     routing: who runs which layers (section `model.<router>`); None = everybody,
       unless the body says otherwise.
     options: the body's own spec (section `model.<body>`), or None.
+    positions: rows of a table that is added to embedded tokens, one for each
+      position; 0 = there is none.
     own_runs: runs of the segment that may have parameters of their own; later
       ones do as the last of them. 0 = all `segments`.
   """
@@ -182,6 +220,7 @@ class ModelConfig:
   routing: Any = None  # a core.routers.Routing
   options: Any = None
   blocks: tuple[Layers, ...] = ()
+  positions: Size = 0
   own_runs: Size = 0
 
   def __post_init__(self):
@@ -194,25 +233,44 @@ class ModelConfig:
       f'model.block.attention.num_heads={heads}; change one of them, or give '
       'heads a width: model.block.attention.head_dim',
     )
+    window = self.block.attention.window
     need(
-      self.head_dim % 2 == 0,
-      f'heads are {self.head_dim} wide (model.dim={self.dim}, '
-      f'model.block.attention.num_heads={heads}, head_dim={own_width}), and '
-      'rotary positions need an even width; change one of them',
+      not window or self.attention == CAUSAL,
+      f'model.block.attention.window={window} looks back, and in this task '
+      f'tokens see all of their row (attention is {self.attention}); use 0',
     )
-    factors = self.block.attention.rope_factors
-    need(
-      len(factors) in (0, self.head_dim // 2),
-      f'model.block.attention.rope_factors has {len(factors)} numbers, and a '
-      f'head of {self.head_dim} has {self.head_dim // 2} pairs; give one for '
-      'each, or ()',
-    )
+    self._check_rotation()
     self._check_readouts()
     self._check_blocks()
     need(
       self.carry_backprop <= self.segments,
       f'model.carry_backprop={self.carry_backprop} is more than '
       f'model.segments={self.segments}; lower it',
+    )
+
+  def _check_rotation(self):
+    spec = self.block.attention
+    share = spec.rope_share
+    width = self.rope_dim
+    need(
+      share != 1 or width % 2 == 0,
+      f'heads are {self.head_dim} wide (model.dim={self.dim}, '
+      f'model.block.attention.num_heads={spec.num_heads}, head_dim='
+      f'{spec.head_dim}), and rotary positions need an even width; change one '
+      'of them',
+    )
+    need(
+      share == 0 or (width > 0 and width % 2 == 0),
+      f'model.block.attention.rope_share={share} of a head of {self.head_dim} '
+      f'are {width} numbers, and rotary positions need an even width; change '
+      'it, or use 0 for none',
+    )
+    factors = spec.rope_factors
+    need(
+      len(factors) in (0, width // 2),
+      f'model.block.attention.rope_factors has {len(factors)} numbers, and a '
+      f'head of {self.head_dim} has {width // 2} pairs; give one for each, or '
+      '()',
     )
 
   def _check_readouts(self):
@@ -255,6 +313,11 @@ class ModelConfig:
     """Width of an attention head."""
     attention = self.block.attention
     return attention.head_dim or self.dim // attention.num_heads
+
+  @property
+  def rope_dim(self) -> int:
+    """How many numbers of a head turn with the position."""
+    return int(self.head_dim * self.block.attention.rope_share)
 
   @property
   def heads_dim(self) -> int:

@@ -30,11 +30,13 @@ class Cache(NamedTuple):
     key: [cell][row block] of [rows, G, C, D/H].
     value: the same.
     seen_LxBxC: in which cells later tokens may see a token.
+    first_B: the slot of each row's first token.
   """
 
   key: tuple[tuple[jax.Array, ...], ...]
   value: tuple[tuple[jax.Array, ...], ...]
   seen_LxBxC: jax.Array
+  first_B: jax.Array
 
   @property
   def capacity(self) -> int:
@@ -68,13 +70,16 @@ def capacity_for(slots: int) -> int:
   return size
 
 
-def init_cache(model: Body, batch_size: int, slots: int) -> Cache:
+def init_cache(
+  model: Body, batch_size: int, slots: int, first: int = 0
+) -> Cache:
   """An empty cache with room for at least so many tokens.
 
   Args:
     model: a body.
     batch_size: B.
     slots: at least so many.
+    first: the slot of the first token.
   """
   cfg = model.cfg
   depth = model.grid.depth
@@ -91,7 +96,8 @@ def init_cache(model: Body, batch_size: int, slots: int) -> Cache:
 
   # Keys and values do not share arrays: they will be given away one by one.
   seen_LxBxC = jnp.zeros((depth, batch_size, capacity), bool)
-  return Cache(zeros(), zeros(), seen_LxBxC)
+  first_B = jnp.full(batch_size, first, jnp.int32)
+  return Cache(zeros(), zeros(), seen_LxBxC, first_B)
 
 
 def check(cache: Cache, model: Body) -> None:
@@ -104,12 +110,34 @@ def check(cache: Cache, model: Body) -> None:
   )
 
 
+def seen(
+  cache: Cache, number: int, position_BxT: jax.Array, window: int
+) -> jax.Array:
+  """Who sees which slots of a cache, [B, T, C] bool.
+
+  Args:
+    cache: of the tokens before.
+    number: of the cell.
+    position_BxT: of the tokens that look back; B may be 1.
+    window: tokens that they see, themselves included; 0 = all.
+  """
+  tokens = position_BxT.shape[1]
+  seen_BxTxC = jnp.repeat(cache.seen_LxBxC[number][:, None], tokens, axis=1)
+  if not window:
+    return seen_BxTxC
+  slot_1xC = jnp.arange(cache.capacity)[None]
+  place_BxC = slot_1xC - cache.first_B[:, None]
+  ago_BxTxC = position_BxT[:, :, None] - place_BxC[:, None, :]
+  return seen_BxTxC & (ago_BxTxC < window)
+
+
 def attend(
   cache: Cache,
   number: int,
   query_BxTxHxD: jax.Array,
   kv: KV,
   mask_BxTxT: jax.Array,
+  seen_BxTxC: jax.Array,
   live_B: jax.Array | None,
 ) -> jax.Array:
   """Attention of T tokens to each other and to a cache, [B, T, D].
@@ -120,13 +148,13 @@ def attend(
     query_BxTxHxD: queries.
     kv: keys and values of the T tokens.
     mask_BxTxT: which of them each token sees; B may be 1.
+    seen_BxTxC: which of the tokens before.
     live_B: rows whose result somebody reads; None = all. A row block that
       nobody reads costs nothing.
   """
   keys = cache.key[number]
   values = cache.value[number]
-  batch_size, tokens = query_BxTxHxD.shape[:2]
-  seen_BxTxC = jnp.repeat(cache.seen_LxBxC[number][:, None], tokens, axis=1)
+  batch_size = len(query_BxTxHxD)
   mask_BxTxT = jnp.broadcast_to(mask_BxTxT, (batch_size, *mask_BxTxT.shape[1:]))
   if len(keys) == 1:
     live_B = None  # the cell's own branch skips all there is
@@ -191,7 +219,7 @@ def commit(cache: Cache, new: New, slot: jax.Array) -> Cache:
     ran_BxT = None if new.ran_LxBxT is None else new.ran_LxBxT[number]
     key[number] = _write(key[number], key_BxTxGxD, ran_BxT, start)
     value[number] = _write(value[number], value_BxTxGxD, ran_BxT, start)
-  return Cache(tuple(key), tuple(value), seen_LxBxC)
+  return Cache(tuple(key), tuple(value), seen_LxBxC, cache.first_B)
 
 
 def _read(x: jax.Array, start: jax.Array, length: int) -> jax.Array:
@@ -236,4 +264,5 @@ def grow(cache: Cache, slots: int) -> Cache:
     jax.tree.map(padded, cache.key),
     jax.tree.map(padded, cache.value),
     jnp.pad(cache.seen_LxBxC, ((0, 0), (0, 0), (0, more))),
+    cache.first_B,
   )

@@ -38,14 +38,18 @@ def cached(
 
     def run() -> Ran:
       kv = shown(call, block.kv(h_BxTxD, rotation))
-      mask = visible(mask_BxTxT, call.seen_BxT)
+      near = attention_lib.within(mask_BxTxT, position_BxT, block.window)
+      mask = visible(near, call.seen_BxT)
       live_B = None if call.goes_BxT is None else call.goes_BxT.any(1)
 
       def look(query_BxTxHxD: jax.Array) -> jax.Array:
         if cache is None:
           return attention_lib.attention(query_BxTxHxD, kv, mask)
         number = call.cell.number
-        return caches.attend(cache, number, query_BxTxHxD, kv, mask, live_B)
+        seen = caches.seen(cache, number, position_BxT, block.window)
+        return caches.attend(
+          cache, number, query_BxTxHxD, kv, mask, seen, live_B
+        )
 
       h = block.attend(h_BxTxD, rotation, look)
       return Ran(h, kv, jnp.int32(1), jnp.int32(0))

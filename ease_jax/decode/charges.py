@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ease_jax.core.costs import mean_context
+from ease_jax.core.context import seen
 from ease_jax.core.policies import OperatingPoint, thresholds
 from ease_jax.decode.deferred import WINDOW
 from ease_jax.model import Body
@@ -31,8 +31,7 @@ def compute_decoder(
     before: tokens of the rows that came earlier, such as a prompt: they are
       looked back at, by the full pass as well, and not charged themselves.
   """
-  context = mean_context(exit_RxT.shape[1], model.cfg.attention)
-  prices = model.costs(before + context)
+  prices = model.costs(seen(model.cfg, exit_RxT.shape[1], before))
   cost_K = prices.static_K
   if point is not None:
     active_K = thresholds(point, model.grid.num_readouts) < np.inf

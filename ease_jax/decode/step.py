@@ -299,7 +299,9 @@ def prefill(
     return cache
 
   bound = model.bind({'params': params})
-  position_BxT = jnp.arange(width)[None] - (width - length_B[:, None])
+  first_B = jnp.asarray(width - length_B, jnp.int32)
+  cache = cache._replace(first_B=first_B)
+  position_BxT = jnp.arange(width)[None] - first_B[:, None]
   absent_BxT = position_BxT < 0
   position_BxT = jnp.maximum(position_BxT, 0)
   mask_BxTxT = causal_mask(width) & ~absent_BxT[:, None, :]

@@ -263,7 +263,7 @@ def decoding(
   end_B = np.full(1, length + 1, np.int32)
 
   def decoded(token_1xT: np.ndarray) -> Decoded:
-    cache = decode.init_cache(model, 1, slot + length)
+    cache = decode.init_cache(model, 1, slot + length, slot)
     rows = loop.start(model, point, token_1xT[:, 0], first_B, end_B, 0)
     stepped, _, _ = steps.many_steps(
       params,

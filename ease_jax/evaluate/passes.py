@@ -59,12 +59,14 @@ def windowed(bound: Body, length: int) -> Layer:
     length: tokens of a window.
   """
   mask_1xTxT = attention_lib.window_mask(bound.cfg.attention, length)
-  rotation = attention_lib.rotation(bound.cfg, attention_lib.positions(length))
+  position_1xT = attention_lib.positions(length)
+  rotation = attention_lib.rotation(bound.cfg, position_1xT)
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     block = bound.block(call.cell, call.run)
     kv = shown(call, block.kv(h_BxTxD, rotation))
-    mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
+    near_1xTxT = attention_lib.within(mask_1xTxT, position_1xT, block.window)
+    mask_BxTxT = visible(near_1xTxT, call.seen_BxT)
 
     def look(query_BxTxHxD: jax.Array) -> jax.Array:
       return attention_lib.attention(query_BxTxHxD, kv, mask_BxTxT)

@@ -28,6 +28,22 @@ def window_mask(attention: str, length: int) -> jax.Array:
   return jnp.ones((1, length, length), bool)
 
 
+def within(
+  mask_BxTxT: jax.Array, position_BxT: jax.Array, window: int
+) -> jax.Array:
+  """A mask of who sees whom, each the last `window` tokens alone.
+
+  Args:
+    mask_BxTxT: bool; B may be 1.
+    position_BxT: of the tokens; B may be 1.
+    window: how many, the token itself among them; 0 = all.
+  """
+  if not window:
+    return mask_BxTxT
+  ago_BxTxT = position_BxT[:, :, None] - position_BxT[:, None, :]
+  return mask_BxTxT & (ago_BxTxT < window)
+
+
 class Past(NamedTuple):
   """Earlier keys and values of some rows, in the layout of a cache."""
 
@@ -66,7 +82,7 @@ def _turn(
   base: float,
   factors: Sequence[float] = (),
 ) -> Turn:
-  half = cfg.head_dim // 2
+  half = cfg.rope_dim // 2
   exponent = -jnp.arange(half, dtype=jnp.float32) / half
   frequency = base**exponent
   if factors:
@@ -76,11 +92,20 @@ def _turn(
 
 
 def rotate(x_BxTxHxD: jax.Array, turn: Turn) -> jax.Array:
-  """Rotary position embedding (Su et al. 2104.09864), half-split layout."""
+  """Rotary position embedding (Su et al. 2104.09864), half-split layout.
+
+  Args:
+    x_BxTxHxD: queries or keys.
+    turn: of as many numbers at the front of each head as shall turn.
+  """
   sin, cos = turn
-  a, b = jnp.split(x_BxTxHxD.astype(jnp.float32), 2, axis=-1)
+  width = 2 * sin.shape[-1]
+  a, b = jnp.split(x_BxTxHxD[..., :width].astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-  return turned.astype(x_BxTxHxD.dtype)
+  turned = turned.astype(x_BxTxHxD.dtype)
+  if width == x_BxTxHxD.shape[-1]:
+    return turned
+  return jnp.concatenate([turned, x_BxTxHxD[..., width:]], -1)
 
 
 def attention(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.checks import need
-from ease_jax.core import costs
+from ease_jax.core.context import Context, seen
 from ease_jax.core.costs import CostModel
 from ease_jax.core.freeze import ADAPTER, GATE, OWN_NORM, SHARED_NORM
 from ease_jax.core.gates import GateShape
@@ -28,7 +28,7 @@ from ease_jax.model import layers, readout
 from ease_jax.model.adapters import Adapter
 from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
-from ease_jax.model.per_run import own_costs
+from ease_jax.model.prices import prices
 from ease_jax.model.readout import Read
 from ease_jax.model.walk import (
   MEMORY,
@@ -100,6 +100,9 @@ class Body(nn.Module):
     self.embed = self.param('embed', init, shape, jnp.float32)
     if not c.tie_embeddings:
       self.unembed = self.param('unembed', init, shape, jnp.float32)
+    if c.positions:
+      shape = c.positions, c.dim
+      self.positions = self.param('positions', init, shape, jnp.float32)
 
     block = layers.Block
     if c.remat:
@@ -109,12 +112,13 @@ class Body(nn.Module):
     repeated = {cell.block for cell in self.grid.segment}
     for i in range(self.grid.num_blocks):
       own = per_run.block if per_run and i in repeated else None
-      place = self.kind.residual_layers(c), own, c.block.attention.is_local(i)
-      setattr(self, f'layer_{i}', block(c, *place))
+      depth = self.kind.residual_layers(c)
+      place = c.block.attention.is_local(i), c.block.attention.window_of(i)
+      setattr(self, f'layer_{i}', block(c, depth, own, *place))
     self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
     for name in self._norm_names():
-      setattr(self, name, layers.RMSNorm(c))
+      setattr(self, name, layers.norm(c))
     for name in self._adapter_names():
       setattr(self, name, Adapter(c))
     self.drop = nn.Dropout(c.dropout)
@@ -129,10 +133,10 @@ class Body(nn.Module):
     self.routers = {
       str(block): self.param(f'router_{block}', init, c.dim)
       for block, cell in routed_cells.items()
-      if (init := self._router(cell).init) is not None
+      if (init := self.router(cell).init) is not None
     }
 
-  def _router(self, cell: Cell) -> Router:
+  def router(self, cell: Cell) -> Router:
     """The router of a cell: the config's, or the schedule's own."""
     if self.cfg.routing is None:
       return ROUTERS[str(cell.router)]
@@ -157,12 +161,19 @@ class Body(nn.Module):
     told = run if self.clock is None else self.clock(run)
     return layers.InRun(block, block.own(told))
 
-  def embed_tokens(self, token_BxT: jax.Array) -> jax.Array:
+  def embed_tokens(
+    self, token_BxT: jax.Array, position_BxT: jax.Array
+  ) -> jax.Array:
     """Input states [B, T, D] in the compute type."""
     x_BxTxD = self.embed[token_BxT].astype(self.cfg.dtype)
     unit = self.cfg.dim**0.5 if self.kind.unit_embedding else 1.0
     scale = unit * self.cfg.embedding_scale
-    return x_BxTxD if scale == 1 else x_BxTxD * scale
+    if scale != 1:
+      x_BxTxD *= scale
+    if not self.cfg.positions:
+      return x_BxTxD
+    place_BxTxD = self.positions[position_BxT].astype(self.cfg.dtype)
+    return x_BxTxD + jnp.broadcast_to(place_BxTxD, x_BxTxD.shape)
 
   def start(
     self,
@@ -181,12 +192,12 @@ class Body(nn.Module):
     """
     if key is None:
       key = evaluation_key()
-    x_BxTxD = self.embed_tokens(token_BxT)
+    x_BxTxD = self.embed_tokens(token_BxT, position_BxT)
     x_BxTxD = self.drop(x_BxTxD, deterministic=deterministic)
     state = self.streams.start(x_BxTxD, position_BxT, key)
 
     routed_cells = [cell for cell in self.grid.first if cell.router]
-    memory = max((self._router(c).memory for c in routed_cells), default=0)
+    memory = max((self.router(c).memory for c in routed_cells), default=0)
     if memory:
       shape = *x_BxTxD.shape[:2], memory
       state = state | {MEMORY: jnp.zeros(shape, jnp.float32)}
@@ -203,7 +214,7 @@ class Body(nn.Module):
   def route(self, cell: Cell, h_BxTxD: jax.Array, travel: Travel) -> Route:
     """Whom the router of a cell lets through."""
     params = self.routers.get(str(cell.block))
-    router = self._router(cell)
+    router = self.router(cell)
     arguments = [params, h_BxTxD, travel.position_BxT, travel.key]
     if router.memory:
       arguments.append(travel.memory_BxTxM)
@@ -311,34 +322,18 @@ class Body(nn.Module):
 
   # --------------------------------------------------------------- its price
 
-  def costs(self, context: float, any_run: bool = False) -> CostModel:
-    """What its pieces cost a token that sees `context` keys.
+  def costs(self, context: float | Context, any_run: bool = False) -> CostModel:
+    """What its pieces cost a token.
 
     Args:
-      context: mean number of keys.
+      context: mean number of keys that it sees, or is multiplied with.
       any_run: in training, one program is any run, even if this is one alone.
     """
-    routed = [cell for cell in self.grid.cells if cell.router]
-    shares = {cell: self._router(cell).share for cell in routed}
-    own = own_costs(self.kind.per_run(self.cfg), self.cfg, self.grid, any_run)
-    extra = self._extra()
-    return costs.cost_model(self.cfg, self.grid, context, extra, shares, own)
+    return prices(self.cfg, self.kind, self.grid, self.router, context, any_run)
 
   def costs_of_windows(self, seq_len: int) -> CostModel:
     """What its pieces cost a token of a window of `seq_len` tokens."""
-    return self.costs(costs.mean_context(seq_len, self.cfg.attention))
-
-  def _extra(self) -> dict[Cell, float]:
-    streams = self.kind.streams(self.cfg, parent=None)  # a bare one
-    extra: dict[Cell, float] = {}
-
-    for cell in (*self.grid.cells, *self.grid.tail):
-      flops = streams.flops(cell) if cell.reads else 0.0
-      if cell.router is not None:
-        flops += self._router(cell).flops(self.cfg.dim)
-      extra[cell] = flops
-
-    return extra
+    return self.costs(seen(self.cfg, seq_len))
 
 
 def evaluation_key() -> jax.Array:

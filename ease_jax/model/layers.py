@@ -6,6 +6,7 @@ the exit-consistent pass and cached decoding are three ways of calling these
 two, so they cannot drift apart.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -62,9 +63,37 @@ class RMSNorm(nn.Module):
     return x.astype(self.cfg.dtype)
 
 
+class LayerNorm(nn.Module):
+  """(x - mean) / deviation * scale + bias over the last axis, in float32."""
+
+  cfg: ModelConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    x = x.astype(jnp.float32)
+    x -= jnp.mean(x, -1, keepdims=True)
+    variance = jnp.mean(x * x, -1, keepdims=True)
+    x *= jax.lax.rsqrt(variance + self.cfg.block.epsilon)
+    rows = (1,) * (x.ndim - 1) + (-1,)
+    x = x * scale.reshape(rows) + bias.reshape(rows)
+    return x.astype(self.cfg.dtype)
+
+
+Norm = RMSNorm | LayerNorm
+
+
+def norm(cfg: ModelConfig) -> Norm:
+  """A norm of states, as `model.block.norm_kind` says."""
+  return LayerNorm(cfg) if cfg.block.norm_kind == 'layer' else RMSNorm(cfg)
+
+
 # What the MLP, or its gate, does to each number.
 UNITS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'gelu': nn.gelu,
+  'gelu_exact': functools.partial(nn.gelu, approximate=False),
   'geglu': nn.gelu,
   'swiglu': nn.silu,
 }
@@ -80,16 +109,17 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array, own: Own = PLAIN) -> jax.Array:
     spec = self.cfg.block.mlp
     dtype = jnp.dtype(self.cfg.dtype)
-    up = own.made('up', x, Linear(spec.dim, dtype, name='up')(x))
+    up = Linear(spec.dim, dtype, bias=spec.bias, name='up')(x)
+    up = own.made('up', x, up)
 
     if spec.gated:
-      gate = Linear(spec.dim, dtype, name='gate')(x)
+      gate = Linear(spec.dim, dtype, bias=spec.bias, name='gate')(x)
       up *= UNITS[spec.kind](own.made('gate', x, gate))
     else:
       up = UNITS[spec.kind](up)
 
     scale = 0.5 / self.depth
-    down = Linear(self.cfg.dim, dtype, scale, name='down')(up)
+    down = Linear(self.cfg.dim, dtype, scale, spec.bias, name='down')(up)
     return own.made('down', up, down)
 
 
@@ -103,30 +133,34 @@ class Block(nn.Module):
               summed again and again
     branch    h += norm(branch(h)), as in OLMo 2 (2501.00656)
     sandwich  h += norm(branch(norm(h))), as in Gemma 2 (2408.00118)
+
+  With `model.block.parallel` both branches are given the state that comes in.
   """
 
   cfg: ModelConfig
   depth: int  # layers that add to one state: their branches start smaller
   per_run: OfRuns | None = None  # what it has of its own in each run
   is_local: bool = False  # its positions are those of local layers
+  window: int = 0  # tokens that its tokens see, themselves included; 0 = all
 
   def setup(self):
     c = self.cfg
     dtype = jnp.dtype(c.dtype)
     kv_dim = c.num_kv_heads * c.head_dim
     bias = c.block.attention.qkv_bias
-    self.attention_norm = RMSNorm(c)
-    self.mlp_norm = RMSNorm(c)
+    self.attention_norm = norm(c)
+    self.mlp_norm = norm(c)
     if self.spec.norm == 'sandwich':
-      self.attention_out_norm = RMSNorm(c)
-      self.mlp_out_norm = RMSNorm(c)
+      self.attention_out_norm = norm(c)
+      self.mlp_out_norm = norm(c)
     if self.spec.attention.qk_norm != 'none':
       self.query_norm = RMSNorm(c)
       self.key_norm = RMSNorm(c)
     self.query = Linear(c.heads_dim, dtype, bias=bias)
     self.key = Linear(kv_dim, dtype, bias=bias)
     self.value = Linear(kv_dim, dtype, bias=bias)
-    self.out = Linear(c.dim, dtype, 0.5 / self.depth)
+    out_bias = c.block.attention.out_bias
+    self.out = Linear(c.dim, dtype, 0.5 / self.depth, out_bias)
     self.mlp = MLP(c, self.depth)
     self.drop = nn.Dropout(c.dropout)
     if self.per_run is not None:
@@ -136,7 +170,7 @@ class Block(nn.Module):
   def spec(self) -> BlockSpec:
     return self.cfg.block
 
-  def _norm(self, branch: str) -> RMSNorm:
+  def _norm(self, branch: str) -> Norm:
     return getattr(self, f'{branch}_norm')
 
   def _entering(self, branch: str, h_BxTxD: jax.Array, own: Own) -> jax.Array:
@@ -210,10 +244,13 @@ class Block(nn.Module):
     mixed = look(self._meeting('query', query, rotation))
     mixed = own.made('out', mixed, self.out(mixed))
     x = self._leaving('attention', mixed, own)
+    given_BxTxD = h_BxTxD
     h_BxTxD += self.drop(x, deterministic=deterministic)
     h_BxTxD = self._summed('attention', h_BxTxD)
 
-    x = self._entering('mlp', h_BxTxD, own)
+    if not self.spec.parallel:
+      given_BxTxD = h_BxTxD
+    x = self._entering('mlp', given_BxTxD, own)
     x = self._leaving('mlp', self.mlp(x, own), own)
     h_BxTxD += self.drop(x, deterministic=deterministic)
     return self._summed('mlp', h_BxTxD)
@@ -240,6 +277,10 @@ class InRun(NamedTuple):
 
   block: Block
   own: Own
+
+  @property
+  def window(self) -> int:
+    return self.block.window
 
   def kv(self, h_BxTxD: jax.Array, rotation: Rotation) -> KV:
     return self.block.kv(h_BxTxD, rotation, self.own)

@@ -32,13 +32,15 @@ def plain_layer(bound: Blocks, length: int, deterministic: bool) -> Layer:
   """
   attention = bound.cfg.attention
   mask_1xTxT = attention_lib.window_mask(attention, length)
-  rotation = attention_lib.rotation(bound.cfg, attention_lib.positions(length))
+  position_1xT = attention_lib.positions(length)
+  rotation = attention_lib.rotation(bound.cfg, position_1xT)
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     block = bound.block(call.cell, call.run)
     if call.taken is not None:
       return taken(block, call.taken, h_BxTxD)
-    mask_BxTxT = visible(mask_1xTxT, call.seen_BxT)
+    near_1xTxT = attention_lib.within(mask_1xTxT, position_1xT, block.window)
+    mask_BxTxT = visible(near_1xTxT, call.seen_BxT)
     return Ran(block(h_BxTxD, mask_BxTxT, rotation, deterministic))
 
   def taken(block: layers.InRun, some: Taken, h_BxTxD: jax.Array) -> Ran:
@@ -46,10 +48,13 @@ def plain_layer(bound: Blocks, length: int, deterministic: bool) -> Layer:
     h_NxMxD = some.of(h_BxTxD)
     # They are in order, so that among them causal is causal.
     mask_1xMxM = attention_lib.window_mask(attention, h_NxMxD.shape[1])
-    mask_NxMxM = visible(mask_1xMxM, some.seen_NxM)
     place = rotation
+    position_NxM = position_1xT
     if some.token_NxM is not None:
       place = attention_lib.rotation(bound.cfg, some.token_NxM)
+      position_NxM = some.token_NxM
+    near_NxMxM = attention_lib.within(mask_1xMxM, position_NxM, block.window)
+    mask_NxMxM = visible(near_NxMxM, some.seen_NxM)
     new_NxMxD = block(h_NxMxD, mask_NxMxM, place, deterministic)
     return Ran(some.into(h_BxTxD, new_NxMxD))
 

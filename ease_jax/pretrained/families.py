@@ -1,50 +1,10 @@
-"""Families of models: how each says what it is, and what it calls its tensors.
-
-A family is three tables. `fields` says which field of our section `model` each
-entry of its `config.json` is. `accepts` says which values of other entries
-mean what our block does; any other value is refused, and so is a tensor that
-has no name here. `names` has its name of each of our parameters.
-"""
-
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+"""Families of models: Llama and those that differ from it in a few things."""
 
 from ease_jax.checks import need
-from ease_jax.pretrained import rope
-
-Json = dict[str, Any]
-
-LAYER = 'layer_'  # begins the names of our parameters of a layer
-
-
-# Entries of a config.json, and which file it is -> fields of ours.
-More = Callable[[Json, object], dict[str, object]]
-
-
-class Family(NamedTuple):
-  """One architecture.
-
-  Attributes:
-    model_type: its short name in `config.json`.
-    fields: our field of section `model` by the entry of `config.json`.
-    fixed: our fields that are the same in all its models.
-    defaults: entries that a `config.json` may lack.
-    accepts: values of further entries, or of each item of their lists; an entry
-      that is not there is accepted.
-    more: makes further fields of ours from all entries; None = there are none.
-    names: its tensor of each parameter of ours; `{}` is the layer's number.
-    scale: what its norms add to their scale before they multiply with it.
-  """
-
-  model_type: str
-  fields: Mapping[str, str]
-  fixed: Mapping[str, object]
-  defaults: Mapping[str, object]
-  accepts: Mapping[str, tuple[object, ...]]
-  names: Mapping[str, str]
-  more: More | None = None
-  scale: float = 0.0
-
+from ease_jax.pretrained import gpt, rope
+from ease_jax.pretrained.entries import flag, number
+from ease_jax.pretrained.family import Family as Family
+from ease_jax.pretrained.family import Json
 
 _FIELDS = {
   'num_hidden_layers': 'num_layers',
@@ -110,59 +70,122 @@ _SANDWICH_NORMS = {
 }
 
 
-def _global_every(said: Json, where: object) -> int:
-  """Every so many layers is global, in the old or the new way of saying it.
+def _window(said: Json, where: object) -> int:
+  """Tokens that its local layers see; 0 = all."""
+  if 'sliding_window' not in said:
+    return 0
+  return int(number(said, 'sliding_window', where))
+
+
+def _every(is_global: list[bool], where: object) -> int:
+  """Every so many layers is global; more than there are: none is.
 
   Raises:
     ConfigError: they follow in no such order.
   """
-  kinds = said.get('layer_types')
-  if not kinds:
-    return said.get('sliding_window_pattern', 6)
-  is_global = [kind == 'full_attention' for kind in kinds]
-  every = is_global.index(True) + 1 if any(is_global) else len(kinds) + 1
+  count = len(is_global)
+  every = is_global.index(True) + 1 if any(is_global) else count + 1
   need(
-    is_global == [(i + 1) % every == 0 for i in range(len(kinds))],
-    f'{where} says layer_types={kinds}, which are not one global layer behind '
-    'so many local ones, always as many; import another model',
+    is_global == [(i + 1) % every == 0 for i in range(count)],
+    f'{where} says of layers that see all tokens: {is_global}, which are not '
+    'one behind so many others, always as many; import another model',
   )
   return every
+
+
+def _global_every(said: Json, where: object, usual: int) -> int:
+  """The same, in the old or the new way of saying it.
+
+  Args:
+    said: a `config.json`.
+    where: the file, for messages.
+    usual: where it says nothing.
+  """
+  kinds = said.get('layer_types')
+  if not kinds:
+    name = 'sliding_window_pattern'
+    return int(number({name: usual} | said, name, where))
+  return _every([kind == 'full_attention' for kind in kinds], where)
+
+
+def _mistral(said: Json, where: object) -> dict[str, object]:
+  """All its layers are local."""
+  return {'block.attention.window': _window(said, where)}
+
+
+def _qwen(said: Json, where: object) -> dict[str, object]:
+  """Its local layers, if it uses them: those behind the first so many."""
+  window = _window(said, where)
+  if not flag(said, 'use_sliding_window', False, where) or not window:
+    return {}
+  layers = said['num_hidden_layers']
+  first = said.get('max_window_layers', 28)
+  need(
+    isinstance(first, int) and first >= 0,
+    f'{where} says max_window_layers={first!r}, which is no number of layers; '
+    'get it again',
+  )
+  kinds = said.get('layer_types') or ['full_attention'] * first
+  is_global = [kind == 'full_attention' for kind in kinds[:layers]]
+  is_global += [False] * (layers - len(is_global))
+  if all(is_global):
+    return {}
+  every = _every(is_global, where) if any(is_global) else 0
+  return {
+    'block.attention.window': window,
+    'block.attention.global_every': every,
+  }
 
 
 def _gemma3(said: Json, where: object) -> dict[str, object]:
   """Local layers and their positions, and the size of embeddings."""
   local = (said.get('rope_parameters') or {}).get('sliding_attention')
   fallback = {'rope_theta': said.get('rope_local_base_freq', 10000.0)}
-  base, factors = rope.positions(
-    {'rope_parameters': local or fallback}, said['head_dim'], where
+  head_dim = int(number(said, 'head_dim', where))
+  turned = rope.positions(
+    {'rope_parameters': local or fallback}, head_dim, where
   )
   need(
-    not factors,
+    not turned.factors and turned.share == 1,
     f'{where} scales rotary positions of local layers, {local}, which no block '
     'can; import another model',
   )
   return {
     'embedding_scale': float(said['hidden_size']) ** 0.5,
-    'block.attention.global_every': _global_every(said, where),
-    'block.attention.local_rope_base': base,
+    'block.attention.window': _window(said, where),
+    'block.attention.global_every': _global_every(said, where, usual=6),
+    'block.attention.local_rope_base': turned.base,
   }
 
 
-_LLAMA = Family('llama', _FIELDS, _FIXED, _DEFAULTS, _ACCEPTS, _NAMES)
+_LLAMA = Family(
+  'llama',
+  _FIELDS,
+  _FIXED | {'block.attention.window': 0},
+  _DEFAULTS,
+  _ACCEPTS,
+  _NAMES,
+)
 FAMILIES: dict[str, Family] = {
   'LlamaForCausalLM': _LLAMA,
   'MistralForCausalLM': _LLAMA._replace(
-    model_type='mistral', defaults=_DEFAULTS | {'sliding_window': 4096}
+    model_type='mistral',
+    fixed=_FIXED,
+    defaults=_DEFAULTS | {'sliding_window': 4096},
+    more=_mistral,
   ),
   'Qwen2ForCausalLM': _LLAMA._replace(
     model_type='qwen2',
     fixed=_FIXED | {'block.attention.qkv_bias': True},
+    defaults=_DEFAULTS | {'sliding_window': 4096},
+    more=_qwen,
     names=_NAMES | _QKV_BIASES,
   ),
   'Qwen3ForCausalLM': _LLAMA._replace(
     model_type='qwen3',
     fixed=_FIXED | {'block.attention.qk_norm': 'head'},
-    defaults=_DEFAULTS | {'head_dim': 128},
+    defaults=_DEFAULTS | {'head_dim': 128, 'sliding_window': 4096},
+    more=_qwen,
     names=_NAMES | _QK_NORMS,
   ),
   'Olmo2ForCausalLM': _LLAMA._replace(
@@ -195,6 +218,9 @@ FAMILIES: dict[str, Family] = {
     },
     names=_NAMES | _QK_NORMS | _SANDWICH_NORMS,
     more=_gemma3,
+    made_here=False,
     scale=1.0,
   ),
+  'GPT2LMHeadModel': gpt.GPT2,
+  'GPTNeoXForCausalLM': gpt.NEOX,
 }

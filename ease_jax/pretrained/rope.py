@@ -6,13 +6,14 @@ comes down to a factor for each pair, by which its wavelength grows.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ease_jax.checks import ConfigError, need
 
 DEFAULT = 10000.0  # where a config.json has none
+PLAIN = {'rope_theta', 'partial_rotary_factor'}  # they scale nothing
 
 Json = dict[str, Any]
 # Wavelengths in tokens [P] and what the config says -> factors [P].
@@ -41,10 +42,22 @@ def _llama3(wavelength_P: np.ndarray, said: Json) -> np.ndarray:
 SCALINGS: dict[str, Scaling] = {'linear': _linear, 'llama3': _llama3}
 
 
-def positions(
-  said: Json, head_dim: int, where: object
-) -> tuple[float, tuple[float, ...]]:
-  """The base of wavelengths, and factors of them; () = all are 1.
+class Positions(NamedTuple):
+  """Rotary positions.
+
+  Attributes:
+    share: how much of a head turns.
+    base: of the wavelengths.
+    factors: of them; () = all are 1.
+  """
+
+  share: float
+  base: float
+  factors: tuple[float, ...]
+
+
+def positions(said: Json, head_dim: int, where: object) -> Positions:
+  """What turns, and how fast.
 
   Args:
     said: a `config.json`.
@@ -61,7 +74,14 @@ def positions(
     ropes = ropes.get('full_attention', ropes)
     scaling = scaling.get('full_attention', scaling)
     base = float(ropes.get('rope_theta') or said.get('rope_theta') or DEFAULT)
-    exponent_P = 2 * np.arange(head_dim // 2) / head_dim
+    if not 1 <= base < math.inf:
+      raise ValueError(f'rope_theta={base} is no wavelength')
+    usual = said.get('partial_rotary_factor', 1.0)
+    share = float(scaling.get('partial_rotary_factor', usual))
+    if not 0 < share <= 1:
+      raise ValueError(f'partial_rotary_factor={share} is no share')
+    width = int(head_dim * share)
+    exponent_P = 2 * np.arange(width // 2) / width
     wavelength_P = 2 * math.pi * base**exponent_P
     factor_P = _scaled(wavelength_P, scaling, where)
   except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -71,21 +91,15 @@ def positions(
       f'{where} says of rotary positions what cannot be read ({error!r}): '
       f'{scaling!r}; get it again'
     ) from error
-  return base, factor_P
+  return Positions(share, base, factor_P)
 
 
 def _scaled(
   wavelength_P: np.ndarray, scaling: Json, where: object
 ) -> tuple[float, ...]:
   """Factors of the wavelengths; () = all are 1."""
-  part = float(scaling.get('partial_rotary_factor', 1.0))
-  need(
-    part == 1.0,
-    f'{where} rotates {part} of each head (partial_rotary_factor), and a block '
-    'all of it; import another model',
-  )
   kind = scaling.get('rope_type', scaling.get('type', ''))
-  if kind == 'default' or (not kind and not set(scaling) - {'rope_theta'}):
+  if kind == 'default' or (not kind and not set(scaling) - PLAIN):
     return ()
   need(
     kind in SCALINGS,

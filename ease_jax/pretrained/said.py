@@ -5,13 +5,11 @@ from typing import Any
 
 from ease_jax.checks import need
 from ease_jax.pretrained import rope
+from ease_jax.pretrained.entries import number
 from ease_jax.pretrained.families import FAMILIES, Family
 
 TIED = 'tie_word_embeddings'
-# Limits of what a layer sees at once, and whether they hold.
 CONTEXT = 'max_position_embeddings'
-WINDOW = 'sliding_window'
-USES_WINDOW = 'use_sliding_window'
 
 Json = dict[str, Any]
 
@@ -51,9 +49,17 @@ class Said:
 
   @property
   def _full(self) -> Json:
-    """The entries, with the family's own values for those that are missing."""
-    given = {name: v for name, v in self.entries.items() if v is not None}
-    return dict(self.family.defaults) | given
+    """The entries, with the family's own values for those that are missing.
+
+    Under their usual names, also where the family has others.
+    """
+    usual = {
+      name: self.entries[theirs]
+      for name, theirs in self.family.called.items()
+      if theirs in self.entries
+    }
+    full = dict(self.family.defaults) | self.entries | usual
+    return {name: value for name, value in full.items() if value is not None}
 
   def model_fields(self, family: Family) -> dict[str, object]:
     """Fields of our section `model`, dotted.
@@ -69,15 +75,21 @@ class Said:
       self._check_accepted(name, values)
 
     fields: dict[str, object] = {
-      ours: self._number(name, whole=ours != 'block.epsilon')
+      ours: self.number(name, whole=ours != 'block.epsilon')
       for name, ours in family.fields.items()
     }
     head_dim = self._head_dim
-    base, factors = rope.positions(self._full, head_dim, self.where)
+    turned = rope.positions(self._full, head_dim, self.where)
+    need(
+      turned.share == 1 or family.partial,
+      f'{self.where} rotates {turned.share} of each head '
+      '(partial_rotary_factor), and its blocks all of it; get it again',
+    )
     fields['block.attention.head_dim'] = head_dim
     fields['block.attention.num_kv_heads'] = self._kv_heads
-    fields['block.attention.rope_base'] = base
-    fields['block.attention.rope_factors'] = factors
+    fields['block.attention.rope_share'] = turned.share
+    fields['block.attention.rope_base'] = turned.base
+    fields['block.attention.rope_factors'] = turned.factors
 
     kinds = self.entries.get('layer_types')
     layers = fields['num_layers']
@@ -99,29 +111,20 @@ class Said:
   def _kv_heads(self) -> int:
     name = 'num_key_value_heads'
     if name in self._full:
-      return int(self._number(name))
-    return int(self._number('num_attention_heads'))
+      return int(self.number(name))
+    return int(self.number('num_attention_heads'))
 
   @property
   def _head_dim(self) -> int:
     """Width of a head."""
     if 'head_dim' in self._full:
-      return int(self._number('head_dim'))
-    dim = int(self._number('hidden_size'))
-    return dim // int(self._number('num_attention_heads'))
+      return int(self.number('head_dim'))
+    dim = int(self.number('hidden_size'))
+    return dim // int(self.number('num_attention_heads'))
 
-  def _number(self, name: str, whole: bool = True) -> float:
+  def number(self, name: str, whole: bool = True) -> float:
     """An entry that is a number above 0."""
-    value = self._full.get(name)
-    is_number = isinstance(value, int if whole else (int, float))
-    good = is_number and not isinstance(value, bool) and value > 0
-    kind = 'whole number' if whole else 'number'
-    need(
-      good,
-      f'{self.where} says {name}={value!r}, which is no {kind} above 0; get it '
-      'again',
-    )
-    return value or 0
+    return number(self._full, name, self.where, whole)
 
   def _check_accepted(self, name: str, values: tuple[object, ...]) -> None:
     there = self.entries.get(name)
@@ -135,14 +138,8 @@ class Said:
 
   @property
   def context(self) -> int | None:
-    """Tokens of a window that every layer sees whole, if it says so.
-
-    A layer that sees the last tokens alone does as others do up to there.
-    """
-    windowed = self.entries.get(USES_WINDOW, True)
-    names = (CONTEXT, WINDOW) if windowed else (CONTEXT,)
-    there = [name for name in names if name in self._full]
-    return min((int(self._number(name)) for name in there), default=None)
+    """The longest windows that it was trained for, if it says so."""
+    return int(self.number(CONTEXT)) if CONTEXT in self._full else None
 
   @property
   def eos_ids(self) -> list[int]:

@@ -11,7 +11,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from ease_jax.checks import ConfigError, need
-from ease_jax.pretrained.families import Family
+from ease_jax.pretrained.family import Family
+from ease_jax.pretrained.fused import Parts, Readable
 from ease_jax.pretrained.gguf import GgufFile
 from ease_jax.pretrained.mapping import is_turned, their_name, to_ours
 from ease_jax.pretrained.said import TIED, Said
@@ -21,7 +22,9 @@ CONFIG = 'config.json'
 TOKENIZER = 'tokenizer.json'
 UNEMBED = 'unembed'
 # Tensors of old files that follow from the config.
-DERIVED = re.compile(r'.*\.rotary_emb\.inv_freq')
+DERIVED = re.compile(
+  r'.*\.(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)'
+)
 
 Json = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by a/b/c
@@ -41,7 +44,7 @@ class Source:
   folder: pathlib.Path
   said: Said
   family: Family
-  tensors: Tensors | GgufFile
+  tensors: Readable
 
   @classmethod
   def at(cls, folder: pathlib.Path) -> 'Source':
@@ -56,7 +59,14 @@ class Source:
       file = GgufFile(folder)
       return cls(folder, Said(file.config, folder), file.family, file)
     said = Said(_entries(folder / CONFIG), folder / CONFIG)
-    return cls(folder, said, said.family, Tensors(folder))
+    family = said.family
+    tensors: Readable = Tensors(folder)
+    if not any(name.startswith(family.prefix) for name in tensors.shapes):
+      family = family.bare
+    if family.fused is not None:
+      heads = int(said.number('num_attention_heads'))
+      tensors = Parts(tensors, family.fused, heads, folder)
+    return cls(folder, said, family, tensors)
 
   @property
   def model_fields(self) -> dict[str, object]:
@@ -168,7 +178,7 @@ def _check(source: Source, shapes: Shapes, ours: Mapping[str, str]) -> None:
 
   for name, our_name in ours.items():
     wanted = shapes[our_name]
-    if is_turned(our_name):
+    if is_turned(source.family, our_name):
       wanted = wanted[::-1]
     need(
       there[name] == wanted,

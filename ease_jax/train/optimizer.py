@@ -148,15 +148,15 @@ def muon_learning_rate(
 def layer_scale(name: str, num_blocks: int, layer_decay: float) -> float:
   """Learning rate of a top-level parameter group relative to the schedule.
 
-  The embedding counts as layer 0. What comes after the layers (norms of the
-  readouts, unembedding) learns at the full rate.
+  Embeddings of tokens and positions count as layer 0. What comes after the
+  layers (norms of the readouts, unembedding) learns at the full rate.
 
   Args:
     name: of the group; `layer_{b-1}` is block b.
     num_blocks: N, layers that have parameters of their own.
     layer_decay: block b learns at rate layer_decay^(N - b).
   """
-  if name == 'embed':
+  if name in ('embed', 'positions'):
     return layer_decay**num_blocks
   match = re.fullmatch(r'layer_(\d+)', name)
   if not match:
