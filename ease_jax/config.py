@@ -58,7 +58,7 @@ def _add_model(c: Config) -> None:
   c.model.blocks = ()  # whose parameters each layer uses, from 0; () = own
   c.model.dim = 128  # D
   c.model.readouts = ()  # layers where a prediction may be read; () = all
-  c.model.readout_norm = 'shared'  # or per_readout: an own RMSNorm for each
+  c.model.readout_norm = 'shared'  # or per_readout: an own norm for each
   c.model.readout_adapters = ()  # of early readouts: map, low_rank, mlp
   c.model.readout_dim = 64  # rank of low_rank, width of mlp
   c.model.embedding_scale = 1.0  # of embedded tokens

@@ -81,8 +81,9 @@ class Body(nn.Module):
     )
     need(
       not (signal.needs_head(0) and self.grid.coda),
-      f'exit signal {signal.name!r} looks at logits, which a model with a coda '
-      'has only where a token is answered; use a signal that looks at states',
+      f'exit signal {signal.name!r} looks at logits, which a model with '
+      f'model.{self.cfg.body}.coda has only where a token is answered; use a '
+      'signal that looks at states',
     )
     vocab_size = self.cfg.vocab_size  # 1: not known yet
     need(
