@@ -74,6 +74,8 @@ class Body(nn.Module):
   def check(self, rule: ExitRule) -> None:
     """Raises ConfigError if tokens of this model cannot exit like this."""
     signal = rule.signal
+    asked_for = getattr(self.cfg.options, 'coda', None)
+    coda = f'model.{self.cfg.body}.coda={asked_for}' if asked_for else 'a coda'
     need(
       signal.gate is None or signal.name in self.cfg.gates,
       f'exit signal {signal.name!r} is learned, and this model has not '
@@ -81,9 +83,8 @@ class Body(nn.Module):
     )
     need(
       not (signal.needs_head(0) and self.grid.coda),
-      f'exit signal {signal.name!r} looks at logits, which a model with '
-      f'model.{self.cfg.body}.coda has only where a token is answered; use a '
-      'signal that looks at states',
+      f'exit signal {signal.name!r} looks at logits, which a model with {coda} '
+      'has only where a token is answered; use a signal that looks at states',
     )
     vocab_size = self.cfg.vocab_size  # 1: not known yet
     need(
