@@ -63,6 +63,7 @@ def _add_model(c: Config) -> None:
   c.model.readout_dim = 64  # rank of low_rank, width of mlp
   c.model.embedding_scale = 1.0  # of embedded tokens
   c.model.positions = 0  # learned ones, added to embedded tokens; 0 = none
+  c.model.logit_cap = 0.0  # soft limit of logits; 0 = none
   c.model.tie_embeddings = True  # unembedding = embedding transposed
   c.model.dropout = 0.0  # on embeddings and on both branches of a block
   c.model.dtype = 'float32'  # compute type; or bfloat16; parameters are fp32
@@ -84,6 +85,8 @@ def _add_model(c: Config) -> None:
   c.model.block.attention.rope_factors = ()  # of each pair's, for long contexts
   c.model.block.attention.global_every = 0  # others are local; 0 = all global
   c.model.block.attention.local_rope_base = 10000.0  # of local layers
+  c.model.block.attention.query_width = 0  # scores / its root; 0 = a head's
+  c.model.block.attention.score_cap = 0.0  # soft limit of scores; 0 = none
   c.model.block.attention.window = 0  # tokens that (local) layers see; 0 = all
   c.model.block.attention.qkv_bias = False  # of queries, keys and values
   c.model.block.attention.out_bias = False  # of what heads make together

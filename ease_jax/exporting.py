@@ -28,6 +28,8 @@ TOKENIZER = 'tokenizer.json'
 TOKENIZER_CONFIG = 'tokenizer_config.json'
 EXITS = 'exits.safetensors'
 LAYERS = 'num_hidden_layers'
+# Fields outside of blocks that an architecture may have.
+OUTSIDE = ('embedding_scale', 'positions', 'logit_cap')
 TABLES = ('embed', 'positions', 'unembed')
 
 Json = dict[str, Any]
@@ -141,7 +143,7 @@ def _check_same(said: Said, config: Config, cfg: ModelConfig) -> None:
   """
   base = config_lib.base().model
   wanted = flatten_dict({'block': base.block.to_dict()}, sep='/')
-  wanted |= {name: base[name] for name in ('embedding_scale', 'positions')}
+  wanted |= {name: base[name] for name in OUTSIDE}
   wanted |= {
     name.replace('.', '/'): value
     for name, value in said.model_fields(said.family).items()

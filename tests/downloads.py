@@ -109,6 +109,19 @@ CONFIGS = {
     rms_norm_eps=1e-6,
     tie_word_embeddings=False,
   ),
+  'gemma2': dict(
+    architectures=['Gemma2ForCausalLM'],
+    model_type='gemma2',
+    rms_norm_eps=1e-6,
+    head_dim=16,
+    query_pre_attn_scalar=24,
+    hidden_act='gelu_pytorch_tanh',
+    hidden_activation='gelu_pytorch_tanh',
+    attn_logit_softcapping=0.5,
+    final_logit_softcapping=2.0,
+    sliding_window=100,
+    tie_word_embeddings=True,
+  ),
   'gpt2': dict(
     architectures=['GPT2LMHeadModel'],
     model_type='gpt2',
@@ -195,7 +208,7 @@ def shapes(family):
     layer['self_attn.q_proj.bias'] = (q_dim,)
     layer['self_attn.k_proj.bias'] = (kv_dim,)
     layer['self_attn.v_proj.bias'] = (kv_dim,)
-  if family == 'gemma3':
+  if family.startswith('gemma'):
     layer['pre_feedforward_layernorm.weight'] = (dim,)
     layer['post_feedforward_layernorm.weight'] = (dim,)
   if family in ('qwen3', 'gemma3'):
@@ -272,7 +285,7 @@ def weights(family):
   for name, shape in shapes(family).items():
     drawn = rng.standard_normal(shape, np.float32)
     if re.search(r'(norm|ln_.)\.weight$', name):
-      tensors[name] = (family != 'gemma3') + 0.3 * drawn
+      tensors[name] = (not family.startswith('gemma')) + 0.3 * drawn
     elif len(shape) == 1:
       tensors[name] = 0.3 * drawn
     else:

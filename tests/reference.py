@@ -56,6 +56,9 @@ class Decoder:
     local_blocks: those whose positions have another base.
     local_rope_base: that base.
     window_of: how many tokens a block sees, itself included; others see all.
+    query_width: scores are divided by its root; 0 = that of a head's width.
+    score_cap: a soft limit of scores; 0 = none.
+    logit_cap: the same of logits.
     norm: 'pre', on the input of each branch, 'post', on each sum, 'branch', on
       what each adds, or 'sandwich', on its input and on what it adds.
     parallel: whether both branches are given the same state.
@@ -74,6 +77,9 @@ class Decoder:
   local_blocks: Sequence[int] = ()
   local_rope_base: float = 10000.0
   window_of: Mapping[int, int] = dataclasses.field(default_factory=dict)
+  query_width: int = 0
+  score_cap: float = 0.0
+  logit_cap: float = 0.0
   norm: str = 'pre'
   parallel: bool = False
   unit: str = 'gelu'
@@ -102,6 +108,11 @@ def float64(tree: Any) -> Any:
 def softmax(x: np.ndarray) -> np.ndarray:
   e = np.exp(x - x.max())
   return e / e.sum()
+
+
+def capped(x: np.ndarray, cap: float) -> np.ndarray:
+  """With a soft limit; 0 = none."""
+  return cap * np.tanh(x / cap) if cap else x
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -197,7 +208,9 @@ def attention(
     group = head // queries_per_group
     key_CxD = np.stack([key[group] for key, _, _ in seen])
     value_CxD = np.stack([value[group] for _, value, _ in seen])
-    weight_C = softmax(key_CxD @ query_D / np.sqrt(len(query_D)))
+    width = model.query_width or len(query_D)
+    score_C = capped(key_CxD @ query_D / np.sqrt(width), model.score_cap)
+    weight_C = softmax(score_C)
     mixed.append(weight_C @ value_CxD)
   return linear(params['out'], np.concatenate(mixed))
 
@@ -320,7 +333,7 @@ def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
 def logits(model: Decoder, normed_D: np.ndarray) -> np.ndarray:
   """[V], from the unembedding, which is the embedding where they are tied."""
   table_VxD = model.params.get('unembed', model.params['embed'])
-  return table_VxD @ normed_D
+  return capped(table_VxD @ normed_D, model.logit_cap)
 
 
 # ------------------------------------------------------------------- decoding

@@ -34,6 +34,29 @@ def test_who_sees_itself_alone_knows_nothing_of_others():
   assert (a[:, :, 4] != b[:, :, 4]).any()
 
 
+def test_logits_keep_their_limit():
+  limited = logits(logit_cap=0.75)
+  assert (np.abs(limited) < 0.75).all()
+  np.testing.assert_allclose(
+    limited, 0.75 * np.tanh(logits() / 0.75), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_a_query_width_is_that_of_scores():
+  """As if the queries were as much smaller."""
+  model = tiny.stack(query_width=16)  # four times a head's
+  params = tiny.params(model)
+  halved = params | {
+    name: layer | {'query': {'kernel': layer['query']['kernel'] / 2}}
+    for name, layer in params.items()
+    if name.startswith('layer_')
+  }
+  np.testing.assert_array_equal(
+    tiny.logits(params, TOKENS, model=model),
+    tiny.logits(halved, TOKENS, model=tiny.stack()),
+  )
+
+
 def test_a_window_looks_back():
   with pytest.raises(ConfigError, match=r'attention.window=4 .* full.* use 0'):
     tiny.model_config(window=4, attention='full')

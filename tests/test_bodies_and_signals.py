@@ -39,6 +39,9 @@ BODIES = {
     window=3,
   ),
   'near': tiny.stack(readouts=(1, 2, 4), window=4),
+  'capped': tiny.stack(
+    readouts=(1, 2, 4), score_cap=0.5, logit_cap=1.5, query_width=7
+  ),
   'biased': tiny.stack(
     norm_kind='layer',
     positions=LENGTH,
@@ -128,6 +131,7 @@ SIGNALS = {
   'local': ('max_prob',),
   'adapted': ('max_prob', 'shortlist'),
   'near': ('max_prob',),
+  'capped': ('max_prob', 'kl', 'shortlist'),
   'biased': ('max_prob',),
   'parallel': ('max_prob',),
   'learned': ('kl',),
@@ -153,6 +157,9 @@ CASES = [
   ('adapted', 'max_prob', 'copy_state'),
   ('adapted', 'shortlist', 'copy_state'),
   *(('near', 'max_prob', policy) for policy in UNTIED),
+  ('capped', 'max_prob', 'copy_state'),
+  ('capped', 'kl', 'recompute'),
+  ('capped', 'shortlist', 'drop'),
   ('biased', 'max_prob', 'drop'),
   ('parallel', 'max_prob', 'copy_state'),
   ('stack', 'kl', 'copy_state'),
@@ -254,7 +261,8 @@ def test_the_parallel_pass_is_what_decoding_does(name, signal, policy):
   np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
 
   w_VxD = np.asarray(params_of(name)['unembed'])
-  logits_BxTxV = a.normed_BxTxD @ w_VxD.T
+  product_BxTxV = a.normed_BxTxD @ w_VxD.T
+  logits_BxTxV = reference.capped(product_BxTxV, BODIES[name].cfg.logit_cap)
   np.testing.assert_allclose(b.logits_BxTxV, logits_BxTxV, 1e-4, 1e-4)
   log_p_BxTxV = np.asarray(jax.nn.log_softmax(b.logits_BxTxV))
   target_BxTx1 = BATCH['targets'][..., None]

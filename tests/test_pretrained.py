@@ -29,7 +29,11 @@ from ease_jax.pretrained import Source
 from ease_jax.train.paths import leaves
 
 # What transformers calls post_attention_layernorm.
-SECOND_NORMS = {'olmo2': 'attention_norm', 'gemma3': 'attention_out_norm'}
+SECOND_NORMS = {
+  'olmo2': 'attention_norm',
+  'gemma2': 'attention_out_norm',
+  'gemma3': 'attention_out_norm',
+}
 every_family = pytest.mark.parametrize('family', downloads.CONFIGS)
 
 
@@ -384,7 +388,9 @@ def test_any_header_is_read_or_refused(tmp_path):
 ODD = (None, -1, 0, 2.5, 1e400, True, '48', 'yarn', [], [['a']], {}, {'a': 1})
 
 
-@pytest.mark.parametrize('family', ('llama3', 'gemma3', 'gpt2', 'neox'))
+@pytest.mark.parametrize(
+  'family', ('llama3', 'gemma2', 'gemma3', 'gpt2', 'neox')
+)
 def test_any_entry_is_read_or_refused(tmp_path, family):
   """Entries of other types: no other error."""
   origin = downloads.write(tmp_path, family)
@@ -556,7 +562,8 @@ def test_there_and_back_changes_no_bit(tmp_path, folder_of, family):
   assert before.keys() == after.keys()
   for name, tensor in before.items():
     # Gemma's norms are sums with one here, which drops bits of small numbers.
-    rounding = 6e-8 * (family == 'gemma3' and name.endswith('norm.weight'))
+    is_sum = family.startswith('gemma') and name.endswith('norm.weight')
+    rounding = 6e-8 * is_sum
     np.testing.assert_allclose(after[name], tensor, rtol=0, atol=rounding)
   there = json.loads((origin / 'config.json').read_text())
   here = json.loads((back / 'config.json').read_text())

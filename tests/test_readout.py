@@ -9,7 +9,7 @@ import pytest
 import tiny
 from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import readout
+from ease_jax.model import readout, unembedding
 from ease_jax.model.readout import Read
 from ease_jax.train import loss as losses
 
@@ -53,6 +53,46 @@ def test_fused_loss_and_gradients_equal_the_naive_ones(
   # Without a gradient the same value comes from another program.
   value = readout.linear_cross_entropy(*args)
   np.testing.assert_allclose(3 * value, fused[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('elements, num', [(1 << 22, 13), (50, 14)])
+def test_a_limit_is_in_the_loss_and_its_gradients(monkeypatch, elements, num):
+  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', elements)
+  cap = 1.5
+  args = problem(num)
+
+  def fused(h_NxD, w_VxD, target_N, weight_N):
+    w = unembedding.Capped(jnp.asarray(w_VxD), cap)
+    return readout.linear_cross_entropy(h_NxD, w, target_N, weight_N)
+
+  def plain(h_NxD, w_VxD, target_N, weight_N):
+    logits_NxV = cap * jnp.tanh(h_NxD @ w_VxD.T / cap)
+    log_p_NxV = jax.nn.log_softmax(logits_NxV)
+    return -(weight_N * log_p_NxV[jnp.arange(num), target_N]).sum()
+
+  expected = value_and_grads(plain, *args)
+  tiny.assert_trees_close(value_and_grads(fused, *args), expected, atol=1e-5)
+  without = value_and_grads(readout.linear_cross_entropy, *args)
+  assert abs(without[0] - expected[0]) > 0.1
+
+
+def test_a_limit_is_in_all_that_is_said_of_logits():
+  h_NxD, w_VxD, target_N, _ = problem(6)
+  w = unembedding.Capped(jnp.asarray(w_VxD), 1.5)
+  expected_NxV = 1.5 * np.tanh(h_NxD @ w_VxD.T / 1.5)
+  np.testing.assert_allclose(readout.logits(h_NxD, w), expected_NxV, rtol=1e-5)
+
+  ids_Nx3, logits_Nx3 = readout.likeliest(jnp.asarray(h_NxD), w, 3)
+  order_NxV = np.argsort(-expected_NxV, axis=1)
+  np.testing.assert_array_equal(ids_Nx3, order_NxV[:, :3])
+  found_Nx3 = np.take_along_axis(expected_NxV, np.asarray(ids_Nx3), 1)
+  np.testing.assert_allclose(logits_Nx3, found_Nx3, rtol=1e-5)
+
+  read = Read(h_NxD[None], h_NxD[None])
+  obs = readout.observe(read, None, target_N[None], w)
+  log_p_NxV = jax.nn.log_softmax(expected_NxV)
+  nll_N = -log_p_NxV[np.arange(6), target_N]
+  np.testing.assert_allclose(obs.nll[0], nll_N, rtol=1e-5)
 
 
 def test_padding_has_exactly_no_influence(monkeypatch):

@@ -72,8 +72,8 @@ def test_segments_draft_for_each_other(readout):
   assert_same_texts(pairs)
 
 
-def test_drafts_and_checks_see_the_same_window():
-  model = tiny.stack(window=4)
+def test_drafts_and_checks_see_the_same_window_and_limits():
+  model = tiny.stack(window=4, logit_cap=1.0, score_cap=0.5)
   pairs, tally = both(tiny.params(model), decode.Draft(1, 3), model=model)
   assert_same_texts(pairs)
   assert 0 < tally.accepted < tally.drafted

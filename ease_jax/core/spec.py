@@ -8,6 +8,7 @@ from ease_jax.checks import (
   Count,
   Depth,
   Layers,
+  NotNegative,
   OneOf,
   Range,
   ReadIf,
@@ -47,6 +48,9 @@ class AttentionSpec:
     global_every: every so many layers is global, the others are local (Gemma);
       0 = all are global.
     local_rope_base: of the positions in local layers.
+    query_width: scores are divided by its root; 0 = that of a head's width.
+    score_cap: no score is further from 0, which a tanh sees to (Gemma 2); 0 =
+      any may be.
     window: tokens that a layer sees, itself and those before it (Mistral,
       2310.06825); local ones alone where others are global; 0 = all.
     qkv_bias: whether queries, keys and values have biases (Qwen 2).
@@ -65,6 +69,8 @@ class AttentionSpec:
   ]
   global_every: Size
   local_rope_base: Annotated[float, Range(1), ReadIf('global_every'), Turns]
+  query_width: Size
+  score_cap: NotNegative
   window: Size
   qkv_bias: bool
   out_bias: bool
@@ -192,6 +198,8 @@ class ModelConfig:
     routing: who runs which layers (section `model.<router>`); None = everybody,
       unless the body says otherwise.
     options: the body's own spec (section `model.<body>`), or None.
+    logit_cap: no logit is further from 0, which a tanh sees to (Gemma 2); 0 =
+      any may be.
     positions: rows of a table that is added to embedded tokens, one for each
       position; 0 = there is none.
     own_runs: runs of the segment that may have parameters of their own; later
@@ -220,6 +228,7 @@ class ModelConfig:
   routing: Any = None  # a core.routers.Routing
   options: Any = None
   blocks: tuple[Layers, ...] = ()
+  logit_cap: NotNegative = 0.0
   positions: Size = 0
   own_runs: Size = 0
 

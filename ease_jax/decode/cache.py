@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ease_jax.checks import need
 from ease_jax.model import Body
-from ease_jax.model.attention import KV, Past, attention
+from ease_jax.model.attention import KV, Past, Scoring, attention
 
 SMALLEST = 64  # slots
 MAX_BLOCKS = 4
@@ -138,6 +138,7 @@ def attend(
   kv: KV,
   mask_BxTxT: jax.Array,
   seen_BxTxC: jax.Array,
+  scoring: Scoring,
   live_B: jax.Array | None,
 ) -> jax.Array:
   """Attention of T tokens to each other and to a cache, [B, T, D].
@@ -149,6 +150,7 @@ def attend(
     kv: keys and values of the T tokens.
     mask_BxTxT: which of them each token sees; B may be 1.
     seen_BxTxC: which of the tokens before.
+    scoring: of the model.
     live_B: rows whose result somebody reads; None = all. A row block that
       nobody reads costs nothing.
   """
@@ -170,22 +172,27 @@ def attend(
       mask_BxTxT[rows],
       Past(key, value, seen_BxTxC[rows]),
     )
-    mixed.append(_attend_if(live_B, rows, arguments))
+    mixed.append(_attend_if(live_B, rows, scoring, arguments))
 
   return mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed)
 
 
-def _attend_if(live_B: jax.Array | None, rows: slice, arguments):
-  if live_B is None:
-    return attention(*arguments)
+def _attend_if(
+  live_B: jax.Array | None, rows: slice, scoring: Scoring, arguments
+):
+  def attend(query, kv, mask, past):
+    return attention(query, kv, mask, scoring, past)
 
-  shape = jax.eval_shape(attention, *arguments)
+  if live_B is None:
+    return attend(*arguments)
+
+  shape = jax.eval_shape(attend, *arguments)
 
   def nothing(*unused):
     del unused
     return jnp.zeros(shape.shape, shape.dtype)
 
-  return jax.lax.cond(live_B[rows].any(), attention, nothing, *arguments)
+  return jax.lax.cond(live_B[rows].any(), attend, nothing, *arguments)
 
 
 class New(NamedTuple):

@@ -31,6 +31,7 @@ def cached(
       straight program keeps a copy of each for its readers.
   """
   rotation = attention_lib.rotation(bound.cfg, position_BxT)
+  scoring = attention_lib.scoring(bound.cfg)
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     # Outside of all branches: it is the same for all steps of a loop.
@@ -44,11 +45,11 @@ def cached(
 
       def look(query_BxTxHxD: jax.Array) -> jax.Array:
         if cache is None:
-          return attention_lib.attention(query_BxTxHxD, kv, mask)
+          return attention_lib.attention(query_BxTxHxD, kv, mask, scoring)
         number = call.cell.number
         seen = caches.seen(cache, number, position_BxT, block.window)
         return caches.attend(
-          cache, number, query_BxTxHxD, kv, mask, seen, live_B
+          cache, number, query_BxTxHxD, kv, mask, seen, scoring, live_B
         )
 
       h = block.attend(h_BxTxD, rotation, look)

@@ -199,7 +199,7 @@ def evaluated(
 ) -> tuple[Exits, jax.Array]:
   """Logits [B, T, V] of a readout where they are wanted, else zeros."""
   w_VxD = bound.unembedding()
-  shape = *read.normed_BxTxD.shape[:-1], len(w_VxD)
+  shape = *read.normed_BxTxD.shape[:-1], w_VxD.shape[0]
 
   def head() -> tuple[jax.Array, jax.Array]:
     normed_NxD = read.normed_BxTxD.reshape(-1, w_VxD.shape[1])

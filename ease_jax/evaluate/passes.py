@@ -61,6 +61,7 @@ def windowed(bound: Body, length: int) -> Layer:
   mask_1xTxT = attention_lib.window_mask(bound.cfg.attention, length)
   position_1xT = attention_lib.positions(length)
   rotation = attention_lib.rotation(bound.cfg, position_1xT)
+  scoring = attention_lib.scoring(bound.cfg)
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     block = bound.block(call.cell, call.run)
@@ -69,7 +70,7 @@ def windowed(bound: Body, length: int) -> Layer:
     mask_BxTxT = visible(near_1xTxT, call.seen_BxT)
 
     def look(query_BxTxHxD: jax.Array) -> jax.Array:
-      return attention_lib.attention(query_BxTxHxD, kv, mask_BxTxT)
+      return attention_lib.attention(query_BxTxHxD, kv, mask_BxTxT, scoring)
 
     return Ran(block.attend(h_BxTxD, rotation, look), kv)
 

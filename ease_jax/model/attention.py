@@ -108,10 +108,30 @@ def rotate(x_BxTxHxD: jax.Array, turn: Turn) -> jax.Array:
   return jnp.concatenate([turned, x_BxTxHxD[..., width:]], -1)
 
 
+class Scoring(NamedTuple):
+  """What is made of products of queries and keys.
+
+  Attributes:
+    scale: they are multiplied with it.
+    cap: a soft limit of them, tanh(score / cap) * cap; 0 = none.
+  """
+
+  scale: float
+  cap: float
+
+
+def scoring(cfg: ModelConfig) -> Scoring:
+  """That of a model's layers."""
+  spec = cfg.block.attention
+  width = spec.query_width or cfg.head_dim
+  return Scoring(width**-0.5, spec.score_cap)
+
+
 def attention(
   q_BxTxHxD: jax.Array,
   kv: KV,
   mask_BxTxT: jax.Array,
+  scoring: Scoring,
   past: Past | None = None,
 ) -> jax.Array:
   """Softmax attention with G groups of K/V heads, [B, T, D].
@@ -122,6 +142,7 @@ def attention(
     q_BxTxHxD: queries.
     kv: keys and values of the same tokens.
     mask_BxTxT: which of them each token sees; B may be 1.
+    scoring: what products of queries and keys become.
     past: earlier keys and values of the same rows, from a cache.
   """
   k_BxTxGxD, v_BxTxGxD = kv
@@ -131,7 +152,7 @@ def attention(
   # K transposed beforehand: the product runs three times as fast on CPUs.
   k_BxGxDxT = k_BxTxGxD.transpose(0, 2, 3, 1)
   v_BxGxTxD = v_BxTxGxD.transpose(0, 2, 1, 3)
-  q_BxGxNxD = (q_BxGxRxTxD * D**-0.5).reshape(B, G, -1, D)
+  q_BxGxNxD = (q_BxGxRxTxD * scoring.scale).reshape(B, G, -1, D)
 
   # Sums in float32: what is cached and what is not must not round apart.
   product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
@@ -148,6 +169,8 @@ def attention(
     mask = jnp.broadcast_to(mask, (B, *mask.shape[1:]))
     mask = jnp.concatenate([past.mask_BxTxC, mask], -1)
 
+  if scoring.cap:
+    score = scoring.cap * jnp.tanh(score / scoring.cap)
   score = score.reshape(B, G, H // G, T, -1)
   score = jnp.where(mask[:, None, None], score, NEGATIVE)
   p = jax.nn.softmax(score, axis=-1).astype(v_BxTxGxD.dtype)

@@ -30,6 +30,7 @@ from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
 from ease_jax.model.prices import prices
 from ease_jax.model.readout import Read
+from ease_jax.model.unembedding import Capped, Unembedding, capped, table
 from ease_jax.model.walk import (
   MEMORY,
   RUNNING,
@@ -234,10 +235,13 @@ class Body(nn.Module):
     """The state at readout `k`, and the same state normed."""
     return Read(h_BxTxD, self.normed(k, h_BxTxD))
 
-  def unembedding(self) -> jax.Array:
+  def unembedding(self) -> Unembedding:
     """[V, D] in the compute type."""
-    table = self.embed if self.cfg.tie_embeddings else self.unembed
-    return table.astype(self.cfg.dtype)
+    own = self.embed if self.cfg.tie_embeddings else self.unembed
+    w_VxD = own.astype(self.cfg.dtype)
+    if not self.cfg.logit_cap:
+      return w_VxD
+    return Capped(w_VxD, self.cfg.logit_cap)
 
   def gate(
     self, name: str, k: int | jax.Array, h_BxTxD: jax.Array
@@ -313,12 +317,12 @@ class Body(nn.Module):
     self, token_BxT: jax.Array, deterministic: bool = True
   ) -> jax.Array:
     """Logits of every readout, [K, B, T, V] float32."""
-    unembedding_DxV = self.unembedding().T
+    w_VxD = self.unembedding()
     heads = []
 
     for k, h_BxTxD in enumerate(self.states(token_BxT, deterministic)):
-      logits_BxTxV = self.normed(k, h_BxTxD) @ unembedding_DxV
-      heads.append(logits_BxTxV.astype(jnp.float32))
+      product_BxTxV = self.normed(k, h_BxTxD) @ table(w_VxD).T
+      heads.append(capped(product_BxTxV.astype(jnp.float32), w_VxD))
 
     return jnp.stack(heads)
 

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ease_jax.core.spec import BlockSpec, ModelConfig
-from ease_jax.model.attention import KV, Look, Rotation, attention, rotate
+from ease_jax.model.attention import (
+  KV,
+  Look,
+  Rotation,
+  attention,
+  rotate,
+  scoring,
+)
 from ease_jax.model.own import PLAIN, Own, product
 
 Dtype = str | jnp.dtype
@@ -267,7 +274,7 @@ class Block(nn.Module):
     kv = self.kv(h_BxTxD, rotation, own)
 
     def look(query_BxTxHxD: jax.Array) -> jax.Array:
-      return attention(query_BxTxHxD, kv, mask_BxTxT)
+      return attention(query_BxTxHxD, kv, mask_BxTxT, scoring(self.cfg))
 
     return self.attend(h_BxTxD, rotation, look, deterministic, own)
 

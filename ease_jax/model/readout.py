@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from ease_jax.core import observations
 from ease_jax.core.observations import Named, Observation
 from ease_jax.core.signals import Signal
+from ease_jax.model.unembedding import Unembedding as Unembedding
+from ease_jax.model.unembedding import capped, table, uncapped
+from ease_jax.model.unembedding import logits as logits
 
 CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
 
@@ -30,13 +33,6 @@ class Read(NamedTuple):
 
   h_BxTxD: jax.Array
   normed_BxTxD: jax.Array  # as its head sees it
-
-
-def logits(h_NxD: jax.Array, w_VxD: jax.Array) -> jax.Array:
-  """[N, V] float32 from normed states and the unembedding."""
-  return jax.lax.dot_general(
-    h_NxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-  )
 
 
 def _chunked(*trees_N: Tree, vocab_size: int) -> tuple[Tree, ...]:
@@ -57,7 +53,7 @@ def _chunked(*trees_N: Tree, vocab_size: int) -> tuple[Tree, ...]:
 def linear_loss(
   graded: Graded,
   h_NxD: jax.Array,
-  w_VxD: jax.Array,
+  w_VxD: Unembedding,
   tokens_N: Tree,
   shared: Tree,
   weight_N: jax.Array,
@@ -92,27 +88,31 @@ def _forward(graded, h_NxD, w_VxD, tokens_N, shared, weight_N):
   def body(carry, chunk):
     total, dw_VxD = carry
     h_NxD, tokens_N, weight_N = chunk
-    loss_N, error_NxV = graded(logits(h_NxD, w_VxD), tokens_N, shared)
+    logits_NxV = logits(h_NxD, w_VxD)
+    loss_N, error_NxV = graded(logits_NxV, tokens_N, shared)
+    error_NxV = uncapped(error_NxV, logits_NxV, w_VxD)
     error_NxV = (error_NxV * weight_N[:, None]).astype(h_NxD.dtype)
     dw_VxD += jnp.matmul(error_NxV.T, h_NxD, preferred_element_type=jnp.float32)
-    return (total + weight_N @ loss_N, dw_VxD), (error_NxV @ w_VxD, loss_N)
+    dh_NxD = error_NxV @ table(w_VxD)
+    return (total + weight_N @ loss_N, dw_VxD), (dh_NxD, loss_N)
 
   start = jnp.float32(0), jnp.zeros(w_VxD.shape, jnp.float32)
   (total, dw_VxD), (dh, loss) = jax.lax.scan(body, start, chunks)
   num, dim = h_NxD.shape
   dh_NxD = dh.reshape(-1, dim)[:num]
-  residuals = dh_NxD, dw_VxD.astype(w_VxD.dtype), loss.reshape(-1)[:num]
-  return total, residuals
+  dw_VxD = dw_VxD.astype(table(w_VxD).dtype)
+  dw = jax.tree.map(lambda _: dw_VxD, w_VxD)  # of the same structure
+  return total, (dh_NxD, dw, loss.reshape(-1)[:num])
 
 
 def _backward(graded, residuals, cotangent):
   del graded
-  dh_NxD, dw_VxD, loss_N = residuals
+  dh_NxD, dw, loss_N = residuals
 
   def scaled(x: jax.Array) -> jax.Array:
     return (cotangent * x).astype(x.dtype)
 
-  return scaled(dh_NxD), scaled(dw_VxD), None, None, scaled(loss_N)
+  return scaled(dh_NxD), jax.tree.map(scaled, dw), None, None, scaled(loss_N)
 
 
 linear_loss.defvjp(_forward, _backward)
@@ -132,7 +132,7 @@ def cross_entropy(
 
 
 def linear_cross_entropy(
-  h_NxD: jax.Array, w_VxD: jax.Array, target_N: jax.Array, weight_N: jax.Array
+  h_NxD: jax.Array, w_VxD: Unembedding, target_N: jax.Array, weight_N: jax.Array
 ) -> jax.Array:
   """sum_n weight_n * cross_entropy(h_n @ w.T, target_n); see `linear_loss`.
 
@@ -146,7 +146,7 @@ def linear_cross_entropy(
 
 
 def likeliest(
-  h_NxD: jax.Array, w_VxD: jax.Array, num: int
+  h_NxD: jax.Array, w_VxD: Unembedding, num: int
 ) -> tuple[jax.Array, jax.Array]:
   """The tokens of the largest logits: ids [N, num] int32, logits float32.
 
@@ -172,7 +172,7 @@ def named(
   obs: Observation,
   read: Read,
   id_BxTxC: jax.Array | None,
-  w_VxD: jax.Array,
+  w_VxD: Unembedding,
   signal: Signal,
 ) -> Observation:
   """An observation with the logits of a signal's candidates, if it has any.
@@ -200,15 +200,17 @@ def named(
 
 
 def _logits_of(
-  h_NxD: jax.Array, w_VxD: jax.Array, id_NxC: jax.Array
+  h_NxD: jax.Array, w_VxD: Unembedding, id_NxC: jax.Array
 ) -> jax.Array:
   """Logits of some tokens of each state, [N, C] float32."""
 
   def chunk(some: tuple[jax.Array, jax.Array]) -> jax.Array:
     h_NxD, id_NxC = some
-    return jnp.einsum(
-      'nd,ncd->nc', h_NxD, w_VxD[id_NxC], preferred_element_type=jnp.float32
+    w_NxCxD = table(w_VxD)[id_NxC]
+    product_NxC = jnp.einsum(
+      'nd,ncd->nc', h_NxD, w_NxCxD, preferred_element_type=jnp.float32
     )
+    return capped(product_NxC, w_VxD)
 
   num = id_NxC.shape[1]
   chunks = _chunked(h_NxD, id_NxC, vocab_size=num * h_NxD.shape[1])
@@ -287,7 +289,7 @@ def observe(
   read: Read,
   previous: Read | None,
   target_BxT: jax.Array,
-  w_VxD: jax.Array,
+  w_VxD: Unembedding,
   *,
   with_kl: bool = False,
 ) -> Observation:

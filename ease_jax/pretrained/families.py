@@ -137,22 +137,55 @@ def _qwen(said: Json, where: object) -> dict[str, object]:
   }
 
 
+def _gemma(said: Json, where: object) -> dict[str, object]:
+  """The size of embeddings, scales and limits of scores, limits of logits."""
+  caps = {
+    'logit_cap': 'final_logit_softcapping',
+    'block.attention.score_cap': 'attn_logit_softcapping',
+  }
+  fields: dict[str, object] = {
+    ours: float(number(said, name, where, whole=False))
+    for ours, name in caps.items()
+    if name in said
+  }
+  width = int(number(said, 'query_pre_attn_scalar', where))
+  is_usual = width == number(said, 'head_dim', where)
+  return fields | {
+    'embedding_scale': float(said['hidden_size']) ** 0.5,
+    'block.attention.query_width': 0 if is_usual else width,
+    'block.attention.window': _window(said, where),
+  }
+
+
+def _gemma2(said: Json, where: object) -> dict[str, object]:
+  """Every second layer is local, with the positions of the others."""
+  fields = _gemma(said, where)
+  turned = rope.positions(said, said['head_dim'], where)
+  need(
+    not turned.factors,
+    f'{where} scales rotary positions, and those of local layers as well, '
+    'which no block can; import another model',
+  )
+  return fields | {
+    'block.attention.global_every': _global_every(said, where, usual=2),
+    'block.attention.local_rope_base': turned.base,
+  }
+
+
 def _gemma3(said: Json, where: object) -> dict[str, object]:
-  """Local layers and their positions, and the size of embeddings."""
+  """Local layers have positions of their own."""
+  fields = _gemma(said, where)
   local = (said.get('rope_parameters') or {}).get('sliding_attention')
   fallback = {'rope_theta': said.get('rope_local_base_freq', 10000.0)}
-  head_dim = int(number(said, 'head_dim', where))
   turned = rope.positions(
-    {'rope_parameters': local or fallback}, head_dim, where
+    {'rope_parameters': local or fallback}, said['head_dim'], where
   )
   need(
     not turned.factors and turned.share == 1,
     f'{where} scales rotary positions of local layers, {local}, which no block '
     'can; import another model',
   )
-  return {
-    'embedding_scale': float(said['hidden_size']) ** 0.5,
-    'block.attention.window': _window(said, where),
+  return fields | {
     'block.attention.global_every': _global_every(said, where, usual=6),
     'block.attention.local_rope_base': turned.base,
   }
@@ -165,6 +198,32 @@ _LLAMA = Family(
   _DEFAULTS,
   _ACCEPTS,
   _NAMES,
+)
+_GEMMA_DEFAULTS = _DEFAULTS | {
+  'head_dim': 256,
+  'query_pre_attn_scalar': 256,
+  'sliding_window': 4096,
+}
+_GEMMA2 = _LLAMA._replace(
+  model_type='gemma2',
+  fixed={
+    'block.norm': 'sandwich',
+    'block.attention.qkv_bias': False,
+    'block.attention.qk_norm': 'none',
+    'block.mlp.kind': 'geglu',
+  },
+  defaults=_GEMMA_DEFAULTS
+  | {'attn_logit_softcapping': 50.0, 'final_logit_softcapping': 30.0},
+  accepts=_ACCEPTS
+  | {
+    'hidden_act': ('gelu_pytorch_tanh',),
+    'hidden_activation': ('gelu_pytorch_tanh',),
+    'use_bidirectional_attention': (False,),
+  },
+  names=_NAMES | _SANDWICH_NORMS,
+  more=_gemma2,
+  scale=1.0,
+  made_here=False,
 )
 FAMILIES: dict[str, Family] = {
   'LlamaForCausalLM': _LLAMA,
@@ -194,32 +253,13 @@ FAMILIES: dict[str, Family] = {
     fixed=_FIXED | {'block.attention.qk_norm': 'all', 'block.norm': 'branch'},
     names=_NAMES | _QK_NORMS | _BRANCH_NORMS,
   ),
-  'Gemma3ForCausalLM': _LLAMA._replace(
+  'Gemma2ForCausalLM': _GEMMA2,
+  'Gemma3ForCausalLM': _GEMMA2._replace(
     model_type='gemma3_text',
-    fixed={
-      'block.norm': 'sandwich',
-      'block.attention.qkv_bias': False,
-      'block.attention.qk_norm': 'head',
-      'block.mlp.kind': 'geglu',
-    },
-    defaults=_DEFAULTS
-    | {
-      'head_dim': 256,
-      'query_pre_attn_scalar': 256,
-      'rope_theta': 1e6,
-      'sliding_window': 4096,
-    },
-    accepts=_ACCEPTS
-    | {
-      'hidden_activation': ('gelu_pytorch_tanh',),
-      'attn_logit_softcapping': (),
-      'final_logit_softcapping': (),
-      'use_bidirectional_attention': (False,),
-    },
+    fixed=dict(_GEMMA2.fixed) | {'block.attention.qk_norm': 'head'},
+    defaults=_GEMMA_DEFAULTS | {'rope_theta': 1e6},
     names=_NAMES | _QK_NORMS | _SANDWICH_NORMS,
     more=_gemma3,
-    made_here=False,
-    scale=1.0,
   ),
   'GPT2LMHeadModel': gpt.GPT2,
   'GPTNeoXForCausalLM': gpt.NEOX,

@@ -98,12 +98,6 @@ class Said:
       f'{self.where} says num_hidden_layers={layers}, and its layer_types are '
       f'{0 if kinds is None else len(kinds)}; get it again',
     )
-    scalar = self._full.get('query_pre_attn_scalar')
-    need(
-      scalar in (None, head_dim),
-      f'{self.where} says query_pre_attn_scalar={scalar}, and a block can have '
-      f'the width of its heads, {head_dim}; import another model',
-    )
     more = family.more(self._full, self.where) if family.more else {}
     return fields | dict(family.fixed) | more
 

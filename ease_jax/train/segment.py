@@ -15,6 +15,7 @@ from ease_jax.core.observations import EXIT_SCORES
 from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, Tree, before_exits, settled
+from ease_jax.model.readout import Unembedding
 from ease_jax.model.walk import RUNNING, Layer, Leap, Run, State, Travel, walk
 from ease_jax.train import rows
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
@@ -318,7 +319,7 @@ def _nothing(*tokens: Tree) -> jax.Array:
 def _readout_loss(
   target: Target,
   is_last: bool | jax.Array,
-  w_VxD: jax.Array,
+  w_VxD: Unembedding,
   normed_NxD: jax.Array,
   prepared_N: Prepared,
   mask_N: jax.Array,

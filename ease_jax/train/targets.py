@@ -16,7 +16,12 @@ from ease_jax.core.distillation import NAME, TeachingSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.evaluate.facts import TeacherFacts
 from ease_jax.model import Body, Params, readout
-from ease_jax.model.readout import Tree, linear_cross_entropy, linear_loss
+from ease_jax.model.readout import (
+  Tree,
+  Unembedding,
+  linear_cross_entropy,
+  linear_loss,
+)
 
 Prepared = Any  # tree of [B, T, ...] arrays
 
@@ -54,7 +59,7 @@ class Teacher:
     last = bound.grid.num_readouts - 1
     return bound.normed(last, bound.states(token_BxT)[-1])
 
-  def unembedding(self) -> jax.Array:
+  def unembedding(self) -> Unembedding:
     """Of its head, [V, D]."""
     return self._bound.unembedding()
 
@@ -79,7 +84,7 @@ class Target(Protocol):
   def loss(
     self,
     normed_NxD: jax.Array,
-    w_VxD: jax.Array,
+    w_VxD: Unembedding,
     prepared_N: Prepared,
     weight_N: jax.Array,
     is_last: bool | jax.Array,
@@ -113,7 +118,7 @@ class Label:
   def loss(
     self,
     normed_NxD: jax.Array,
-    w_VxD: jax.Array,
+    w_VxD: Unembedding,
     prepared_N: Prepared,
     weight_N: jax.Array,
     is_last: bool | jax.Array,
@@ -157,7 +162,7 @@ class Distill:
   def loss(
     self,
     normed_NxD: jax.Array,
-    w_VxD: jax.Array,
+    w_VxD: Unembedding,
     prepared_N: Prepared,
     weight_N: jax.Array,
     is_last: bool | jax.Array,
@@ -182,7 +187,7 @@ class Distill:
   def _listen(
     self,
     normed_NxD: jax.Array,
-    w_VxD: jax.Array,
+    w_VxD: Unembedding,
     prepared_N: Prepared,
     weight_N: jax.Array,
   ) -> jax.Array:
@@ -199,7 +204,7 @@ class Distill:
 
 def _learn_label(
   normed_NxD: jax.Array,
-  w_VxD: jax.Array,
+  w_VxD: Unembedding,
   prepared_N: Prepared,
   weight_N: jax.Array,
 ) -> jax.Array:
@@ -211,7 +216,7 @@ def _taught(
   spec: TeachingSpec,
   logits_NxV: jax.Array,
   prepared_N: Tree,
-  teacher_VxD: jax.Array,
+  teacher_VxD: Unembedding,
 ) -> tuple[jax.Array, jax.Array]:
   """The label's and the teacher's share of the loss, and its derivative."""
   label_N, said_N = prepared_N
