@@ -3,11 +3,12 @@
 from ease_jax import config as config_lib
 from ease_jax.checks import ConfigError, check_read, need, plain, shown
 from ease_jax.config import Config
+from ease_jax.core.block import AttentionSpec, MLPSpec
 from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.shortcut import ShortcutSpec
-from ease_jax.core.spec import AttentionSpec, MLPSpec, ModelConfig
+from ease_jax.core.spec import ModelConfig
 from ease_jax.core.weights import WeightSpec
 from ease_jax.data.spec import DataSpec
 from ease_jax.decode.options import DRAFTINGS, GenerateSpec

@@ -6,8 +6,9 @@ from typing import Any
 
 from ease_jax.checks import need, one_of, plain
 from ease_jax.core import mod, mor
+from ease_jax.core.block import BlockSpec
 from ease_jax.core.routers import NONE, Routing
-from ease_jax.core.spec import CAUSAL, READOUT_NORMS, BlockSpec, ModelConfig
+from ease_jax.core.spec import CAUSAL, READOUT_NORMS, ModelConfig
 from ease_jax.model.body import Body as Body
 from ease_jax.model.body import Params as Params
 from ease_jax.model.cycle import CYCLE

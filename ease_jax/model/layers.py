@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax.core.spec import BlockSpec, ModelConfig
+from ease_jax.core.block import BlockSpec
+from ease_jax.core.spec import ModelConfig
 from ease_jax.model.attention import (
   KV,
   Look,
