@@ -152,6 +152,15 @@ def check_context(config: Config, folder: pathlib.Path) -> None:
     f'data.seq_len={length} is more than the {most} tokens that the model in '
     f'{folder} was made for; lower it',
   )
+  # Runs of older versions had no windows.
+  near = origin.model_fields(origin.family).get('block.attention.window', 0)
+  here = config.model.block.attention.window
+  need(
+    here or not near or length <= near,
+    f'data.seq_len={length} is more than the {near} tokens that layers of the '
+    f'model in {folder} see, and model.block.attention.window={here} lets them '
+    'see all; import it again, or lower data.seq_len',
+  )
 
 
 def read_steps(folder: pathlib.Path) -> object:

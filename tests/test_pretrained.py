@@ -785,6 +785,20 @@ def test_no_window_is_longer_than_the_model_knows(tmp_path):
   assert '1024' in said
 
 
+def test_a_run_from_before_there_were_windows_is_not_read_beyond_one(tmp_path):
+  imported(tmp_path, 'mistral')
+  c = folders.read_config(tmp_path / 'run')
+  near = c.model.block.attention.window
+  c.data.seq_len = near + 1
+  folders.check_context(c, tmp_path / 'run')  # or it raises
+
+  c.model.block.attention.window = 0
+  with pytest.raises(ConfigError, match=f'={near + 1} is more than the {near}'):
+    folders.check_context(c, tmp_path / 'run')
+  c.data.seq_len = near
+  folders.check_context(c, tmp_path / 'run')
+
+
 def test_an_imported_run_is_never_trained_in_its_place(tmp_path):
   imported(tmp_path, 'llama')
   c = folders.read_config(tmp_path / 'run')
