@@ -117,7 +117,7 @@ class Scorer:
       heads.check(model, None if point is None else point.rule)
     self._model = model
     self._params = params
-    self._points = tuple(points)
+    self.points = tuple(points)
     self._widths = widths(length)
     self._batch_size = batch_size
     self._known: dict[Request, tuple[Likelihood, ...]] = {}
@@ -143,7 +143,7 @@ class Scorer:
   def _score(self, requests: Sequence[Request], width: int) -> None:
     """Answers one batch."""
     batch = _stacked(requests, width, self._batch_size)
-    points = self._points
+    points = self.points
     names = dict.fromkeys(point.signal for point in points if point is not None)
 
     def batches() -> list[Batch]:
