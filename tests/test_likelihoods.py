@@ -182,6 +182,8 @@ def test_a_context_loses_its_beginning_and_nothing_else(more):
 
 
 def test_a_request_without_context_begins_as_texts_do():
+  assert likelihoods.first_id(Byte()) == Byte.eos_id
+  assert likelihoods.first_id(Begun()) == 1
   assert likelihoods.request(Byte(), [], [5], 8) == Request((0, 5), 1)
   assert likelihoods.request(Begun(), [], [5], 8) == Request((1, 5), 1)
   assert likelihoods.request(Byte(), [], [5] * 8, 8).tokens == (0, *[5] * 8)
@@ -233,7 +235,9 @@ def test_the_exits_reach_what_is_written(trained):
 
 def test_texts_are_continued_in_their_order(trained, middle):
   prompts = ['the mat ', 'on', 'the cat sat on', ' the ', 'on']
-  alone = continued(trained, prompts, ['.'], middle, batch_size=1)
+  alone = []
+  for prompt in prompts:
+    alone += continued(trained, [prompt], ['.'], middle, batch_size=1)
   for size in (2, 8):
     together = continued(trained, prompts, ['.'], middle, batch_size=size)
     assert together == alone

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 
+import downloads
 import local_tasks
 import numpy as np
 import pytest
 
-from ease_jax import deploy
+from ease_jax import deploy, importing
+from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data import pipeline
@@ -229,6 +231,58 @@ def test_what_no_decoder_here_does(models, kwargs, message):
 def test_an_empty_continuation_is_refused(models):
   with pytest.raises(ConfigError, match='asks for a continuation of ""'):
     models[0].loglikelihood(instances('loglikelihood', ('the', '')))
+
+
+@needs_harness
+@pytest.mark.skipif(
+  not all(
+    map(importlib.util.find_spec, ('torch', 'transformers', 'accelerate'))
+  ),
+  reason="accelerate or what '.[reference]' brings is not installed",
+)
+def test_the_harness_finds_the_same_through_transformers(tmp_path):
+  """Its own adapter, on the model that was imported here."""
+  import torch
+  import transformers
+  from lm_eval.models.huggingface import HFLM
+
+  length = 48
+  origin = downloads.write(tmp_path / 'origin', 'llama')
+  run = tmp_path / 'run'
+  importing.import_model(str(origin), str(run), length, ())
+  trained = deploy.load_model(folders.read_config(run), run)
+  scorer = Scorer(trained.model, trained.params, [None], length)
+  options = dataclasses.replace(OPTIONS, context=length)
+  ours = harness.RunLM(trained, scorer, 0, options)
+
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    origin, dtype=torch.float32
+  )
+  tokenizer = transformers.PreTrainedTokenizerFast(
+    tokenizer_file=str(origin / 'tokenizer.json')
+  )
+  end = tokenizer.convert_ids_to_tokens(ours.eot_token_id)
+  tokenizer.add_special_tokens({'eos_token': end, 'pad_token': end})
+  theirs = HFLM(
+    pretrained=model, tokenizer=tokenizer, max_length=length, device='cpu'
+  )
+
+  pairs = [('the cat  ', 'sat'), ('', 'sat'), (TEXT, ' the'), ('a', 'b')]
+  asked = instances('loglikelihood', *pairs)
+  for one, other in zip(
+    ours.loglikelihood(asked), theirs.loglikelihood(asked), strict=True
+  ):
+    assert one == pytest.approx(other, rel=1e-4)
+
+  asked = instances('loglikelihood_rolling', (TEXT,), ('sat',))
+  assert ours.loglikelihood_rolling(asked) == pytest.approx(
+    theirs.loglikelihood_rolling(asked), rel=1e-4
+  )
+  asked = instances(
+    'generate_until',
+    *[(c, {'until': ['e'], 'max_gen_toks': 12}) for c in ('the', TEXT)],
+  )
+  assert ours.generate_until(asked) == theirs.generate_until(asked)
 
 
 @pytest.fixture(scope='module')
