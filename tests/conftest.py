@@ -78,6 +78,8 @@ SLOW = (
   'test_halting',
   'test_init_from',
   'test_layer_dropout',
+  'test_likelihoods',
+  'test_lm_eval',
   'test_loss_segments',
   'test_losses',
   'test_main',

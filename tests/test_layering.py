@@ -43,6 +43,8 @@ ORDER = (
   'import_model',
   'export_model',
   'notebook',
+  'harness',
+  'lm_eval',
   'study',
   'main',
 )

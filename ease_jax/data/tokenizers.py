@@ -283,6 +283,23 @@ def prompt_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
   return tokens if tokenizer.bos_id is None else [tokenizer.bos_id, *tokens]
 
 
+def last_tokens(
+  tokenizer: Tokenizer, tokens: Sequence[int], most: int
+) -> list[int]:
+  """The end of a text, begun as the model knows texts to begin.
+
+  Args:
+    tokenizer: of the model.
+    tokens: at least one; the first of those that are kept gives its place to
+      what all texts begin with.
+    most: how many are kept.
+  """
+  kept = list(tokens[-most:])
+  if tokenizer.bos_id is not None:
+    kept[0] = tokenizer.bos_id
+  return kept
+
+
 def vocabulary(tokenizer: Tokenizer) -> dict[str, str | int]:
   """What two tokenizers agree on if they are the same one.
 

@@ -1,11 +1,56 @@
 """What this package's decoder did, in FLOPs."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ease_jax.core.context import seen
 from ease_jax.core.policies import OperatingPoint, thresholds
 from ease_jax.decode.deferred import WINDOW
 from ease_jax.model import Body
+
+
+class Bill(NamedTuple):
+  """What some tokens cost, beside what a full pass of them would.
+
+  Attributes:
+    tokens: how many.
+    flops: FLOPs of all of them.
+    full: FLOPs of as many full passes, at the same context.
+  """
+
+  tokens: int = 0
+  flops: float = 0.0
+  full: float = 0.0
+
+  @property
+  def share(self) -> float:
+    """FLOPs relative to the full pass; there must be a token."""
+    return self.flops / self.full
+
+  def plus(self, other: 'Bill') -> 'Bill':
+    """Both together."""
+    return Bill(
+      self.tokens + other.tokens,
+      self.flops + other.flops,
+      self.full + other.full,
+    )
+
+
+def written(
+  model: Body,
+  point: OperatingPoint | None,
+  exit_T: np.ndarray,
+  passed_TxL: np.ndarray | None,
+  before: int,
+) -> Bill:
+  """What this decoder did for the tokens of one row: `compute_decoder`."""
+  num = len(exit_T)
+  passed = None if passed_TxL is None else passed_TxL[None]
+  share = compute_decoder(model, point, exit_T[None], passed, before)
+  prices = model.costs(seen(model.cfg, num, before))
+  full = num * prices.full
+  return Bill(num, share * full, full)
 
 
 def compute_decoder(
