@@ -61,6 +61,8 @@ def _add_model(c: Config) -> None:
   c.model.readout_norm = 'shared'  # or per_readout: an own norm for each
   c.model.readout_adapters = ()  # of early readouts: map, low_rank, mlp
   c.model.readout_dim = 64  # rank of low_rank, width of mlp
+  c.model.screen_rank = 0  # of a factor that screens the logits; 0 = none does
+  c.model.screen_candidates = 1000  # of whom logits are exact
   c.model.embedding_scale = 1.0  # of embedded tokens
   c.model.positions = 0  # learned ones, added to embedded tokens; 0 = none
   c.model.logit_cap = 0.0  # soft limit of logits; 0 = none

@@ -200,7 +200,7 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   clashes.check(specs.train, specs.loss, specs.body)
   _check_top_k(specs)
-  if specs.train.freeze != 'nothing':
+  if specs.train.freeze != 'nothing' and specs.train.steps > 0:
     names = leaves(specs.shapes)
     freezing.check(specs.train.freeze, specs.loss.freeze, names)
   _check_positions(specs)

@@ -59,6 +59,7 @@ class Decoder:
     query_width: scores are divided by its root; 0 = that of a head's width.
     score_cap: a soft limit of scores; 0 = none.
     logit_cap: the same of logits.
+    screen_candidates: logits that are exact, where others are not.
     norm: 'pre', on the input of each branch, 'post', on each sum, 'branch', on
       what each adds, or 'sandwich', on its input and on what it adds.
     parallel: whether both branches are given the same state.
@@ -80,6 +81,7 @@ class Decoder:
   query_width: int = 0
   score_cap: float = 0.0
   logit_cap: float = 0.0
+  screen_candidates: int = 0
   norm: str = 'pre'
   parallel: bool = False
   unit: str = 'gelu'
@@ -333,7 +335,15 @@ def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
 def logits(model: Decoder, normed_D: np.ndarray) -> np.ndarray:
   """[V], from the unembedding, which is the embedding where they are tied."""
   table_VxD = model.params.get('unembed', model.params['embed'])
-  return capped(table_VxD @ normed_D, model.logit_cap)
+  exact_V = table_VxD @ normed_D
+  if 'screen' in model.params:
+    screen = model.params['screen']
+    rough_V = screen['out_of'] @ (normed_D @ screen['into'])
+    found_C = np.argsort(-capped(rough_V, model.logit_cap))
+    found_C = found_C[: model.screen_candidates]
+    rough_V[found_C] = exact_V[found_C]
+    exact_V = rough_V
+  return capped(exact_V, model.logit_cap)
 
 
 # ------------------------------------------------------------------- decoding

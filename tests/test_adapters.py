@@ -290,7 +290,10 @@ def test_training_goes_on_from_fitted_maps(finished_run, mapped, tmp_path):
   'changes, words',
   [
     ({'train.init_from': ''}, "train.init_from='' names none"),
-    ({'model.readout_adapters': ()}, "readout_adapters=() has none; add 'map'"),
+    (
+      {'model.readout_adapters': ()},
+      "readout_adapters=() has none; add 'map' or",
+    ),
     ({'model.readout_adapters': ('maps',)}, 'model.readout_adapters'),
     ({'model.readout_dim': 3}, 'model.readout_dim=3 has no effect'),
     ({'model.readouts': (2,)}, 'the one readout of a segment is the last'),

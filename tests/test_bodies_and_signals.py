@@ -39,6 +39,9 @@ BODIES = {
     window=3,
   ),
   'near': tiny.stack(readouts=(1, 2, 4), window=4),
+  'screened': tiny.stack(
+    readouts=(1, 2, 4), screen_rank=3, screen_candidates=9, logit_cap=4.0
+  ),
   'capped': tiny.stack(
     readouts=(1, 2, 4), score_cap=0.5, logit_cap=1.5, query_width=7
   ),
@@ -131,6 +134,7 @@ SIGNALS = {
   'local': ('max_prob',),
   'adapted': ('max_prob', 'shortlist'),
   'near': ('max_prob',),
+  'screened': ('max_prob', 'shortlist'),
   'capped': ('max_prob', 'kl', 'shortlist'),
   'biased': ('max_prob',),
   'parallel': ('max_prob',),
@@ -157,6 +161,8 @@ CASES = [
   ('adapted', 'max_prob', 'copy_state'),
   ('adapted', 'shortlist', 'copy_state'),
   *(('near', 'max_prob', policy) for policy in UNTIED),
+  ('screened', 'max_prob', 'copy_state'),
+  ('screened', 'shortlist', 'copy_state'),
   ('capped', 'max_prob', 'copy_state'),
   ('capped', 'kl', 'recompute'),
   ('capped', 'shortlist', 'drop'),
@@ -260,9 +266,9 @@ def test_the_parallel_pass_is_what_decoding_does(name, signal, policy):
   assert (np.diff(a.exit_BxT) > 0).any()
   np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
 
-  w_VxD = np.asarray(params_of(name)['unembed'])
-  product_BxTxV = a.normed_BxTxD @ w_VxD.T
-  logits_BxTxV = reference.capped(product_BxTxV, BODIES[name].cfg.logit_cap)
+  plain = tiny.plain(BODIES[name], params_of(name))
+  logits_of = functools.partial(reference.logits, plain)
+  logits_BxTxV = np.apply_along_axis(logits_of, -1, a.normed_BxTxD)
   np.testing.assert_allclose(b.logits_BxTxV, logits_BxTxV, 1e-4, 1e-4)
   log_p_BxTxV = np.asarray(jax.nn.log_softmax(b.logits_BxTxV))
   target_BxTx1 = BATCH['targets'][..., None]

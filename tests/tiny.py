@@ -193,6 +193,7 @@ def plain(model, params):
     query_width=cfg.block.attention.query_width,
     score_cap=cfg.block.attention.score_cap,
     logit_cap=cfg.logit_cap,
+    screen_candidates=cfg.screen_candidates,
     norm=cfg.block.norm,
     parallel=cfg.block.parallel,
     unit=cfg.block.mlp.kind,

@@ -14,36 +14,18 @@ from typing import NamedTuple
 import numpy as np
 
 from ease_jax.core.context import Context
+from ease_jax.core.flops import (
+  adapter_flops,
+  block_flops,
+  head_flops,
+  kv_flops,
+  whole_head_flops,
+)
 from ease_jax.core.gates import GateShape
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.policies import ExitRule, KVPolicy
 from ease_jax.core.routers import Share
 from ease_jax.core.spec import ModelConfig
-
-
-def kv_flops(cfg: ModelConfig) -> float:
-  """Projecting one state to keys and values: the K/V fill of one cell."""
-  return 2 * cfg.dim * 2 * cfg.num_kv_heads * cfg.head_dim
-
-
-def block_flops(cfg: ModelConfig, context: float) -> float:
-  """One block on one token that attends to `context` keys."""
-  projections = 2 * 2 * cfg.dim * cfg.heads_dim  # W_Q and W_O
-  mlp = 2 * cfg.block.mlp.matrices * cfg.dim * cfg.block.mlp.dim
-  attention = 2 * 2 * context * cfg.heads_dim
-  return projections + kv_flops(cfg) + mlp + attention
-
-
-def head_flops(cfg: ModelConfig) -> float:
-  """Logits of one token at one readout."""
-  return 2 * cfg.dim * cfg.vocab_size
-
-
-def adapter_flops(cfg: ModelConfig) -> float:
-  """What the adapters of one readout do to one state."""
-  narrow = 2 * cfg.readout_dim  # columns of two matrices
-  columns = {'map': cfg.dim, 'low_rank': narrow, 'mlp': narrow}
-  return sum(2.0 * cfg.dim * columns[kind] for kind in cfg.readout_adapters)
 
 
 class OwnCost(NamedTuple):
@@ -75,6 +57,7 @@ class CostModel:
       run it on a part of the batch.
     fill_L: keys and values of each cell alone.
     head: logits of one readout.
+    whole_head: the same in a loss, where nothing is screened.
     adapter_K: of each readout, what its state goes through before its head.
   """
 
@@ -86,6 +69,7 @@ class CostModel:
   trained_L: np.ndarray
   fill_L: np.ndarray
   head: float
+  whole_head: float
   adapter_K: np.ndarray
 
   @property
@@ -278,7 +262,7 @@ class CostModel:
       forward += self.teaching(heads=0)
 
     share_K = np.asarray(trained_K)
-    heads = share_K.sum() * head_passes * (self.head + self.coda)
+    heads = share_K.sum() * head_passes * (self.whole_head + self.coda)
     adapter_passes = 3 if head_passes > 1 else 1  # a gradient that comes along
     heads += adapter_passes * (share_K @ self.adapter_K)
     if asked_K is not None:
@@ -335,6 +319,7 @@ def cost_model(
     np.asarray(trained_L, np.float64),
     np.asarray(fill_L, np.float64),
     head_flops(cfg),
+    whole_head_flops(cfg),
     np.where(is_last_K, 0.0, adapter_flops(cfg)),
   )
 

@@ -8,6 +8,7 @@ GATE = 'gate_'  # of a learned signal
 ADAPTER = 'readout_adapter_'  # of a readout before the last
 OWN_NORM = 'readout_norm_'  # of one readout alone
 SHARED_NORM = 'readout_norm'  # of all
+SCREEN = 'screen'  # of the head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ def is_of_exits(group: str) -> bool:
 
   A run that starts from another one may have it and the other one not.
   """
-  return group.startswith((GATE, ADAPTER, OWN_NORM))
+  return group.startswith((GATE, ADAPTER, OWN_NORM, SCREEN))
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -43,6 +43,9 @@ class ModelConfig:
     readout_adapters: what readouts before the last of a segment do with their
       state first, of ADAPTERS.
     readout_dim: rank of low_rank, width of mlp among them.
+    screen_rank: of a factor that finds the tokens whose logits are worth
+      making; 0 = all are made.
+    screen_candidates: how many it finds.
     embedding_scale: what embedded tokens are multiplied with.
     tie_embeddings: whether the unembedding is the embedding transposed.
     dropout: on embeddings and on both branches of a block.
@@ -73,6 +76,8 @@ class ModelConfig:
   readout_norm: Annotated[str, OneOf(READOUT_NORMS)]
   readout_adapters: tuple[Annotated[str, OneOf(ADAPTERS)], ...]
   readout_dim: Annotated[Count, ReadIf('readout_adapters', NARROW)]
+  screen_rank: Size
+  screen_candidates: Annotated[Count, ReadIf('screen_rank')]
   embedding_scale: Annotated[float, Range(0, above=True)]
   tie_embeddings: bool
   dropout: Annotated[float, Range(0, 1, below=True)]

@@ -91,7 +91,7 @@ def _of_length(
     normed.append(bound.normed(k, h_1xNxD)[0])
     kv |= new | behind
 
-  logits_NxV = readout.logits(normed.pop(), bound.unembedding())
+  logits_NxV = readout.logits(normed.pop(), bound.head())
   looked = None
   heads_run = jnp.int32(1)
   if looks is not None:
@@ -149,7 +149,7 @@ def _looked(
   model's distribution (2211.17192, section 3.4); greedily that is 1 or 0.
   """
   num = len(logits_NxV)
-  w_VxD = how.bound.unembedding()
+  w_VxD = how.bound.head()
   p_NxV = jax.nn.softmax(sample.log_weights(logits_NxV, how.sampling))
 
   def chance(q_NxV: jax.Array) -> jax.Array:

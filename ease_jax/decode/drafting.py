@@ -232,9 +232,7 @@ def _drafted(
     kv |= new | behind
 
   normed_CxD = jnp.stack(normed)
-  logits_1xV = readout.logits(
-    normed_CxD[choice.drafter][None], bound.unembedding()
-  )
+  logits_1xV = readout.logits(normed_CxD[choice.drafter][None], bound.head())
   obs = readout.statistics(logits_1xV, jnp.zeros(1, jnp.int32))
   _, score_1 = SIGNALS[draft.signal].step((), obs)
   key, draw_key = jax.random.split(d.key)

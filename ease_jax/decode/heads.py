@@ -178,7 +178,7 @@ def silent(
         obs = readout.observe_states(here, previous)
         obs = bound.gated(k, obs, here, signal.name)
       candidates = memory if k else None
-      obs = readout.named(obs, here, candidates, bound.unembedding(), signal)
+      obs = readout.named(obs, here, candidates, bound.head(), signal)
       return signal.step(memory, obs)
 
     def never() -> tuple[Memory, jax.Array]:
@@ -198,7 +198,7 @@ def evaluated(
   bound: Body, exits: Exits, wanted: jax.Array, read: Read
 ) -> tuple[Exits, jax.Array]:
   """Logits [B, T, V] of a readout where they are wanted, else zeros."""
-  w_VxD = bound.unembedding()
+  w_VxD = bound.head()
   shape = *read.normed_BxTxD.shape[:-1], w_VxD.shape[0]
 
   def head() -> tuple[jax.Array, jax.Array]:
@@ -276,7 +276,7 @@ def _of_states(
   obs = readout.observe_states(here, exits.previous)
   obs = bound.gated(k, obs, here, signal.name)
   candidates = exits.memory.signal
-  return readout.named(obs, here, candidates, bound.unembedding(), signal)
+  return readout.named(obs, here, candidates, bound.head(), signal)
 
 
 def answer_of(

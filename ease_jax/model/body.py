@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.checks import need
 from ease_jax.core.context import Context, seen
 from ease_jax.core.costs import CostModel
 from ease_jax.core.freeze import ADAPTER, GATE, OWN_NORM, SHARED_NORM
@@ -26,11 +25,13 @@ from ease_jax.core.spec import ModelConfig
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers, readout
 from ease_jax.model.adapters import Adapter
+from ease_jax.model.asking import check_rule
 from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
 from ease_jax.model.prices import prices
 from ease_jax.model.readout import Read
-from ease_jax.model.unembedding import Capped, Unembedding, capped, table
+from ease_jax.model.screen import Screen
+from ease_jax.model.unembedding import Capped, Exact, Unembedding
 from ease_jax.model.walk import (
   MEMORY,
   RUNNING,
@@ -74,26 +75,7 @@ class Body(nn.Module):
 
   def check(self, rule: ExitRule) -> None:
     """Raises ConfigError if tokens of this model cannot exit like this."""
-    signal = rule.signal
-    asked_for = getattr(self.cfg.options, 'coda', None)
-    coda = f'model.{self.cfg.body}.coda={asked_for}' if asked_for else 'a coda'
-    need(
-      signal.gate is None or signal.name in self.cfg.gates,
-      f'exit signal {signal.name!r} is learned, and this model has not '
-      'learned it; add it to loss.gates and train, or use another signal',
-    )
-    need(
-      not (signal.needs_head(0) and self.grid.coda),
-      f'exit signal {signal.name!r} looks at logits, which a model with {coda} '
-      'has only where a token is answered; use a signal that looks at states',
-    )
-    vocab_size = self.cfg.vocab_size  # 1: not known yet
-    need(
-      vocab_size == 1 or signal.candidates <= vocab_size,
-      f'exit signal {signal.name!r} looks at {signal.candidates} tokens, and '
-      f'there are {vocab_size}; use another signal',
-    )
-    rule.policy.check(self.grid)
+    check_rule(self.cfg, self.grid, rule)
 
   def setup(self):
     c = self.cfg
@@ -124,6 +106,7 @@ class Body(nn.Module):
       setattr(self, name, layers.norm(c))
     for name in self._adapter_names():
       setattr(self, name, Adapter(c))
+    self.screen = Screen(c) if c.screen_rank else None
     self.drop = nn.Dropout(c.dropout)
     self.streams = self.kind.streams(c)
 
@@ -235,13 +218,18 @@ class Body(nn.Module):
     """The state at readout `k`, and the same state normed."""
     return Read(h_BxTxD, self.normed(k, h_BxTxD))
 
-  def unembedding(self) -> Unembedding:
+  def unembedding(self) -> Exact:
     """[V, D] in the compute type."""
     own = self.embed if self.cfg.tie_embeddings else self.unembed
     w_VxD = own.astype(self.cfg.dtype)
     if not self.cfg.logit_cap:
       return w_VxD
     return Capped(w_VxD, self.cfg.logit_cap)
+
+  def head(self) -> Unembedding:
+    """What logits are made with, but in losses."""
+    exact = self.unembedding()
+    return self.screen(exact) if self.screen else exact
 
   def gate(
     self, name: str, k: int | jax.Array, h_BxTxD: jax.Array
@@ -271,7 +259,7 @@ class Body(nn.Module):
     """All that the named signals look at at readout `k`, each [B, T]."""
     with_kl = any(SIGNALS[name].compares_logits for name in names)
     obs = readout.observe(
-      read, previous, target_BxT, self.unembedding(), with_kl=with_kl
+      read, previous, target_BxT, self.head(), with_kl=with_kl
     )
     return self.gated(k, obs, read, *names)
 
@@ -317,12 +305,13 @@ class Body(nn.Module):
     self, token_BxT: jax.Array, deterministic: bool = True
   ) -> jax.Array:
     """Logits of every readout, [K, B, T, V] float32."""
-    w_VxD = self.unembedding()
+    shape = *token_BxT.shape, self.cfg.vocab_size
     heads = []
 
     for k, h_BxTxD in enumerate(self.states(token_BxT, deterministic)):
-      product_BxTxV = self.normed(k, h_BxTxD) @ table(w_VxD).T
-      heads.append(capped(product_BxTxV.astype(jnp.float32), w_VxD))
+      normed_NxD = self.normed(k, h_BxTxD).reshape(-1, self.cfg.dim)
+      logits_NxV = readout.logits(normed_NxD, self.head())
+      heads.append(logits_NxV.reshape(shape))
 
     return jnp.stack(heads)
 

@@ -16,8 +16,8 @@ from ease_jax.core import observations
 from ease_jax.core.observations import Named, Observation
 from ease_jax.core.signals import Signal
 from ease_jax.model.unembedding import Unembedding as Unembedding
-from ease_jax.model.unembedding import capped, table, uncapped
 from ease_jax.model.unembedding import logits as logits
+from ease_jax.model.unembedding import logits_of, table, uncapped
 
 CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
 
@@ -206,11 +206,7 @@ def _logits_of(
 
   def chunk(some: tuple[jax.Array, jax.Array]) -> jax.Array:
     h_NxD, id_NxC = some
-    w_NxCxD = table(w_VxD)[id_NxC]
-    product_NxC = jnp.einsum(
-      'nd,ncd->nc', h_NxD, w_NxCxD, preferred_element_type=jnp.float32
-    )
-    return capped(product_NxC, w_VxD)
+    return logits_of(h_NxD, w_VxD, id_NxC)
 
   num = id_NxC.shape[1]
   chunks = _chunked(h_NxD, id_NxC, vocab_size=num * h_NxD.shape[1])

@@ -21,16 +21,47 @@ class Capped(struct.PyTreeNode):
     return self.table_VxD.shape
 
 
-Unembedding = jax.Array | Capped
+Exact = jax.Array | Capped
+
+
+class Screened(struct.PyTreeNode):
+  """An unembedding that is looked at closely for the likeliest tokens alone.
+
+  A product of low rank says roughly what all logits are. Those of the tokens
+  that it finds likeliest are made anew, from the whole unembedding; the others
+  stay as they are.
+
+  Attributes:
+    exact: the unembedding.
+    into_DxR: from a normed state to the rank.
+    out_of_VxR: from there to all logits.
+    candidates: tokens whose logits are exact.
+  """
+
+  exact: Exact
+  into_DxR: jax.Array
+  out_of_VxR: jax.Array
+  candidates: int = struct.field(pytree_node=False)
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.exact.shape
+
+
+Unembedding = Exact | Screened
 
 
 def table(w_VxD: Unembedding) -> jax.Array:
-  """The unembedding without its limit, [V, D]."""
+  """The unembedding itself, [V, D]."""
+  if isinstance(w_VxD, Screened):
+    return table(w_VxD.exact)
   return w_VxD.table_VxD if isinstance(w_VxD, Capped) else w_VxD
 
 
 def capped(product: jax.Array, w_VxD: Unembedding) -> jax.Array:
   """Logits, from products of states and an unembedding; of the same shape."""
+  if isinstance(w_VxD, Screened):
+    return capped(product, w_VxD.exact)
   if not isinstance(w_VxD, Capped):
     return product
   return w_VxD.cap * jnp.tanh(product / w_VxD.cap)
@@ -47,10 +78,31 @@ def uncapped(
 
 def logits(h_NxD: jax.Array, w_VxD: Unembedding) -> jax.Array:
   """[N, V] float32 from normed states and the unembedding."""
-  product_NxV = jax.lax.dot_general(
-    h_NxD,
-    table(w_VxD),
-    (((1,), (1,)), ((), ())),
-    preferred_element_type=jnp.float32,
+  if isinstance(w_VxD, Screened):
+    return _screened(h_NxD, w_VxD)
+  return capped(_product(h_NxD, table(w_VxD)), w_VxD)
+
+
+def logits_of(
+  h_NxD: jax.Array, w_VxD: Unembedding, id_NxC: jax.Array
+) -> jax.Array:
+  """Logits of some tokens of each state, [N, C] float32."""
+  w_NxCxD = table(w_VxD)[id_NxC]
+  product_NxC = jnp.einsum(
+    'nd,ncd->nc', h_NxD, w_NxCxD, preferred_element_type=jnp.float32
   )
-  return capped(product_NxV, w_VxD)
+  return capped(product_NxC, w_VxD)
+
+
+def _product(x_NxR: jax.Array, w_VxR: jax.Array) -> jax.Array:
+  return jax.lax.dot_general(
+    x_NxR, w_VxR, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+  )
+
+
+def _screened(h_NxD: jax.Array, w: Screened) -> jax.Array:
+  rough_NxV = capped(_product(h_NxD @ w.into_DxR, w.out_of_VxR), w)
+  _, id_NxC = jax.lax.top_k(rough_NxV, w.candidates)
+  exact_NxC = logits_of(h_NxD, w, id_NxC)
+  row_Nx1 = jnp.arange(len(h_NxD))[:, None]
+  return rough_NxV.at[row_Nx1, id_NxC].set(exact_NxC)

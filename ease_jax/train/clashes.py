@@ -23,10 +23,22 @@ def check(train: TrainSpec, loss: LossSpec, body: Body) -> None:
 def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
   """There are maps to fit, and readouts before the last one to learn."""
   adapters = body.cfg.readout_adapters
+  rank = body.cfg.screen_rank
   need(
-    train.fit_tokens == 0 or MAP in adapters,
+    train.fit_tokens == 0 or MAP in adapters or rank > 0,
     f'train.fit_tokens={train.fit_tokens} fits maps, and '
-    f'model.readout_adapters={adapters} has none; add {MAP!r}, or use 0',
+    f'model.readout_adapters={adapters} has none; add {MAP!r} or a '
+    'model.screen_rank, or use 0',
+  )
+  need(
+    rank == 0 or train.fit_tokens > 0,
+    f'model.screen_rank={rank} is of a factor that is fitted, and '
+    'train.fit_tokens=0 fits none; give tokens, or use 0 for both',
+  )
+  need(
+    rank == 0 or train.frozen,
+    f'model.screen_rank={rank} is of a head that stays, and train.freeze='
+    f'{train.freeze} changes it; use exits, and fit it behind all training',
   )
   per_segment = body.grid.per_segment
   early = [w for k, w in enumerate(loss.weight_K) if (k + 1) % per_segment]

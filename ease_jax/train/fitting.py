@@ -1,28 +1,46 @@
-"""Maps of readouts in closed form: ridge regression on the last state.
+"""What early readouts and cheap heads get in closed form, from some text.
 
-The head knows the states of the last layer. A map that takes the state of an
-earlier one as near to it as a linear map can needs no gradient, no head and one
-pass over some text (as in Yom Din et al. 2303.09435). States are compared at
-size 1: the norm before the head forgets how large they are, and few tokens
-would decide otherwise.
+Maps: the head knows the states of the last layer. A map that takes the state
+of an earlier one as near to it as a linear map can needs no gradient, no head
+and one pass over some text (as in Yom Din et al. 2303.09435). States are
+compared at size 1: the norm before the head forgets how large they are, and few
+tokens would decide otherwise.
+
+The screen: the factor of a given rank whose logits are nearest to all logits of
+that text, by the singular values of their product.
 """
 
 import functools
-import itertools
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax.core.freeze import ADAPTER
+from ease_jax.core.freeze import ADAPTER, SCREEN
 from ease_jax.core.spec import MAP
 from ease_jax.data.pipeline import Batch, BatchIterator
 from ease_jax.model import Body, Params
 from ease_jax.model.adapters import size
+from ease_jax.model.unembedding import table
 
-# Of each readout with a map: sums of x x^T and of x y^T, [R - 1, D, D].
-Moments = tuple[jax.Array, jax.Array]
+Array = jax.Array | np.ndarray
+
+SMALL = 1e-6  # keeps a root of moments invertible, relative to their mean
+
+
+class Moments(NamedTuple):
+  """Means of products of states, or sums of them.
+
+  Attributes:
+    xx_RxDxD: of each early readout's states with themselves, at size 1.
+    xy_RxDxD: with those of the last one.
+    nn_DxD: of the last one's states as the head sees them, with themselves.
+  """
+
+  xx_RxDxD: Array
+  xy_RxDxD: Array
+  nn_DxD: Array
 
 
 def fitted(
@@ -33,58 +51,83 @@ def fitted(
   tokens: int,
   ridge: float,
 ) -> Params:
-  """The same parameters with maps that were fitted.
+  """The same parameters with maps and a screen that were fitted.
 
   Args:
-    model: a body whose readouts have maps.
-    params: its parameters; the maps among them are not read.
+    model: a body whose readouts have maps, or whose head is screened.
+    params: its parameters; what is fitted is not read.
     batches: of the training text.
     tokens: at least so many are read.
     ridge: weight of the squared distance of a map from the identity, beside
       the mean squared error of a number of the state.
   """
-  dim = model.cfg.dim
-  own = model.grid.per_segment - 1
-  xx_RxDxD = np.zeros((own, dim, dim))
-  xy_RxDxD = np.zeros((own, dim, dim))
-  seen = 0.0
-
-  for batch in _until(batches, tokens):
-    xx, xy = _moments(params, batch, model=model)
-    xx_RxDxD += np.asarray(xx, np.float64)
-    xy_RxDxD += np.asarray(xy, np.float64)
-    seen += float(np.sum(batch['mask'])) * model.grid.segments
-
+  means = _means(model, params, batches, tokens)
   params = dict(params)
-  for r in range(own):
-    group = params[f'{ADAPTER}{r}']
-    more_DxD = _ridge(xx_RxDxD[r] / seen, xy_RxDxD[r] / seen, ridge)
-    kernel = jnp.asarray(more_DxD, jnp.float32)
-    params[f'{ADAPTER}{r}'] = group | {MAP: {'linear': {'kernel': kernel}}}
+
+  if MAP in model.cfg.readout_adapters:
+    for r in range(model.grid.per_segment - 1):
+      more_DxD = _ridge(means.xx_RxDxD[r], means.xy_RxDxD[r], ridge)
+      kernel = jnp.asarray(more_DxD, jnp.float32)
+      group = params[f'{ADAPTER}{r}']
+      params[f'{ADAPTER}{r}'] = group | {MAP: {'linear': {'kernel': kernel}}}
+
+  rank = model.cfg.screen_rank
+  if rank:
+    w_VxD = table(model.bind({'params': params}).unembedding())
+    params[SCREEN] = _screen(w_VxD, means.nn_DxD, rank)
   return params
 
 
-def _ridge(xx_DxD: np.ndarray, xy_DxD: np.ndarray, ridge: float) -> np.ndarray:
+def _ridge(xx_DxD: Array, xy_DxD: Array, ridge: float) -> np.ndarray:
   """What to add to the identity: argmin |x + x W - y|^2 + ridge |W|^2."""
   identity = np.eye(len(xx_DxD))
   return np.linalg.solve(xx_DxD + ridge * identity, xy_DxD - xx_DxD)
 
 
-def _until(batches: BatchIterator, tokens: int) -> Iterator[Batch]:
-  """The first batches that have so many tokens together."""
+def _screen(w_VxD: jax.Array, nn_DxD: Array, rank: int) -> dict[str, jax.Array]:
+  """argmin |n W^T - n A B^T|^2 over all A [D, R] and B [V, R].
+
+  With the moments L L^T that is the singular value decomposition of L^T W^T.
+  """
+  dim = len(nn_DxD)
+  small = SMALL * np.trace(nn_DxD) / dim
+  root_DxD = np.linalg.cholesky(nn_DxD + small * np.eye(dim))
+  w_VxD = w_VxD.astype(jnp.float32)
+  ww_DxD = np.asarray(jnp.matmul(w_VxD.T, w_VxD, precision='highest'))
+
+  _, vectors_DxD = np.linalg.eigh(root_DxD.T @ ww_DxD @ root_DxD)
+  largest_DxR = vectors_DxD[:, -rank:]
+  into_DxR = np.linalg.solve(root_DxD.T, largest_DxR)
+  back_DxR = jnp.asarray(root_DxD @ largest_DxR, jnp.float32)
+  return {
+    'into': jnp.asarray(into_DxR, jnp.float32),
+    'out_of': jnp.matmul(w_VxD, back_DxR, precision='highest'),
+  }
+
+
+def _means(
+  model: Body, params: Params, batches: BatchIterator, tokens: int
+) -> Moments:
+  """Moments over the first batches that have so many tokens together."""
+  total: Moments | None = None
   seen = 0
 
-  def wants_more(batch: Batch) -> bool:
-    nonlocal seen
-    is_short = seen < tokens
+  while seen < tokens:
+    batch = next(batches)
+    sums = _sums(params, batch, model=model)
+    doubles = jax.tree.map(functools.partial(np.asarray, dtype=float), sums)
+    total = doubles if total is None else jax.tree.map(np.add, total, doubles)
     seen += int(np.sum(batch['mask']))
-    return is_short
 
-  return itertools.takewhile(wants_more, batches)
+  assert total is not None
+  states = seen * model.grid.segments
+  return Moments(
+    total.xx_RxDxD / states, total.xy_RxDxD / states, total.nn_DxD / seen
+  )
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
-def _moments(params: Params, batch: Batch, *, model: Body) -> Moments:
+def _sums(params: Params, batch: Batch, *, model: Body) -> Moments:
   bound = model.bind({'params': params})
   per_segment = model.grid.per_segment
   states = bound.states(jnp.asarray(batch['tokens']))
@@ -98,10 +141,19 @@ def _moments(params: Params, batch: Batch, *, model: Body) -> Moments:
     return jnp.einsum('bti,btj->ij', x_BxTxD, y_BxTxD, precision='highest')
 
   last_BxTxD = unit(states[-1])
+  dim = model.cfg.dim
+  none = jnp.zeros((0, dim, dim))
   xx_R = []
   xy_R = []
   for r in range(per_segment - 1):
     runs = [unit(h_BxTxD) for h_BxTxD in states[r::per_segment]]
     xx_R.append(sum(product(x_BxTxD, x_BxTxD) for x_BxTxD in runs))
     xy_R.append(sum(product(x_BxTxD, last_BxTxD) for x_BxTxD in runs))
-  return jnp.stack(xx_R), jnp.stack(xy_R)
+
+  normed_BxTxD = bound.normed(model.grid.num_readouts - 1, states[-1])
+  normed_BxTxD = normed_BxTxD.astype(jnp.float32)
+  return Moments(
+    jnp.stack(xx_R) if xx_R else none,
+    jnp.stack(xy_R) if xy_R else none,
+    product(normed_BxTxD, normed_BxTxD),
+  )
