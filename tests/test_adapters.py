@@ -1,5 +1,7 @@
 """What readouts before the last have of their own, and maps that are fitted."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -264,6 +266,14 @@ def test_a_run_may_only_fit_maps(finished_run, mapped):
   tiny.assert_trees_equal(before, after)
   assert np.abs(own['map']['linear']['kernel']).max() > 1e-3
   assert (mapped / 'report.html').exists()
+
+
+def test_what_was_fitted_is_not_fitted_again(finished_run, mapped, tmp_path):
+  shutil.copytree(mapped, tmp_path / 'run')
+  checkpoints = small_run.snapshot(tmp_path / 'run' / 'checkpoints')
+  run_lib.run(config_of(finished_run), tmp_path / 'run', 'train')
+  again = small_run.snapshot(tmp_path / 'run' / 'checkpoints')
+  assert again == checkpoints
 
 
 def test_training_goes_on_from_fitted_maps(finished_run, mapped, tmp_path):
