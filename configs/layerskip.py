@@ -5,7 +5,12 @@
 Of the paper (Elhoushi et al. 2404.16710, from scratch): p_max 0.2, rising with
 depth and with time; e_scale 0.2; a rotation in which one early readout at a
 time has a loss; greedy text by self-speculation. Of 16 rows, 0 to 3 skip the
-last layer: 3 % fewer training FLOPs than without (counted).
+last layer: 3 % fewer training FLOPs than without (counted). Its own drafts,
+four tokens from behind layer 2 at a time (timing all ways takes long):
+
+  ... --workdir=runs/layerskip --mode=generate --prompt='def main(' \
+      --config.generate.method=speculative \
+      --config.generate.draft="(1, 4, 0.0)"
 
 Cost: never run at full length. In a shorter study (`studies/layer_dropout.py`,
 three seeds, final loss alone) dropout raised the test perplexity of the last

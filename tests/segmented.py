@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import tiny
 from ease_jax.core.gating import GateSpec
@@ -100,3 +101,23 @@ def one_segment(bound, state):
 def rotation_of(model):
   """The rotary angles of a window."""
   return rotation(model.cfg, positions(LENGTH))
+
+
+def assert_causal(params, outputs):
+  """No gradient flows from a later token, and one from the token itself.
+
+  Args:
+    params: of a model.
+    outputs: (params, tokens [1, T]) -> [K, T, ...] of the one row.
+  """
+  token_1xT = jnp.arange(8)[None] + 3  # each token has its own embedding
+
+  def squares(embed):
+    found = outputs(params | {'embed': embed}, token_1xT)
+    return (found.reshape(*found.shape[:2], -1) ** 2).sum(-1)
+
+  jacobian = jax.jit(jax.jacrev(squares))(params['embed'])
+  flow_KxTxT = np.abs(jacobian[:, :, token_1xT[0]]).sum(-1)
+  later = np.triu(np.ones((8, 8), bool), 1)
+  assert (flow_KxTxT[:, later] == 0).all()
+  assert (flow_KxTxT[:, np.eye(8, dtype=bool)] > 0).all()

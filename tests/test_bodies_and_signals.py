@@ -60,6 +60,9 @@ BODIES = {
   'adapted': tiny.stack(
     readout_adapters=('low_rank', 'map', 'mlp'), readout_dim=3
   ),
+  'gated': tiny.stack(
+    readouts=(1, 2, 4), gates=('calm', 'dat', 'gain'), gate_dim=8
+  ),
   'refine': tiny.refine(
     carry_init='input', gates=('dat_multinomial', 'ouro'), gate_dim=8
   ),
@@ -138,6 +141,7 @@ SIGNALS = {
   'capped': ('max_prob', 'kl', 'shortlist'),
   'biased': ('max_prob',),
   'parallel': ('max_prob',),
+  'gated': ('calm', 'dat', 'gain'),
   'learned': ('kl',),
   'random': ('patience',),
   'core': ('state_change',),
@@ -176,6 +180,9 @@ CASES = [
   ('refine', 'dat_multinomial', 'latest'),
   ('refine', 'shortlist', 'recompute'),
   *(('refine', 'max_prob', policy) for policy in choices()),
+  ('gated', 'calm', 'copy_state'),
+  ('gated', 'dat', 'drop'),
+  ('gated', 'gain', 'recompute'),
   ('learned', 'kl', 'latest'),
   ('random', 'patience', 'drop'),
   ('core', 'state_change', 'latest'),

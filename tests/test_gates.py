@@ -51,6 +51,25 @@ def test_every_parameter_of_every_gate_learns(name):
 
 
 @pytest.mark.parametrize('name', MODELS)
+def test_no_gradient_flows_from_a_later_token(name):
+  model = MODELS[name]
+
+  def outputs_KxTx1(params, token_1xT):
+    states = segmented.states(params, token_1xT, model=model)
+    bound = model.bind({'params': params})
+    # A plan is made at the first readout, for all; the last answers anyway.
+    asked = [
+      bound.gate(gate, k, h_BxTxD)[0]
+      for gate in GATES
+      for k, h_BxTxD in enumerate(states[:-1])
+      if k == 0 or gate != 'dat_multinomial'
+    ]
+    return jnp.stack([jnp.square(x_TxO).sum(-1) for x_TxO in asked])[..., None]
+
+  segmented.assert_causal(tiny.params(model), outputs_KxTx1)
+
+
+@pytest.mark.parametrize('name', MODELS)
 def test_detached_gates_leave_the_model_alone(name):
   model = MODELS[name]
   without = segmented.spec_of(model, gates=(), gate_weight=0.0)

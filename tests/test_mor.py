@@ -10,11 +10,13 @@ import math
 import jax
 import numpy as np
 import pytest
+import segmented
 from test_mod import (
   BATCH,
   LENGTH,
   ROWS,
   assert_decoded_tokens_cost_what_they_ran,
+  evaluated,
   gradient,
   trained_walk,
 )
@@ -30,6 +32,16 @@ MODELS = {
   choice: tiny.recursions(choice=choice, **FIELDS) for choice in mor.CHOICES
 }
 each_choice = pytest.mark.parametrize('choice', mor.CHOICES)
+
+
+@each_choice
+def test_no_gradient_flows_from_a_later_token(choice):
+  model = MODELS[choice]
+
+  def logits_KxTxV(params, token_1xT):
+    return evaluated(params, token_1xT, model=model)[:, 0]
+
+  segmented.assert_causal(tiny.params(model), logits_KxTxV)
 
 
 @each_choice

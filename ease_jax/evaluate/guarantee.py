@@ -281,7 +281,8 @@ class GuaranteeSpec:
     return cls(**section)  # pyright: ignore
 
   def __str__(self) -> str:
-    return f'lowest compute certified for {self.risk} <= {self.epsilon:g}'
+    words = RISKS[self.risk].words
+    return f'lowest compute certified for a {words} <= {self.epsilon:.3g}'
 
   @property
   def on(self) -> bool:

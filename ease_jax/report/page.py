@@ -160,7 +160,7 @@ def _thresholds(results: Results) -> list[str]:
     return ['never'] * (num - 1) + ['always']
 
   *early, _ = point.threshold_K(num).tolist()
-  texts = [f'{t:.3g}' if t < float('inf') else 'never' for t in early]
+  texts = [tables.reached_text(t, 3) for t in early]
   return [*texts, 'always']
 
 

@@ -33,12 +33,13 @@ def quality_vs_compute(results: Results, width: float = drawing.WIDE) -> Figure:
   inside = [*_points_below(ax, drawing.PPL_VIEW * full), here]
   ppls = [ppl for _, ppl in inside]
   top = max(full * 1.02, *ppls)
-  bottom = min(full, *ppls) - 0.13 * (top - full)
+  height = top - min(full, *ppls)
+  bottom = top - 1.13 * height
   # The frontier goes on below; a part of it must not flatten the rest.
   clairvoyant = clairvoyant_curve(results)
   lowest = min([bottom, *(ppl for _, ppl in clairvoyant)])
-  bottom = max(lowest, full - 0.6 * (top - full))
-  top += 0.03 * (top - full)
+  bottom = min(bottom, max(lowest, full - 0.6 * (top - full)))
+  top += 0.06 * height
 
   handles.append(_plot_static(ax, results, top))
   if clairvoyant:

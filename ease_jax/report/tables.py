@@ -4,8 +4,11 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from ease_jax.core.policies import UNREACHED
 from ease_jax.evaluate.records import Json
@@ -72,6 +75,7 @@ def _cell(text: str) -> str:
   return ' '.join(text.split('\n')).replace('|', r'\|')
 
 
+LOWEST = float(np.finfo(np.float32).min)  # every score reaches it
 DIGITS = (4, 6, 9, 17)  # of a threshold; 17 tell any two numbers apart
 
 
@@ -99,8 +103,22 @@ def threshold_text(threshold: Any, digits: int = DIGITS[0]) -> str:
   if not isinstance(threshold, list):
     return f'{threshold:.{digits}g}'
   *early, _ = threshold
-  texts = ['never' if t is None else f'{t:.{digits}g}' for t in early]
+  texts = [reached_text(t, digits) for t in early]
   return ', '.join([*texts, 'last'])
+
+
+def reached_text(threshold: float | None, digits: int) -> str:
+  """What a readout asks for: `never`, `always`, or a number.
+
+  Args:
+    threshold: of the readout; None or infinity is reached by nobody.
+    digits: that are shown.
+  """
+  if threshold is None or threshold == math.inf:
+    return 'never'
+  if threshold <= LOWEST:
+    return 'always'
+  return f'{threshold:.{digits}g}'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from ease_jax import deploy, specs
 from ease_jax import workdir as folders
@@ -31,6 +32,7 @@ from ease_jax.evaluate.guarantee import METHODS, RISKS, UNITS, GuaranteeSpec
 from ease_jax.evaluate.results import ROLES
 from ease_jax.evaluate.sweep import Evaluator, SweepSpec, scalar_points
 from ease_jax.model import Body, Params
+from ease_jax.progress import stage
 from ease_jax.report import tables
 from ease_jax.train import saved
 
@@ -74,9 +76,9 @@ class Outcome:
 
   Attributes:
     violated: share of the splits whose other half lost more than epsilon.
-    exits: share in which a threshold was certified.
+    exits: share in which a threshold was certified that costs less than all.
     loss: mean on the other half, as epsilon is told.
-    compute: mean at the certified threshold.
+    compute: mean at the threshold that was taken.
   """
 
   violated: float
@@ -106,21 +108,23 @@ def resplit(
     [np.zeros((1, len(pool.document_N))), pool.loss_JxN]
   )
   compute_J = np.concatenate([[1.0], pool.compute_J])
-  last_B = np.zeros(num, int)
+  taken_B = np.zeros(num, int)
   loss_B = np.zeros(num)
 
   for b in range(num):
     side_D = rng.permutation(num_documents) < num_documents // 2
     seen_N = side_D[pool.document_N]
     seen_JxN = rng.permutation(pool.loss_JxN[:, seen_N], axis=1)
-    last_B[b] = guarantee.certified(seen_JxN, spec.limit, spec.delta, method)
-    loss_B[b] = loss_JxN[last_B[b], ~seen_N].mean()
+    last = guarantee.certified(seen_JxN, spec.limit, spec.delta, method)
+    # As a run does: of those that are certified, the cheapest.
+    taken_B[b] = compute_J[: last + 1].argmin()
+    loss_B[b] = loss_JxN[taken_B[b], ~seen_N].mean()
 
   return Outcome(
     violated=float((loss_B > spec.limit).mean()),
-    exits=float((last_B > 0).mean()),
+    exits=float((taken_B > 0).mean()),
     loss=spec.amount(float(loss_B.mean())),
-    compute=float(compute_J[last_B].mean()),
+    compute=float(compute_J[taken_B].mean()),
   )
 
 
@@ -203,7 +207,7 @@ def measure(
   workdir: str,
   fields: Mapping[str, Any],
   thresholds: Sequence[float] | None,
-  max_tokens: int,
+  max_tokens: int | None,
 ) -> tuple[GuaranteeSpec, dict[tuple[str, str], Pool]]:
   """A guarantee on a finished run, and the losses of the run's units.
 
@@ -211,7 +215,7 @@ def measure(
     workdir: of the run.
     fields: of section `exit.guarantee`, changed.
     thresholds: of its signal; None = those that the run has swept.
-    max_tokens: of each split; 0 = all.
+    max_tokens: of each split; 0 = all; None = as the run has it.
 
   Raises:
     ConfigError: there is no such run, its data are others now, or the
@@ -231,7 +235,10 @@ def measure(
   best = deploy.restore_best(config, checked, folder, model)
   saved.check_facts(folder, best.facts, task.to_json())
   params = best.state.params
-  found = pools(checked.sweep, model, params, task, max_tokens)
+  if max_tokens is None:
+    max_tokens = checked.sweep.max_tokens
+  with stage('evaluating'):
+    found = pools(checked.sweep, model, params, task, max_tokens)
   return checked.sweep.guarantee, found
 
 
@@ -252,8 +259,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--signal', help="left out: the config's")
   parser.add_argument('--thresholds', type=float, nargs='+')
   parser.add_argument('--splits', type=int, default=500)
-  parser.add_argument('--tokens', type=int, default=0, help='0 = all')
+  parser.add_argument(
+    '--tokens', type=int, help="0 = all; left out: the config's"
+  )
   args = parser.parse_args(argv)
+  logging.set_verbosity(logging.ERROR)
   fields = {
     'risk': next(iter(RISKS)),
     'epsilon': max(args.epsilon),
@@ -266,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec, found = measure(args.workdir, fields, args.thresholds, args.tokens)
     print(table(found, spec, args.epsilon, args.splits), end='')
   except (ConfigError, OSError) as error:
-    sys.exit(f'error: {" ".join(str(error).split())}')
+    sys.exit(f'ease_jax: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':
