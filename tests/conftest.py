@@ -122,7 +122,6 @@ AGAIN = {
     'gated-dat-drop',
     'adapted-shortlist-copy_state',
     'screened-shortlist-copy_state',
-    'near-max_prob-recompute',
     'stack-patience-recompute',
     'refine-max_prob-recompute',
     'refine-max_prob-drop',
