@@ -73,30 +73,7 @@ def _add_model(c: Config) -> None:
   c.model.carry_backprop = 1  # last segments that losses reach through; 1 = own
   c.model.router = 'none'  # of model.ROUTINGS; mod, mor: tokens pass layers
 
-  c.model.block = ConfigDict()
-  c.model.block.norm = 'pre'  # before each branch; or post, branch, sandwich
-  c.model.block.parallel = False  # attention and MLP are given one state
-  c.model.block.norm_kind = 'rms'  # or layer: centred, with a bias
-  c.model.block.epsilon = 1e-6  # what norms add to a mean square
-  c.model.block.attention = ConfigDict()
-  c.model.block.attention.num_heads = 4  # H
-  c.model.block.attention.num_kv_heads = 4  # G, divides num_heads (GQA)
-  c.model.block.attention.head_dim = 0  # width of a head; 0 = dim / num_heads
-  c.model.block.attention.rope_share = 1.0  # of a head that turns; 0 = none
-  c.model.block.attention.rope_base = 10000.0  # wavelength of rotary positions
-  c.model.block.attention.rope_factors = ()  # of each pair's, for long contexts
-  c.model.block.attention.global_every = 0  # others are local; 0 = all global
-  c.model.block.attention.local_rope_base = 10000.0  # of local layers
-  c.model.block.attention.query_width = 0  # scores / its root; 0 = a head's
-  c.model.block.attention.score_cap = 0.0  # soft limit of scores; 0 = none
-  c.model.block.attention.window = 0  # tokens that (local) layers see; 0 = all
-  c.model.block.attention.qkv_bias = False  # of queries, keys and values
-  c.model.block.attention.out_bias = False  # of what heads make together
-  c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets
-  c.model.block.mlp = ConfigDict()
-  c.model.block.mlp.kind = 'gelu'  # or gelu_exact, swiglu, geglu
-  c.model.block.mlp.dim = 512  # F
-  c.model.block.mlp.bias = False  # of all its matrices
+  _add_block(c)
 
   c.model.refine = ConfigDict()  # read where model.body is refine
   c.model.refine.prelude = 0  # layers of their own, once before all segments
@@ -134,6 +111,33 @@ def _add_model(c: Config) -> None:
   c.model.mor.capacities = ()  # share of tokens that train each run; () = even
   c.model.mor.choice = 'expert'  # before each run; or token: once for all
   c.model.mor.loss_weight = 0.01  # of what the router learns
+
+
+def _add_block(c: Config) -> None:
+  c.model.block = ConfigDict()
+  c.model.block.norm = 'pre'  # before each branch; or post, branch, sandwich
+  c.model.block.parallel = False  # attention and MLP are given one state
+  c.model.block.norm_kind = 'rms'  # or layer: centred, with a bias
+  c.model.block.epsilon = 1e-6  # what norms add to a mean square
+  c.model.block.attention = ConfigDict()
+  c.model.block.attention.num_heads = 4  # H
+  c.model.block.attention.num_kv_heads = 4  # G, divides num_heads (GQA)
+  c.model.block.attention.head_dim = 0  # width of a head; 0 = dim / num_heads
+  c.model.block.attention.rope_share = 1.0  # of a head that turns; 0 = none
+  c.model.block.attention.rope_base = 10000.0  # wavelength of rotary positions
+  c.model.block.attention.rope_factors = ()  # of each pair's, for long contexts
+  c.model.block.attention.global_every = 0  # others are local; 0 = all global
+  c.model.block.attention.local_rope_base = 10000.0  # of local layers
+  c.model.block.attention.query_width = 0  # scores / its root; 0 = a head's
+  c.model.block.attention.score_cap = 0.0  # soft limit of scores; 0 = none
+  c.model.block.attention.window = 0  # tokens that (local) layers see; 0 = all
+  c.model.block.attention.qkv_bias = False  # of queries, keys and values
+  c.model.block.attention.out_bias = False  # of what heads make together
+  c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets
+  c.model.block.mlp = ConfigDict()
+  c.model.block.mlp.kind = 'gelu'  # or gelu_exact, swiglu, geglu
+  c.model.block.mlp.dim = 512  # F
+  c.model.block.mlp.bias = False  # of all its matrices
 
 
 def _add_loss(c: Config) -> None:

@@ -200,9 +200,13 @@ def _check_together(specs: Specs, grid: Grid) -> None:
   one_of('loss.target', specs.loss.teaching.target, TARGETS)
   clashes.check(specs.train, specs.loss, specs.body)
   _check_top_k(specs)
-  if specs.train.freeze != 'nothing' and specs.train.steps > 0:
-    names = leaves(specs.shapes)
-    freezing.check(specs.train.freeze, specs.loss.freeze, names)
+  if specs.train.freeze != 'nothing':
+    freezing.check(
+      specs.train.freeze,
+      specs.loss.freeze,
+      leaves(specs.shapes),
+      trains=specs.train.steps > 0,
+    )
   _check_positions(specs)
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),

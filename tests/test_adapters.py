@@ -315,7 +315,11 @@ def test_training_goes_on_from_fitted_maps(finished_run, mapped, tmp_path):
       "names 'layers_*', and no parameter is called like that: there are",
     ),
     (
-      {'train.freeze': 'paths', 'train.freeze_paths': ('*',)},
+      {
+        'train.freeze': 'paths',
+        'train.freeze_paths': ('*',),
+        'train.steps': 4,
+      },
       'leaves nothing to learn',
     ),
     (

@@ -65,8 +65,10 @@ def test_the_high_state_may_start_as_the_input():
   model = tiny.hrm(carry_init='input', carry_norm=True, backprop=4, gates=())
   bound = model.bind({'params': tiny.params(model)})
   tokens = BATCH['tokens']
-  state = bound.start(tokens, positions(LENGTH))
-  np.testing.assert_array_equal(state['high'], bound.embed_tokens(tokens))
+  place_1xT = positions(LENGTH)
+  state = bound.start(tokens, place_1xT)
+  embedded_BxTxD = bound.embed_tokens(tokens, place_1xT)
+  np.testing.assert_array_equal(state['high'], embedded_BxTxD)
   assert (state['low'] == state['low'][:1, :1]).all()
   assert {name for cell in model.grid.cells for name in cell.reads} == {
     'low',

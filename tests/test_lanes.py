@@ -10,6 +10,7 @@ from ease_jax.checks import ConfigError
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import lanes as lanes_lib
 from ease_jax.model import with_segments
+from ease_jax.model.attention import positions
 from ease_jax.model.walk import RUNNING, Call
 
 RUNS = 3
@@ -40,7 +41,9 @@ def by_hand(model, params, lanes):
     return layer(Call(cell, 0, None, None, None), h_BxTxD).h_BxTxD
 
   prelude, *core = model.grid.cells
-  lane_N = [block(prelude, bound.embed_tokens(tokens))] * lanes
+  place_1xT = positions(tokens.shape[1])
+  embedded_BxTxD = bound.embed_tokens(tokens, place_1xT)
+  lane_N = [block(prelude, embedded_BxTxD)] * lanes
   state_S = []
   for run, cell in enumerate(core):
     read_N, mix_NxN, write_N = unmixed(params, run, lanes)
@@ -139,7 +142,8 @@ def test_behind_a_prelude_its_output_is_normed(inject):
   model = model_of(inject=inject, input_norm=True)
   bound = model.bind({'params': tiny.params(model)})
   prelude = model.grid.head[-1]
-  h_BxTxD = bound.embed_tokens(BATCH['tokens'])
+  tokens = BATCH['tokens']
+  h_BxTxD = bound.embed_tokens(tokens, positions(tokens.shape[1]))
   written = bound.written(prelude, {RUNNING: h_BxTxD}, 0)
   assert set(written) == set(prelude.writes)
   for name in prelude.writes:

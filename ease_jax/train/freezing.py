@@ -63,13 +63,16 @@ def labels(params: Params, freeze: Freeze) -> Params:
   return jax.tree_util.tree_map_with_path(label, params)
 
 
-def check(kind: str, freeze: Freeze, names: Iterable[str]) -> None:
+def check(
+  kind: str, freeze: Freeze, names: Iterable[str], *, trains: bool
+) -> None:
   """Refuses what leaves nothing to learn, and patterns of nothing.
 
   Args:
     kind: the field `train.freeze`.
     freeze: what it stands for.
     names: paths of the model's parameters.
+    trains: whether anything has to learn.
 
   Raises:
     ConfigError: says which.
@@ -82,7 +85,7 @@ def check(kind: str, freeze: Freeze, names: Iterable[str]) -> None:
       f'that: there are {_groups(names)}; mend or leave it out',
     )
   need(
-    any(freeze.learns(name) for name in names),
+    not trains or any(freeze.learns(name) for name in names),
     f'train.freeze={kind} leaves nothing to learn; name loss.gates or '
     'model.readout_adapters, or use nothing',
   )
