@@ -13,7 +13,7 @@ import pytest
 
 from ease_jax.checks import ConfigError
 from ease_jax.core.policies import OperatingPoint
-from ease_jax.report import write_report
+from ease_jax.report import quality, write_report
 
 NEVER = fake_run.NEVER
 
@@ -48,6 +48,24 @@ def test_every_file_of_the_contract_is_written(run):
     'sweep.csv',
     'sweep.md',
   ]
+
+
+@pytest.mark.parametrize('share', [0.8, 0.97, 1.005, 1.3])
+def test_the_chosen_point_is_in_the_figure(share):
+  """However far it is from full depth, and with a margin."""
+  ppl = share * fake_run.FULL_PPL
+  found = fake_run.with_report_side(0.5, share)
+  chosen = found.chosen
+  assert chosen is not None
+  side = dataclasses.replace(chosen.report, quality=fake_run.quality(ppl))
+  chosen = dataclasses.replace(chosen, report=side)
+  figure = quality.quality_vs_compute(dataclasses.replace(found, chosen=chosen))
+
+  left, right = figure.axes[0].get_xlim()
+  bottom, top = figure.axes[0].get_ylim()
+  assert left < 0.5 < right
+  margin = 0.03 * (top - bottom)
+  assert bottom + margin < ppl < top - margin
 
 
 def test_text_of_the_run_is_escaped_and_kept(html):
