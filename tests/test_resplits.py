@@ -93,5 +93,7 @@ def test_a_run_that_is_not_there_is_one_line(tmp_path):
 
 def test_a_limit_that_is_none_is_one_line(finished_run):
   _, workdir = finished_run
-  with pytest.raises(SystemExit, match='^ease_jax: exit.guarantee.epsilon=2.0 '):
+  with pytest.raises(
+    SystemExit, match='^ease_jax: exit.guarantee.epsilon=2.0 '
+  ):
     resplits.main(['--workdir', str(workdir), '--epsilon', '2'])
