@@ -11,11 +11,12 @@ import small_run
 import tiny
 from ease_jax import run as run_lib
 from ease_jax.core.costs import adapter_flops
+from ease_jax.core.freeze import MODEL as MODEL_STAYS
 from ease_jax.core.freeze import Freeze, all_but_exits
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
-from ease_jax.train import fitting, loss, optimizer
+from ease_jax.train import fitting, freezing, loss, optimizer
 from ease_jax.train.freezing import learned_of
 from ease_jax.train.paths import leaves
 from ease_jax.workdir import read_config
@@ -130,6 +131,14 @@ def test_ten_updates_leave_the_model_bit_for_bit():
   for name, x in leaves(params).items():
     learns = name.startswith('readout_adapter_')
     assert (np.asarray(x) != before[name]).any() == learns
+
+
+def test_names_of_the_optimizers_parts_are_those_in_older_checkpoints():
+  params = {'gate_calm': jnp.zeros(1), 'embed': jnp.zeros(1)}
+  assert freezing.labels(params, MODEL_STAYS) == {
+    'gate_calm': 'gate',
+    'embed': 'frozen',
+  }
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from ease_jax.core.freeze import ADAPTER, GATE, Freeze
 from ease_jax.model import Params
 from ease_jax.train.paths import path_of
 
-LEARNS = 'learns'
-STAYS = 'stays'
+# Names of the two parts of the optimizer, as checkpoints have them.
+LEARNS = 'gate'
+STAYS = 'frozen'
 
 UNEMBED = 'unembed'
 HEADS = (ADAPTER, 'readout_norm', UNEMBED)  # behind all layers
