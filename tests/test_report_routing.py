@@ -33,6 +33,7 @@ def routed_run(tmp_path, monkeypatch):
 
 def test_a_run_with_routers_shows_who_ran_what(routed_run):
   html = page_of(routed_run)
+  assert re.search(r'Routers alone leave [\d.]+\s%\sof full depth', html)
   assert TITLE in html
   for share in ('12.3', '45.6', '50.0', '10.0'):
     assert f'<td>{share}\u202f%</td>' in html, share

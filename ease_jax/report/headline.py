@@ -4,7 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ease_jax.evaluate.results import ChosenSide, ReadoutRow, Results
+from ease_jax.evaluate.results import (
+  REPORT,
+  ChosenSide,
+  ReadoutRow,
+  Results,
+)
 from ease_jax.report import drawing, html, words
 
 # A run of less than this says that the code runs, and nothing about exits.
@@ -87,7 +92,18 @@ def _found(results: Results) -> Headline:
     'over windows of text, of this one trained model. Every token stops at '
     f'the first of {len(results.readouts)} readouts that is sure enough. The '
     f'thresholds were chosen on the {chosen.select_split} split; the numbers '
-    f'here are from the {chosen.report_split} split.',
+    f'here are from the {chosen.report_split} split.{_routed(results)}',
+  )
+
+
+def _routed(results: Results) -> str:
+  """What routers spare without any exit, where there are routers."""
+  if not results.routers:
+    return ''
+  without = results.off(REPORT).cost.compute
+  return (
+    f' Routers alone leave {html.percent(without)} of full depth, where no '
+    'token stops early: what is spared beyond that, exits spare.'
   )
 
 
