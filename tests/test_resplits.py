@@ -65,6 +65,17 @@ def test_the_mean_alone_breaks_it():
   assert resplits.resplit(pool(), SPEC, method, SPLITS).violated > MOST
 
 
+def test_a_threshold_that_costs_more_than_all_is_not_taken():
+  """Of those that are certified, the cheapest."""
+  dear = pool()._replace(compute_J=np.array([0.9, 1.1, 1.2, 1.3, 1.4, 1.5]))
+  found = resplits.resplit(dear, SPEC, METHODS['betting'], 20)
+  assert found.exits == 1
+  assert found.compute == pytest.approx(0.9)
+  dear = dear._replace(compute_J=dear.compute_J + 1)
+  found = resplits.resplit(dear, SPEC, METHODS['betting'], 20)
+  assert (found.exits, found.loss, found.compute) == (0, 0, 1)
+
+
 def test_too_few_documents_are_full_depth():
   found = resplits.resplit(pool(documents=12), SPEC, METHODS['betting'], 20)
   assert (found.violated, found.exits, found.loss, found.compute) == (

@@ -169,16 +169,11 @@ def brief(c: Config) -> Config:
   return c
 
 
-def gates(c: Config, source: str) -> Config:
-  """A copy that learns gates on a finished run of `c`, which is kept.
-
-  Args:
-    c: config of the run.
-    source: its directory.
-  """
+def _beside(c: Config, source: str, freeze: str) -> Config:
+  """A copy that learns for 600 updates what stands beside a finished run."""
   c = copy.deepcopy(c)
   c.train.init_from = source
-  c.train.freeze = 'model'
+  c.train.freeze = freeze
   c.train.steps = 600
   c.train.eval_every = 300
   c.train.checkpoint_every = 300
@@ -186,6 +181,17 @@ def gates(c: Config, source: str) -> Config:
   c.optimizer.learning_rate = 3e-3
   c.optimizer.muon_learning_rate = config.base().optimizer.muon_learning_rate
   c.optimizer.weight_decay = 0.0
+  return c
+
+
+def gates(c: Config, source: str) -> Config:
+  """A copy that learns gates on a finished run of `c`, which is kept.
+
+  Args:
+    c: config of the run.
+    source: its directory.
+  """
+  c = _beside(c, source, 'model')
   c.loss.gates = ('calm', 'dat', 'gain', 'ouro')
   c.exit.signals = ('max_prob', 'state_change', *c.loss.gates)
   c.exit.policies = ('copy_state',)
@@ -202,22 +208,13 @@ def late_exits(c: Config, source: str) -> Config:
     c: config of the run.
     source: its directory.
   """
-  c = copy.deepcopy(c)
+  c = _beside(c, source, 'exits')
   c.model.readout_norm = 'per_readout'
   c.model.readout_adapters = ('map', 'mlp')
   c.loss.weights = 'uniform'
   c.loss.target = 'distill'
   c.loss.teacher_weight = 1.0
-  c.train.init_from = source
-  c.train.freeze = 'exits'
   c.train.fit_tokens = 65_536
-  c.train.steps = 600
-  c.train.eval_every = 300
-  c.train.checkpoint_every = 300
-  c.optimizer.name = 'adamw'
-  c.optimizer.learning_rate = 3e-3
-  c.optimizer.muon_learning_rate = config.base().optimizer.muon_learning_rate
-  c.optimizer.weight_decay = 0.0
   return c
 
 
