@@ -20,7 +20,7 @@ help:
 	@echo 'make quickstart   train, sweep and write $(WORKDIR)/report.html'
 	@echo 'make check        lint, type check and the quick tests: three minutes'
 	@echo 'make test         lint, type check and the tests: about fifteen'
-	@echo 'make test-all     the same properties on more bodies: about twenty'
+	@echo 'make test-all     the same properties on more bodies: about thirty'
 	@echo 'make lint         lint, format check and type check only'
 	@echo 'make clean        remove caches and build output (not .venv, not runs)'
 

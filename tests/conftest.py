@@ -107,10 +107,12 @@ SLOW = (
 )
 
 
-# The same property once more, on another body, policy or signal: parts of the
-# names of tests, by file. `make test-all` runs them too.
+# The same property once more, on another body, policy or signal, or by a longer
+# way: parts of the names of tests, by file. `make test-all` runs them too.
 AGAIN = {
   'test_adaptive': (
+    'test_where_nobody_is_right_nobody_drafts',
+    'test_what_was_learned_outlives_a_program',
     'each_other[refine]',
     'held_to_the_full_model[0-settings1]',
     'held_to_the_full_model[1-settings1]',
@@ -119,6 +121,9 @@ AGAIN = {
     'test_sampled_tokens_have_the_full_models_distribution',
   ),
   'test_bodies_and_signals': (
+    'refine-ouro-copy_state',
+    'named-max_prob-latest',
+    'parallel-max_prob-copy_state',
     'stack-kl-copy_state',
     'stack-state_cosine-drop',
     'gated-dat-drop',
@@ -152,8 +157,15 @@ AGAIN = {
     'capped-kl-recompute',
     'biased-max_prob-drop',
   ),
-  'test_clock': ('[mor-recompute]', '[near-recompute]'),
+  'test_clock': (
+    '[mor-recompute]',
+    '[near-recompute]',
+    '[stack-recompute]',
+    'test_the_clock_runs_on_points_spread_over_the_sweep',
+  ),
   'test_decode': (
+    'core-state_change-latest',
+    'is_explicit[copy_state]',
     'stack-max_prob-drop',
     'stack-patience-recompute',
     'row_is_the_same_alone[drop]',
@@ -163,6 +175,8 @@ AGAIN = {
     'near-max_prob-recompute',
   ),
   'test_decode_costs': (
+    'stack-shortlist-copy_state',
+    'test_hrm_is_charged_all_its_layers_under_recompute',
     'stack-kl-copy_state',
     'stack-state_cosine-copy_state',
     'stack-max_prob-drop',
@@ -171,6 +185,7 @@ AGAIN = {
   ),
   'test_distillation': ('[two-other]', '[one-other]', '[two-own]'),
   'test_extension': (
+    'test_it_generates_from_the_command_line',
     'decoding_does[drop]',
     'decoding_does[recompute]',
     'decoding_does[earliest]',
@@ -203,10 +218,17 @@ AGAIN = {
     'later_token[token runs]',
   ),
   'test_mor': ('costs_what_it_ran[token]', 'later_token[token]'),
-  'test_shortcut': ('the_same_shortcut[0.1]',),
+  'test_shortcut': (
+    'the_same_shortcut[0.1]',
+    'test_a_resumed_run_takes_the_same_shortcuts',
+  ),
   'test_study': ('test_another_evaluation_is_made_again',),
   'test_lanes': ('the_equations[1]', 'the_equations[3]'),
   'test_pretrained': (
+    'not_exported[rope_base-777.0]',
+    'a_gradient_is_that_of_transformers[neox]',
+    'test_training_goes_on_from_it_and_knows_where_it_came_from',
+    'test_a_model_of_ours_with_a_window_is_a_mistral_elsewhere',
     'elsewhere[char]',
     'elsewhere[bpe]',
     'not_exported[rope_factors',
@@ -229,8 +251,8 @@ AGAIN = {
     'loads_what_was_exported[qwen2]',
   ),
   'test_per_run': (
+    'without[float32-lora]',
     'without[bfloat16',
-    'without[float32-film]',
     'were_before_it[lora]',
     'matrices_of_runs[lora]',
     'gives_each_run_its_own[False-film]',
@@ -238,6 +260,8 @@ AGAIN = {
     'gives_each_run_its_own[True-lora]',
   ),
   'test_refine': (
+    'same_weights[named]',
+    'any_length[random]',
     'segments_only[1-zeros',
     'segments_only[2-learned',
     'same_weights[1]',
@@ -251,6 +275,7 @@ AGAIN = {
   ),
   'test_hrm': ('updates_learn[1]', 'updates_learn[2]', 'updates_learn[4]'),
   'test_resume': (
+    'runs_resume_too[changes6',
     'resumes_too[hrm',
     'runs_resume_too[changes0',
     'runs_resume_too[changes1',
@@ -266,12 +291,16 @@ AGAIN = {
   ),
   'test_teacher': ('test_segments_that_teach_themselves_resume_too',),
   'test_train_flops': (
+    '-changes6]',
+    '-changes9]',
+    '-changes3]',
     '-changes2]',
     '-changes4]',
     '-changes5]',
     '-changes7]',
     '-changes10]',
   ),
+  'test_docs': ('test_code_runs[notebook.md]',),
 }
 
 

@@ -13,7 +13,7 @@ from ease_jax import run as run_lib
 from ease_jax.config import ConfigError
 from ease_jax.train import loop
 
-TRIALS = int(os.environ.get('FUZZ', '20'))
+TRIALS = int(os.environ.get('FUZZ', '10'))
 FIRST = int(os.environ.get('FUZZ_FROM', '0'))
 # What each mode is there to write.
 WRITTEN = {

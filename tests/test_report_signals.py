@@ -5,11 +5,16 @@ import json
 
 import fake_run
 import pytest
+from test_study_statistics import single
 
+from ease_jax.checks import ConfigError
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.reliability import GateBin, GateRow
 from ease_jax.report import signals, write_report
+from ease_jax.report.study import write_page
+from ease_jax.study import statistics
+from ease_jax.study.study import Study
 
 
 @pytest.mark.parametrize(
@@ -52,23 +57,66 @@ def results_of(**curves):
   return dataclasses.replace(base, sweep=(*others, *rows))
 
 
-def test_shares_of_the_way_to_the_frontier():
-  results = results_of(
-    max_prob=[(0.8, 1.01)], calm=[(0.7, 1.01)], margin=[(0.9, 1.01)]
-  )
+def knowing(results, compute):
+  """The same results; who knows all losses needs so much at 1.01."""
   off = results.off(results_lib.REPORT)
   least = dataclasses.replace(
     results.clairvoyant[0],
     split=results_lib.REPORT,
     quality=dataclasses.replace(off.quality, ppl=1.01 * off.quality.ppl),
-    cost=dataclasses.replace(off.cost, compute=0.4),
+    cost=dataclasses.replace(off.cost, compute=compute),
   )
-  results = dataclasses.replace(results, clairvoyant=(least,))
-  rows = {row.name: row for row in signals.signal_rows(results)}
+  return dataclasses.replace(results, clairvoyant=(least,))
+
+
+def test_shares_of_the_way_to_the_frontier():
+  results = results_of(
+    max_prob=[(0.8, 1.01)], calm=[(0.7, 1.01)], margin=[(0.9, 1.01)]
+  )
+  rows = {row.name: row for row in signals.signal_rows(knowing(results, 0.4))}
   assert rows['max_prob'].closed == 0
   assert rows['calm'].closed == pytest.approx(0.25)
   assert rows['margin'].closed == pytest.approx(-0.25)
   assert [row.learned for row in rows.values()] == [False, True, False]
+
+
+def test_a_study_says_what_signals_need(tmp_path):
+  """Shares are of the means: (0.75 - 0.6) / (0.75 - 0.45)."""
+  runs = {}
+  for seed, (usual, other, least) in enumerate(
+    [(0.8, 0.7, 0.5), (0.7, 0.5, 0.4)]
+  ):
+    results = results_of(max_prob=[(usual, 1.01)], calm=[(other, 1.01)])
+    run = single(100.0, 2.0, seed)
+    runs[seed] = run._replace(results=knowing(results, least))
+
+  names = {'exits': {}, 'absent': {}}
+  study = Study('', '', names, (0, 1), pairs=(), signals=('exits', 'absent'))
+  comparison = statistics.summarize(
+    study, {'exits': runs}, [], fake_run.results().provenance
+  )
+  calm = {
+    cost.level: cost for cost in comparison.signals if cost.signal == 'calm'
+  }
+  # Half way to full depth; who knows all losses is never so good.
+  assert calm[1.005].compute.mean == pytest.approx(0.8)
+  assert calm[1.005].closed is None
+  assert calm[1.01].compute.values == (0.7, 0.5)
+  assert calm[1.01].closed == pytest.approx(0.5)
+
+  write_page(tmp_path, comparison)
+  table = (tmp_path / 'comparison.md').read_text()
+  assert (
+    '| exits | calm | 80.0 ± 7.1 % | 60.0 ± 14.1 % (50 %) | '
+    '60.0 ± 14.1 % (50 %) | 60.0 ± 14.1 % (50 %) |'
+  ) in table
+  assert '| exits | knows all losses | not reached | 45.0 ± 7.1 % |' in table
+  assert 'What each signal needs' in (tmp_path / 'report.html').read_text()
+
+
+def test_a_study_names_variants_that_there_are():
+  with pytest.raises(ConfigError, match="'nobody', which is none"):
+    Study('', '', {'exits': {}}, (0,), pairs=(), signals=('nobody',))
 
 
 GATE = GateRow(

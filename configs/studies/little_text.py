@@ -21,14 +21,6 @@ from ease_jax import presets
 from ease_jax.study.study import Config, Study
 
 
-def origin(c: Config) -> Config:
-  """With the layer of the origin code."""
-  c = c.copy_and_resolve_references()
-  c.model.block.norm = 'post'
-  c.model.block.mlp.kind = 'swiglu'
-  return c
-
-
 def little(c: Config) -> Config:
   """On 60,000 characters, until no update brings a better loss."""
   c = c.copy_and_resolve_references()
@@ -53,9 +45,9 @@ def get_study(data: str) -> Study:
       'standard_4': four,
       'standard_8': eight,
       'recurrent': twice,
-      'standard_4, origin': origin(four),
-      'standard_8, origin': origin(eight),
-      'recurrent, origin': origin(twice),
+      'standard_4, origin': presets.origin(four),
+      'standard_8, origin': presets.origin(eight),
+      'recurrent, origin': presets.origin(twice),
     },
     seeds=(1, 2, 3, 4, 5, 6),
     pairs=(

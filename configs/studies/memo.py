@@ -11,23 +11,14 @@ and four layers; `standard, 2 layers` runs as many as IRT does.
 import functools
 
 from ease_jax import presets
-from ease_jax.study.study import Config, Study
+from ease_jax.study.study import Study
 
 
 def get_study(data: str) -> Study:
   standard = functools.partial(presets.memo, data)
   irt = functools.partial(presets.memo_irt, data)
 
-  def supervised(c: Config) -> Config:
-    c = c.copy_and_resolve_references()
-    c.model.readouts = ()
-    c.loss.weights = 'uniform'
-    return c
-
-  def hrm(layers: int) -> Config:
-    c = presets.hrm(standard(layers), segments=2, num_layers=layers)
-    c.train.updates = 'per_segment'
-    return c
+  hrm = functools.partial(presets.memo_hrm, data)
 
   variants = {
     'standard': standard(1),
@@ -36,8 +27,8 @@ def get_study(data: str) -> Study:
     'hrm': hrm(1),
     'standard, 4 layers': standard(4),
     'irt, 4 layers': irt(4),
-    'ds, 4 layers': supervised(standard(4)),
-    'ds + irt, 4 layers': supervised(irt(4)),
+    'ds, 4 layers': presets.every_layer(standard(4)),
+    'ds + irt, 4 layers': presets.every_layer(irt(4)),
     'hrm, 2 + 2 layers': hrm(2),
   }
   return Study(

@@ -15,30 +15,22 @@ as with our layer (some 70 %), and loses at equal training FLOPs as there.
 
 from ease_jax import presets
 from ease_jax.study.equal import with_equal_training
-from ease_jax.study.study import Config, Study
+from ease_jax.study.study import Study
 
 VOCAB = 257  # bytes, and the end of a text
 
 
-def origin(c: Config) -> Config:
-  """With the layer of the origin code."""
-  c = c.copy_and_resolve_references()
-  c.model.block.norm = 'post'
-  c.model.block.mlp.kind = 'swiglu'
-  return c
-
-
 def get_study(data: str) -> Study:
   del data  # the running Python's library is the text
-  four = origin(presets.brief(presets.standard(4)))
+  four = presets.origin(presets.brief(presets.standard(4)))
   eight = presets.brief(presets.standard(8))
-  twice = origin(presets.recurrent(eight, segments=2, num_layers=4))
+  twice = presets.origin(presets.recurrent(eight, segments=2, num_layers=4))
   return Study(
     "Recurrence with the layer of the memo's code",
     'What do four layers that run twice bring, beside layers of their own?',
     {
       'standard_4': four,
-      'standard_8': origin(eight),
+      'standard_8': presets.origin(eight),
       'recurrent': twice,
       'standard_4, FLOPs': with_equal_training(four, twice, VOCAB),
     },

@@ -318,3 +318,26 @@ def memo_irt(folder: str, num_layers: int) -> Config:
   c.loss.weights = 'segment_ends'
   c.train.updates = 'per_segment'
   return c
+
+
+def memo_hrm(folder: str, num_layers: int) -> Config:
+  """`memo` with HRM's two levels of so many layers each."""
+  c = hrm(memo(folder, num_layers), segments=2, num_layers=num_layers)
+  c.train.updates = 'per_segment'
+  return c
+
+
+def every_layer(c: Config) -> Config:
+  """A copy with a readout behind every layer, all losses alike."""
+  c = c.copy_and_resolve_references()
+  c.model.readouts = ()
+  c.loss.weights = 'uniform'
+  return c
+
+
+def origin(c: Config) -> Config:
+  """A copy with the layer of the origin code: post-norm, a gated MLP."""
+  c = c.copy_and_resolve_references()
+  c.model.block.norm = 'post'
+  c.model.block.mlp.kind = 'swiglu'
+  return c

@@ -182,6 +182,26 @@ class Depth(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class SignalCost(Record):
+  """What a signal needs to be so good, on the split that reports.
+
+  Attributes:
+    variant: whose exits it decides.
+    signal: its name; None for those who know all losses.
+    level: perplexity over that of full depth.
+    compute: share of the full pass; None where a seed does not reach it.
+    closed: share of the way from `max_prob` to those who know all losses, of
+      the means over the seeds; None where one of the two does not reach it.
+  """
+
+  variant: str
+  signal: str | None
+  level: float
+  compute: Spread | None
+  closed: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class FrontierPoint(Record):
   """A model without exits: FLOPs per token, and perplexity."""
 
@@ -274,6 +294,7 @@ class Comparison(Record):
     provenance: of the comparison; its runs have their own.
     recoveries: of repeated layers.
     depths: of models after fewer runs.
+    signals: what each needs.
   """
 
   title: str
@@ -288,3 +309,4 @@ class Comparison(Record):
   provenance: Provenance
   recoveries: tuple[Recovery, ...] = ()
   depths: tuple[Depth, ...] = ()
+  signals: tuple[SignalCost, ...] = ()

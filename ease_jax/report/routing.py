@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ease_jax.evaluate.passage import Passage
+from ease_jax.evaluate.passage import Passage, PassageToken
 from ease_jax.evaluate.results import Results
 from ease_jax.report import drawing, svg
 
@@ -17,18 +17,31 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Way:
+  """A token of the passage on its way to the readout that answers it.
+
+  Attributes:
+    met: layers with a router on it.
+    skipped: those of them that it passed by.
+  """
+
+  met: int
+  skipped: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
   """What the page says of routers.
 
   Attributes:
     rows: one for each layer with a router.
-    shades: of tokens that run 0, 1, ... of them.
-    ran: how many each token of the passage runs before its answer.
+    shades: of tokens that pass 0, 1, ... of them by.
+    ways: one for each token of the passage.
   """
 
   rows: tuple[Row, ...]
   shades: tuple[str, ...]
-  ran: tuple[int, ...]
+  ways: tuple[Way, ...]
 
 
 def section(results: Results, passage: Passage) -> Section | None:
@@ -43,5 +56,12 @@ def section(results: Results, passage: Passage) -> Section | None:
   return Section(
     rows=tuple(rows),
     shades=tuple(f'{100 * svg.shade(k, num):.1f}%' for k in range(num)),
-    ran=tuple(token.ran or 0 for token in passage.tokens),
+    ways=tuple(_way(token, results) for token in passage.tokens),
   )
+
+
+def _way(token: PassageToken, results: Results) -> Way:
+  """A token that left early did not skip the routers behind its exit."""
+  answered = (token.segment, token.layer)
+  met = sum((row.segment, row.layer) <= answered for row in results.routers)
+  return Way(met, met - (token.ran or 0))

@@ -1,4 +1,4 @@
-"""The table of signals: what each needs to be nearly as good as full depth."""
+"""Tables of signals: what each needs to be nearly as good as full depth."""
 
 import dataclasses
 import math
@@ -7,7 +7,8 @@ import numpy as np
 
 from ease_jax.core.signals import MAX_PROB, SIGNALS
 from ease_jax.evaluate.results import REPORT, Results
-from ease_jax.report import drawing, quality
+from ease_jax.report import drawing, quality, tables
+from ease_jax.report.comparison import Comparison, SignalCost
 from ease_jax.report.quality import Curve
 
 LEVEL = 1.01  # perplexity at which signals are compared, over full depth's
@@ -77,26 +78,45 @@ def silent_gates(results: Results) -> list[str]:
 
 def signal_rows(results: Results) -> list[SignalRow]:
   """One row per signal that was swept, under the chosen K/V policy."""
-  ppl = LEVEL * results.off(REPORT).quality.ppl
+  compute_of = needed(results, LEVEL)
+  least = least_at(results, LEVEL)
+  usual = compute_of.get(MAX_PROB.name)
+
+  rows = []
+  for name, compute in compute_of.items():
+    share = closed(compute, usual, least)
+    learned = name in SIGNALS and SIGNALS[name].gate is not None
+    rows.append(SignalRow(name, learned, compute, share))
+  return rows
+
+
+def needed(results: Results, level: float) -> dict[str, float | None]:
+  """What each signal needs, under the chosen K/V policy.
+
+  Args:
+    results: of a run.
+    level: perplexity to reach on the split that reports, over full depth's.
+
+  Returns:
+    signal -> compute; None where it does not reach that.
+  """
+  ppl = level * results.off(REPORT).quality.ppl
   policy = results.chosen.policy
   compute_of = {}
   for name in quality.swept(results):
     scalar = quality.scalar_curve(results, name, policy)
     searched = quality.searched_curve(results, name, policy)
     compute_of[name] = compute_at([*scalar, *searched], ppl)
-
-  least = compute_at(quality.clairvoyant_curve(results), ppl)
-  usual = compute_of.get(MAX_PROB.name)
-
-  rows = []
-  for name, compute in compute_of.items():
-    closed = _closed(compute, usual, least)
-    learned = name in SIGNALS and SIGNALS[name].gate is not None
-    rows.append(SignalRow(name, learned, compute, closed))
-  return rows
+  return compute_of
 
 
-def _closed(
+def least_at(results: Results, level: float) -> float | None:
+  """What those need who know all losses; arguments as those of `needed`."""
+  ppl = level * results.off(REPORT).quality.ppl
+  return compute_at(quality.clairvoyant_curve(results), ppl)
+
+
+def closed(
   compute: float | None, usual: float | None, least: float | None
 ) -> float | None:
   """Share of the way from the usual compute to the least one."""
@@ -125,3 +145,29 @@ def compute_at(curve: Curve, ppl: float) -> float | None:
     return None
   computes, ppls = zip(*front)
   return float(np.interp(-ppl, np.negative(ppls), computes))
+
+
+def costs_table(
+  comparison: Comparison,
+) -> tuple[list[str], list[list[str]]]:
+  """Columns and rows of a study's signals: a column for each level."""
+  cells_of: dict[tuple[str, str], dict[float, str]] = {}
+  for cost in comparison.signals:
+    signal = cost.signal or 'knows all losses'
+    cells = cells_of.setdefault((cost.variant, signal), {})
+    cells[cost.level] = _cost_cell(cost)
+
+  levels = list(dict.fromkeys(cost.level for cost in comparison.signals))
+  columns = [f'at {100 * (level - 1):+.1f} %' for level in levels]
+  rows = [[*names, *cells.values()] for names, cells in cells_of.items()]
+  return ['variant', 'signal', *columns], rows
+
+
+def _cost_cell(cost: SignalCost) -> str:
+  """Compute, and in brackets the share of the way that is closed."""
+  if cost.compute is None:
+    return 'not reached'
+  compute = tables.spread(cost.compute, 1, 100) + ' %'
+  if cost.closed is None:
+    return compute
+  return f'{compute} ({100 * cost.closed:.0f} %)'

@@ -9,7 +9,15 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ease_jax.report import drawing, html, recurrence, svg, tables, words
+from ease_jax.report import (
+  drawing,
+  html,
+  recurrence,
+  signals,
+  svg,
+  tables,
+  words,
+)
 from ease_jax.report.comparison import (
   Comparison,
   Frontier,
@@ -73,6 +81,9 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
   depths = recurrence.depths(comparison)
   if depths:
     written.append(_markdown(recurrence.DEPTHS, depths))
+  signal_columns, signal_rows = signals.costs_table(comparison)
+  if signal_rows:
+    written.append(_markdown(signal_columns, signal_rows))
   html.write(workdir / 'comparison.md', '\n'.join(written))
   html.write(workdir / 'comparison.csv', _csv(comparison))
 
@@ -90,6 +101,8 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
     recovered_rows=recovered,
     depth_columns=recurrence.DEPTHS,
     depth_rows=depths,
+    signal_columns=signal_columns,
+    signal_rows=signal_rows,
     verdict=verdict(comparison),
     sentences=[sentence(pair) for pair in comparison.pairs],
     judged=[judgement(item) for item in judged],

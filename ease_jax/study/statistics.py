@@ -16,7 +16,7 @@ from ease_jax.report.comparison import (
   Sizes,
   Variant,
 )
-from ease_jax.study import frontier, recurrence, uncertainty
+from ease_jax.study import frontier, recurrence, signals, uncertainty
 from ease_jax.study.paired import (
   at_readout,
   common_seeds,
@@ -73,6 +73,7 @@ def summarize(
     provenance=provenance,
     recoveries=recurrence.recoveries(study.recoveries, runs_of),
     depths=recurrence.depths(study.depths, runs_of),
+    signals=signals.costs(study.signals, runs_of),
   )
 
 

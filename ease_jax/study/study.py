@@ -49,6 +49,8 @@ class Study:
       layers' gain the repeats bring.
     depths: (variant, another one for each of its runs from the first, trained
       for that number), which are held against each other run by run.
+    signals: variants of which is asked what each of their signals needs, beside
+      `max_prob` and those who know all losses.
 
   Raises:
     ConfigError: a field is of another kind, seeds repeat, a variant is named
@@ -64,6 +66,7 @@ class Study:
   frontier: Annotated[tuple[str, ...], Different()] = ()
   recoveries: Annotated[tuple[tuple[str, str, str], ...], Different()] = ()
   depths: Annotated[tuple[tuple[str, tuple[str, ...]], ...], Different()] = ()
+  signals: Annotated[tuple[str, ...], Different()] = ()
 
   def __post_init__(self):
     need(
@@ -90,7 +93,7 @@ class Study:
         f'study.pairs holds {name!r} against itself; name another baseline',
       )
 
-    named = [*self.frontier]
+    named = [*self.frontier, *self.signals]
     for together in (*self.pairs, *self.recoveries):
       named += together
     for variant, twins in self.depths:
