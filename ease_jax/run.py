@@ -203,7 +203,7 @@ def _train(
 def _fitted(run_specs: Specs, task: Task, params: Params) -> Params:
   """Parameters with maps of readouts fitted to the last one."""
   train = run_specs.train
-  with stage('fitting the maps of readouts'):
+  with stage('fitting maps and screen'):
     return fitting.fitted(
       run_specs.body,
       params,

@@ -212,20 +212,35 @@ def test_a_row_is_read_after_its_last_run():
 # -------------------------------------------------------------- two devices
 
 
-def two_devices():
-  """Prints how far an update on two devices is from that on one."""
+STEP = 3
+
+
+def rows_of_their_own():
+  """A config whose rows draw, and what is drawn for a batch."""
+  spec = training.make_specs(drawn())
+  runs_B = spec.train.rows_at(STEP, SEGMENTS, 0)
+  assert len(set(runs_B)) > 1
+  return spec, {RUNS: runs_B}
+
+
+def one_number_for_all():
+  """A config that draws one number for a batch, which is not its last one."""
+  c = drawn()
+  c.train.runs = 'drawn'
+  return training.make_specs(c), {}
+
+
+def two_devices(spec, more):
+  """An update on two devices is that on one."""
   from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-  spec = training.make_specs(drawn())
-  now = planned(
-    spec.body, spec.loss, plan(spec.train, spec.body, step=3, seed=0)
-  )
-  batch = tiny.batch(training.BATCH_SIZE, training.SEQ_LEN)
-  batch[RUNS] = spec.train.rows_at(3, SEGMENTS, 0)
-  assert len(set(batch[RUNS])) > 1
+  drawn_plan = plan(spec.train, spec.body, step=STEP, seed=0)
+  now = planned(spec.body, spec.loss, drawn_plan)
+  batch = tiny.batch(training.BATCH_SIZE, training.SEQ_LEN) | more
   params = tiny.params(spec.body)
   before = np.int32(now.before)
   whole, _ = jitted(params, now.model, now.loss, batch, before)
+
   mesh = Mesh(np.asarray(jax.devices()), 'rows')
   assert mesh.size == 2
   by_row = NamedSharding(mesh, PartitionSpec('rows'))
@@ -234,13 +249,19 @@ def two_devices():
   split, _ = jitted(params, now.model, now.loss, shared, before)
   tiny.assert_trees_close(split, whole, 1e-4, 1e-6)
   assert float(jnp.abs(whole['layer_0']['mlp']['up']['kernel']).max()) > 0
-  print('close')
+
+
+def on_two_devices():
+  """What the process of the test does."""
+  for drawing in (rows_of_their_own, one_number_for_all):
+    two_devices(*drawing())
+    print(drawing.__name__, 'is close')
 
 
 def test_two_devices_update_as_one():
-  """Half of the rows on each; the numbers were drawn for the whole batch."""
+  """Half of the rows on each; what they run is drawn for the whole batch."""
   done = subprocess.run(
-    [sys.executable, '-c', 'import test_rows; test_rows.two_devices()'],
+    [sys.executable, '-c', 'import test_rows; test_rows.on_two_devices()'],
     cwd=HERE,
     env=os.environ
     | {
@@ -253,4 +274,4 @@ def test_two_devices_update_as_one():
     text=True,
   )
   assert done.returncode == 0, done.stdout
-  assert 'close' in done.stdout
+  assert done.stdout.count('is close') == 2

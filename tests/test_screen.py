@@ -11,7 +11,7 @@ from ease_jax import run as run_lib
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
 from ease_jax.model import readout
-from ease_jax.model.unembedding import Capped, Screened
+from ease_jax.model.unembedding import Capped, Screened, found
 from ease_jax.train import fitting
 from ease_jax.workdir import read_config
 
@@ -22,17 +22,20 @@ BARE = tiny.stack()
 BATCH = tiny.batch(rows=4, length=8)
 RNG = np.random.default_rng(0)
 H_NXD = RNG.normal(size=(6, 16)).astype(np.float32)
+SHIFT = jnp.float32(0.25)
 W_VXD = RNG.normal(size=(tiny.VOCAB, 16)).astype(np.float32)
 
 
 def screened(exact, rank, num):
   into_DxR = RNG.normal(size=(16, rank)).astype(np.float32)
   out_of_VxR = RNG.normal(size=(tiny.VOCAB, rank)).astype(np.float32)
-  return Screened(exact, jnp.asarray(into_DxR), jnp.asarray(out_of_VxR), num)
+  return Screened(
+    exact, jnp.asarray(into_DxR), jnp.asarray(out_of_VxR), SHIFT, num
+  )
 
 
 @pytest.mark.parametrize('exact', [W_VXD, Capped(jnp.asarray(W_VXD), 2.0)])
-def test_the_likeliest_are_exact_and_the_others_rough(exact):
+def test_the_likeliest_are_exact_and_the_others_rough_and_raised(exact):
   head = screened(exact, RANK, NUM)
   found_NxV = np.asarray(readout.logits(H_NXD, head))
   exact_NxV = np.asarray(readout.logits(H_NXD, exact))
@@ -40,10 +43,11 @@ def test_the_likeliest_are_exact_and_the_others_rough(exact):
   if isinstance(exact, Capped):
     rough_NxV = 2.0 * np.tanh(rough_NxV / 2.0)
 
+  raised_NxV = rough_NxV + 0.25
   order_NxV = np.argsort(-rough_NxV)
   for place_NxC, wanted_NxV in (
     (order_NxV[:, :NUM], exact_NxV),
-    (order_NxV[:, NUM:], rough_NxV),
+    (order_NxV[:, NUM:], raised_NxV),
   ):
     np.testing.assert_allclose(
       np.take_along_axis(found_NxV, place_NxC, 1),
@@ -79,6 +83,27 @@ def test_the_factor_is_the_best_of_its_rank():
   error = np.square(logits_NxV - rough_NxV).sum()
   assert error == pytest.approx(left, rel=1e-3)
   assert left < 0.9 * np.square(logits_NxV).sum()
+
+
+def test_tokens_that_stay_rough_are_as_likely_together_as_they_are():
+  """On the text that it is fitted to; their own logits say less."""
+  params = fitted_to(MODEL, tiny.params(MODEL), BATCH)
+  bound = MODEL.bind({'params': params})
+  h_BxTxD = bound.states(jnp.asarray(BATCH['tokens']))[-1]
+  n_NxD = bound.normed(3, h_BxTxD).reshape(-1, 16)
+  head = bound.head()
+  looked = found(n_NxD, head)
+
+  def together(logits_NxV):
+    """Mean probability of all tokens that are not looked at closely."""
+    prob_NxV = jax.nn.softmax(logits_NxV)
+    near_NxC = jnp.take_along_axis(prob_NxV, looked.id_NxC, axis=1)
+    return 1 - float(near_NxC.sum(1).mean())
+
+  wanted = together(readout.logits(n_NxD, head.exact))
+  unshifted = looked.among_rough(looked.exact_NxC, jnp.float32(0))
+  assert together(readout.logits(n_NxD, head)) == pytest.approx(wanted, 1e-3)
+  assert abs(together(unshifted) / wanted - 1) > 0.01
 
 
 def test_nothing_is_lost_at_full_rank():

@@ -20,10 +20,12 @@ class Screen(nn.Module):
     into_DxR = self.param('into', zeros, shape, jnp.float32)
     shape = c.vocab_size, c.screen_rank
     out_of_VxR = self.param('out_of', zeros, shape, jnp.float32)
+    shift = self.param('shift', zeros, (), jnp.float32)
     dtype = jnp.dtype(c.dtype)
     return Screened(
       exact,
       into_DxR.astype(dtype),
       out_of_VxR.astype(dtype),
+      shift,
       min(c.screen_candidates, c.vocab_size),
     )

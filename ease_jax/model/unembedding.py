@@ -1,5 +1,7 @@
 """From normed states to logits: the only place where they are formed."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -29,18 +31,20 @@ class Screened(struct.PyTreeNode):
 
   A product of low rank says roughly what all logits are. Those of the tokens
   that it finds likeliest are made anew, from the whole unembedding; the others
-  stay as they are.
+  stay rough, all raised by the same number.
 
   Attributes:
     exact: the unembedding.
     into_DxR: from a normed state to the rank.
     out_of_VxR: from there to all logits.
+    shift: what is added to logits that stay rough, a scalar.
     candidates: tokens whose logits are exact.
   """
 
   exact: Exact
   into_DxR: jax.Array
   out_of_VxR: jax.Array
+  shift: jax.Array
   candidates: int = struct.field(pytree_node=False)
 
   @property
@@ -100,9 +104,33 @@ def _product(x_NxR: jax.Array, w_VxR: jax.Array) -> jax.Array:
   )
 
 
-def _screened(h_NxD: jax.Array, w: Screened) -> jax.Array:
+class Found(NamedTuple):
+  """What a screen finds out, before both kinds of logits are one row.
+
+  Attributes:
+    rough_NxV: logits of all tokens, without the shift.
+    id_NxC: the likeliest tokens by these.
+    exact_NxC: their logits.
+  """
+
+  rough_NxV: jax.Array
+  id_NxC: jax.Array
+  exact_NxC: jax.Array
+
+  def among_rough(self, value_NxC: jax.Array, shift: jax.Array) -> jax.Array:
+    """The likeliest tokens have these values, all others are raised, [N, V]."""
+    row_Nx1 = jnp.arange(len(self.id_NxC))[:, None]
+    raised_NxV = self.rough_NxV + shift
+    return raised_NxV.at[row_Nx1, self.id_NxC].set(value_NxC)
+
+
+def found(h_NxD: jax.Array, w: Screened) -> Found:
+  """Rough logits of normed states, and exact ones of the likeliest tokens."""
   rough_NxV = capped(_product(h_NxD @ w.into_DxR, w.out_of_VxR), w)
   _, id_NxC = jax.lax.top_k(rough_NxV, w.candidates)
-  exact_NxC = logits_of(h_NxD, w, id_NxC)
-  row_Nx1 = jnp.arange(len(h_NxD))[:, None]
-  return rough_NxV.at[row_Nx1, id_NxC].set(exact_NxC)
+  return Found(rough_NxV, id_NxC, logits_of(h_NxD, w, id_NxC))
+
+
+def _screened(h_NxD: jax.Array, w: Screened) -> jax.Array:
+  looked = found(h_NxD, w)
+  return looked.among_rough(looked.exact_NxC, w.shift)

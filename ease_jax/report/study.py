@@ -116,9 +116,6 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
 def verdict(comparison: Comparison) -> str:
   """The study in one line: how many differences are told apart."""
   directions = [words.direction(p.ratio, p.interval) for p in comparison.pairs]
-  if not directions:
-    return 'Nothing is held against anything else.'
-
   lower = directions.count('lower')
   higher = directions.count('higher')
   rest = len(directions) - lower - higher

@@ -7,26 +7,33 @@ compared at size 1: the norm before the head forgets how large they are, and few
 tokens would decide otherwise.
 
 The screen: the factor of a given rank whose logits are nearest to all logits of
-that text, by the singular values of their product.
+that text, by the singular values of their product. A sum of exponentials of
+rough logits is too small, as those of what they miss have a mean above 1; one
+number added to them all gives tokens that are not looked at closely the
+probability back that they have together.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import optimize, special
 
 from ease_jax.core.freeze import ADAPTER, SCREEN
 from ease_jax.core.spec import MAP
 from ease_jax.data.pipeline import Batch, BatchIterator
 from ease_jax.model import Body, Params
 from ease_jax.model.adapters import size
-from ease_jax.model.unembedding import table
+from ease_jax.model.unembedding import Screened, found, logits, table
 
 Array = jax.Array | np.ndarray
 
 SMALL = 1e-6  # keeps a root of moments invertible, relative to their mean
+MOST = 50.0  # by which logits are shifted
+AT_ONCE = 64  # states of which all logits are in memory
 
 
 class Moments(NamedTuple):
@@ -61,7 +68,8 @@ def fitted(
     ridge: weight of the squared distance of a map from the identity, beside
       the mean squared error of a number of the state.
   """
-  means = _means(model, params, batches, tokens)
+  text = _taken(batches, tokens)
+  means = _means(model, params, text)
   params = dict(params)
 
   if MAP in model.cfg.readout_adapters:
@@ -74,8 +82,20 @@ def fitted(
   rank = model.cfg.screen_rank
   if rank:
     w_VxD = table(model.bind({'params': params}).unembedding())
-    params[SCREEN] = _screen(w_VxD, means.nn_DxD, rank)
+    screen = _screen(w_VxD, means.nn_DxD, rank)
+    shift = _shift(model, params | {SCREEN: screen}, text)
+    params[SCREEN] = screen | {'shift': jnp.float32(shift)}
   return params
+
+
+def _taken(batches: BatchIterator, tokens: int) -> list[Batch]:
+  """The first batches that have so many tokens together."""
+  text = []
+  seen = 0
+  while seen < tokens:
+    text.append(next(batches))
+    seen += int(np.sum(text[-1]['mask']))
+  return text
 
 
 def _ridge(xx_DxD: Array, xy_DxD: Array, ridge: float) -> np.ndarray:
@@ -102,24 +122,83 @@ def _screen(w_VxD: jax.Array, nn_DxD: Array, rank: int) -> dict[str, jax.Array]:
   return {
     'into': jnp.asarray(into_DxR, jnp.float32),
     'out_of': jnp.matmul(w_VxD, back_DxR, precision='highest'),
+    'shift': jnp.float32(0.0),
   }
 
 
-def _means(
-  model: Body, params: Params, batches: BatchIterator, tokens: int
-) -> Moments:
-  """Moments over the first batches that have so many tokens together."""
-  total: Moments | None = None
-  seen = 0
+class Masses(NamedTuple):
+  """Logarithms of sums of exponentials of logits, [B, T] each.
 
-  while seen < tokens:
-    batch = next(batches)
+  Attributes:
+    near: over the tokens that are looked at closely.
+    rough: over all others, as the screen has them.
+    true: over the same ones, as the whole head has them.
+  """
+
+  near: Array
+  rough: Array
+  true: Array
+
+
+def _shift(model: Body, params: Params, text: Sequence[Batch]) -> float:
+  """Gives tokens that stay rough the probability that they have together.
+
+  Args:
+    model: its head is screened.
+    params: with a screen that shifts nothing.
+    text: what the mean is over.
+  """
+  masks = [batch['mask'] > 0 for batch in text]
+  found = [_masses(params, batch, model=model) for batch in text]
+  near_N, rough_N, true_N = (
+    np.concatenate([np.asarray(x, float)[m] for x, m in zip(part, masks)])
+    for part in zip(*found)
+  )
+  wanted = special.expit(true_N - near_N).mean()
+  if wanted == 0:  # all tokens are looked at
+    return 0.0
+
+  def too_much(shift: float) -> float:
+    return special.expit(rough_N + shift - near_N).mean() - wanted
+
+  return optimize.root_scalar(too_much, bracket=(-MOST, MOST)).root
+
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def _masses(params: Params, batch: Batch, *, model: Body) -> Masses:
+  bound = model.bind({'params': params})
+  h_BxTxD = bound.states(jnp.asarray(batch['tokens']))[-1]
+  n_BxTxD = bound.normed(model.grid.num_readouts - 1, h_BxTxD)
+  head = bound.head()
+  assert isinstance(head, Screened)
+
+  def of(n_D: jax.Array) -> Masses:
+    looked = found(n_D[None], head)
+    none_NxC = jnp.full_like(looked.exact_NxC, -jnp.inf)
+    whole = looked._replace(rough_NxV=logits(n_D[None], head.exact))
+    rows = (
+      looked.exact_NxC,
+      looked.among_rough(none_NxC, head.shift),
+      whole.among_rough(none_NxC, head.shift),
+    )
+    return Masses(*(jax.nn.logsumexp(row) for row in rows))
+
+  masses_N = jax.lax.map(
+    of, n_BxTxD.reshape(-1, model.cfg.dim), batch_size=AT_ONCE
+  )
+  return jax.tree.map(lambda x: x.reshape(batch['mask'].shape), masses_N)
+
+
+def _means(model: Body, params: Params, text: Sequence[Batch]) -> Moments:
+  """Moments over all tokens of a text."""
+  total: Moments | None = None
+  for batch in text:
     sums = _sums(params, batch, model=model)
     doubles = jax.tree.map(functools.partial(np.asarray, dtype=float), sums)
     total = doubles if total is None else jax.tree.map(np.add, total, doubles)
-    seen += int(np.sum(batch['mask']))
 
   assert total is not None
+  seen = sum(int(np.sum(batch['mask'])) for batch in text)
   states = seen * model.grid.segments
   return Moments(
     total.xx_RxDxD / states, total.xy_RxDxD / states, total.nn_DxD / seen
