@@ -72,7 +72,9 @@ def write_page(workdir: pathlib.Path, comparison: Comparison) -> pathlib.Path:
 
   readout_columns, readout_rows = _readouts(comparison)
 
-  written = [_markdown(COLUMNS, rows), _markdown(PAIR_COLUMNS, pair_rows)]
+  written = [_markdown(COLUMNS, rows)]
+  if pair_rows:
+    written.append(_markdown(PAIR_COLUMNS, pair_rows))
   if readout_rows:
     written.append(_markdown(readout_columns, readout_rows))
   recovered = recurrence.recovered(comparison)

@@ -13,6 +13,7 @@ number added to them all gives tokens that are not looked at closely the
 probability back that they have together.
 """
 
+import bisect
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from ease_jax.core.freeze import ADAPTER, SCREEN
 from ease_jax.core.spec import MAP
@@ -32,7 +33,7 @@ from ease_jax.model.unembedding import Screened, found, logits, table
 Array = jax.Array | np.ndarray
 
 SMALL = 1e-6  # keeps a root of moments invertible, relative to their mean
-MOST = 50.0  # by which logits are shifted
+SHIFTS = np.linspace(-50.0, 50.0, 100_001)  # of which one is the best
 AT_ONCE = 64  # states of which all logits are in memory
 
 
@@ -161,7 +162,8 @@ def _shift(model: Body, params: Params, text: Sequence[Batch]) -> float:
   def too_much(shift: float) -> float:
     return special.expit(rough_N + shift - near_N).mean() - wanted
 
-  return optimize.root_scalar(too_much, bracket=(-MOST, MOST)).root
+  place = bisect.bisect_left(SHIFTS, 0.0, key=too_much)
+  return float(SHIFTS[min(place, len(SHIFTS) - 1)])
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
