@@ -6,10 +6,10 @@
 Cost: 70 runs of half a minute to two on one core. Test perplexity on five
 seeds (`docs/results.md`): standard 12.81, irt 13.00; with the layer of the
 origin 14.21 and 12.48, two layers of it 12.36, four 12.80, with irt 12.46, ds
-12.16, both 12.62, hrm 14.68. Protocol of `memo.py`. The layer
-of the origin code norms after each sum and has a gated MLP, 3/2 the size;
-ours norms before each branch. `more` has twice the rate, `updates` makes two
-updates of each batch of half as many windows, as IRT makes two of each batch.
+12.16, both 12.62, hrm 14.68. Protocol of `memo.py`. The layer of the origin
+code norms after each sum and has a gated MLP, 3/2 the size; ours norms before
+each branch. `more` has twice the rate, `updates` makes two updates of each
+batch of half as many windows, as IRT makes two of each batch.
 The other lines of `memo.py` follow, with the layer of the origin alone.
 
 Expected before the first run: with the origin's layer IRT is 2 to 4 % better
