@@ -335,15 +335,17 @@ def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
 def logits(model: Decoder, normed_D: np.ndarray) -> np.ndarray:
   """[V], from the unembedding, which is the embedding where they are tied."""
   table_VxD = model.params.get('unembed', model.params['embed'])
-  exact_V = table_VxD @ normed_D
-  if 'screen' in model.params:
-    screen = model.params['screen']
-    rough_V = screen['out_of'] @ (normed_D @ screen['into'])
-    found_C = np.argsort(-capped(rough_V, model.logit_cap))
-    found_C = found_C[: model.screen_candidates]
-    rough_V[found_C] = exact_V[found_C]
-    exact_V = rough_V
-  return capped(exact_V, model.logit_cap)
+  exact_V = capped(table_VxD @ normed_D, model.logit_cap)
+  if 'screen' not in model.params:
+    return exact_V
+
+  screen = model.params['screen']
+  rough_V = screen['out_of'] @ (normed_D @ screen['into'])
+  rough_V = capped(rough_V, model.logit_cap)
+  found_C = np.argsort(-rough_V)[: model.screen_candidates]
+  raised_V = rough_V + screen['shift']
+  raised_V[found_C] = exact_V[found_C]
+  return raised_V
 
 
 # ------------------------------------------------------------------- decoding
