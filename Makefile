@@ -35,8 +35,8 @@ quickstart: $(VENV)/.installed
 
 # Exits as they are at a few layers; then with fitted maps and a screened head.
 # Little text: with a vocabulary of 262,144 every look at one costs 27 layers.
-FEW := --config.evaluate.max_tokens=1024 --config.evaluate.batch_size=1 \
-  --config.evaluate.speed_tokens=32 --config.exit.search_points=0 \
+FEW := --config.evaluate.max_tokens=512 --config.evaluate.batch_size=1 \
+  --config.exit.search_points=0 \
   --config.exit.signals="('max_prob',)" \
   --config.exit.policies="('copy_state',)" \
   --config.exit.thresholds.max_prob="(0.5, 0.9)"
@@ -46,9 +46,10 @@ ADDED := --config.train.freeze=exits --config.train.fit_tokens=4096 \
 
 pretrained: $(PRETRAINED)/imported/config.json
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/imported \
-	  --mode=evaluate $(FEW)
+	  --mode=evaluate --config.evaluate.speed_tokens=0 $(FEW)
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/imported --mode=report
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/exits $(FEW) $(ADDED) \
+	  --config.evaluate.speed_tokens=16 \
 	  --config=$(PRETRAINED)/imported/config.json \
 	  --config.train.init_from=$(PRETRAINED)/imported
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/exits \
@@ -59,7 +60,7 @@ $(PRETRAINED)/imported/config.json: | $(VENV)/.installed-demo
 	  demo.assemble(sys.argv[1])' $(PRETRAINED)/gemma.gguf
 	$(BIN)/python -m ease_jax.import_model --from=$(PRETRAINED)/gemma.gguf \
 	  --workdir=$(PRETRAINED)/imported --context=512 \
-	  --readout=9 --readout=12 --readout=15 --readout=18
+	  --readout=12 --readout=15 --readout=18
 
 test: lint
 	$(BIN)/python -m pytest $(SHARED) -m 'not again'
