@@ -48,10 +48,10 @@ pretrained: $(PRETRAINED)/imported/config.json
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/imported \
 	  --mode=evaluate --config.evaluate.speed_tokens=0 $(FEW)
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/imported --mode=report
-	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/exits $(FEW) $(ADDED) \
-	  --config.evaluate.speed_tokens=16 \
-	  --config=$(PRETRAINED)/imported/config.json \
-	  --config.train.init_from=$(PRETRAINED)/imported
+	$(BIN)/python -m ease_jax.main --config=$(PRETRAINED)/imported/config.json \
+	  --workdir=$(PRETRAINED)/exits $(FEW) $(ADDED) \
+	  --config.train.init_from=$(PRETRAINED)/imported \
+	  --config.evaluate.speed_tokens=16
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/exits \
 	  --mode=generate --prompt='$(PROMPT)' --config.generate.max_new_tokens=64
 
