@@ -25,7 +25,7 @@ help:
 	@echo '                  ai.google.dev/gemma/terms), reports in $(PRETRAINED)'
 	@echo 'make check        lint, type check and the quick tests: three minutes'
 	@echo 'make test         lint, type check and the tests: about twenty'
-	@echo 'make test-all     the same properties on more bodies: about thirty'
+	@echo 'make test-all     the same properties on more bodies too'
 	@echo 'make lint         lint, format check and type check only'
 	@echo 'make clean        remove caches and build output (not .venv, not runs)'
 

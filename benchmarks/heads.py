@@ -71,14 +71,15 @@ def figures(whole, screened, text, num, rounds):
 
   contenders = {}
   for name, decoded in decoders.items():
-    for num in (1, 1 + TOKENS):
-      run = functools.partial(decoded, prompts[:1], num)
-      contenders[f'{name}: {num}'] = run
+    for more in (1, 1 + TOKENS):
+      run = functools.partial(decoded, prompts[:1], more)
+      contenders[f'{name}: {more}'] = run
   times = side_by_side(contenders, rounds)
 
   def seconds(name):
-    more, one = times[f'{name}: {1 + TOKENS}'], times[f'{name}: 1']
-    return more[0] - one[0]
+    long, _ = times[f'{name}: {1 + TOKENS}']
+    short, _ = times[f'{name}: 1']
+    return long - short
 
   found = {'seconds [median, quartiles apart]': times}
   found[f'{reference}: tokens/s'] = TOKENS / seconds(reference)

@@ -11,7 +11,7 @@ from ease_jax import run as run_lib
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
 from ease_jax.model import readout
-from ease_jax.model.unembedding import Capped, Screened, found
+from ease_jax.model.unembedding import Capped, Screened, found, replaced
 from ease_jax.train import fitting
 from ease_jax.workdir import read_config
 
@@ -101,7 +101,7 @@ def test_tokens_that_stay_rough_are_as_likely_together_as_they_are():
     return 1 - float(near_NxC.sum(1).mean())
 
   wanted = together(readout.logits(n_NxD, head.exact))
-  unshifted = looked.among_rough(looked.exact_NxC, jnp.float32(0))
+  unshifted = replaced(looked.rough_NxV, looked.id_NxC, looked.exact_NxC)
   assert together(readout.logits(n_NxD, head)) == pytest.approx(wanted, 1e-3)
   assert abs(together(unshifted) / wanted - 1) > 0.01
 

@@ -30,14 +30,6 @@ def standard(data: str) -> Config:
   return c
 
 
-def supervised(c: Config) -> Config:
-  """Deep supervision: every layer is read and trained to answer."""
-  c = c.copy_and_resolve_references()
-  c.model.readouts = ()
-  c.loss.weights = 'uniform'
-  return c
-
-
 def refined(c: Config) -> Config:
   """IRT: the same layers twice, a loss at the end of each segment."""
   c = c.copy_and_resolve_references()
@@ -70,7 +62,7 @@ def one_layer(c: Config) -> Config:
 def get_study(data: str) -> Study:
   base = standard(data)
   irt = refined(base)
-  both = supervised(irt)
+  both = presets.every_layer(irt)
   hrm = per_segment(hierarchical(base))
 
   single = one_layer(base)
@@ -84,7 +76,7 @@ def get_study(data: str) -> Study:
 
   variants = {
     'standard': base,
-    'ds': equal(supervised(base)),
+    'ds': equal(presets.every_layer(base)),
     'irt': equal(irt),
     'irt, update per segment': equal(per_segment(irt)),
     'ds + irt': equal(both),

@@ -3,10 +3,11 @@
   python -m ease_jax.study.main --study=configs/studies/memo_layer.py \
       --workdir=runs/memo_layer --data=DIR --jobs=2
 
-Cost: 70 runs of half a minute to two on one core. Test perplexity on five
-seeds (`docs/results.md`): standard 12.81, irt 13.00; with the layer of the
-origin 14.21 and 12.48, two layers of it 12.36, four 12.80, with irt 12.46, ds
-12.16, both 12.62, hrm 14.68. Protocol of `memo.py`. The layer of the origin
+Cost: 70 runs; 40 took half a minute each on one core, the others and five of
+them 41 minutes beside other work. Test perplexity on five seeds
+(`docs/results.md`): standard 12.81, irt 13.00; with the layer of the origin
+14.21 and 12.48, two layers of it 12.36, four 12.80, with irt 12.46, ds 12.16,
+both 12.62, hrm 14.68. Protocol of `memo.py`. The layer of the origin
 code norms after each sum and has a gated MLP, 3/2 the size; ours norms before
 each branch. `more` has twice the rate, `updates` makes two updates of each
 batch of half as many windows, as IRT makes two of each batch.

@@ -117,12 +117,6 @@ class Found(NamedTuple):
   id_NxC: jax.Array
   exact_NxC: jax.Array
 
-  def among_rough(self, value_NxC: jax.Array, shift: jax.Array) -> jax.Array:
-    """The likeliest tokens have these values, all others are raised, [N, V]."""
-    row_Nx1 = jnp.arange(len(self.id_NxC))[:, None]
-    raised_NxV = self.rough_NxV + shift
-    return raised_NxV.at[row_Nx1, self.id_NxC].set(value_NxC)
-
 
 def found(h_NxD: jax.Array, w: Screened) -> Found:
   """Rough logits of normed states, and exact ones of the likeliest tokens."""
@@ -131,6 +125,15 @@ def found(h_NxD: jax.Array, w: Screened) -> Found:
   return Found(rough_NxV, id_NxC, logits_of(h_NxD, w, id_NxC))
 
 
+def replaced(
+  logits_NxV: jax.Array, id_NxC: jax.Array, value: jax.Array | float
+) -> jax.Array:
+  """The same logits, but for those of some tokens of each row."""
+  row_Nx1 = jnp.arange(len(id_NxC))[:, None]
+  return logits_NxV.at[row_Nx1, id_NxC].set(value)
+
+
 def _screened(h_NxD: jax.Array, w: Screened) -> jax.Array:
   looked = found(h_NxD, w)
-  return looked.among_rough(looked.exact_NxC, w.shift)
+  raised_NxV = looked.rough_NxV + w.shift
+  return replaced(raised_NxV, looked.id_NxC, looked.exact_NxC)

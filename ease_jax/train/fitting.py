@@ -28,7 +28,7 @@ from ease_jax.core.spec import MAP
 from ease_jax.data.pipeline import Batch, BatchIterator
 from ease_jax.model import Body, Params
 from ease_jax.model.adapters import size
-from ease_jax.model.unembedding import Screened, found, logits, table
+from ease_jax.model.unembedding import Screened, found, logits, replaced, table
 
 Array = jax.Array | np.ndarray
 
@@ -146,14 +146,14 @@ def _shift(model: Body, params: Params, text: Sequence[Batch]) -> float:
 
   Args:
     model: its head is screened.
-    params: with a screen that shifts nothing.
+    params: with a screen whose shift is not read.
     text: what the mean is over.
   """
   masks = [batch['mask'] > 0 for batch in text]
-  found = [_masses(params, batch, model=model) for batch in text]
+  masses = [_masses(params, batch, model=model) for batch in text]
   near_N, rough_N, true_N = (
     np.concatenate([np.asarray(x, float)[m] for x, m in zip(part, masks)])
-    for part in zip(*found)
+    for part in zip(*masses)
   )
   wanted = special.expit(true_N - near_N).mean()
   if wanted == 0:  # all tokens are looked at
@@ -176,12 +176,11 @@ def _masses(params: Params, batch: Batch, *, model: Body) -> Masses:
 
   def of(n_D: jax.Array) -> Masses:
     looked = found(n_D[None], head)
-    none_NxC = jnp.full_like(looked.exact_NxC, -jnp.inf)
-    whole = looked._replace(rough_NxV=logits(n_D[None], head.exact))
+    whole_NxV = logits(n_D[None], head.exact)
     rows = (
       looked.exact_NxC,
-      looked.among_rough(none_NxC, head.shift),
-      whole.among_rough(none_NxC, head.shift),
+      replaced(looked.rough_NxV, looked.id_NxC, -jnp.inf),
+      replaced(whole_NxV, looked.id_NxC, -jnp.inf),
     )
     return Masses(*(jax.nn.logsumexp(row) for row in rows))
 
