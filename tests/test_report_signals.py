@@ -13,6 +13,7 @@ from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate.reliability import GateBin, GateRow
 from ease_jax.report import signals, write_report
 from ease_jax.report.study import write_page
+from ease_jax.study import signals as study_signals
 from ease_jax.study import statistics
 from ease_jax.study.study import Study
 
@@ -112,6 +113,19 @@ def test_a_study_says_what_signals_need(tmp_path):
   ) in table
   assert '| exits | knows all losses | not reached | 45.0 ± 7.1 % |' in table
   assert 'What each signal needs' in (tmp_path / 'report.html').read_text()
+
+
+def test_what_one_seed_does_not_reach_has_no_mean():
+  results = results_of(max_prob=[(0.8, 1.01)])
+  unknown = dataclasses.replace(results, clairvoyant=())
+  runs = {
+    seed: single(100.0, 2.0, seed)._replace(results=each)
+    for seed, each in enumerate([knowing(results, 0.4), unknown])
+  }
+  found = study_signals.costs(['exits'], {'exits': runs})
+  for cost in found:
+    assert (cost.compute is None) == (cost.signal is None)
+    assert cost.closed is None
 
 
 def test_a_study_names_variants_that_there_are():
