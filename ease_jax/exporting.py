@@ -69,7 +69,8 @@ def export_model(workdir: str, target: str, layers: int = 0) -> None:
     f'--layers={layers} ends at a readout with adapters, {adapters}, which '
     'transformers has not; export all layers',
   )
-  cells = grid.cells[: grid.reach_K[readout]]
+  up_to_there = grid.cells[: grid.reach_K[readout]]
+  cells = tuple(cell for cell in up_to_there if not cell.aside)
 
   flat = flatten_dict(trained.params, sep='/')
   params = {path: np.asarray(value) for path, value in flat.items()}
@@ -171,7 +172,7 @@ def _field(section: Any, dotted: str) -> Any:
 
 def _readout(grid: Grid, layers: int) -> int:
   """The readout behind so many layers; 0 = the last."""
-  ends = list(grid.reach_K)
+  ends = list(grid.depth_K)
   if not layers:
     return len(ends) - 1
   need(

@@ -227,6 +227,12 @@ def _check_together(specs: Specs, grid: Grid) -> None:
     )
   for name in specs.sweep.policies:
     POLICIES[name].check(grid)
+    need(
+      not (grid.has_asides and POLICIES[name].runs_on),
+      f'exit.policies names {name}, which makes up cells later, and '
+      f'model.readout_adapters={specs.model.readout_adapters} has a block, of '
+      'which that is not known; leave it out',
+    )
     for signal in specs.sweep.signals:
       specs.body.check(ExitRule(SIGNALS[signal], POLICIES[name]))
   need(

@@ -22,7 +22,7 @@ class Cell(NamedTuple):
   """One call of one block.
 
   Attributes:
-    block: number of the block whose parameters it uses.
+    block: number, or name, of the block whose parameters it uses.
     reads: streams combined to its input; none = what the cell before made.
     writes: the stream that its result becomes, if any.
     readout: number of the norm through which its result is read, if it is.
@@ -30,15 +30,17 @@ class Cell(NamedTuple):
     column: of a router that decides on a whole run of tied layers, of which
       this is the first.
     follows: whether it is another layer of such a run.
+    aside: whether its result is for its readout alone.
   """
 
-  block: int
+  block: int | str
   reads: tuple[str, ...] = ()
   writes: str | None = None
   readout: int | None = None
   routed: bool = False
   column: int | None = None
   follows: bool = False
+  aside: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +184,13 @@ def branch_sum(model: Decoder, params: Params, h_D: np.ndarray) -> np.ndarray:
   return norm(params, h_D) if model.norm == 'post' else h_D
 
 
+def name_of(block: int | str) -> str:
+  return block if isinstance(block, str) else f'layer_{block}'
+
+
 def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
   """What other tokens see of a token with this state, in this block."""
-  params = model.params[f'layer_{block}']
+  params = model.params[name_of(block)]
   x_D = branch_input(model, params['attention_norm'], h_D)
   key_GxD = projected(params['key'], x_D, model.num_kv_heads)
   key_GxD = normed_heads(params, 'key_norm', key_GxD)
@@ -196,7 +202,7 @@ def attention(
   model: Decoder, block: int, h_D: np.ndarray, position: int, seen: list[KV]
 ) -> np.ndarray:
   """The attention branch of one token that sees a list of keys and values."""
-  params = model.params[f'layer_{block}']
+  params = model.params[name_of(block)]
   x_D = branch_input(model, params['attention_norm'], h_D)
   query_HxD = projected(params['query'], x_D, model.num_heads)
   query_HxD = normed_heads(params, 'query_norm', query_HxD)
@@ -253,7 +259,7 @@ def through_block(
   model: Decoder, block: int, h_D: np.ndarray, position: int, seen: list[KV]
 ) -> np.ndarray:
   """The state of a token after a block."""
-  params = model.params[f'layer_{block}']
+  params = model.params[name_of(block)]
   given_D = h_D
   x_D = attention(model, block, h_D, position, seen)
   h_D = h_D + added(model, params, 'attention', x_D)
@@ -398,6 +404,7 @@ def decode_token(
   gate = 1.0  # of the run of tied layers that was decided on last
 
   for cell, cache in zip(model.cells, caches, strict=True):
+    given_D = h_D
     if answer is not None and policy != 'recompute':
       number = router_number(model, cell, exit_state_D, gate)
       gate = number if cell.column is not None else gate
@@ -429,7 +436,9 @@ def decode_token(
     is_last = k == len(threshold_K) - 1
     if answer is None and (is_last or confidence >= threshold_K[k]):
       answer = k, normed_D
-      exit_state_D = h_D
+      exit_state_D = given_D if cell.aside else h_D
+    if cell.aside:
+      h_D = given_D
 
   return Token(*answer, state_K)
 
@@ -491,6 +500,18 @@ def stack_cells(
     if routed_every and (i + 1) % routed_every == 0:
       cells[i] = cells[i]._replace(routed=True)
   return cells
+
+
+def with_asides(cells: Sequence[Cell]) -> list[Cell]:
+  """The same cells; readouts but the last have a block of their own."""
+  *others, last = cells
+  found = []
+  for cell in others:
+    found.append(cell._replace(readout=None))
+    if cell.readout is not None:
+      name = f'readout_block_{cell.readout}'
+      found.append(Cell(name, readout=cell.readout, aside=True))
+  return [*found, last]
 
 
 def cycle_cells(

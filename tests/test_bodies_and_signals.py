@@ -60,6 +60,10 @@ BODIES = {
   'adapted': tiny.stack(
     readout_adapters=('low_rank', 'map', 'mlp'), readout_dim=3
   ),
+  # Readouts with a block of their own, beside the layers.
+  'aside': tiny.stack(
+    readouts=(1, 2, 4), readout_adapters=('block', 'mlp'), readout_dim=3
+  ),
   'gated': tiny.stack(
     readouts=(1, 2, 4), gates=('calm', 'dat', 'gain'), gate_dim=8
   ),
@@ -136,6 +140,7 @@ SIGNALS = {
   'foreign': ('max_prob',),
   'local': ('max_prob',),
   'adapted': ('max_prob', 'shortlist'),
+  'aside': ('max_prob', 'state_change', 'patience'),
   'near': ('max_prob',),
   'screened': ('max_prob', 'shortlist'),
   'capped': ('max_prob', 'kl', 'shortlist'),
@@ -164,6 +169,9 @@ CASES = [
   ('local', 'max_prob', 'copy_state'),
   ('adapted', 'max_prob', 'copy_state'),
   ('adapted', 'shortlist', 'copy_state'),
+  *(('aside', 'max_prob', policy) for policy in ('copy_state', 'drop')),
+  ('aside', 'state_change', 'copy_state'),
+  ('aside', 'patience', 'copy_state'),
   *(('near', 'max_prob', policy) for policy in UNTIED),
   ('screened', 'max_prob', 'copy_state'),
   ('screened', 'shortlist', 'copy_state'),
@@ -262,6 +270,16 @@ def decoded(name, signal, policy):
   return sequential(name, point_of(name, signal, policy))
 
 
+def asides_asked(name, signal, walk):
+  """Blocks of readouts that were asked on the way of a step, [T]."""
+  asked_K = np.isfinite(thresholds(name, signal))
+  if signal != 'max_prob':
+    asked_K[:] = True  # they compare with the one before
+  asked_K[-1] = False
+  reached_KxT = np.arange(len(asked_K))[:, None] <= walk.exit_BxT.max(0)
+  return (asked_K[:, None] & reached_KxT).sum(0)
+
+
 # ------------------------------------------------------ parallel == decoding
 
 
@@ -303,6 +321,8 @@ def test_cells_that_no_token_needs_are_not_run(name, signal, policy):
   if grid.routed:
     expected_T = walk.run_LxBxT.any(1).sum(0)
     assert expected_T.min() < expected_T.max()
+  if grid.has_asides:  # run where they are asked, and not where others are
+    expected_T = expected_T + asides_asked(name, signal, walk)
   layers_run_T = decoded(name, signal, policy).layers_run_T
   np.testing.assert_array_equal(layers_run_T, expected_T)
 

@@ -28,7 +28,9 @@ def test_facts_of_the_signals_follow_from_what_they_look_at():
   ]
   naming = [name for name in headless if signals.SIGNALS[name].needs_head(0)]
   assert naming == ['shortlist']
-  remember = [name for name, s in signals.SIGNALS.items() if s.has_memory]
+  remember = [
+    name for name, s in signals.SIGNALS.items() if s.needs_earlier(False)
+  ]
   assert remember == [
     'state_steadiness',
     'kl',

@@ -225,7 +225,9 @@ def plain_cells(cfg):
   readouts = cfg.readouts or range(1, cfg.num_layers + 1)
   if cfg.body == 'stack':
     every = cfg.routing.every if cfg.routing else None
-    return reference.stack_cells(cfg.num_layers, readouts, every)
+    cells = reference.stack_cells(cfg.num_layers, readouts, every)
+    asides = 'block' in cfg.readout_adapters
+    return reference.with_asides(cells) if asides else cells
   if cfg.body == 'cycle':
     times, own = cfg.options.times, cfg.options.own
     return reference.cycle_cells(cfg.num_layers, readouts, times, own)

@@ -59,6 +59,8 @@ class CostModel:
     head: logits of one readout.
     whole_head: the same in a loss, where nothing is screened.
     adapter_K: of each readout, what its state goes through before its head.
+    aside_K: of each readout, a block of its own before that; it is run where
+      the readout is asked or answers, and only then.
   """
 
   grid: Grid
@@ -71,6 +73,7 @@ class CostModel:
   head: float
   whole_head: float
   adapter_K: np.ndarray
+  aside_K: np.ndarray
 
   @property
   def cell_L(self) -> np.ndarray:
@@ -90,7 +93,7 @@ class CostModel:
   @property
   def head_K(self) -> np.ndarray:
     """Logits of each readout, what is its own included, [K]."""
-    return self.head + self.adapter_K
+    return self.head + self.adapter_K + self.aside_K
 
   @property
   def body_K(self) -> np.ndarray:
@@ -134,7 +137,7 @@ class CostModel:
   def _adapting(self, rule: ExitRule, k: int) -> float:
     """The part of that price that makes the state that a head sees."""
     sees = rule.signal.needs_head(k) or rule.signal.candidates > 0
-    return float(self.adapter_K[k]) if sees else 0.0
+    return float(sees * self.adapter_K[k] + self.aside_K[k])
 
   def exit_K(
     self,
@@ -158,7 +161,8 @@ class CostModel:
     asks_K = asks_K.astype(bool)
     asks_K[-1] = False  # it answers anyway
 
-    if rule.signal.has_memory and asks_K.any():
+    earlier = rule.signal.needs_earlier(self.grid.has_asides)
+    if earlier and asks_K.any():
       last_asked = np.flatnonzero(asks_K)[-1]
       asks_K[: last_asked + 1] = True
 
@@ -169,7 +173,14 @@ class CostModel:
     adapted_K = np.asarray([self._adapting(rule, k) for k in range(num)])
     shared_K = np.where(needs_K, self.head, 0.0) + adapted_K
     spared_K = np.where(asks_K, shared_K, 0.0)
-    return self.answered_K(rule.policy) + questions_K - spared_K
+    passed_K = np.cumsum(np.where(asks_K, 0.0, self._aside_fill_K))
+    return self.answered_K(rule.policy) + questions_K - spared_K + passed_K
+
+  @property
+  def _aside_fill_K(self) -> np.ndarray:
+    """Keys and values of the cell aside of each readout, nothing else, [K]."""
+    fill_K = self.fill_L[np.asarray(self.grid.reach_K) - 1]
+    return np.where(self.aside_K > 0, fill_K, 0.0)
 
   @property
   def deferred_KxK(self) -> np.ndarray:
@@ -264,7 +275,7 @@ class CostModel:
     share_K = np.asarray(trained_K)
     heads = share_K.sum() * head_passes * (self.whole_head + self.coda)
     adapter_passes = 3 if head_passes > 1 else 1  # a gradient that comes along
-    heads += adapter_passes * (share_K @ self.adapter_K)
+    heads += adapter_passes * (share_K @ (self.adapter_K + self.aside_K))
     if asked_K is not None:
       heads += np.asarray(asked_K) @ self.head_K
     return float(forward + backward + heads + looks * self.coda)
@@ -296,13 +307,19 @@ def cost_model(
 
   if not isinstance(context, Context):
     context = Context(context, context)
-  windows = [cfg.block.attention.window_of(cell.block) for cell in cells]
+  windows = [
+    0 if cell.aside else cfg.block.attention.window_of(cell.block)
+    for cell in cells
+  ]
   context_L = [context.of(window) for window in windows]
 
-  block_L = [
+  whole_L = [
     block_flops(cfg, keys) + own.block
     for keys, own in zip(context_L, own_L, strict=True)
   ]
+  is_aside_L = np.asarray([cell.aside for cell in cells])
+  block_L = np.where(is_aside_L, 0.0, whole_L)
+  aside_L = np.where(is_aside_L, whole_L, 0.0)
   extra_L = np.asarray([extra.get(cell, 0.0) for cell in cells], np.float64)
   fill_L = [kv_flops(cfg) + own.fill for own in own_L]
   trained_L = [
@@ -314,13 +331,14 @@ def cost_model(
     grid,
     cfg.dim,
     cfg.gate_dim,
-    np.asarray(block_L, np.float64),
+    block_L,
     extra_L,
-    np.asarray(trained_L, np.float64),
+    np.where(is_aside_L, 0.0, trained_L),
     np.asarray(fill_L, np.float64),
     head_flops(cfg),
     whole_head_flops(cfg),
     np.where(is_last_K, 0.0, adapter_flops(cfg)),
+    aside_L[np.asarray(grid.reach_K) - 1],
   )
 
 

@@ -1,6 +1,6 @@
 """FLOPs of single pieces on one token, forward; `costs` says what they are."""
 
-from ease_jax.core.spec import ModelConfig
+from ease_jax.core.spec import BLOCK, ModelConfig
 
 
 def kv_flops(cfg: ModelConfig) -> float:
@@ -32,7 +32,8 @@ def head_flops(cfg: ModelConfig) -> float:
 
 
 def adapter_flops(cfg: ModelConfig) -> float:
-  """What the adapters of one readout do to one state."""
+  """What the adapters of one readout do to one state, a block left out."""
   narrow = 2 * cfg.readout_dim  # columns of two matrices
   columns = {'map': cfg.dim, 'low_rank': narrow, 'mlp': narrow}
-  return sum(2.0 * cfg.dim * columns[kind] for kind in cfg.readout_adapters)
+  kinds = [kind for kind in cfg.readout_adapters if kind != BLOCK]
+  return sum(2.0 * cfg.dim * columns[kind] for kind in kinds)

@@ -6,6 +6,7 @@ import fnmatch
 # How names of groups of parameters begin.
 GATE = 'gate_'  # of a learned signal
 ADAPTER = 'readout_adapter_'  # of a readout before the last
+OWN_BLOCK = 'readout_block_'  # of a readout before the last
 OWN_NORM = 'readout_norm_'  # of one readout alone
 SHARED_NORM = 'readout_norm'  # of all
 SCREEN = 'screen'  # of the head
@@ -39,7 +40,8 @@ def all_but_exits(per_segment: int) -> Freeze:
     per_segment: readouts of a segment.
   """
   norms = [f'{OWN_NORM}{r}/*' for r in range(per_segment - 1)]
-  return Freeze(('*',), (f'{GATE}*', f'{ADAPTER}*', *norms))
+  own = [f'{group}*' for group in (GATE, ADAPTER, OWN_BLOCK)]
+  return Freeze(('*',), (*own, *norms))
 
 
 def is_of_exits(group: str) -> bool:
@@ -47,7 +49,7 @@ def is_of_exits(group: str) -> bool:
 
   A run that starts from another one may have it and the other one not.
   """
-  return group.startswith((GATE, ADAPTER, OWN_NORM, SCREEN))
+  return group.startswith((GATE, ADAPTER, OWN_BLOCK, OWN_NORM, SCREEN))
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.checks import need
+from ease_jax.core.freeze import OWN_BLOCK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Cell:
       comes from `Grid.cells`.
     grad: False makes its output a constant to the backward pass.
     router: name of the router that says which tokens run it; None means all.
+    aside: whether its output is for its readout alone, and the next cell goes
+      on from what this one was given.
     number: 0-based place among the cells of the unrolled model; the grid
       gives it.
     run: 0-based segment in which it runs; the grid gives it.
@@ -46,6 +49,7 @@ class Cell:
   readout: int | None = None
   grad: bool = True
   router: str | None = None
+  aside: bool = False
   number: int = 0
   run: int = 0
 
@@ -134,9 +138,14 @@ class Grid:
     return self.cells[start : start + len(self.segment)]
 
   @property
+  def num_cells(self) -> int:
+    """All cells, those aside and the coda's among them."""
+    return len(self.cells) + len(self.coda)
+
+  @property
   def depth(self) -> int:
     """Cells that a token runs without exits."""
-    return len(self.cells) + len(self.coda)
+    return self.depth_K[-1]
 
   @property
   def per_segment(self) -> int:
@@ -154,6 +163,14 @@ class Grid:
     return 1 + max(c.block for c in (*self.prelude, *self.segment, *self.coda))
 
   @functools.cached_property
+  def by_block(self) -> tuple[Cell, ...]:
+    """The first cell of each block, as prelude, segment or coda has it."""
+    first: dict[int, Cell] = {}
+    for cell in (*self.prelude, *self.segment, *self.coda):
+      first.setdefault(cell.block, cell)
+    return tuple(first[block] for block in range(self.num_blocks))
+
+  @functools.cached_property
   def reach_K(self) -> tuple[int, ...]:
     """Cells before and at each readout; the coda is not among them."""
     return tuple(
@@ -162,17 +179,21 @@ class Grid:
 
   @functools.cached_property
   def depth_K(self) -> tuple[int, ...]:
-    """Cells that a token runs when it is answered at each readout."""
-    return tuple(reach + len(self.coda) for reach in self.reach_K)
+    """Layers behind a token that is answered at each readout; none aside."""
+    on_the_way_L = [not cell.aside for cell in self.cells]
+    return tuple(
+      sum(on_the_way_L[:reach]) + len(self.coda) for reach in self.reach_K
+    )
 
   @functools.cached_property
   def names_K(self) -> tuple[tuple[int, int], ...]:
-    """(segment, place in it) of each readout, both counted from 1."""
-    places = [
-      place
-      for place, cell in enumerate(self.segment, 1)
-      if cell.readout is not None
-    ]
+    """(segment, layer of it) of each readout, both counted from 1."""
+    layers = 0
+    places = []
+    for cell in self.segment:
+      layers += not cell.aside
+      if cell.readout is not None:
+        places.append(layers)
     numbers = range(1, self.segments + 1)
     return tuple((number, place) for number in numbers for place in places)
 
@@ -181,6 +202,11 @@ class Grid:
     """Streams that a segment hands to the next one besides its last state."""
     written = [name for cell in self.segment for name in cell.writes]
     return tuple(dict.fromkeys(written))
+
+  @property
+  def has_asides(self) -> bool:
+    """Whether some readouts have cells of their own."""
+    return any(cell.aside for cell in self.segment)
 
   @property
   def routed(self) -> bool:
@@ -196,6 +222,28 @@ class Grid:
     """
     first = 0 if start is None else self.reach_K[start]
     return self.cells[first : self.reach_K[stop]]
+
+
+def with_asides(grid: Grid) -> Grid:
+  """A grid whose readouts have a cell each, but for the last of a segment.
+
+  What such a cell makes of a state is read there, and nobody goes on from it
+  (Balcony, Jamialahmadi et al. 2503.05005).
+  """
+  *others, last = grid.segment
+  segment: list[Cell] = []
+  block = grid.num_blocks
+  for cell in others:
+    segment.append(dataclasses.replace(cell, readout=None))
+    if cell.readout is not None:
+      segment.append(Cell(block, readout=cell.readout, aside=True))
+      block += 1
+  return dataclasses.replace(grid, segment=(*segment, last))
+
+
+def block_name(cell: Cell) -> str:
+  """The name of a block's parameters, by the first cell that runs it."""
+  return f'{OWN_BLOCK}{cell.readout}' if cell.aside else f'layer_{cell.block}'
 
 
 def _numbered(cells, first: int) -> tuple[Cell, ...]:

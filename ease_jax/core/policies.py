@@ -48,8 +48,10 @@ def _same_block(cells: Sequence[Cell], i: int) -> int | None:
 
 
 def _cell_before(cells: Sequence[Cell], i: int) -> int | None:
-  del cells
-  return i - 1 if i else None
+  for earlier in reversed(range(i)):
+    if not cells[earlier].aside:
+      return earlier
+  return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,10 +72,14 @@ class Signal:
     """Whether it looks at the logits of the readout before."""
     return PREVIOUS_LOGITS in self.looks_at
 
-  @property
-  def has_memory(self) -> bool:
-    """Whether a readout can be asked only if all before it were."""
-    return self.remembers or self.compares_logits
+  def needs_earlier(self, asides: bool) -> bool:
+    """Whether a readout can be asked only if all before it were.
+
+    Args:
+      asides: whether states come of cells that run only where they are asked.
+    """
+    compares_states = asides and PREVIOUS_STATE in self.looks_at
+    return self.remembers or self.compares_logits or compares_states
 
   @property
   def can_draft(self) -> bool:

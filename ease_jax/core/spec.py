@@ -21,7 +21,8 @@ CAUSAL = 'causal'
 ATTENTION_KINDS = (CAUSAL, 'full')
 READOUT_NORMS = ('shared', 'per_readout')
 MAP = 'map'
-ADAPTERS = (MAP, 'low_rank', 'mlp')
+BLOCK = 'block'
+ADAPTERS = (BLOCK, MAP, 'low_rank', 'mlp')
 NARROW = ('low_rank', 'mlp')  # adapters with a width of their own
 DTYPES = ('float32', 'bfloat16')
 
@@ -41,7 +42,8 @@ class ModelConfig:
     readouts: layers of a segment that can be read; () = as the body says.
     readout_norm: shared, or per_readout: an own RMSNorm for each.
     readout_adapters: what readouts before the last of a segment do with their
-      state first, of ADAPTERS.
+      state first, of ADAPTERS; a block, which looks at other tokens, comes
+      before the others.
     readout_dim: rank of low_rank, width of mlp among them.
     screen_rank: of a factor that finds the tokens whose logits are worth
       making; 0 = all are made.
@@ -152,6 +154,11 @@ class ModelConfig:
       in_range and named == tuple(sorted(set(named))),
       f'model.readouts={named} must be increasing layers from 1 to '
       f'model.num_layers={self.num_layers}',
+    )
+    need(
+      BLOCK not in self.readout_adapters[1:],
+      f'model.readout_adapters={self.readout_adapters} has {BLOCK!r} behind '
+      'another one, where it cannot see other tokens; name it first, and once',
     )
     need(
       not named or named[-1] == self.num_layers,

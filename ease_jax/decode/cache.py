@@ -82,7 +82,7 @@ def init_cache(
     first: the slot of the first token.
   """
   cfg = model.cfg
-  depth = model.grid.depth
+  num = model.grid.num_cells
   capacity = capacity_for(slots)
   shape = cfg.num_kv_heads, capacity, cfg.head_dim
 
@@ -91,11 +91,11 @@ def init_cache(
       tuple(
         jnp.zeros((rows, *shape), cfg.dtype) for rows in row_blocks(batch_size)
       )
-      for _ in range(depth)
+      for _ in range(num)
     )
 
   # Keys and values do not share arrays: they will be given away one by one.
-  seen_LxBxC = jnp.zeros((depth, batch_size, capacity), bool)
+  seen_LxBxC = jnp.zeros((num, batch_size, capacity), bool)
   first_B = jnp.full(batch_size, first, jnp.int32)
   return Cache(zeros(), zeros(), seen_LxBxC, first_B)
 
@@ -103,10 +103,10 @@ def init_cache(
 def check(cache: Cache, model: Body) -> None:
   """Raises ConfigError if the cache was made for another model."""
   need(
-    len(cache.key) == model.grid.depth,
+    len(cache.key) == model.grid.num_cells,
     f'the cache has {len(cache.key)} layers; model.segments='
-    f'{model.cfg.segments} runs {model.grid.depth}; use init_cache with the '
-    'same config',
+    f'{model.cfg.segments} runs {model.grid.num_cells}; use init_cache with '
+    'the same config',
   )
 
 

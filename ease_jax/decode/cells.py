@@ -18,6 +18,7 @@ def cached(
   mask_BxTxT: jax.Array,
   *,
   skip: bool,
+  asked_K: jax.Array | None = None,
 ) -> Layer:
   """Runs blocks on a few tokens that also see a cache.
 
@@ -29,6 +30,8 @@ def cached(
     skip: do not run a cell that no token needs, except for its keys and
       values. The branch also lets XLA write caches in place in a loop: a
       straight program keeps a copy of each for its readers.
+    asked_K: readouts that are asked, bool: of a cell aside of another one only
+      keys and values are made. None = none ever is, and nothing is made.
   """
   rotation = attention_lib.rotation(bound.cfg, position_BxT)
   scoring = attention_lib.scoring(bound.cfg)
@@ -63,9 +66,16 @@ def cached(
       kv, fills = _filled(call, project)
       return Ran(h_BxTxD, kv, jnp.int32(0), fills)
 
-    if not skip or call.goes_BxT is None:
+    wanted = None if call.goes_BxT is None else call.goes_BxT.any()
+    if call.cell.aside:
+      if asked_K is None:
+        return Ran(h_BxTxD, None, 0)
+      asked = asked_K[call.cell.readout]
+      wanted = asked if wanted is None else asked & wanted
+      return jax.lax.cond(wanted, run, fill)
+    if not skip or wanted is None:
       return run()
-    return jax.lax.cond(call.goes_BxT.any(), run, fill)
+    return jax.lax.cond(wanted, run, fill)
 
   return layer
 
@@ -101,7 +111,7 @@ def passed(body: Body, walked: Walked, exit_B: jax.Array) -> jax.Array | None:
     return None
   reach_B = jnp.asarray(grid.reach_K)[exit_B]
   nobody_B = jnp.zeros(exit_B.shape, bool)
-  columns = [nobody_B] * grid.depth
+  columns = [nobody_B] * grid.num_cells
   for call in walked.calls:
     if call.cell.router is not None:
       assert call.goes_BxT is not None
@@ -122,7 +132,9 @@ def addition(walks: list[Walked], absent_BxT: jax.Array) -> New:
 
   for walked in walks:
     for call, own in zip(walked.calls, walked.kv, strict=True):
-      assert own is not None
+      if own is None:  # nobody will look at that cell
+        seen.append(jnp.zeros(absent_BxT.shape, bool))
+        continue
       kv[call.cell.number] = own
       here_BxT = ~absent_BxT
       if call.seen_BxT is not None:

@@ -122,7 +122,7 @@ def _without_coda(how: How, place: Place, cache: Cache, most: int) -> Cache:
   if not how.bound.grid.coda:
     return cache
   coda_Lx1xN = jnp.broadcast_to(
-    how.coda_L[:, None, None], (how.bound.grid.depth, 1, most)
+    how.coda_L[:, None, None], (how.bound.grid.num_cells, 1, most)
   )
   nobody_Lx1xN = jnp.zeros(coda_Lx1xN.shape, bool)
   return caches.commit(cache, New({}, nobody_Lx1xN, coda_Lx1xN), place.slot)
@@ -199,13 +199,13 @@ def commit_checked(
     seen_N: tokens that may be seen; a rejected draft leaves nothing that could.
     slot: of the first input.
   """
-  depth = how.bound.grid.depth
-  seen_Lx1xN = jnp.broadcast_to(seen_N, (depth, 1, len(seen_N)))
+  num = how.bound.grid.num_cells
+  seen_Lx1xN = jnp.broadcast_to(seen_N, (num, 1, len(seen_N)))
   if len(how.readouts) == 1:
     return caches.commit(cache, New(checked.kv, seen_Lx1xN), slot)
 
   # Cells that drafted keep what they have.
-  ran_L = jnp.arange(depth) >= how.reach(choice.drafter)
+  ran_L = jnp.arange(num) >= how.reach(choice.drafter)
   ran_Lx1xN = jnp.broadcast_to(ran_L[:, None, None], seen_Lx1xN.shape)
   cache = caches.commit(cache, New(checked.kv, seen_Lx1xN, ran_Lx1xN), slot)
   return caches.commit(cache, New({}, seen_Lx1xN), slot)

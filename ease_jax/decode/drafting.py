@@ -45,7 +45,7 @@ class How(NamedTuple):
   def coda_L(self) -> jax.Array:
     """Whether each cell is one of the coda, bool."""
     grid = self.bound.grid
-    return jnp.arange(grid.depth) >= len(grid.cells)
+    return jnp.arange(grid.num_cells) >= len(grid.cells)
 
   def reach(self, drafter: jax.Array) -> jax.Array:
     """Cells up to a readout that may draft."""
@@ -238,7 +238,7 @@ def _drafted(
   key, draw_key = jax.random.split(d.key)
   newest = sample.draw(logits_1xV, draw_key[None], sampling)[0]
 
-  number_L = jnp.arange(bound.grid.depth)
+  number_L = jnp.arange(bound.grid.num_cells)
   ran_L = (number_L < how.reach(choice.drafter)) | how.coda_L
   seen_Lx1x1 = ran_L[:, None, None]
   cache = caches.commit(d.cache, New(kv, seen_Lx1x1), place.slot + d.num)

@@ -134,6 +134,11 @@ def check_model(model: Body) -> None:
     'speculation checks drafts many at a time; the routers of this model keep '
     "tokens out of cells one by one; use generate.method='exits' or 'full'",
   )
+  need(
+    not model.grid.has_asides,
+    'speculation goes on from the state that drafted, and readouts with blocks '
+    "of their own are beside it; use generate.method='exits' or 'full'",
+  )
 
 
 def candidates(model: Body) -> tuple[Draft, ...]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax.checks import need
-from ease_jax.core.grid import reaches
+from ease_jax.core.grid import Grid, reaches
 from ease_jax.core.observations import Named, Observation
 from ease_jax.core.policies import UNITS, ExitRule
 from ease_jax.core.signals import Memory, Signal
@@ -37,6 +37,11 @@ def check(model: Body, rule: ExitRule | None) -> None:
     f'exits of a whole {rule.unit} wait for its last token, so they cannot '
     "be decoded; use unit='token'",
   )
+  need(
+    not (model.grid.has_asides and rule.policy.runs_on),
+    f'K/V policy {rule.policy.name!r} makes up cells later, which is not known '
+    'of readouts with blocks of their own; use copy_state or drop',
+  )
   model.check(rule)
 
 
@@ -60,15 +65,16 @@ def before(bound: Body, rule: ExitRule | None, done_BxT: jax.Array) -> Exits:
   return before_exits(done_BxT, Asked(memory, None))
 
 
-def asked(threshold_K: jax.Array, rule: ExitRule) -> jax.Array:
+def asked(grid: Grid, threshold_K: jax.Array, rule: ExitRule) -> jax.Array:
   """Readouts that ask a token which goes past them, [K] bool.
 
   Args:
+    grid: of the model.
     threshold_K: one per readout, or one for each token as well, [K, B, 1].
     rule: how tokens exit.
   """
   active_K = (threshold_K < jnp.inf).reshape(len(threshold_K), -1).any(1)
-  if not rule.signal.has_memory:
+  if not rule.signal.needs_earlier(grid.has_asides):
     return active_K
 
   # All before the last one that may answer.
@@ -93,7 +99,7 @@ def speaking(
   """
   last = bound.grid.num_readouts - 1
   has_coda = bool(bound.grid.coda)
-  asked_K = None if rule is None else asked(threshold_K, rule)
+  asked_K = None if rule is None else asked(bound.grid, threshold_K, rule)
 
   def answered(
     exits: Exits, k: int, state: State, stops_BxT: jax.Array, logits: Tree
@@ -184,7 +190,7 @@ def silent(
     def never() -> tuple[Memory, jax.Array]:
       return memory, jnp.full(nobody.shape, -jnp.inf)
 
-    asks = asked(threshold_K, rule)[k]
+    asks = asked(bound.grid, threshold_K, rule)[k]
     memory, score_BxT = jax.lax.cond(asks, score, never)
     stops_BxT = asks & reaches(score_BxT, threshold_K[k])
     exits = settled(exits, k, stops_BxT, answer)

@@ -222,7 +222,10 @@ def _answer(
   """One token in every row, none of them behind."""
   done_Bx1 = rows.done_B[:, None]
   position_Bx1 = rows.position_B[:, None]
-  layer = cells.cached(bound, cache, position_Bx1, causal_mask(1), skip=True)
+  asked_K = None if rule is None else heads.asked(bound.grid, threshold_K, rule)
+  layer = cells.cached(
+    bound, cache, position_Bx1, causal_mask(1), skip=True, asked_K=asked_K
+  )
   travel = Travel(position_Bx1)
 
   walked = walk(
@@ -305,8 +308,17 @@ def prefill(
   absent_BxT = position_BxT < 0
   position_BxT = jnp.maximum(position_BxT, 0)
   mask_BxTxT = causal_mask(width) & ~absent_BxT[:, None, :]
+  # Where prompts do not exit, what is written may still ask every readout.
+  asked_K = jnp.zeros(model.grid.num_readouts, bool)
+  if rule is not None:
+    asked_K = heads.asked(model.grid, threshold_K, rule)
   layer = cells.cached(
-    bound, None, position_BxT, mask_BxTxT, skip=rule is not None
+    bound,
+    None,
+    position_BxT,
+    mask_BxTxT,
+    skip=rule is not None,
+    asked_K=asked_K,
   )
   travel = Travel(position_BxT)
 

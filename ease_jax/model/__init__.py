@@ -8,7 +8,7 @@ from ease_jax.checks import need, one_of, plain
 from ease_jax.core import mod, mor
 from ease_jax.core.block import BlockSpec
 from ease_jax.core.routers import NONE, Routing
-from ease_jax.core.spec import CAUSAL, READOUT_NORMS, ModelConfig
+from ease_jax.core.spec import BLOCK, CAUSAL, READOUT_NORMS, ModelConfig
 from ease_jax.model.body import Body as Body
 from ease_jax.model.body import Params as Params
 from ease_jax.model.cycle import CYCLE
@@ -110,7 +110,8 @@ def build(cfg: ModelConfig) -> Body:
   body = Body(cfg, kind)
   grid = body.grid  # a schedule that does not fit says so now
   every = cfg.block.attention.global_every
-  blocks = [cell.block for cell in (*grid.cells, *grid.tail)]
+  cells = [cell for cell in (*grid.cells, *grid.tail) if not cell.aside]
+  blocks = [cell.block for cell in cells]
   need(
     not every or blocks == list(range(len(blocks))),
     f'model.block.attention.global_every={every} counts layers, which in '
@@ -121,6 +122,11 @@ def build(cfg: ModelConfig) -> Body:
     not cfg.readout_adapters or grid.per_segment > 1,
     f'model.readout_adapters={cfg.readout_adapters} has no effect: the one '
     'readout of a segment is the last; name more model.readouts, or use ()',
+  )
+  need(
+    not (grid.has_asides and (grid.coda or grid.routed)),
+    f'model.readout_adapters={cfg.readout_adapters} has a {BLOCK!r}, which '
+    'does not fit a model with a coda or with routers; leave one of them out',
   )
   need(
     not grid.coda or cfg.readout_norm == READOUT_NORMS[0],

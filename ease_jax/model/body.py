@@ -16,15 +16,15 @@ from ease_jax.core.context import Context, seen
 from ease_jax.core.costs import CostModel
 from ease_jax.core.freeze import ADAPTER, GATE, OWN_NORM, SHARED_NORM
 from ease_jax.core.gates import GateShape
-from ease_jax.core.grid import Cell, Grid
+from ease_jax.core.grid import Cell, Grid, block_name, with_asides
 from ease_jax.core.observations import Observation
 from ease_jax.core.policies import ExitRule
 from ease_jax.core.routers import ROUTERS, Route, Router, routed
 from ease_jax.core.signals import SIGNALS, gate_of
-from ease_jax.core.spec import ModelConfig
+from ease_jax.core.spec import BLOCK, ModelConfig
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers, readout
-from ease_jax.model.adapters import Adapter
+from ease_jax.model.adapters import Adapter, of_one_state
 from ease_jax.model.asking import check_rule
 from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
@@ -50,7 +50,9 @@ EMBED_STD = 0.02
 @functools.cache
 def _grid(kind: Kind, cfg: ModelConfig) -> Grid:
   grid = kind.schedule(cfg)
-  return grid if cfg.routing is None else routed(grid, cfg.routing)
+  if cfg.routing is not None:
+    grid = routed(grid, cfg.routing)
+  return with_asides(grid) if BLOCK in cfg.readout_adapters else grid
 
 
 class Body(nn.Module):
@@ -94,12 +96,14 @@ class Body(nn.Module):
       # static_argnums counts `self`: 4 is `deterministic`.
       block = nn.remat(layers.Block, static_argnums=(4,))
     per_run = self.kind.per_run(c)
-    repeated = {cell.block for cell in self.grid.segment}
-    for i in range(self.grid.num_blocks):
+    depth = self.kind.residual_layers(c)
+    repeated = {cell.block for cell in self.grid.segment if not cell.aside}
+    for i, cell in enumerate(self.grid.by_block):
       own = per_run.block if per_run and i in repeated else None
-      depth = self.kind.residual_layers(c)
       place = c.block.attention.is_local(i), c.block.attention.window_of(i)
-      setattr(self, f'layer_{i}', block(c, depth, own, *place))
+      if cell.aside:
+        place = False, 0  # it sees all there is
+      setattr(self, block_name(cell), block(c, depth, own, *place))
     self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
     for name in self._norm_names():
@@ -136,14 +140,14 @@ class Body(nn.Module):
     return [f'{OWN_NORM}{r}' for r in range(self.grid.per_segment)]
 
   def _adapter_names(self) -> list[str]:
-    own = self.grid.per_segment - 1 if self.cfg.readout_adapters else 0
+    own = self.grid.per_segment - 1 if of_one_state(self.cfg) else 0
     return [f'{ADAPTER}{r}' for r in range(own)]
 
   # ------------------------------------------------------------- the pieces
 
   def block(self, cell: Cell, run: Run | Leap) -> layers.InRun:
     """The block that a cell calls, as it is in a run."""
-    block = getattr(self, f'layer_{cell.block}')
+    block = getattr(self, block_name(self.grid.by_block[cell.block]))
     told = run if self.clock is None else self.clock(run)
     return layers.InRun(block, block.own(told))
 

@@ -159,6 +159,7 @@ def walk(
   for i, cell in enumerate(cells):
     held_BxT = _held(exits, policy)
     run = travel.before + cell.run
+    before = state
     h_BxTxD = state[RUNNING]
     if cell.reads:
       read_BxTxD = body.combine(cell, state, run)
@@ -199,6 +200,8 @@ def walk(
     if cell.readout is not None:
       exits, kept = read(cell.readout, state, exits)
       reads.append(kept)
+    if cell.aside:
+      state = before
 
   return Walked(
     state, exits, tuple(reads), tuple(calls), tuple(kv), tuple(router_losses)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from ease_jax.checks import need
-from ease_jax.core.freeze import ADAPTER, GATE, Freeze
+from ease_jax.core.freeze import ADAPTER, GATE, OWN_BLOCK, Freeze
 from ease_jax.model import Params
 from ease_jax.train.paths import path_of
 
@@ -15,7 +15,7 @@ LEARNS = 'gate'
 STAYS = 'frozen'
 
 UNEMBED = 'unembed'
-HEADS = (ADAPTER, 'readout_norm', UNEMBED)  # behind all layers
+HEADS = (ADAPTER, OWN_BLOCK, 'readout_norm', UNEMBED)  # behind all layers
 
 
 class Learned(NamedTuple):
