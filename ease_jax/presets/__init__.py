@@ -216,23 +216,27 @@ def gates(c: Config, source: str) -> Config:
   return c
 
 
-def late_exits(c: Config, source: str) -> Config:
+def late_exits(
+  c: Config, source: str, adapters: tuple[str, ...] = ('map', 'mlp')
+) -> Config:
   """A copy that makes exits for a finished run of `c`, which is kept.
 
   Before their norm, readouts get a map that is fitted in closed form, and an
-  MLP; both then learn what the last readout says (2402.00518, 2503.05005).
+  MLP (EE-Tuning, 2402.00518), or other adapters, such as a whole block
+  (Balcony, 2503.05005). All learn what the last readout says.
 
   Args:
     c: config of the run.
     source: its directory.
+    adapters: of readouts before the last; maps among them are fitted first.
   """
   c = _beside(c, source, 'exits')
   c.model.readout_norm = 'per_readout'
-  c.model.readout_adapters = ('map', 'mlp')
+  c.model.readout_adapters = adapters
   c.loss.weights = 'uniform'
   c.loss.target = 'distill'
   c.loss.teacher_weight = 1.0
-  c.train.fit_tokens = 65_536
+  c.train.fit_tokens = 65_536 if 'map' in adapters else 0
   return c
 
 

@@ -46,12 +46,22 @@ FROM_PYTHON = '# started from Python'
 
 
 class Run(NamedTuple):
-  """One run of a study: what a worker is given."""
+  """One run of a study: what a worker is given.
+
+  Attributes:
+    variant: of which it is.
+    seed: of it.
+    config: with that seed.
+    folder: it runs in.
+    source: folder of the run that it starts from, which is finished first; ''
+      = of none in the study.
+  """
 
   variant: str
   seed: int
   config: Config
   folder: str
+  source: str = ''
 
   @property
   def name(self) -> str:
@@ -165,15 +175,24 @@ def _naming(variant: str) -> Iterator[None]:
 def _runs(study: Study, workdir: pathlib.Path) -> list[Run]:
   """All runs of a study, whether finished or not."""
   runs = []
+  sources = dict(study.starts)
   for variant, config in study.variants.items():
     for seed in study.seeds:
       seeded = copy.deepcopy(config)
       seeded.seed = seed
       # Runs beside each other share the clock.
       seeded.evaluate.speed_tokens = 0
-      folder = workdir / 'runs' / folder_of(variant) / str(seed)
-      runs.append(Run(variant, seed, seeded, str(folder)))
+      source = ''
+      if variant in sources:
+        source = _folder(workdir, sources[variant], seed)
+        seeded.train.init_from = source
+      folder = _folder(workdir, variant, seed)
+      runs.append(Run(variant, seed, seeded, folder, source))
   return runs
+
+
+def _folder(workdir: pathlib.Path, variant: str, seed: int) -> str:
+  return str(workdir / 'runs' / folder_of(variant) / str(seed))
 
 
 def _is_finished(run: Run) -> bool:
@@ -209,8 +228,10 @@ def _run_all(todo: Sequence[Run], total: int, jobs: int) -> list[str]:
   try:
     while waiting or any(worker.task for worker in workers):
       for worker in workers:
-        if worker.task is None and waiting:
-          worker.give(waiting.pop(0))
+        run = _next(waiting, workers) if worker.task is None else None
+        if run is not None:
+          waiting.remove(run)
+          worker.give(run)
 
       for worker in ready(workers):
         assert worker.task is not None
@@ -235,9 +256,19 @@ def _run_all(todo: Sequence[Run], total: int, jobs: int) -> list[str]:
   return failed
 
 
-def _run_one(variant: str, seed: int, config: Config, folder: str) -> str:
+def _next(waiting: Sequence[Run], workers: Sequence[Worker]) -> Run | None:
+  """The first run that starts from none that is still to be made."""
+  busy = [Run(*worker.task) for worker in workers if worker.task is not None]
+  unmade = {run.folder for run in (*waiting, *busy)}
+  possible = (run for run in waiting if run.source not in unmade)
+  return next(possible, None)
+
+
+def _run_one(
+  variant: str, seed: int, config: Config, folder: str, source: str
+) -> str:
   """Returns what went wrong, or nothing; the run's output is in `log.txt`."""
-  del variant, seed
+  del variant, seed, source
   place = pathlib.Path(folder)
   try:
     place.mkdir(parents=True, exist_ok=True)

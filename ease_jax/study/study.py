@@ -51,6 +51,8 @@ class Study:
       for that number), which are held against each other run by run.
     signals: variants of which is asked what each of their signals needs, beside
       `max_prob` and those who know all losses.
+    starts: (variant, another one that its runs start from), by `train.init_from`
+      of the run of the same seed, which is made first.
 
   Raises:
     ConfigError: a field is of another kind, seeds repeat, a variant is named
@@ -67,6 +69,7 @@ class Study:
   recoveries: Annotated[tuple[tuple[str, str, str], ...], Different()] = ()
   depths: Annotated[tuple[tuple[str, tuple[str, ...]], ...], Different()] = ()
   signals: Annotated[tuple[str, ...], Different()] = ()
+  starts: Annotated[tuple[tuple[str, str], ...], Different()] = ()
 
   def __post_init__(self):
     need(
@@ -94,7 +97,7 @@ class Study:
       )
 
     named = [*self.frontier, *self.signals]
-    for together in (*self.pairs, *self.recoveries):
+    for together in (*self.pairs, *self.recoveries, *self.starts):
       named += together
     for variant, twins in self.depths:
       named += [variant, *twins]
@@ -104,6 +107,21 @@ class Study:
           f'the study names {name!r}, which is none of its variants: '
           f'{", ".join(self.variants)}'
         )
+
+    self._check_starts()
+
+  def _check_starts(self):
+    sources = dict(self.starts)
+    need(
+      len(sources) == len(self.starts),
+      'study.starts names a variant twice; each starts from one other',
+    )
+    for variant, source in sources.items():
+      need(
+        source not in sources,
+        f'study.starts has {variant!r} start from {source!r}, which starts from '
+        'another one itself; name one that does not',
+      )
 
 
 def _check_name(name: object) -> None:
