@@ -67,6 +67,33 @@ def test_a_failed_run_loses_no_other(compared):
   assert (out / 'runs' / 'two' / '1' / 'log.txt').exists()
 
 
+def test_runs_start_from_those_of_another_variant(tmp_path):
+  (tmp_path / 'text.txt').write_text(TEXT)
+  late = make_config(tmp_path / 'text.txt')
+  late.train.init_from = 'base'  # the study puts a folder in its place
+  study = Study(
+    'Title',
+    'Question?',
+    {'late': late, 'base': make_config(tmp_path / 'text.txt')},
+    seeds=(0, 1),
+    pairs=(('late', 'base'),),
+    starts=(('late', 'base'),),
+  )
+  out = tmp_path / 'out'
+  assert compare(study, out) == []  # of runs that have no source, one fails
+  for seed in ('0', '1'):
+    config = json.loads(
+      (out / 'runs' / 'late' / seed / 'config.json').read_text()
+    )
+    source = pathlib.Path(config['train']['init_from'])
+    assert source == out / 'runs' / 'base' / seed
+    late_ppl, base_ppl = (
+      results_of(out, name, seed).readouts[-1].report.ppl
+      for name in ('late', 'base')
+    )
+    assert late_ppl < base_ppl  # trained twice as long
+
+
 def test_every_file_of_a_study_is_written(compared):
   out, _, _ = compared
   for name in (

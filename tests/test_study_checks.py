@@ -45,6 +45,19 @@ ROOT = pathlib.Path(__file__).parent.parent
       "study.pairs holds 'a' against itself; name another baseline",
     ),
     (
+      {'starts': (('a', 'c'),)},
+      "the study names 'c', which is none of its variants: a, b",
+    ),
+    (
+      {'starts': (('a', 'b'), ('b', 'a'))},
+      "study.starts has 'a' start from 'b', which starts from another one "
+      'itself; name one that does not',
+    ),
+    (
+      {'starts': (('a', 'b'), ('a', 'a'))},
+      'study.starts names a variant twice; each starts from one other',
+    ),
+    (
       {'frontier': ('d',)},
       "the study names 'd', which is none of its variants: a, b",
     ),

@@ -6,6 +6,12 @@
 Twelve layers of width 128 on pieces of words (`presets.larger`), 1,600 updates
 of the final loss alone. What comes late starts from that run, which stays as it
 was but for the last line, and learns for 300 updates what its last layer says.
+
+Cost: some 40 minutes for each of the first two runs, beside other work on 2 slow
+cores. One seed. On test, the final loss alone has a perplexity of 21.17 behind
+layer 12 and of 2,546, 719 and 87.8 behind layers 3, 6 and 9; all losses from the
+start, with the same training FLOPs, 29.03 and 35.5, 30.5 and 29.2
+(`docs/lab_notes.md`).
 """
 
 from ease_jax import presets
@@ -51,7 +57,7 @@ def fitted(c: Config) -> Config:
 
 
 def more(c: Config) -> Config:
-  """All of the model goes on with all losses, as LayerSkip does (2404.16710)."""
+  """All of the model goes on with all losses, as in LayerSkip (2404.16710)."""
   c = joint(c)
   c.train.init_from = BASE
   c.optimizer.learning_rate *= 0.2

@@ -51,8 +51,8 @@ class Study:
       for that number), which are held against each other run by run.
     signals: variants of which is asked what each of their signals needs, beside
       `max_prob` and those who know all losses.
-    starts: (variant, another one that its runs start from), by `train.init_from`
-      of the run of the same seed, which is made first.
+    starts: (variant, another one that its runs start from): the run of the
+      same seed is made first, and `train.init_from` names it.
 
   Raises:
     ConfigError: a field is of another kind, seeds repeat, a variant is named
@@ -119,8 +119,8 @@ class Study:
     for variant, source in sources.items():
       need(
         source not in sources,
-        f'study.starts has {variant!r} start from {source!r}, which starts from '
-        'another one itself; name one that does not',
+        f'study.starts has {variant!r} start from {source!r}, which starts '
+        'from another one itself; name one that does not',
       )
 
 
