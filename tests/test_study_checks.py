@@ -147,7 +147,7 @@ def test_every_study_is_valid(path, argument):
   study = main.load(f'{path}{argument}', 'folder')
   compare_lib.check_configs(study)  # or it raises
   for c in study.variants.values():
-    assert (c.train.steps <= 20) == bool(argument)
+    assert c.train.steps == 0 or (c.train.steps <= 20) == bool(argument)
   if path.stem.endswith('_rates'):
     assert study.seeds == (0,)  # chooses settings, and ranks nothing
   else:
