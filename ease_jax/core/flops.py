@@ -1,6 +1,6 @@
 """FLOPs of single pieces on one token, forward; `costs` says what they are."""
 
-from ease_jax.core.spec import BLOCK, ModelConfig
+from ease_jax.core.spec import ModelConfig
 
 
 def kv_flops(cfg: ModelConfig) -> float:
@@ -35,5 +35,4 @@ def adapter_flops(cfg: ModelConfig) -> float:
   """What the adapters of one readout do to one state, a block left out."""
   narrow = 2 * cfg.readout_dim  # columns of two matrices
   columns = {'map': cfg.dim, 'low_rank': narrow, 'mlp': narrow}
-  kinds = [kind for kind in cfg.readout_adapters if kind != BLOCK]
-  return sum(2.0 * cfg.dim * columns[kind] for kind in kinds)
+  return sum(2.0 * cfg.dim * columns[kind] for kind in cfg.state_adapters)

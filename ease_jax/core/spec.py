@@ -183,6 +183,11 @@ class ModelConfig:
     )
 
   @property
+  def state_adapters(self) -> tuple[str, ...]:
+    """Adapters that look at one state alone: all but a block."""
+    return tuple(kind for kind in self.readout_adapters if kind != BLOCK)
+
+  @property
   def trained_runs(self) -> int:
     """Runs that parameters of single runs are made for."""
     return self.own_runs or self.segments

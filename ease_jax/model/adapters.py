@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core.spec import BLOCK, MAP, ModelConfig
+from ease_jax.core.spec import MAP, ModelConfig
 from ease_jax.model.layers import Linear
 
 ZEROS = nn.initializers.zeros
@@ -77,18 +77,13 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def of_one_state(cfg: ModelConfig) -> tuple[str, ...]:
-  """The kinds that look at no other token: all but a block."""
-  return tuple(kind for kind in cfg.readout_adapters if kind != BLOCK)
-
-
 class Adapter(nn.Module):
-  """The kinds that `of_one_state` names, one after the other."""
+  """The config's `state_adapters`, one after the other."""
 
   cfg: ModelConfig
 
   @nn.compact
   def __call__(self, h_BxTxD: jax.Array) -> jax.Array:
-    for kind in of_one_state(self.cfg):
+    for kind in self.cfg.state_adapters:
       h_BxTxD = KINDS[kind](self.cfg, name=kind)(h_BxTxD)
     return h_BxTxD

@@ -24,7 +24,7 @@ from ease_jax.core.signals import SIGNALS, gate_of
 from ease_jax.core.spec import BLOCK, ModelConfig
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers, readout
-from ease_jax.model.adapters import Adapter, of_one_state
+from ease_jax.model.adapters import Adapter
 from ease_jax.model.asking import check_rule
 from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
@@ -140,7 +140,7 @@ class Body(nn.Module):
     return [f'{OWN_NORM}{r}' for r in range(self.grid.per_segment)]
 
   def _adapter_names(self) -> list[str]:
-    own = self.grid.per_segment - 1 if of_one_state(self.cfg) else 0
+    own = self.grid.per_segment - 1 if self.cfg.state_adapters else 0
     return [f'{ADAPTER}{r}' for r in range(own)]
 
   # ------------------------------------------------------------- the pieces

@@ -243,7 +243,7 @@ def late_exits(
 def larger() -> Config:
   """Twelve layers of width 128 on pieces of words.
 
-  2.6 M parameters, a vocabulary of 4,096: the head is a fifth of what a token
+  2.7 M parameters, a vocabulary of 4,096: the head is a sixth of what a token
   costs. 1,600 updates of 8 windows of 256 tokens, the final loss alone; layers
   3, 6, 9 and 12 can be read.
   """
