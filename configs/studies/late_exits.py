@@ -7,11 +7,12 @@ Twelve layers of width 128 on pieces of words (`presets.larger`), 1,600 updates
 of the final loss alone. What comes late starts from that run, which stays as it
 was but for the last line, and learns for 300 updates what its last layer says.
 
-Cost: 35 and 28 minutes for the first two runs, 7 to 29 for the others, two at a
-time, beside other work on 2 slow cores; the last line was not run. Seed 1 alone was run (`--seeds=1`). On test, the final loss alone
-has a perplexity of 21.17 behind layer 12 and of 2,546, 719 and 87.8 behind
-layers 3, 6 and 9; all losses from the start, with the same training FLOPs, have
-29.03 and 35.5, 30.5 and 29.2 (`docs/lab_notes.md`).
+Cost: 35 and 28 minutes for the first two runs, 7 to 29 for the others, two at
+a time, beside other work on 2 slow cores; the last line was not run. Seed 1
+alone was run (`--seeds=1`). On test, the final loss alone has a perplexity of
+21.17 behind layer 12 and of 2,546, 719 and 87.8 behind layers 3, 6 and 9; all
+losses from the start, with the same training FLOPs, have 29.03 and 35.5, 30.5
+and 29.2 (`docs/lab_notes.md`).
 """
 
 from ease_jax import presets
