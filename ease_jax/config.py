@@ -61,6 +61,7 @@ def _add_model(c: Config) -> None:
   c.model.readout_norm = 'shared'  # or per_readout: an own norm for each
   c.model.readout_adapters = ()  # of early ones: block, map, low_rank, mlp
   c.model.readout_dim = 64  # rank of low_rank, width of mlp
+  c.model.lora_rank = 0  # of products beside matrices of layers; 0 = none
   c.model.screen_rank = 0  # of a factor that screens the logits; 0 = none does
   c.model.screen_candidates = 1000  # of whom logits are exact
   c.model.embedding_scale = 1.0  # of embedded tokens
@@ -213,7 +214,8 @@ def _add_training(c: Config) -> None:
   c.train.tensorboard = False  # also write TensorBoard events
   c.train.profile = False  # write a profiler trace of steps 10 to 15
   c.train.init_from = ''  # directory of a run to start from; '' = random
-  # Or model: only gates learn; exits: also what early readouts have; paths.
+  # Or model: only gates learn; exits: also what early readouts have; lora:
+  # also products beside the matrices of layers; paths: all but some.
   c.train.freeze = 'nothing'
   c.train.freeze_paths = ()  # paths: what stays, such as 'layer_*'
   c.train.fit_tokens = 0  # on which maps of readouts are fitted; 0 = none are

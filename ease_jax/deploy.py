@@ -15,7 +15,7 @@ from ease_jax import decode, fields, specs
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
-from ease_jax.core.freeze import OWN_NORM, SHARED_NORM, is_of_exits
+from ease_jax.core.freeze import LORA, OWN_NORM, SHARED_NORM, is_of_exits
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.data import load_tokenizer, tokenizers
 from ease_jax.data.task import Task
@@ -151,7 +151,8 @@ def initial_params(
   """Parameters of the run that `train.init_from` names, by group.
 
   Args:
-    run_specs: of the run that starts from them; gates may be new in it.
+    run_specs: of the run that starts from them; gates, what exits have, and
+      products beside matrices of layers may be new in it.
     folder: of the run that it names.
     task: of the run that starts.
 
@@ -168,7 +169,7 @@ def initial_params(
   own = {group for group in wanted if is_of_exits(group)}
   for group in sorted(set(there) | set(wanted) - own):
     need(
-      there.get(group) == wanted.get(group),
+      there.get(group) in (wanted.get(group), _without_lora(wanted.get(group))),
       f'train.init_from={source} has {group}={there.get(group)}, this model '
       f'{wanted.get(group)}; use its model.* and loss.gates',
     )
@@ -189,6 +190,13 @@ def _with_norms(params: Params, wanted: Iterable[str]) -> Params:
   rest = {name: params[name] for name in params if name != SHARED_NORM}
   # Each has its own: an update takes over the memory of what it changes.
   return rest | {name: jax.tree.map(jnp.copy, shared) for name in own}
+
+
+def _without_lora(shapes: Any) -> Any:
+  """Of a layer without products beside its matrices; others as they are."""
+  if not isinstance(shapes, dict):
+    return shapes
+  return {name: shape for name, shape in shapes.items() if name != LORA}
 
 
 def _shapes(params: Params) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ease_jax.core.spec import CAUSAL, ModelConfig
 from ease_jax.data.tokenizers import Tokenizer
 from ease_jax.decode.text import Trained
 from ease_jax.files import write_together
+from ease_jax.model.own import merged
 from ease_jax.pretrained import (
   FAMILIES,
   Said,
@@ -72,7 +73,7 @@ def export_model(workdir: str, target: str, layers: int = 0) -> None:
   up_to_there = grid.cells[: grid.reach_K[readout]]
   cells = tuple(cell for cell in up_to_there if not cell.aside)
 
-  flat = flatten_dict(trained.params, sep='/')
+  flat = flatten_dict(merged(trained.params), sep='/')
   params = {path: np.asarray(value) for path, value in flat.items()}
   model, beside = _divided(params, cells, readout)
   weights = their_tensors(

@@ -118,7 +118,7 @@ class Specs:
       now.loss.asked_K,
       looks=now.loss.looks,
       ahead=now.loss.gating.ahead,
-      cells_learn=learned.cells,
+      cell_passes=learned.cell_passes,
       head_passes=learned.head_passes,
       rehearsed=now.loss.teaching.own and now.loss.segments > 1,
     )

@@ -154,9 +154,21 @@ def linear(params: Params, x_D: np.ndarray) -> np.ndarray:
   return x_D @ params['kernel'] + params.get('bias', 0)
 
 
-def projected(params: Params, x_D: np.ndarray, num_heads: int) -> np.ndarray:
+def made(block: Params, name: str, x_D: np.ndarray) -> np.ndarray:
+  """What a matrix of a block makes of x, and what stands beside it."""
+  part = block if name in block else block['mlp']
+  y = linear(part[name], x_D)
+  if 'lora' not in block:
+    return y
+  beside = block['lora'][name]
+  return y + x_D @ beside['into'] @ beside['out_of']
+
+
+def projected(
+  block: Params, name: str, x_D: np.ndarray, num_heads: int
+) -> np.ndarray:
   """[H, D/H]."""
-  return linear(params, x_D).reshape(num_heads, -1)
+  return made(block, name, x_D).reshape(num_heads, -1)
 
 
 def normed_heads(params: Params, name: str, x_HxD: np.ndarray) -> np.ndarray:
@@ -192,9 +204,9 @@ def key_value(model: Decoder, block: int, h_D: np.ndarray, position: int) -> KV:
   """What other tokens see of a token with this state, in this block."""
   params = model.params[name_of(block)]
   x_D = branch_input(model, params['attention_norm'], h_D)
-  key_GxD = projected(params['key'], x_D, model.num_kv_heads)
+  key_GxD = projected(params, 'key', x_D, model.num_kv_heads)
   key_GxD = normed_heads(params, 'key_norm', key_GxD)
-  value_GxD = projected(params['value'], x_D, model.num_kv_heads)
+  value_GxD = projected(params, 'value', x_D, model.num_kv_heads)
   return rotated(model, block, key_GxD, position), value_GxD, position
 
 
@@ -204,7 +216,7 @@ def attention(
   """The attention branch of one token that sees a list of keys and values."""
   params = model.params[name_of(block)]
   x_D = branch_input(model, params['attention_norm'], h_D)
-  query_HxD = projected(params['query'], x_D, model.num_heads)
+  query_HxD = projected(params, 'query', x_D, model.num_heads)
   query_HxD = normed_heads(params, 'query_norm', query_HxD)
   query_HxD = rotated(model, block, query_HxD, position)
 
@@ -220,7 +232,7 @@ def attention(
     score_C = capped(key_CxD @ query_D / np.sqrt(width), model.score_cap)
     weight_C = softmax(score_C)
     mixed.append(weight_C @ value_CxD)
-  return linear(params['out'], np.concatenate(mixed))
+  return made(params, 'out', np.concatenate(mixed))
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -244,15 +256,15 @@ UNITS = {
 }
 
 
-def mlp(params: Params, x_D: np.ndarray, unit: str) -> np.ndarray:
+def mlp(block: Params, x_D: np.ndarray, unit: str) -> np.ndarray:
   """With a gate where it has the matrix for one."""
-  inner_F = linear(params['up'], x_D)
-  if 'gate' in params:
-    gate_F = linear(params['gate'], x_D)
+  inner_F = made(block, 'up', x_D)
+  if 'gate' in block['mlp']:
+    gate_F = made(block, 'gate', x_D)
     inner_F = inner_F * UNITS[unit](gate_F)
   else:
     inner_F = UNITS[unit](inner_F)
-  return linear(params['down'], inner_F)
+  return made(block, 'down', inner_F)
 
 
 def through_block(
@@ -266,7 +278,7 @@ def through_block(
   h_D = branch_sum(model, params['attention_norm'], h_D)
   x_D = given_D if model.parallel else h_D
   x_D = branch_input(model, params['mlp_norm'], x_D)
-  h_D = h_D + added(model, params, 'mlp', mlp(params['mlp'], x_D, model.unit))
+  h_D = h_D + added(model, params, 'mlp', mlp(params, x_D, model.unit))
   return branch_sum(model, params['mlp_norm'], h_D)
 
 

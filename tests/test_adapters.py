@@ -144,11 +144,11 @@ def test_names_of_the_optimizers_parts_are_those_in_older_checkpoints():
 @pytest.mark.parametrize(
   'freeze, cells, head_passes',
   [
-    (Freeze(), True, 3),
-    (Freeze(('layer_0/*',)), True, 3),
-    (EXITS, False, 2),
-    (Freeze(('layer_*', 'embed')), False, 3),
-    (Freeze(('*',), ('gate_*',)), False, 1),
+    (Freeze(), 2, 3),
+    (Freeze(('layer_0/*',)), 2, 3),
+    (EXITS, 0, 2),
+    (Freeze(('layer_*', 'embed')), 0, 3),
+    (Freeze(('*',), ('gate_*',)), 0, 1),
   ],
 )
 def test_gradients_are_charged_where_they_go(freeze, cells, head_passes):

@@ -76,7 +76,7 @@ def test_they_learn_the_same_where_the_model_stays_as_it_is():
     else:
       assert not np.asarray(x).any()
   learned = learned_of(all_but_exits(3), leaves(PARAMS))
-  assert learned == (False, 2)
+  assert learned == (0, 2)
 
 
 # ------------------------------------------------------------------ their price
@@ -126,7 +126,7 @@ def test_training_them_is_charged_forward_and_backward():
   for passes in (2, 3):
     trained, bare = (
       model.costs(8).train_per_token(
-        (1.0,) * 3, cells_learn=False, head_passes=passes
+        (1.0,) * 3, cell_passes=0, head_passes=passes
       )
       for model in (MODEL, BARE)
     )

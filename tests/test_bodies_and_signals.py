@@ -58,7 +58,7 @@ BODIES = {
     norm_kind='layer', parallel=True, mlp='gelu_exact', rope_share=0.5
   ),
   'adapted': tiny.stack(
-    readout_adapters=('low_rank', 'map', 'mlp'), readout_dim=3
+    readout_adapters=('low_rank', 'map', 'mlp'), readout_dim=3, lora_rank=2
   ),
   # Readouts with a block of their own, beside the layers.
   'aside': tiny.stack(

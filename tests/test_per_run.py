@@ -11,6 +11,7 @@ from segmented import BATCH, LENGTH, gradient, mean_nll
 import tiny
 from ease_jax import config, presets, specs
 from ease_jax.checks import ConfigError
+from ease_jax.core.flops import low_rank_flops
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.policies import POLICIES
 from ease_jax.evaluate import passes
@@ -18,7 +19,7 @@ from ease_jax.model import attention as attention_lib
 from ease_jax.model import with_segments
 from ease_jax.model.attention import positions, rotate
 from ease_jax.model.exits import before_exits, settled
-from ease_jax.model.per_run import PER_RUN, low_rank_flops, sines
+from ease_jax.model.per_run import PER_RUN, sines
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 from ease_jax.train import optimizer, update

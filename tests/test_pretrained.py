@@ -586,17 +586,34 @@ def test_a_model_that_ends_at_a_readout(tmp_path):
   np.testing.assert_array_equal(logits(cut, tokens), every[1, 0])
 
 
-def own_run(folder, adapters=(), **fields):
+def own_run(folder, adapters=(), lora_rank=0, **fields):
   """A run of this project with a norm and a gate at each readout."""
   (folder / 'text.txt').write_text(small_run.TEXT)
   c = small_run.make_config(folder / 'text.txt', layers=2)
   c.model.block.mlp.kind = 'swiglu'
   c.model.readout_norm = 'per_readout'
   c.model.readout_adapters = adapters
+  c.model.lora_rank = lora_rank
   c.loss.gates = ('gain',)
   c.data.update(fields)
   run_lib.run(c, folder / 'run', 'train')
   return deploy.load_model(c, folder / 'run')
+
+
+def test_products_beside_matrices_are_merged_into_them(tmp_path):
+  ours = own_run(tmp_path, lora_rank=3)
+  place = exported(tmp_path / 'run', tmp_path / 'back')
+  assert not any(
+    'lora' in name for name in load_file(place / 'exits.safetensors')
+  )
+  importing.import_model(str(place), str(tmp_path / 'again'), context=8)
+  token_1xT = ours.tokenizer.encode('the lazy fox')[None]
+  np.testing.assert_allclose(
+    logits(loaded(tmp_path / 'again'), token_1xT),
+    logits(ours, token_1xT),
+    rtol=1e-5,
+    atol=1e-5,
+  )
 
 
 def test_a_model_of_ours_with_a_window_is_a_mistral_elsewhere(tmp_path):

@@ -53,6 +53,11 @@ CODA = {  # which gates look through
   'exit.signals': ('state_change',),
   'loss.gates': ('gain',),
 }
+BESIDE = {
+  'model.lora_rank': 16,
+  'train.freeze': 'lora',
+  'train.init_from': 'runs/big',
+}
 RELAXED = {
   'model.body': 'refine',
   'model.segments': 2,
@@ -68,6 +73,7 @@ RELAXED = {
     ('adamw', LENGTH, PLAIN),
     ('muon', LENGTH, PLAIN),
     ('adamw', LONG, PLAIN),
+    ('adamw', LENGTH, BESIDE),
     ('adamw', LENGTH, TAUGHT),
     ('adamw', LENGTH, LIKELIEST),
     ('adamw', LENGTH, BY_ANOTHER),

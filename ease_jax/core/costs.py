@@ -9,12 +9,12 @@ tokens reads (T + 1) / 2 keys on average.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from ease_jax.core.context import Context
 from ease_jax.core.flops import (
+  OwnCost,
   adapter_flops,
   block_flops,
   head_flops,
@@ -26,20 +26,6 @@ from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.policies import ExitRule, KVPolicy
 from ease_jax.core.routers import Share
 from ease_jax.core.spec import ModelConfig
-
-
-class OwnCost(NamedTuple):
-  """What a block has of its own in one run, in FLOPs per token.
-
-  Attributes:
-    block: on top of its price.
-    fill: on top of that of its keys and values alone.
-    trained: on top of its price in training, where one program is all runs.
-  """
-
-  block: float = 0.0
-  fill: float = 0.0
-  trained: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +41,7 @@ class CostModel:
       that a router keeps out of the cell, too.
     trained_L: price of each cell's block to the mean training token: routers
       run it on a part of the batch.
+    learned_L: of that, what stands beside the block and learns without it.
     fill_L: keys and values of each cell alone.
     head: logits of one readout.
     whole_head: the same in a loss, where nothing is screened.
@@ -69,6 +56,7 @@ class CostModel:
   block_L: np.ndarray
   extra_L: np.ndarray
   trained_L: np.ndarray
+  learned_L: np.ndarray
   fill_L: np.ndarray
   head: float
   whole_head: float
@@ -240,7 +228,7 @@ class CostModel:
     *,
     looks: float = 0.0,
     ahead: bool = False,
-    cells_learn: bool = True,
+    cell_passes: int = 2,
     head_passes: int = 3,
     rehearsed: bool = False,
   ) -> float:
@@ -256,7 +244,8 @@ class CostModel:
       looks: how often the coda runs forward for them.
       ahead: whether every segment is run a second time, forward, to look one
         segment ahead.
-      cells_learn: whether a gradient goes through the cells.
+      cell_passes: products of a cell in the backward pass: 2 = of its states
+        and its own, 1 = of its states, what stands beside it learns, 0 = none.
       head_passes: products of a trained head: 1 forward, 1 for the gradient of
         its states, 1 for its own.
       rehearsed: whether all cells are run a second time, forward, for what the
@@ -265,7 +254,10 @@ class CostModel:
     carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
     body_L = (self.trained_L + self.extra_L)[: len(carries_L)]
     forward = body_L.sum()
-    backward = 2 * (body_L * carries_L).sum() if cells_learn else 0.0
+    backward_L = cell_passes * body_L
+    if cell_passes == 1:
+      backward_L += self.learned_L[: len(carries_L)]
+    backward = backward_L @ carries_L
 
     if ahead:
       forward += body_L[len(self.grid.prelude) :].sum()
@@ -334,6 +326,7 @@ def cost_model(
     block_L,
     extra_L,
     np.where(is_aside_L, 0.0, trained_L),
+    np.asarray([own.learned for own in own_L]),
     np.asarray(fill_L, np.float64),
     head_flops(cfg),
     whole_head_flops(cfg),

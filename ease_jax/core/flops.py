@@ -1,6 +1,24 @@
 """FLOPs of single pieces on one token, forward; `costs` says what they are."""
 
+from typing import NamedTuple
+
 from ease_jax.core.spec import ModelConfig
+
+
+class OwnCost(NamedTuple):
+  """What a cell has beside the matrices of its block, in FLOPs per token.
+
+  Attributes:
+    block: on top of its price.
+    fill: on top of that of its keys and values alone.
+    trained: on top of its price in training, where one program is all runs.
+    learned: of that, what learns where the block stays as it is.
+  """
+
+  block: float = 0.0
+  fill: float = 0.0
+  trained: float = 0.0
+  learned: float = 0.0
 
 
 def kv_flops(cfg: ModelConfig) -> float:
@@ -36,3 +54,15 @@ def adapter_flops(cfg: ModelConfig) -> float:
   narrow = 2 * cfg.readout_dim  # columns of two matrices
   columns = {'map': cfg.dim, 'low_rank': narrow, 'mlp': narrow}
   return sum(2.0 * cfg.dim * columns[kind] for kind in cfg.state_adapters)
+
+
+def low_rank_flops(cfg: ModelConfig, rank: int, *names: str) -> float:
+  """Products of a low rank beside matrices of a block, on one token.
+
+  Args:
+    cfg: a model's shape.
+    rank: of the products.
+    *names: of the matrices; none = all of them.
+  """
+  shapes = cfg.matrices
+  return sum(2.0 * rank * sum(shapes[name]) for name in names or shapes)

@@ -10,6 +10,7 @@ OWN_BLOCK = 'readout_block_'  # of a readout before the last
 OWN_NORM = 'readout_norm_'  # of one readout alone
 SHARED_NORM = 'readout_norm'  # of all
 SCREEN = 'screen'  # of the head
+LORA = 'lora'  # inside a layer: products beside its matrices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,21 @@ def all_but_exits(per_segment: int) -> Freeze:
   norms = [f'{OWN_NORM}{r}/*' for r in range(per_segment - 1)]
   own = [f'{group}*' for group in (GATE, ADAPTER, OWN_BLOCK)]
   return Freeze(('*',), (*own, *norms))
+
+
+def all_but_lora(per_segment: int) -> Freeze:
+  """What readouts have of their own learns, and products beside matrices.
+
+  Args:
+    per_segment: readouts of a segment.
+  """
+  exits = all_but_exits(per_segment)
+  return Freeze(exits.held, (*exits.but, f'*/{LORA}/*'))
+
+
+def is_beside(path: str) -> bool:
+  """Whether a parameter is of a product beside a layer's matrix."""
+  return f'/{LORA}/' in path
 
 
 def is_of_exits(group: str) -> bool:

@@ -45,6 +45,8 @@ class ModelConfig:
       state first, of ADAPTERS; a block, which looks at other tokens, comes
       before the others.
     readout_dim: rank of low_rank, width of mlp among them.
+    lora_rank: of products beside all matrices of layers, which may learn while
+      these stay; 0 = there are none.
     screen_rank: of a factor that finds the tokens whose logits are worth
       making; 0 = all are made.
     screen_candidates: how many it finds.
@@ -78,6 +80,7 @@ class ModelConfig:
   readout_norm: Annotated[str, OneOf(READOUT_NORMS)]
   readout_adapters: tuple[Annotated[str, OneOf(ADAPTERS)], ...]
   readout_dim: Annotated[Count, ReadIf('readout_adapters', NARROW)]
+  lora_rank: Size
   screen_rank: Size
   screen_candidates: Annotated[Count, ReadIf('screen_rank')]
   embedding_scale: Annotated[float, Range(0, above=True)]

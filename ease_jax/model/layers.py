@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ease_jax.core.block import BlockSpec
+from ease_jax.core.freeze import LORA
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model.attention import (
   KV,
@@ -25,7 +26,7 @@ from ease_jax.model.attention import (
   rotate,
   scoring,
 )
-from ease_jax.model.own import PLAIN, Own, product
+from ease_jax.model.own import PLAIN, Own, first_products, product
 
 Dtype = str | jnp.dtype
 # A module of a block that is called with a run.
@@ -150,6 +151,7 @@ class Block(nn.Module):
   per_run: OfRuns | None = None  # what it has of its own in each run
   is_local: bool = False  # its positions are those of local layers
   window: int = 0  # tokens that its tokens see, themselves included; 0 = all
+  lora_rank: int = 0  # of products beside its matrices; 0 = there are none
 
   def setup(self):
     c = self.cfg
@@ -173,6 +175,8 @@ class Block(nn.Module):
     self.drop = nn.Dropout(c.dropout)
     if self.per_run is not None:
       self.of_runs = self.per_run(c)
+    if self.lora_rank:
+      self.lora = self.param(LORA, first_products, c, self.lora_rank)
 
   @property
   def spec(self) -> BlockSpec:
@@ -221,7 +225,8 @@ class Block(nn.Module):
     Args:
       run: what modules of `per_run` are called with.
     """
-    return PLAIN if self.per_run is None else self.of_runs(run)
+    own = PLAIN if self.per_run is None else self.of_runs(run)
+    return own.beside(self.lora, self.cfg.dtype) if self.lora_rank else own
 
   def kv(self, h_BxTxD: jax.Array, rotation: Rotation, own: Own = PLAIN) -> KV:
     """Rotated keys and values of this layer, each [B, T, G, D / H]."""

@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ease_jax.core.costs import OwnCost
+from ease_jax.core.flops import OwnCost, low_rank_flops
 from ease_jax.core.grid import Cell, Grid
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model.layers import Linear, OfRuns
-from ease_jax.model.own import PLAIN, LowRank, Own, product
+from ease_jax.model.own import PLAIN, Own, first_products, product
 from ease_jax.model.walk import Leap, Run
 
 BRANCHES = ('attention', 'mlp')
@@ -57,7 +57,7 @@ class LowRanks(nn.Module):
 
   def setup(self):
     self.runs = [
-      self.param(f'run_{run}', _first_products, self.cfg)
+      self.param(f'run_{run}', first_products, self.cfg, self.cfg.options.rank)
       for run in range(1, self.cfg.trained_runs)
     ]
 
@@ -65,7 +65,8 @@ class LowRanks(nn.Module):
     """Of a run, which may be known only when the program runs."""
     last = len(self.runs)
     if isinstance(run, int | np.integer):
-      return _in_type(self.cfg, self.runs[min(run, last) - 1]) if run else PLAIN
+      products = self.runs[min(run, last) - 1]
+      return PLAIN.beside(products, self.cfg.dtype) if run else PLAIN
 
     none = jax.tree.map(jnp.zeros_like, self.runs[0])
     number = jnp.minimum(run, last)
@@ -73,38 +74,8 @@ class LowRanks(nn.Module):
     def chosen(*of_runs: jax.Array) -> jax.Array:
       return jnp.stack(of_runs)[number]
 
-    return _in_type(self.cfg, jax.tree.map(chosen, none, *self.runs))
-
-
-def _in_type(cfg: ModelConfig, products: dict[str, LowRank]) -> Own:
-  dtype = jnp.dtype(cfg.dtype)
-  return Own(low_rank=jax.tree.map(lambda x: x.astype(dtype), products))
-
-
-def _first_products(key: jax.Array, cfg: ModelConfig) -> dict[str, LowRank]:
-  """Products that are zero, of which half the matrices are not."""
-  rank = cfg.options.rank
-  normal = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
-  products = {}
-  for name, (taken, made) in cfg.matrices.items():
-    key, use_key = jax.random.split(key)
-    products[name] = {
-      'into': normal(use_key, (taken, rank), jnp.float32),
-      'out_of': jnp.zeros((rank, made), jnp.float32),
-    }
-  return products
-
-
-def low_rank_flops(cfg: ModelConfig, rank: int, *names: str) -> float:
-  """Products of a low rank beside matrices of a block, on one token.
-
-  Args:
-    cfg: a model's shape.
-    rank: of the products.
-    *names: of the matrices; none = all of them.
-  """
-  shapes = cfg.matrices
-  return sum(2.0 * rank * sum(shapes[name]) for name in names or shapes)
+    products = jax.tree.map(chosen, none, *self.runs)
+    return PLAIN.beside(products, self.cfg.dtype)
 
 
 def _low_rank_cost(cfg: ModelConfig, run: int) -> OwnCost:
@@ -183,7 +154,7 @@ PER_RUN: dict[str, PerRun | None] = {
 def own_costs(
   per_run: PerRun | None, cfg: ModelConfig, grid: Grid, any_run: bool
 ) -> dict[Cell, OwnCost]:
-  """What the cells of segments have of their own.
+  """What cells have beside the matrices of their blocks.
 
   A program for any run multiplies in the first one too, where a product is
   zero. What is made once for a run and not for each token is left out.
@@ -194,14 +165,32 @@ def own_costs(
     grid: its cells.
     any_run: a program is any run even where the grid has one.
   """
+  own = {
+    cell: _lora_cost(cfg)
+    for cell in (*grid.cells, *grid.tail)
+    if cfg.lora_rank and not cell.aside
+  }
   if per_run is None or per_run.flops is None:
-    return {}
-  last = cfg.trained_runs - 1
-  own: dict[Cell, OwnCost] = {}
+    return own
 
+  last = cfg.trained_runs - 1
   for cell in grid.cells[len(grid.prelude) :]:
     here = per_run.flops(cfg, min(cell.run, last))
     scanned = any_run or grid.segments > 1
     trained = per_run.flops(cfg, last) if scanned else here
-    own[cell] = here._replace(trained=trained.block)
+    lora = own.get(cell, OwnCost())
+    own[cell] = OwnCost(
+      lora.block + here.block,
+      lora.fill + here.fill,
+      lora.trained + trained.block,
+      lora.learned,
+    )
   return own
+
+
+def _lora_cost(cfg: ModelConfig) -> OwnCost:
+  """Of the products that a block has in all its runs."""
+  rank = cfg.lora_rank
+  block = low_rank_flops(cfg, rank)
+  fill = low_rank_flops(cfg, rank, 'key', 'value')
+  return OwnCost(block, fill, trained=block, learned=block)

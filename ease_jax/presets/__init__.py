@@ -240,6 +240,25 @@ def late_exits(
   return c
 
 
+def lora(c: Config, source: str, rank: int = 16) -> Config:
+  """A copy that teaches a finished run of `c` to exit, at little cost.
+
+  Products of a low rank beside all matrices of its layers learn (LoRA,
+  2106.09685), from the losses of all readouts as in LayerSkip's continued
+  training (2404.16710). The matrices themselves stay as they are.
+
+  Args:
+    c: config of the run.
+    source: its directory.
+    rank: of the products.
+  """
+  c = _beside(c, source, 'lora')
+  c.model.lora_rank = rank
+  c.model.readout_norm = 'per_readout'
+  c.loss.weights = 'uniform'
+  return c
+
+
 def larger() -> Config:
   """Twelve layers of width 128 on pieces of words.
 

@@ -7,7 +7,7 @@ from ease_jax.core.reach import GROWS
 from ease_jax.core.runs import CONSTANT, DRAWING, DRAWN_ROWS
 from ease_jax.core.spec import MAP
 from ease_jax.model import Body
-from ease_jax.train.spec import TrainSpec
+from ease_jax.train.spec import BY_LORA, TrainSpec
 
 
 def check(train: TrainSpec, loss: LossSpec, body: Body) -> None:
@@ -39,6 +39,12 @@ def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
     rank == 0 or train.frozen,
     f'model.screen_rank={rank} is of a head that stays, and train.freeze='
     f'{train.freeze} changes it; use exits, and fit it behind all training',
+  )
+  need(
+    train.freeze != BY_LORA or body.cfg.lora_rank > 0,
+    f'train.freeze={train.freeze} trains products beside the matrices of '
+    f'layers, and model.lora_rank={body.cfg.lora_rank} has none; give a rank, '
+    'or use exits',
   )
   per_segment = body.grid.per_segment
   early = [w for k, w in enumerate(loss.weight_K) if (k + 1) % per_segment]

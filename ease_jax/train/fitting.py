@@ -15,7 +15,7 @@ probability back that they have together.
 
 import bisect
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -35,6 +35,7 @@ Array = jax.Array | np.ndarray
 SMALL = 1e-6  # keeps a root of moments invertible, relative to their mean
 SHIFTS = np.linspace(-50.0, 50.0, 100_001)  # of which one is the best
 AT_ONCE = 64  # states of which all logits are in memory
+SHIFT_TOKENS = 4096  # enough for one number; each of them costs two heads
 
 
 class Moments(NamedTuple):
@@ -84,12 +85,13 @@ def fitted(
   if rank:
     w_VxD = table(model.bind({'params': params}).unembedding())
     screen = _screen(w_VxD, means.nn_DxD, rank)
-    shift = _shift(model, params | {SCREEN: screen}, text)
+    some = _taken(iter(text), min(tokens, SHIFT_TOKENS))
+    shift = _shift(model, params | {SCREEN: screen}, some)
     params[SCREEN] = screen | {'shift': jnp.float32(shift)}
   return params
 
 
-def _taken(batches: BatchIterator, tokens: int) -> list[Batch]:
+def _taken(batches: Iterator[Batch], tokens: int) -> list[Batch]:
   """The first batches that have so many tokens together."""
   text = []
   seen = 0

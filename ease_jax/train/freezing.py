@@ -6,7 +6,13 @@ from typing import NamedTuple
 import jax
 
 from ease_jax.checks import need
-from ease_jax.core.freeze import ADAPTER, GATE, OWN_BLOCK, Freeze
+from ease_jax.core.freeze import (
+  ADAPTER,
+  GATE,
+  OWN_BLOCK,
+  Freeze,
+  is_beside,
+)
 from ease_jax.model import Params
 from ease_jax.train.paths import path_of
 
@@ -21,7 +27,7 @@ HEADS = (ADAPTER, OWN_BLOCK, 'readout_norm', UNEMBED)  # behind all layers
 class Learned(NamedTuple):
   """What gradients go through."""
 
-  cells: bool  # whether they reach the layers
+  cell_passes: int  # products of a layer, backward: of its states, its own
   head_passes: int  # products of a head: forward, of its states, its own
 
 
@@ -33,13 +39,17 @@ def learned_of(freeze: Freeze, names: Iterable[str]) -> Learned:
     names: paths of all parameters.
   """
   learned = [name for name in names if freeze.learns(name)]
-  groups = {name.partition('/')[0] for name in learned}
+  whole = [name for name in learned if not is_beside(name)]
+  groups = {name.partition('/')[0] for name in whole}
   of_heads = {group for group in groups if group.startswith(HEADS)}
   own = {group for group in groups if group.startswith(GATE)}
   if groups - of_heads - own:
-    return Learned(cells=True, head_passes=3)
+    return Learned(cell_passes=2, head_passes=3)
+
+  reaches_cells = len(whole) < len(learned)
+  passes_heads = reaches_cells or bool(of_heads)
   head_passes = 3 if UNEMBED in groups else 2
-  return Learned(cells=False, head_passes=head_passes if of_heads else 1)
+  return Learned(int(reaches_cells), head_passes if passes_heads else 1)
 
 
 def held(params: Params, freeze: Freeze) -> Params:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ease_jax.core.objective import LossSpec
 from ease_jax.data import BatchIterator, Task
@@ -148,7 +149,7 @@ def train(
 
   def fresh() -> TrainState:
     state = init_state(init_key, model=model, opt_spec=opt_spec)
-    params = state.params | (initial or {})
+    params = _over(state.params, initial or {})
     return state._replace(params=fit(params) if fit else params)
 
   def select_loss(params: Params) -> float:
@@ -328,3 +329,8 @@ def _save(run: Run, checkpoints: Checkpoints) -> None:
   run.host.wall_s = run.wall_s
   checkpoints.save(run.step, run.state, run.batches.get_state(), run.host)
   run.saved_step = run.step
+
+
+def _over(params: Params, initial: Params) -> Params:
+  """Parameters, some of them replaced; those of a layer one by one."""
+  return unflatten_dict(flatten_dict(params) | flatten_dict(initial))

@@ -18,7 +18,7 @@ from ease_jax.checks import (
   need,
   plain,
 )
-from ease_jax.core.freeze import MODEL, Freeze, all_but_exits
+from ease_jax.core.freeze import MODEL, Freeze, all_but_exits, all_but_lora
 from ease_jax.core.layer_dropout import (
   PHASES,
   SCHEDULES,
@@ -39,7 +39,8 @@ from ease_jax.core.runs import SCHEDULES as RUNS
 UPDATES = ('joint', 'per_segment')
 BY_PATHS = 'paths'
 KEEPS_MODEL = ('model', 'exits')  # the last readout says what it said
-FREEZES = ('nothing', *KEEPS_MODEL, BY_PATHS)
+BY_LORA = 'lora'
+FREEZES = ('nothing', *KEEPS_MODEL, BY_LORA, BY_PATHS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,8 @@ class TrainSpec:
     init_from: directory of a run whose parameters this one starts with;
       '' = random ones.
     freeze: nothing; model: only gates learn; exits: also what readouts before
-      the last have of their own; paths: all but some learns.
+      the last have of their own; lora: and products beside the matrices of
+      layers; paths: all but some learns.
     freeze_paths: patterns of names of parameters that stay.
     fit_tokens: of the training text, on which the maps of readouts are fitted
       to the last one before the first update; 0 = none are.
@@ -182,6 +184,8 @@ class TrainSpec:
       return MODEL
     if self.freeze == 'exits':
       return all_but_exits(per_segment)
+    if self.freeze == BY_LORA:
+      return all_but_lora(per_segment)
     return Freeze(self.freeze_paths)
 
   @property
