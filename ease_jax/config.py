@@ -59,7 +59,7 @@ def _add_model(c: Config) -> None:
   c.model.dim = 128  # D
   c.model.readouts = ()  # layers where a prediction may be read; () = all
   c.model.readout_norm = 'shared'  # or per_readout: an own norm for each
-  c.model.readout_adapters = ()  # of early ones: block, map, low_rank, mlp
+  c.model.readout_adapters = ()  # block, map, low_rank, mlp, head
   c.model.readout_dim = 64  # rank of low_rank, width of mlp
   c.model.lora_rank = 0  # of products beside matrices of layers; 0 = none
   c.model.screen_rank = 0  # of a factor that screens the logits; 0 = none does

@@ -23,6 +23,7 @@ from ease_jax.evaluate import windows as windows_lib
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.files import expanded, write_atomic, write_together
+from ease_jax.initial import initial_params
 from ease_jax.lock import LOCK, locked
 from ease_jax.model import Body, Params
 from ease_jax.progress import stage
@@ -170,7 +171,7 @@ def _train(
   if not saved.has_steps(folder):
     source = deploy.source_of(run_specs)
     if source is not None:
-      initial = deploy.initial_params(run_specs, source, task)
+      initial = initial_params(run_specs, source, task)
 
   fit = None
   if run_specs.train.fit_tokens:

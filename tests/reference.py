@@ -350,9 +350,15 @@ def normed(model: Decoder, readout: int, h_D: np.ndarray) -> np.ndarray:
   return norm(own, h_D)
 
 
-def logits(model: Decoder, normed_D: np.ndarray) -> np.ndarray:
-  """[V], from the unembedding, which is the embedding where they are tied."""
-  table_VxD = model.params.get('unembed', model.params['embed'])
+def logits(
+  model: Decoder, normed_D: np.ndarray, readout: int | None = None
+) -> np.ndarray:
+  """[V], from the unembedding, which is the embedding where they are tied.
+
+  Readouts before the last of a segment may have one of their own.
+  """
+  shared_VxD = model.params.get('unembed', model.params['embed'])
+  table_VxD = model.params.get(f'readout_head_{readout}', shared_VxD)
   exact_V = capped(table_VxD @ normed_D, model.logit_cap)
   if 'screen' not in model.params:
     return exact_V
@@ -444,7 +450,7 @@ def decode_token(
     k = len(state_K)
     state_K.append(h_D)
     normed_D = normed(model, cell.readout, h_D)
-    confidence = softmax(logits(model, normed_D)).max()
+    confidence = softmax(logits(model, normed_D, cell.readout)).max()
     is_last = k == len(threshold_K) - 1
     if answer is None and (is_last or confidence >= threshold_K[k]):
       answer = k, normed_D

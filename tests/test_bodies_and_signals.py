@@ -58,7 +58,9 @@ BODIES = {
     norm_kind='layer', parallel=True, mlp='gelu_exact', rope_share=0.5
   ),
   'adapted': tiny.stack(
-    readout_adapters=('low_rank', 'map', 'mlp'), readout_dim=3, lora_rank=2
+    readout_adapters=('low_rank', 'map', 'mlp', 'head'),
+    readout_dim=3,
+    lora_rank=2,
   ),
   # Readouts with a block of their own, beside the layers.
   'aside': tiny.stack(
@@ -292,8 +294,16 @@ def test_the_parallel_pass_is_what_decoding_does(name, signal, policy):
   np.testing.assert_array_equal(a.exit_BxT, b.exit_BxT)
 
   plain = tiny.plain(BODIES[name], params_of(name))
-  logits_of = functools.partial(reference.logits, plain)
-  logits_BxTxV = np.apply_along_axis(logits_of, -1, a.normed_BxTxD)
+  readouts = BODIES[name].grid.per_segment
+  logits_BxTxV = np.asarray(
+    [
+      [
+        reference.logits(plain, normed_D, k % readouts)
+        for normed_D, k in zip(normed_TxD, exit_T)
+      ]
+      for normed_TxD, exit_T in zip(a.normed_BxTxD, a.exit_BxT)
+    ]
+  )
   np.testing.assert_allclose(b.logits_BxTxV, logits_BxTxV, 1e-4, 1e-4)
   log_p_BxTxV = np.asarray(jax.nn.log_softmax(b.logits_BxTxV))
   target_BxTx1 = BATCH['targets'][..., None]

@@ -12,7 +12,7 @@ from ease_jax.core.distillation import DIVERGENCES, TeachingSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import readout
 from ease_jax.train import loss as losses
-from ease_jax.train.targets import Distill, Teacher
+from ease_jax.train.targets import Distill, Tables, Teacher
 
 VOCAB = 11
 NUM = 14
@@ -46,7 +46,8 @@ def fused(spec, h_NxD, w_VxD, weight_N, teacher_NxD):
   if spec.teaching.teacher_top_k:
     said = readout.likeliest(said, w_VxD, spec.teaching.teacher_top_k)
   ready_N = LABEL_N, said
-  return Distill(spec).loss(h_NxD, w_VxD, ready_N, weight_N, False)
+  tables = Tables(w_VxD, w_VxD)
+  return Distill(spec).loss(h_NxD, tables, ready_N, weight_N, False)
 
 
 def softened(logits_NxV, temperature, keep_NxV):

@@ -169,10 +169,10 @@ class LastReadout:
     del bound
     return {'label': batch['targets'], 'teacher': answer()}
 
-  def loss(self, normed_NxD, w_VxD, prepared_N, weight_N, is_last):
+  def loss(self, normed_NxD, tables, prepared_N, weight_N, is_last):
     del is_last
-    log_p_NxV = jax.nn.log_softmax(readout.logits(normed_NxD, w_VxD))
-    teacher_NxV = readout.logits(prepared_N['teacher'], w_VxD)
+    log_p_NxV = jax.nn.log_softmax(readout.logits(normed_NxD, tables.own_VxD))
+    teacher_NxV = readout.logits(prepared_N['teacher'], tables.last_VxD)
     q_NxV = jax.lax.stop_gradient(jax.nn.softmax(teacher_NxV))
     label_N = prepared_N['label'][:, None]
     nll_N = -jnp.take_along_axis(log_p_NxV, label_N, 1)[:, 0]

@@ -9,7 +9,6 @@ import pytest
 import small_run
 
 import tiny
-from ease_jax import deploy
 from ease_jax import run as run_lib
 from ease_jax.config import ConfigError
 
@@ -70,7 +69,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
   shutil.copytree(straight, tmp_path / 'run')
   (newest,) = (tmp_path / 'run' / 'checkpoints').glob(str(c.train.steps))
   shutil.rmtree(newest)
-  monkeypatch.delattr(deploy, 'initial_params')
+  monkeypatch.delattr(run_lib, 'initial_params')
   run_lib.run(c, tmp_path / 'run', 'train')
   assert newest.exists()
   tiny.assert_trees_equal(

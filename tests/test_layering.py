@@ -36,6 +36,7 @@ ORDER = (
   'provenance',
   'texts',
   'deploy',
+  'initial',
   'teacher',
   'run',
   'importing',

@@ -11,7 +11,7 @@ from ease_jax import config, specs
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.train import loss as losses
-from ease_jax.train.segment import some_tokens
+from ease_jax.train.targets import some_tokens
 
 MODEL = tiny.body(
   11,

@@ -169,7 +169,7 @@ def observed(request):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(readout, 'CHUNK_ELEMENTS', 44)
     obs = readout.observe(
-      Read(*inputs[:2]), Read(*inputs[2:4]), target_BxT, inputs[4], with_kl=True
+      Read(*inputs[:2]), Read(*inputs[2:4]), target_BxT, inputs[4], inputs[4]
     )
   exact = [np.asarray(x, np.float64) for x in inputs]
   return obs, (*exact, target_BxT)
@@ -223,7 +223,7 @@ def test_a_tie_has_no_margin(observed):
 def test_the_first_readout_has_nothing_to_compare_with():
   h_NxD, w_VxD, target_N, _ = problem(6)
   read = Read(h_NxD[None], h_NxD[None])
-  obs = readout.observe(read, None, target_N[None], w_VxD, with_kl=True)
+  obs = readout.observe(read, None, target_N[None], w_VxD, w_VxD)
   assert (np.asarray(obs.kl) == np.inf).all()
   assert (np.asarray(obs.state_cosine) == -np.inf).all()
   assert (np.asarray(obs.max_prob) > 0).all()

@@ -7,6 +7,7 @@ import fnmatch
 GATE = 'gate_'  # of a learned signal
 ADAPTER = 'readout_adapter_'  # of a readout before the last
 OWN_BLOCK = 'readout_block_'  # of a readout before the last
+OWN_HEAD = 'readout_head_'  # of a readout before the last
 OWN_NORM = 'readout_norm_'  # of one readout alone
 SHARED_NORM = 'readout_norm'  # of all
 SCREEN = 'screen'  # of the head
@@ -41,7 +42,7 @@ def all_but_exits(per_segment: int) -> Freeze:
     per_segment: readouts of a segment.
   """
   norms = [f'{OWN_NORM}{r}/*' for r in range(per_segment - 1)]
-  own = [f'{group}*' for group in (GATE, ADAPTER, OWN_BLOCK)]
+  own = [f'{group}*' for group in (GATE, ADAPTER, OWN_BLOCK, OWN_HEAD)]
   return Freeze(('*',), (*own, *norms))
 
 
@@ -65,7 +66,8 @@ def is_of_exits(group: str) -> bool:
 
   A run that starts from another one may have it and the other one not.
   """
-  return group.startswith((GATE, ADAPTER, OWN_BLOCK, OWN_NORM, SCREEN))
+  own = GATE, ADAPTER, OWN_BLOCK, OWN_HEAD, OWN_NORM, SCREEN
+  return group.startswith(own)
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -22,7 +22,8 @@ ATTENTION_KINDS = (CAUSAL, 'full')
 READOUT_NORMS = ('shared', 'per_readout')
 MAP = 'map'
 BLOCK = 'block'
-ADAPTERS = (BLOCK, MAP, 'low_rank', 'mlp')
+HEAD = 'head'
+ADAPTERS = (BLOCK, MAP, 'low_rank', 'mlp', HEAD)
 NARROW = ('low_rank', 'mlp')  # adapters with a width of their own
 DTYPES = ('float32', 'bfloat16')
 
@@ -43,7 +44,7 @@ class ModelConfig:
     readout_norm: shared, or per_readout: an own RMSNorm for each.
     readout_adapters: what readouts before the last of a segment do with their
       state first, of ADAPTERS; a block, which looks at other tokens, comes
-      before the others.
+      before the others; head is an unembedding of their own behind all.
     readout_dim: rank of low_rank, width of mlp among them.
     lora_rank: of products beside all matrices of layers, which may learn while
       these stay; 0 = there are none.
@@ -187,8 +188,9 @@ class ModelConfig:
 
   @property
   def state_adapters(self) -> tuple[str, ...]:
-    """Adapters that look at one state alone: all but a block."""
-    return tuple(kind for kind in self.readout_adapters if kind != BLOCK)
+    """Adapters that make a state of one state: all but a block and a head."""
+    others = (BLOCK, HEAD)
+    return tuple(kind for kind in self.readout_adapters if kind not in others)
 
   @property
   def trained_runs(self) -> int:

@@ -11,6 +11,7 @@ from ease_jax.checks import Count, Size, Threshold, check_fields, need
 from ease_jax.core.costs import CostModel
 from ease_jax.core.grid import Grid
 from ease_jax.core.signals import MAX_PROB, SIGNALS
+from ease_jax.core.spec import HEAD
 from ease_jax.model import Body
 
 Number = int | jax.Array | np.ndarray
@@ -138,6 +139,11 @@ def check_model(model: Body) -> None:
     not model.grid.has_asides,
     'speculation goes on from the state that drafted, and readouts with blocks '
     "of their own are beside it; use generate.method='exits' or 'full'",
+  )
+  need(
+    HEAD not in model.cfg.readout_adapters,
+    'speculation drafts with the head that checks, and readouts have heads of '
+    "their own; use generate.method='exits' or 'full'",
   )
 
 

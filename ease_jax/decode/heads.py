@@ -117,7 +117,7 @@ def speaking(
       logits = None
       if not has_coda:
         wanted = ~exits.done_BxT.all()
-        exits, logits = evaluated(bound, exits, wanted, here)
+        exits, logits = evaluated(bound, exits, wanted, k, here)
       return answered(exits, k, state, everybody, logits), None
 
     if rule is None or asked_K is None:
@@ -127,7 +127,7 @@ def speaking(
     wanted = asked_K[k] & ~exits.done_BxT.all()
     logits = None
     if signal.needs_head(k):
-      exits, logits = evaluated(bound, exits, wanted, here)
+      exits, logits = evaluated(bound, exits, wanted, k, here)
       see = functools.partial(_of_logits, logits, exits.memory.logits, signal)
     else:
       see = functools.partial(_of_states, bound, exits, signal, k, here)
@@ -136,7 +136,7 @@ def speaking(
     stops_BxT = wanted & reaches(score_BxT, threshold_K[k])
     if logits is None and not has_coda:
       answers = (stops_BxT & ~exits.done_BxT).any()
-      exits, logits = evaluated(bound, exits, answers, here)
+      exits, logits = evaluated(bound, exits, answers, k, here)
 
     exits = answered(exits, k, state, stops_BxT, logits)
     return exits._replace(previous=here), None
@@ -184,7 +184,7 @@ def silent(
         obs = readout.observe_states(here, previous)
         obs = bound.gated(k, obs, here, signal.name)
       candidates = memory if k else None
-      obs = readout.named(obs, here, candidates, bound.head(), signal)
+      obs = readout.named(obs, here, candidates, bound.head(k), signal)
       return signal.step(memory, obs)
 
     def never() -> tuple[Memory, jax.Array]:
@@ -201,10 +201,10 @@ def silent(
 
 
 def evaluated(
-  bound: Body, exits: Exits, wanted: jax.Array, read: Read
+  bound: Body, exits: Exits, wanted: jax.Array, k: int, read: Read
 ) -> tuple[Exits, jax.Array]:
-  """Logits [B, T, V] of a readout where they are wanted, else zeros."""
-  w_VxD = bound.head()
+  """Logits [B, T, V] of readout `k` where they are wanted, else zeros."""
+  w_VxD = bound.head(k)
   shape = *read.normed_BxTxD.shape[:-1], w_VxD.shape[0]
 
   def head() -> tuple[jax.Array, jax.Array]:
@@ -282,7 +282,7 @@ def _of_states(
   obs = readout.observe_states(here, exits.previous)
   obs = bound.gated(k, obs, here, signal.name)
   candidates = exits.memory.signal
-  return readout.named(obs, here, candidates, bound.head(), signal)
+  return readout.named(obs, here, candidates, bound.head(k), signal)
 
 
 def answer_of(
@@ -305,5 +305,5 @@ def answer_of(
   read = bound.read(last, tail.state[RUNNING])
   counts = jax.tree.map(jnp.add, exits.counts, tail.exits.counts)
   exits = exits._replace(counts=counts)
-  exits, logits_BxTxV = evaluated(bound, exits, ~done_BxT.all(), read)
+  exits, logits_BxTxV = evaluated(bound, exits, ~done_BxT.all(), last, read)
   return logits_BxTxV, exits.counts

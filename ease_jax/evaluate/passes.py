@@ -120,7 +120,7 @@ def masked_pass(
       answer = here.normed_BxTxD, obs
 
     candidates = exits.memory if k else None
-    obs = named(obs, here, candidates, bound.head(), rule.signal)
+    obs = named(obs, here, candidates, bound.head(k), rule.signal)
     memory, score_BxT = rule.signal.step(exits.memory, obs)
     chex.assert_shape(score_BxT, token_BxT.shape)
     score_BxT = per_unit(rule, score_BxT, mask_BxT)
@@ -237,7 +237,7 @@ def _dump_batch(
     obs = bound.observe(k, here, previous, target_BxT, *names)
     for name in listed:
       ids = observations[0].named[name].id if k else None
-      obs = named(obs, here, ids, bound.head(), SIGNALS[name])
+      obs = named(obs, here, ids, bound.head(k), SIGNALS[name])
     observations.append(obs)
     previous = here
 

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core.spec import MAP, ModelConfig
+from ease_jax.core.freeze import ADAPTER, OWN_HEAD, OWN_NORM, SHARED_NORM
+from ease_jax.core.spec import HEAD, MAP, ModelConfig
 from ease_jax.model.layers import Linear
 
 ZEROS = nn.initializers.zeros
@@ -87,3 +88,22 @@ class Adapter(nn.Module):
     for kind in self.cfg.state_adapters:
       h_BxTxD = KINDS[kind](self.cfg, name=kind)(h_BxTxD)
     return h_BxTxD
+
+
+def norm_names(cfg: ModelConfig, readouts: int) -> list[str]:
+  """Parameters of the norms of a segment's readouts; one = of all."""
+  if cfg.readout_norm == 'shared':
+    return [SHARED_NORM]
+  return [f'{OWN_NORM}{r}' for r in range(readouts)]
+
+
+def adapter_names(cfg: ModelConfig, readouts: int) -> list[str]:
+  """Parameters of what changes single states of readouts before the last."""
+  early = readouts - 1 if cfg.state_adapters else 0
+  return [f'{ADAPTER}{r}' for r in range(early)]
+
+
+def head_names(cfg: ModelConfig, readouts: int) -> list[str]:
+  """Unembeddings of readouts before the last."""
+  early = readouts - 1 if HEAD in cfg.readout_adapters else 0
+  return [f'{OWN_HEAD}{r}' for r in range(early)]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ease_jax.core.context import Context, seen
 from ease_jax.core.costs import CostModel
-from ease_jax.core.freeze import ADAPTER, GATE, OWN_NORM, SHARED_NORM
+from ease_jax.core.freeze import GATE
 from ease_jax.core.gates import GateShape
 from ease_jax.core.grid import Cell, Grid, block_name, with_asides
 from ease_jax.core.observations import Observation
@@ -24,7 +24,12 @@ from ease_jax.core.signals import SIGNALS, gate_of
 from ease_jax.core.spec import BLOCK, ModelConfig
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers, readout
-from ease_jax.model.adapters import Adapter
+from ease_jax.model.adapters import (
+  Adapter,
+  adapter_names,
+  head_names,
+  norm_names,
+)
 from ease_jax.model.asking import check_rule
 from ease_jax.model.exits import Exits
 from ease_jax.model.kind import Kind
@@ -107,10 +112,13 @@ class Body(nn.Module):
       setattr(self, block_name(cell), block(c, depth, own, *more))
     self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
-    for name in self._norm_names():
+    for name in norm_names(c, self.grid.per_segment):
       setattr(self, name, layers.norm(c))
-    for name in self._adapter_names():
+    for name in adapter_names(c, self.grid.per_segment):
       setattr(self, name, Adapter(c))
+    shape = c.vocab_size, c.dim
+    for name in head_names(c, self.grid.per_segment):
+      setattr(self, name, self.param(name, init, shape, jnp.float32))
     self.screen = Screen(c) if c.screen_rank else None
     self.drop = nn.Dropout(c.dropout)
     self.streams = self.kind.streams(c)
@@ -134,15 +142,6 @@ class Body(nn.Module):
     router = self.cfg.routing.router(cell, self.grid)
     assert router is not None
     return router
-
-  def _norm_names(self) -> list[str]:
-    if self.cfg.readout_norm == 'shared':
-      return [SHARED_NORM]
-    return [f'{OWN_NORM}{r}' for r in range(self.grid.per_segment)]
-
-  def _adapter_names(self) -> list[str]:
-    own = self.grid.per_segment - 1 if self.cfg.state_adapters else 0
-    return [f'{ADAPTER}{r}' for r in range(own)]
 
   # ------------------------------------------------------------- the pieces
 
@@ -213,27 +212,32 @@ class Body(nn.Module):
 
   def normed(self, k: int, h_BxTxD: jax.Array) -> jax.Array:
     """The state of readout `k` as its head sees it; the same in segments."""
-    r = k % self.grid.per_segment
-    for name in self._adapter_names()[r : r + 1]:
+    readouts = self.grid.per_segment
+    r = k % readouts
+    for name in adapter_names(self.cfg, readouts)[r : r + 1]:
       h_BxTxD = getattr(self, name)(h_BxTxD)
-    names = self._norm_names()
+    names = norm_names(self.cfg, readouts)
     return getattr(self, names[r % len(names)])(h_BxTxD)
 
   def read(self, k: int, h_BxTxD: jax.Array) -> Read:
     """The state at readout `k`, and the same state normed."""
     return Read(h_BxTxD, self.normed(k, h_BxTxD))
 
-  def unembedding(self) -> Exact:
-    """[V, D] in the compute type."""
+  def unembedding(self, k: int = -1) -> Exact:
+    """Of readout `k`, the last if none is named, [V, D] in the compute type."""
     own = self.embed if self.cfg.tie_embeddings else self.unembed
+    readouts = self.grid.per_segment
+    r = k % readouts
+    for name in head_names(self.cfg, readouts)[r : r + 1]:
+      own = getattr(self, name)
     w_VxD = own.astype(self.cfg.dtype)
     if not self.cfg.logit_cap:
       return w_VxD
     return Capped(w_VxD, self.cfg.logit_cap)
 
-  def head(self) -> Unembedding:
-    """What logits are made with, but in losses."""
-    exact = self.unembedding()
+  def head(self, k: int = -1) -> Unembedding:
+    """What logits of readout `k` are made with, but in losses."""
+    exact = self.unembedding(k)
     return self.screen(exact) if self.screen else exact
 
   def gate(
@@ -263,9 +267,8 @@ class Body(nn.Module):
   ) -> Observation:
     """All that the named signals look at at readout `k`, each [B, T]."""
     with_kl = any(SIGNALS[name].compares_logits for name in names)
-    obs = readout.observe(
-      read, previous, target_BxT, self.head(), with_kl=with_kl
-    )
+    before = self.head(k - 1) if with_kl else None
+    obs = readout.observe(read, previous, target_BxT, self.head(k), before)
     return self.gated(k, obs, read, *names)
 
   # ------------------------------------------------------- whole windows
@@ -315,7 +318,7 @@ class Body(nn.Module):
 
     for k, h_BxTxD in enumerate(self.states(token_BxT, deterministic)):
       normed_NxD = self.normed(k, h_BxTxD).reshape(-1, self.cfg.dim)
-      logits_NxV = readout.logits(normed_NxD, self.head())
+      logits_NxV = readout.logits(normed_NxD, self.head(k))
       heads.append(logits_NxV.reshape(shape))
 
     return jnp.stack(heads)

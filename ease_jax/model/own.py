@@ -101,7 +101,7 @@ def merged(params: dict[str, Any]) -> dict[str, Any]:
   """
 
   def of(group: Any) -> Any:
-    has_some = isinstance(group, Mapping) and LORA in group
+    has_some = isinstance(group, dict) and LORA in group
     return _merged_layer(group) if has_some else group
 
   return {name: of(group) for name, group in params.items()}

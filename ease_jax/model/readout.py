@@ -213,9 +213,11 @@ def _logits_of(
   return jax.lax.map(chunk, chunks).reshape(-1, num)[: len(h_NxD)]
 
 
-def _observe(chunk, w_VxD, with_kl):
+def _observe(chunk, w_VxD, before_VxD):
   h_NxD, prev_NxD, prevn_NxD, n_NxD, target_N = chunk
-  before_NxV = logits(prevn_NxD, w_VxD) if with_kl else None
+  before_NxV = None
+  if before_VxD is not None:
+    before_NxV = logits(prevn_NxD, before_VxD)
   obs = statistics(logits(n_NxD, w_VxD), target_N, before_NxV)
   return obs._replace(
     state_cosine=cosine(h_NxD, prev_NxD), state_change=change(h_NxD, prev_NxD)
@@ -286,8 +288,7 @@ def observe(
   previous: Read | None,
   target_BxT: jax.Array,
   w_VxD: Unembedding,
-  *,
-  with_kl: bool = False,
+  before_VxD: Unembedding | None = None,
 ) -> Observation:
   """What the logits and the state of one readout tell, each [B, T] float32.
 
@@ -296,11 +297,13 @@ def observe(
     previous: the readout before; None for the first.
     target_BxT: the true next tokens.
     w_VxD: the unembedding.
-    with_kl: also compare with the previous distribution (a second head).
+    before_VxD: that of the readout before, to compare with its distribution (a
+      second head); None = they are not compared.
   """
   shape = target_BxT.shape
   before = read if previous is None else previous
-  with_kl = with_kl and previous is not None
+  if previous is None:
+    before_VxD = None
   chunks = _chunked(
     _flat(read.h_BxTxD),
     _flat(before.h_BxTxD),
@@ -311,7 +314,7 @@ def observe(
   )
 
   def observe_chunk(chunk):
-    return _observe(chunk, w_VxD, with_kl)
+    return _observe(chunk, w_VxD, before_VxD)
 
   def whole(x: jax.Array) -> jax.Array:
     return x.reshape(-1)[: target_BxT.size].reshape(shape)

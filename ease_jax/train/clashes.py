@@ -5,7 +5,7 @@ from ease_jax.checks import MOST_DEPTH, need
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.reach import GROWS
 from ease_jax.core.runs import CONSTANT, DRAWING, DRAWN_ROWS
-from ease_jax.core.spec import MAP
+from ease_jax.core.spec import HEAD, MAP
 from ease_jax.model import Body
 from ease_jax.train.spec import BY_LORA, TrainSpec
 
@@ -34,6 +34,12 @@ def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
     rank == 0 or train.fit_tokens > 0,
     f'model.screen_rank={rank} is of a factor that is fitted, and '
     'train.fit_tokens=0 fits none; give tokens, or use 0 for both',
+  )
+  need(
+    rank == 0 or HEAD not in adapters,
+    f'model.screen_rank={rank} is of the head of all readouts, and '
+    f'model.readout_adapters={adapters} gives them heads of their own; use one '
+    'of both',
   )
   need(
     rank == 0 or train.frozen,

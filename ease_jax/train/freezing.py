@@ -10,6 +10,7 @@ from ease_jax.core.freeze import (
   ADAPTER,
   GATE,
   OWN_BLOCK,
+  OWN_HEAD,
   Freeze,
   is_beside,
 )
@@ -21,7 +22,8 @@ LEARNS = 'gate'
 STAYS = 'frozen'
 
 UNEMBED = 'unembed'
-HEADS = (ADAPTER, OWN_BLOCK, 'readout_norm', UNEMBED)  # behind all layers
+TABLES = (UNEMBED, OWN_HEAD)
+HEADS = (ADAPTER, OWN_BLOCK, 'readout_norm', *TABLES)  # behind all layers
 
 
 class Learned(NamedTuple):
@@ -48,7 +50,8 @@ def learned_of(freeze: Freeze, names: Iterable[str]) -> Learned:
 
   reaches_cells = len(whole) < len(learned)
   passes_heads = reaches_cells or bool(of_heads)
-  head_passes = 3 if UNEMBED in groups else 2
+  has_table = any(group.startswith(TABLES) for group in groups)
+  head_passes = 3 if has_table else 2
   return Learned(int(reaches_cells), head_passes if passes_heads else 1)
 
 

@@ -164,10 +164,10 @@ def _said(
       read,
       last,
       batch['targets'],
-      bound.unembedding(),
-      with_kl=compares,
+      bound.unembedding(k),
+      bound.unembedding() if compares else None,
     )
-    for read in read_K
+    for k, read in enumerate(read_K)
   ]
   said_K = jax.tree.map(_stacked, *observations)
   return jax.lax.stop_gradient(said_K)

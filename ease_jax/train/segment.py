@@ -1,7 +1,6 @@
 """The loss of one segment: readouts, gates and routers."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,11 +14,18 @@ from ease_jax.core.observations import EXIT_SCORES
 from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, Tree, before_exits, settled
-from ease_jax.model.readout import Unembedding
 from ease_jax.model.walk import RUNNING, Layer, Leap, Run, State, Travel, walk
 from ease_jax.train import rows
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
-from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
+from ease_jax.train.targets import (
+  TARGETS,
+  Batch,
+  Prepared,
+  Tables,
+  Target,
+  Teacher,
+  some_tokens,
+)
 
 
 class Progress(NamedTuple):
@@ -266,7 +272,6 @@ def _readout_losses(
   """
   spec = setting.spec
   batch = setting.batch
-  w_VxD = bound.unembedding()
   last = len(state_R) - 1
   loss_R = []
 
@@ -296,7 +301,8 @@ def _readout_losses(
     if is_last and spec.segments > 1:
       is_last = part.number == spec.segments - 1
 
-    run = functools.partial(_readout_loss, setting.target, is_last, w_VxD)
+    tables = Tables(bound.unembedding(r), bound.unembedding())
+    run = functools.partial(_readout_loss, setting.target, is_last, tables)
     # No schedule turns the last one off.
     if all(weight_S) and (is_last is True or spec.schedule == 'constant'):
       loss_R.append(run(*tokens))
@@ -319,31 +325,13 @@ def _nothing(*tokens: Tree) -> jax.Array:
 def _readout_loss(
   target: Target,
   is_last: bool | jax.Array,
-  w_VxD: Unembedding,
+  tables: Tables,
   normed_NxD: jax.Array,
   prepared_N: Prepared,
   mask_N: jax.Array,
   counted_N: jax.Array,
 ) -> jax.Array:
   weight_N = mask_N * counted_N / jnp.maximum(mask_N.sum(), 1.0)
-  loss = target.loss(normed_NxD, w_VxD, prepared_N, weight_N, is_last)
+  loss = target.loss(normed_NxD, tables, prepared_N, weight_N, is_last)
   chex.assert_shape(loss, ())
   return loss
-
-
-def some_tokens(key: jax.Array, fraction: float, tokens_N: Tree) -> Tree:
-  """A random share of the tokens, the same ones from every array.
-
-  Args:
-    key: of the choice.
-    fraction: the share, rounded up to whole tokens.
-    tokens_N: tree of arrays [N, ...].
-  """
-  num = len(jax.tree.leaves(tokens_N)[0])
-  order_N = jax.random.permutation(key, num)
-  keep = order_N[: math.ceil(fraction * num)]
-
-  def taken(x_N: jax.Array) -> jax.Array:
-    return x_N[keep]
-
-  return jax.tree.map(taken, tokens_N)

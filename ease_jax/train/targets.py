@@ -6,8 +6,9 @@ the label, the last readout's distribution or a teacher's.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,18 @@ class Teacher:
     return self._bound.unembedding()
 
 
+class Tables(NamedTuple):
+  """Unembeddings that the loss of a readout may need.
+
+  Attributes:
+    own_VxD: of the readout.
+    last_VxD: of the one that always answers; mostly the same one.
+  """
+
+  own_VxD: Unembedding
+  last_VxD: Unembedding
+
+
 class Target(Protocol):
   """A loss of a readout, made for a spec and a teacher."""
 
@@ -84,7 +97,7 @@ class Target(Protocol):
   def loss(
     self,
     normed_NxD: jax.Array,
-    w_VxD: Unembedding,
+    tables: Tables,
     prepared_N: Prepared,
     weight_N: jax.Array,
     is_last: bool | jax.Array,
@@ -93,7 +106,7 @@ class Target(Protocol):
 
     Args:
       normed_NxD: its normed states.
-      w_VxD: the unembedding.
+      tables: its unembedding, and that of the last one.
       prepared_N: what `prepare` made, of the same tokens.
       weight_N: weight of each token; 0 must contribute nothing.
       is_last: whether it is the readout that always answers; an array where
@@ -118,13 +131,15 @@ class Label:
   def loss(
     self,
     normed_NxD: jax.Array,
-    w_VxD: Unembedding,
+    tables: Tables,
     prepared_N: Prepared,
     weight_N: jax.Array,
     is_last: bool | jax.Array,
   ) -> jax.Array:
     del is_last
-    return linear_cross_entropy(normed_NxD, w_VxD, prepared_N, weight_N)
+    return linear_cross_entropy(
+      normed_NxD, tables.own_VxD, prepared_N, weight_N
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,24 +177,24 @@ class Distill:
   def loss(
     self,
     normed_NxD: jax.Array,
-    w_VxD: Unembedding,
+    tables: Tables,
     prepared_N: Prepared,
     weight_N: jax.Array,
     is_last: bool | jax.Array,
   ) -> jax.Array:
     if not self.spec.teaching.on:
-      return _learn_label(normed_NxD, w_VxD, prepared_N, weight_N)
+      return _learn_label(normed_NxD, tables, prepared_N, weight_N)
     if self.teacher is not None:
       is_last = False  # it is taught like all others
     if isinstance(is_last, bool):
       learn = _learn_label if is_last else self._listen
-      return learn(normed_NxD, w_VxD, prepared_N, weight_N)
+      return learn(normed_NxD, tables, prepared_N, weight_N)
     return jax.lax.cond(
       is_last,
       _learn_label,
       self._listen,
       normed_NxD,
-      w_VxD,
+      tables,
       prepared_N,
       weight_N,
     )
@@ -187,15 +202,17 @@ class Distill:
   def _listen(
     self,
     normed_NxD: jax.Array,
-    w_VxD: Unembedding,
+    tables: Tables,
     prepared_N: Prepared,
     weight_N: jax.Array,
   ) -> jax.Array:
-    teacher_VxD = w_VxD if self.teacher is None else self.teacher.unembedding()
+    teacher_VxD = tables.last_VxD
+    if self.teacher is not None:
+      teacher_VxD = self.teacher.unembedding()
     return linear_loss(
       functools.partial(_taught, self.spec.teaching),
       normed_NxD,
-      w_VxD,
+      tables.own_VxD,
       prepared_N,
       teacher_VxD,
       weight_N,
@@ -204,12 +221,12 @@ class Distill:
 
 def _learn_label(
   normed_NxD: jax.Array,
-  w_VxD: Unembedding,
+  tables: Tables,
   prepared_N: Prepared,
   weight_N: jax.Array,
 ) -> jax.Array:
   label_N, _ = prepared_N
-  return linear_cross_entropy(normed_NxD, w_VxD, label_N, weight_N)
+  return linear_cross_entropy(normed_NxD, tables.own_VxD, label_N, weight_N)
 
 
 def _taught(
@@ -235,6 +252,24 @@ def _taught(
   weight = spec.teacher_weight
   loss_N = (1 - weight) * nll_N + weight * far_N
   return loss_N, (1 - weight) * error_NxV + weight * slope_NxV
+
+
+def some_tokens(key: jax.Array, fraction: float, tokens_N: Tree) -> Tree:
+  """A random share of the tokens, the same ones from every array.
+
+  Args:
+    key: of the choice.
+    fraction: the share, rounded up to whole tokens.
+    tokens_N: tree of arrays [N, ...].
+  """
+  num = len(jax.tree.leaves(tokens_N)[0])
+  order_N = jax.random.permutation(key, num)
+  keep = order_N[: math.ceil(fraction * num)]
+
+  def taken(x_N: jax.Array) -> jax.Array:
+    return x_N[keep]
+
+  return jax.tree.map(taken, tokens_N)
 
 
 # What `loss.target` may be; each is made once for a program.
