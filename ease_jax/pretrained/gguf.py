@@ -44,6 +44,7 @@ SAID_ALREADY = (
   'rope.scaling.type',
   'rope.scaling.factor',
 )
+ROWS = 4096  # of a matrix, made whole at once
 NAMES = {
   'embed': 'token_embd.weight',
   'readout_norm/scale': 'output_norm.weight',
@@ -110,15 +111,28 @@ class GgufFile:
   def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Some tensors, float32, one at a time in memory."""
     for name in names:
-      tensor = self._tensors[name]
       try:
-        value = self._dequantize(tensor.data, tensor.tensor_type)
+        value = self._whole(self._tensors[name])
       except (NotImplementedError, ValueError) as error:
         raise ConfigError(
           f'{self._path} has {name} of a kind that cannot be made whole '
           f'({error}); import another file'
         ) from error
       yield name, value.reshape(self.shapes[name])
+
+  def _whole(self, tensor: Any) -> np.ndarray:
+    """A tensor of floats, a few rows at a time: each takes several of them."""
+    rows = np.atleast_2d(tensor.data)
+    parts = (
+      self._dequantize(rows[start : start + ROWS], tensor.tensor_type)
+      for start in range(0, len(rows), ROWS)
+    )
+    first = next(parts)
+    value = np.empty((len(rows), first.shape[-1]), np.float32)
+    value[: len(first)] = first
+    for i, part in enumerate(parts, 1):
+      value[i * ROWS : i * ROWS + len(part)] = part
+    return value
 
   def _check_known(self) -> None:
     """Raises ConfigError if the file says more of the model than is read."""

@@ -30,7 +30,7 @@ def is_turned(family: Family, name: str) -> bool:
 
 def to_ours(family: Family, name: str, tensor: np.ndarray) -> np.ndarray:
   """One of our parameters, float32, from a tensor of a family."""
-  value = tensor.astype(np.float32)
+  value = tensor.astype(np.float32, copy=False)
   if is_turned(family, name):
     return np.ascontiguousarray(value.T)
   if name.endswith('/scale'):

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -149,10 +151,17 @@ def params_of(source: Source, shapes: Shapes) -> dict[str, Any]:
   """
   ours = {their_name(source.family, name): name for name in shapes}
   _check(source, shapes, ours)
+
+  def size(name: str) -> int:
+    return math.prod(shapes[ours[name]])
+
+  # The largest first: while it is copied there is nothing else yet.
+  names = sorted(ours, key=size, reverse=True)
   return unflatten_dict(
     {
-      ours[name]: to_ours(source.family, ours[name], tensor)
-      for name, tensor in source.tensors.read(list(ours))
+      # As JAX has them: what writes checkpoints makes a copy of others.
+      ours[name]: jax.device_put(to_ours(source.family, ours[name], tensor))
+      for name, tensor in source.tensors.read(names)
     },
     sep='/',
   )
