@@ -21,7 +21,7 @@ SHARED := -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo 'make quickstart   train, sweep and write $(WORKDIR)/report.html'
-	@echo 'make pretrained   import Gemma 3 270M, add exits: twenty minutes (terms:'
+	@echo 'make pretrained   import Gemma 3 270M, add exits: ten minutes (terms:'
 	@echo '                  ai.google.dev/gemma/terms), reports in $(PRETRAINED)'
 	@echo 'make check        lint, type check and the quick tests: three minutes'
 	@echo 'make test         lint, type check and the tests: about twenty'
@@ -39,7 +39,7 @@ FEW := --config.evaluate.max_tokens=512 --config.evaluate.batch_size=1 \
   --config.evaluate.speed_tokens=0 --config.exit.search_points=0 \
   --config.exit.signals="('max_prob',)" \
   --config.exit.policies="('copy_state',)" \
-  --config.exit.thresholds.max_prob="(0.5, 0.9)"
+  --config.exit.thresholds.max_prob="(0.9,)"
 ADDED := --config.train.freeze=exits --config.train.fit_tokens=4096 \
   --config.train.batch_size=2 --config.model.readout_adapters="('map',)" \
   --config.model.screen_rank=64 --config.model.screen_candidates=4000

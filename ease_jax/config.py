@@ -64,6 +64,7 @@ def _add_model(c: Config) -> None:
   c.model.lora_rank = 0  # of products beside matrices of layers; 0 = none
   c.model.screen_rank = 0  # of a factor that screens the logits; 0 = none does
   c.model.screen_candidates = 1000  # of whom logits are exact
+  c.model.frequent_tokens = 0  # that a signal asks about; 0 = it may not
   c.model.embedding_scale = 1.0  # of embedded tokens
   c.model.positions = 0  # learned ones, added to embedded tokens; 0 = none
   c.model.logit_cap = 0.0  # soft limit of logits; 0 = none

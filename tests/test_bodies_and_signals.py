@@ -38,7 +38,7 @@ BODIES = {
     local_rope_base=50.0,
     window=3,
   ),
-  'near': tiny.stack(readouts=(1, 2, 4), window=4),
+  'near': tiny.stack(readouts=(1, 2, 4), window=4, frequent_tokens=7),
   'screened': tiny.stack(
     readouts=(1, 2, 4), screen_rank=3, screen_candidates=9, logit_cap=4.0
   ),
@@ -143,7 +143,7 @@ SIGNALS = {
   'local': ('max_prob',),
   'adapted': ('max_prob', 'shortlist'),
   'aside': ('max_prob', 'state_change', 'patience'),
-  'near': ('max_prob',),
+  'near': ('max_prob', 'frequent'),
   'screened': ('max_prob', 'shortlist'),
   'capped': ('max_prob', 'kl', 'shortlist'),
   'biased': ('max_prob',),

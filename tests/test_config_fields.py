@@ -17,6 +17,7 @@ READ = {
   'model.refine.per_run': 'lora',
   'model.readout_adapters': ('map', 'mlp'),
   'model.screen_rank': 4,
+  'model.frequent_tokens': 2,
   'train.init_from': 'runs/x',
   'train.fit_tokens': 64,
   'train.freeze': 'exits',

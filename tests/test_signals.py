@@ -19,13 +19,14 @@ def test_facts_of_the_signals_follow_from_what_they_look_at():
   able = [name for name, s in signals.SIGNALS.items() if s.can_draft]
   assert able == ['max_prob', 'margin', 'entropy']
   headless = [n for n, s in signals.SIGNALS.items() if not s.needs_head(1)]
-  assert headless == [
+  assert set(headless) == {
     'state_cosine',
     'state_change',
     'state_steadiness',
     *LEARNED,
+    'frequent',
     'shortlist',
-  ]
+  }
   naming = [name for name in headless if signals.SIGNALS[name].needs_head(0)]
   assert naming == ['shortlist']
   remember = [
@@ -82,7 +83,7 @@ def test_steadiness_is_how_little_the_change_changes():
 @pytest.fixture(scope='module')
 def dump():
   # q_halt learns in HRM only.
-  model = tiny.hrm(cycles=1, gates=LEARNED)
+  model = tiny.hrm(cycles=1, gates=LEARNED, frequent_tokens=5)
   names = tuple(signals.SIGNALS)
   return passes.grid_dump(
     model, tiny.params(model), lambda: [tiny.batch()], names

@@ -130,6 +130,8 @@ def params(model, seed=0):
       value = rng.normal(1, 0.2, x.shape)
     elif name in ('kernel', 'inject'):
       value = rng.normal(0, x.shape[0] ** -0.5, x.shape)
+    elif name == 'frequent':  # different ones
+      value = rng.permutation(x.size)
     else:  # the embeddings
       value = rng.normal(0, 0.5, x.shape)
     return jnp.asarray(value, x.dtype)

@@ -36,6 +36,7 @@ class CostModel:
     grid: the model's cells.
     dim: D.
     gate_dim: width of the hidden layer of gates, 0 = none.
+    frequent: tokens that a signal may ask about in the place of all.
     block_L: price of each cell's block, the coda's cells last.
     extra_L: what bodies and routers add to each cell; it is paid for a token
       that a router keeps out of the cell, too.
@@ -53,6 +54,7 @@ class CostModel:
   grid: Grid
   dim: int
   gate_dim: int
+  frequent: int
   block_L: np.ndarray
   extra_L: np.ndarray
   trained_L: np.ndarray
@@ -118,13 +120,14 @@ class CostModel:
   def asking(self, rule: ExitRule, k: int) -> float:
     """Asking at readout k who stops: a head, or a signal without one."""
     signal = rule.signal
-    shape = GateShape(self.dim, self.gate_dim, self.grid.num_readouts)
+    num = self.grid.num_readouts
+    shape = GateShape(self.dim, self.gate_dim, num, self.frequent)
     head = self.head if signal.needs_head(k) else 0.0
     return head + self._adapting(rule, k) + signal.flops(shape, k)
 
   def _adapting(self, rule: ExitRule, k: int) -> float:
     """The part of that price that makes the state that a head sees."""
-    sees = rule.signal.needs_head(k) or rule.signal.candidates > 0
+    sees = rule.signal.sees_adapted(k)
     return float(sees * self.adapter_K[k] + self.aside_K[k])
 
   def exit_K(
@@ -323,6 +326,7 @@ def cost_model(
     grid,
     cfg.dim,
     cfg.gate_dim,
+    cfg.frequent_tokens,
     block_L,
     extra_L,
     np.where(is_aside_L, 0.0, trained_L),

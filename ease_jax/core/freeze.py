@@ -11,6 +11,7 @@ OWN_HEAD = 'readout_head_'  # of a readout before the last
 OWN_NORM = 'readout_norm_'  # of one readout alone
 SHARED_NORM = 'readout_norm'  # of all
 SCREEN = 'screen'  # of the head
+FREQUENT = 'frequent'  # tokens that a signal asks about
 LORA = 'lora'  # inside a layer: products beside its matrices
 
 
@@ -66,7 +67,7 @@ def is_of_exits(group: str) -> bool:
 
   A run that starts from another one may have it and the other one not.
   """
-  own = GATE, ADAPTER, OWN_BLOCK, OWN_HEAD, OWN_NORM, SCREEN
+  own = GATE, ADAPTER, OWN_BLOCK, OWN_HEAD, OWN_NORM, SCREEN, FREQUENT
   return group.startswith(own)
 
 

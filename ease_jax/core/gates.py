@@ -90,11 +90,12 @@ class Foretold(NamedTuple):
 
 
 class GateShape(NamedTuple):
-  """What the parameters of a gate are made for."""
+  """What signals cost and the parameters of a gate are made for."""
 
   dim: int  # D
   hidden: int  # width of a hidden layer, `loss.gate_dim`; 0 = none
   readouts: int  # K, of the whole model
+  frequent: int = 0  # C, tokens that are asked about in the place of all
 
 
 class Learned(NamedTuple):

@@ -49,6 +49,7 @@ class Signal:
     gate: the learned part, or None.
     candidates: how many tokens the first readout names, of whose logits alone
       the later ones are asked; their ids are the signal's memory.
+    listed: whether it looks at logits of the model's most frequent tokens.
   """
 
   name: str
@@ -61,11 +62,16 @@ class Signal:
   remembers: bool = False
   gate: Gate | None = None
   candidates: int = 0
+  listed: bool = False
 
   def needs_head(self, k: int) -> bool:
     """Whether readout k needs all logits before anybody knows who stops."""
     names = self.candidates > 0 and k == 0
     return names or bool(self.looks_at & {LOGITS, PREVIOUS_LOGITS})
+
+  def sees_adapted(self, k: int) -> bool:
+    """Whether readout k's state is made for a head before it is asked."""
+    return self.needs_head(k) or self.candidates > 0 or self.listed
 
   @property
   def compares_logits(self) -> bool:
@@ -94,6 +100,8 @@ class Signal:
       return 0.0
     if self.candidates:
       return 2.0 * shape.dim * self.candidates
+    if self.listed:
+      return 2.0 * shape.dim * shape.frequent
     # A product of two states and their two norms.
     return 6.0 * shape.dim
 

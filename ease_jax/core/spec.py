@@ -51,6 +51,8 @@ class ModelConfig:
     screen_rank: of a factor that finds the tokens whose logits are worth
       making; 0 = all are made.
     screen_candidates: how many it finds.
+    frequent_tokens: most frequent tokens, which a signal may ask about in the
+      place of all; 0 = it may not.
     embedding_scale: what embedded tokens are multiplied with.
     tie_embeddings: whether the unembedding is the embedding transposed.
     dropout: on embeddings and on both branches of a block.
@@ -84,6 +86,7 @@ class ModelConfig:
   lora_rank: Size
   screen_rank: Size
   screen_candidates: Annotated[Count, ReadIf('screen_rank')]
+  frequent_tokens: Size
   embedding_scale: Annotated[float, Range(0, above=True)]
   tie_embeddings: bool
   dropout: Annotated[float, Range(0, 1, below=True)]

@@ -36,7 +36,7 @@ def init(key: jax.Array, shape: GateShape) -> Parameters:
 
 def init_map(key: jax.Array, shape: GateShape, outputs: int = 1) -> Parameters:
   """Parameters of one map from D to so many numbers."""
-  dim, hidden, _ = shape
+  dim, hidden, *_ = shape
   bias = jnp.zeros(outputs)
   if not hidden:
     return {'kernel': jnp.zeros((dim, outputs)), 'bias': bias}
@@ -77,7 +77,7 @@ def flops(shape: GateShape, k: int) -> float:
 
 def map_flops(shape: GateShape, outputs: int = 1) -> float:
   """FLOPs of one map to so many numbers."""
-  dim, hidden, _ = shape
+  dim, hidden, *_ = shape
   products = dim * outputs
   if hidden:
     products = dim * hidden + hidden * outputs

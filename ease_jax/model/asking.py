@@ -27,6 +27,12 @@ def check_rule(cfg: ModelConfig, grid: Grid, rule: ExitRule) -> None:
     f'exit signal {signal.name!r} looks at logits, which a model with {coda} '
     'has only where a token is answered; use a signal that looks at states',
   )
+  need(
+    not signal.listed or cfg.frequent_tokens > 0,
+    f'exit signal {signal.name!r} asks about the most frequent tokens, and '
+    f'model.frequent_tokens={cfg.frequent_tokens} counts none; raise it, and '
+    'give train.fit_tokens, or use another signal',
+  )
   vocab_size = cfg.vocab_size  # 1: not known yet
   need(
     vocab_size == 1 or signal.candidates <= vocab_size,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ease_jax.core.context import Context, seen
 from ease_jax.core.costs import CostModel
-from ease_jax.core.freeze import GATE
+from ease_jax.core.freeze import FREQUENT, GATE
 from ease_jax.core.gates import GateShape
 from ease_jax.core.grid import Cell, Grid, block_name, with_asides
 from ease_jax.core.observations import Observation
@@ -23,15 +23,10 @@ from ease_jax.core.routers import ROUTERS, Route, Router, routed
 from ease_jax.core.signals import SIGNALS, gate_of
 from ease_jax.core.spec import BLOCK, ModelConfig
 from ease_jax.model import attention as attention_lib
-from ease_jax.model import layers, readout
-from ease_jax.model.adapters import (
-  Adapter,
-  adapter_names,
-  head_names,
-  norm_names,
-)
+from ease_jax.model import adapters, layers, readout
 from ease_jax.model.asking import check_rule
 from ease_jax.model.exits import Exits
+from ease_jax.model.frequent import of_frequent
 from ease_jax.model.kind import Kind
 from ease_jax.model.prices import prices
 from ease_jax.model.readout import Read
@@ -112,14 +107,18 @@ class Body(nn.Module):
       setattr(self, block_name(cell), block(c, depth, own, *more))
     self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
-    for name in norm_names(c, self.grid.per_segment):
+    for name in adapters.norm_names(c, self.grid.per_segment):
       setattr(self, name, layers.norm(c))
-    for name in adapter_names(c, self.grid.per_segment):
-      setattr(self, name, Adapter(c))
+    for name in adapters.adapter_names(c, self.grid.per_segment):
+      setattr(self, name, adapters.Adapter(c))
     shape = c.vocab_size, c.dim
-    for name in head_names(c, self.grid.per_segment):
+    for name in adapters.head_names(c, self.grid.per_segment):
       setattr(self, name, self.param(name, init, shape, jnp.float32))
     self.screen = Screen(c) if c.screen_rank else None
+    if c.frequent_tokens:
+      shape = (c.frequent_tokens,)
+      zeros = nn.initializers.zeros
+      self.frequent = self.param(FREQUENT, zeros, shape, jnp.float32)
     self.drop = nn.Dropout(c.dropout)
     self.streams = self.kind.streams(c)
 
@@ -177,11 +176,11 @@ class Body(nn.Module):
     Args:
       token_BxT: input tokens.
       position_BxT: their positions; B may be 1.
-      key: of random first states; None = those of every evaluation.
+      key: of random first states; None = those of every evaluation, the same.
       deterministic: no dropout.
     """
     if key is None:
-      key = evaluation_key()
+      key = jax.random.key(0)
     x_BxTxD = self.embed_tokens(token_BxT, position_BxT)
     x_BxTxD = self.drop(x_BxTxD, deterministic=deterministic)
     state = self.streams.start(x_BxTxD, position_BxT, key)
@@ -214,9 +213,9 @@ class Body(nn.Module):
     """The state of readout `k` as its head sees it; the same in segments."""
     readouts = self.grid.per_segment
     r = k % readouts
-    for name in adapter_names(self.cfg, readouts)[r : r + 1]:
+    for name in adapters.adapter_names(self.cfg, readouts)[r : r + 1]:
       h_BxTxD = getattr(self, name)(h_BxTxD)
-    names = norm_names(self.cfg, readouts)
+    names = adapters.norm_names(self.cfg, readouts)
     return getattr(self, names[r % len(names)])(h_BxTxD)
 
   def read(self, k: int, h_BxTxD: jax.Array) -> Read:
@@ -228,7 +227,7 @@ class Body(nn.Module):
     own = self.embed if self.cfg.tie_embeddings else self.unembed
     readouts = self.grid.per_segment
     r = k % readouts
-    for name in head_names(self.cfg, readouts)[r : r + 1]:
+    for name in adapters.head_names(self.cfg, readouts)[r : r + 1]:
       own = getattr(self, name)
     w_VxD = own.astype(self.cfg.dtype)
     if not self.cfg.logit_cap:
@@ -249,13 +248,18 @@ class Body(nn.Module):
   def gated(
     self, k: int, obs: Observation, read: Read, *names: str
   ) -> Observation:
-    """An observation with what the learned ones of the named signals say."""
+    """An observation with what learned ones of some signals say, and tokens."""
     outputs = {
       name: self.gate(name, k, read.h_BxTxD)
       for name in names
       if SIGNALS[name].gate is not None
     }
-    return obs._replace(gate=outputs)
+    listed = {
+      name: of_frequent(self.frequent, self.unembedding(k), read.normed_BxTxD)
+      for name in names
+      if SIGNALS[name].listed
+    }
+    return obs._replace(gate=outputs, named=obs.named | listed)
 
   def observe(
     self,
@@ -337,11 +341,6 @@ class Body(nn.Module):
   def costs_of_windows(self, seq_len: int) -> CostModel:
     """What its pieces cost a token of a window of `seq_len` tokens."""
     return self.costs(seen(self.cfg, seq_len))
-
-
-def evaluation_key() -> jax.Array:
-  """Random first states are the same ones in every evaluation."""
-  return jax.random.key(0)
 
 
 Params = Any  # tree of a body's parameters

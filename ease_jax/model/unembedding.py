@@ -55,6 +55,13 @@ class Screened(struct.PyTreeNode):
 Unembedding = Exact | Screened
 
 
+def rows(w_VxD: Exact, id_C: jax.Array) -> Exact:
+  """The unembedding of some tokens, [C, D]."""
+  if isinstance(w_VxD, Capped):
+    return Capped(w_VxD.table_VxD[id_C], w_VxD.cap)
+  return w_VxD[id_C]
+
+
 def table(w_VxD: Unembedding) -> jax.Array:
   """The unembedding itself, [V, D]."""
   if isinstance(w_VxD, Screened):

@@ -24,16 +24,28 @@ def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
   """There are maps to fit, and readouts before the last one to learn."""
   adapters = body.cfg.readout_adapters
   rank = body.cfg.screen_rank
+  frequent = body.cfg.frequent_tokens
   need(
-    train.fit_tokens == 0 or MAP in adapters or rank > 0,
+    train.fit_tokens == 0 or MAP in adapters or rank > 0 or frequent > 0,
     f'train.fit_tokens={train.fit_tokens} fits maps, and '
-    f'model.readout_adapters={adapters} has none; add {MAP!r} or a '
-    'model.screen_rank, or use 0',
+    f'model.readout_adapters={adapters} has none; add {MAP!r}, a '
+    'model.screen_rank or model.frequent_tokens, or use 0',
   )
   need(
     rank == 0 or train.fit_tokens > 0,
     f'model.screen_rank={rank} is of a factor that is fitted, and '
     'train.fit_tokens=0 fits none; give tokens, or use 0 for both',
+  )
+  need(
+    frequent == 0 or train.fit_tokens > 0,
+    f'model.frequent_tokens={frequent} are counted in the training text, and '
+    'train.fit_tokens=0 reads none of it; give tokens, or use 0 for both',
+  )
+  vocab_size = body.cfg.vocab_size  # 1: not known yet
+  need(
+    vocab_size == 1 or frequent <= vocab_size,
+    f'model.frequent_tokens={frequent} is more than the {vocab_size} that '
+    'there are; lower it',
   )
   need(
     rank == 0 or HEAD not in adapters,

@@ -1,4 +1,4 @@
-"""What early readouts and cheap heads get in closed form, from some text.
+"""What early readouts, cheap heads and signals get from some text, untrained.
 
 Maps: the head knows the states of the last layer. A map that takes the state
 of an earlier one as near to it as a linear map can needs no gradient, no head
@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from ease_jax.core.freeze import ADAPTER, SCREEN
-from ease_jax.core.spec import MAP
+from ease_jax.core.freeze import ADAPTER, FREQUENT, SCREEN
+from ease_jax.core.spec import MAP, ModelConfig
 from ease_jax.data.pipeline import Batch, BatchIterator
 from ease_jax.model import Body, Params
 from ease_jax.model.adapters import size
@@ -71,8 +71,16 @@ def fitted(
       the mean squared error of a number of the state.
   """
   text = _taken(batches, tokens)
-  means = _means(model, params, text)
   params = dict(params)
+
+  if model.cfg.frequent_tokens:
+    chosen_C = _most_frequent(text, model.cfg)
+    params[FREQUENT] = jnp.asarray(chosen_C, jnp.float32)
+  rank = model.cfg.screen_rank
+  if not rank and MAP not in model.cfg.readout_adapters:
+    return params
+
+  means = _means(model, params, text)
 
   if MAP in model.cfg.readout_adapters:
     for r in range(model.grid.per_segment - 1):
@@ -81,7 +89,6 @@ def fitted(
       group = params[f'{ADAPTER}{r}']
       params[f'{ADAPTER}{r}'] = group | {MAP: {'linear': {'kernel': kernel}}}
 
-  rank = model.cfg.screen_rank
   if rank:
     w_VxD = table(model.bind({'params': params}).unembedding())
     screen = _screen(w_VxD, means.nn_DxD, rank)
@@ -99,6 +106,15 @@ def _taken(batches: Iterator[Batch], tokens: int) -> list[Batch]:
     text.append(next(batches))
     seen += int(np.sum(text[-1]['mask']))
   return text
+
+
+def _most_frequent(text: Sequence[Batch], cfg: ModelConfig) -> np.ndarray:
+  """The tokens that follow most often, the first of them first, [C]."""
+  count_V = np.zeros(cfg.vocab_size, np.int64)
+  for batch in text:
+    seen_N = batch['targets'][batch['mask'] > 0]
+    count_V += np.bincount(seen_N, minlength=cfg.vocab_size)
+  return np.argsort(-count_V, kind='stable')[: cfg.frequent_tokens]
 
 
 def _ridge(xx_DxD: Array, xy_DxD: Array, ridge: float) -> np.ndarray:
