@@ -22,8 +22,8 @@ from ease_jax.core.policies import ExitRule
 from ease_jax.core.routers import ROUTERS, Route, Router, routed
 from ease_jax.core.signals import SIGNALS, gate_of
 from ease_jax.core.spec import BLOCK, ModelConfig
-from ease_jax.model import attention as attention_lib
 from ease_jax.model import adapters, layers, readout
+from ease_jax.model import attention as attention_lib
 from ease_jax.model.asking import check_rule
 from ease_jax.model.exits import Exits
 from ease_jax.model.frequent import of_frequent
