@@ -38,12 +38,12 @@ def read(trained, batch) -> tuple[np.ndarray, ...]:
   @jax.jit
   def all_readouts(params, tokens, targets):
     bound = trained.model.bind({'params': params})
-    w_VxD = bound.unembedding()
     log_p_K = []
     for k, h_BxTxD in enumerate(bound.states(tokens)):
       normed_BxTxD = bound.normed(k, h_BxTxD)
       normed_NxD = normed_BxTxD.reshape(-1, normed_BxTxD.shape[-1])
-      log_p_K.append(jax.nn.log_softmax(readout.logits(normed_NxD, w_VxD)))
+      logits_NxV = readout.logits(normed_NxD, bound.unembedding(k))
+      log_p_K.append(jax.nn.log_softmax(logits_NxV))
 
     log_p_KxNxV = jnp.stack(log_p_K)
     chosen_1xNx1 = targets.reshape(-1)[None, :, None]

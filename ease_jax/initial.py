@@ -20,6 +20,7 @@ from ease_jax.core.freeze import (
 from ease_jax.data.task import Task
 from ease_jax.deploy import check_tokens, load_model
 from ease_jax.model import Params
+from ease_jax.model.own import has_lora
 from ease_jax.specs import Specs
 
 
@@ -44,6 +45,13 @@ def initial_params(
   wanted = _shapes(run_specs.shapes)
   params = _with_heads(_with_norms(trained.params, wanted), wanted)
   there = _shapes(params)
+  is_new = has_lora(run_specs.shapes) and not has_lora(trained.params)
+  need(
+    not (is_new and run_specs.train.frozen),
+    f'model.lora_rank={run_specs.model.lora_rank} is new beside '
+    f'train.init_from={source}, and train.freeze={run_specs.train.freeze} '
+    'leaves it at nothing; use lora, or 0',
+  )
   own = {group for group in wanted if is_of_exits(group)}
   for group in sorted(set(there) | set(wanted) - own):
     need(

@@ -311,7 +311,7 @@ def test_training_goes_on_from_fitted_maps(finished_run, mapped, tmp_path):
     ({'train.init_from': ''}, "train.init_from='' names none"),
     (
       {'model.readout_adapters': ()},
-      "readout_adapters=() has none; add 'map' or",
+      "readout_adapters=() has none; add 'map', a model.screen_rank",
     ),
     ({'model.readout_adapters': ('maps',)}, 'model.readout_adapters'),
     ({'model.readout_dim': 3}, 'model.readout_dim=3 has no effect'),

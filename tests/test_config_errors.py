@@ -230,8 +230,8 @@ ERRORS = [
     {'exit.signals': ('max_prob', 'vibes')},
     "exit.signals=('max_prob', 'vibes') holds 'vibes', which is unknown; use "
     'one of: max_prob, margin, entropy, state_cosine, state_change, '
-    'state_steadiness, kl, patience, calm, dat, dat_multinomial, gain, q_halt, '
-    'ouro, shortlist',
+    'state_steadiness, kl, patience, calm, dat, dat_multinomial, frequent, '
+    'gain, q_halt, ouro, shortlist',
   ),
   (
     {'exit.thresholds.max_prob': (0.5, 1.5)},

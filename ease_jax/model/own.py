@@ -100,11 +100,19 @@ def merged(params: dict[str, Any]) -> dict[str, Any]:
       not; W + A B takes the place of both.
   """
 
-  def of(group: Any) -> Any:
-    has_some = isinstance(group, dict) and LORA in group
-    return _merged_layer(group) if has_some else group
+  return {
+    name: _merged_layer(group) if _is_with_lora(group) else group
+    for name, group in params.items()
+  }
 
-  return {name: of(group) for name, group in params.items()}
+
+def has_lora(params: dict[str, Any]) -> bool:
+  """Whether some layer has products beside its matrices."""
+  return any(_is_with_lora(group) for group in params.values())
+
+
+def _is_with_lora(group: Any) -> bool:
+  return isinstance(group, dict) and LORA in group
 
 
 def _merged_layer(layer: dict[str, Any]) -> dict[str, Any]:
