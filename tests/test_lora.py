@@ -176,7 +176,10 @@ def test_a_run_goes_on_from_them(finished_run, tuned, tmp_path):
     ({'model.lora_rank': 0}, 'model.lora_rank=0 has none; give a rank'),
     ({'model.lora_rank': -1}, 'model.lora_rank=-1'),
     ({'train.init_from': ''}, "train.init_from='' names none"),
-    ({'train.freeze': 'exits'}, 'train.freeze=exits leaves it at nothing'),
+    (
+      {'train.freeze': 'exits', 'model.readout_adapters': ('map',)},
+      'train.freeze=exits leaves it at nothing',
+    ),
   ],
 )
 def test_what_cannot_be_is_refused(finished_run, tmp_path, changes, words):
