@@ -1,7 +1,7 @@
 """Parameters that a run starts with, from one that is done."""
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
@@ -11,17 +11,22 @@ import numpy as np
 from ease_jax import workdir as folders
 from ease_jax.checks import need
 from ease_jax.core.freeze import (
+  ADAPTER,
+  FREQUENT,
   LORA,
+  OWN_BLOCK,
   OWN_HEAD,
   OWN_NORM,
   SHARED_NORM,
+  is_beside,
   is_of_exits,
 )
+from ease_jax.core.spec import MAP
 from ease_jax.data.task import Task
 from ease_jax.deploy import check_tokens, load_model
 from ease_jax.model import Params
-from ease_jax.model.own import has_lora
 from ease_jax.specs import Specs
+from ease_jax.train.paths import leaves
 
 
 def initial_params(
@@ -44,14 +49,9 @@ def initial_params(
 
   wanted = _shapes(run_specs.shapes)
   params = _with_heads(_with_norms(trained.params, wanted), wanted)
+  params.pop(FREQUENT, None)  # they are counted anew
   there = _shapes(params)
-  is_new = has_lora(run_specs.shapes) and not has_lora(trained.params)
-  need(
-    not (is_new and run_specs.train.frozen),
-    f'model.lora_rank={run_specs.model.lora_rank} is new beside '
-    f'train.init_from={source}, and train.freeze={run_specs.train.freeze} '
-    'leaves it at nothing; use lora, or 0',
-  )
+  _check_learning(run_specs, set(leaves(trained.params)))
   own = {group for group in wanted if is_of_exits(group)}
   for group in sorted(set(there) | set(wanted) - own):
     need(
@@ -60,6 +60,27 @@ def initial_params(
       f'{wanted.get(group)}; use its model.* and loss.gates',
     )
   return params
+
+
+def _check_learning(run_specs: Specs, there: Collection[str]) -> None:
+  """Refuses what is new, costs something, and stays as it is at first.
+
+  Args:
+    run_specs: of the run that starts.
+    there: names of the parameters that it starts from.
+  """
+  train = run_specs.train
+  for name in leaves(run_specs.shapes):
+    added = is_beside(name) or name.startswith((ADAPTER, OWN_BLOCK, OWN_HEAD))
+    fitted = train.fit_tokens > 0 and f'/{MAP}/' in name
+    learns = train.steps > 0 and run_specs.loss.freeze.learns(name)
+    need(
+      not added or name in there or fitted or learns,
+      f'{name} is new beside train.init_from={train.init_from}, and '
+      f'train.steps={train.steps} with train.freeze={train.freeze} leave it as '
+      'it is at first; let it learn, or leave out what has it '
+      '(model.lora_rank, model.readout_adapters)',
+    )
 
 
 def _with_norms(params: Params, wanted: Iterable[str]) -> Params:

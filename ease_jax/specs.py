@@ -113,6 +113,9 @@ class Specs:
     any_run = tells(self.train, now)
     prices = now.model.costs(self.data.seq_len, any_run)
     learned = learned_of(self.loss.freeze, leaves(self.shapes))
+    again = 0  # segments that make the first streams anew
+    if now.loss.one_by_one and not any_run:
+      again = now.loss.segments - 1
     taught = prices.train_per_token(
       now.loss.trained_K,
       now.loss.asked_K,
@@ -120,12 +123,11 @@ class Specs:
       ahead=now.loss.gating.ahead,
       cell_passes=learned.cell_passes,
       head_passes=learned.head_passes,
+      early_passes=learned.early_passes,
+      again=again,
       rehearsed=now.loss.teaching.own and now.loss.segments > 1,
     )
-    again = 0  # segments that make the first streams anew
-    if now.loss.one_by_one and not any_run:
-      again = now.loss.segments - 1
-    return taught + now.before * prices.segment + again * 3 * prices.prelude
+    return taught + now.before * prices.segment
 
   def _flops_of_shortcuts(self) -> float:
     """Of one token behind the prelude, mean over all steps."""

@@ -42,6 +42,19 @@ def make_full_config(path):
   return c
 
 
+def make_beside(finished_run, freeze='exits', fit_tokens=0):
+  """Of a run that starts from a finished one; fits alone need no steps."""
+  text, source = finished_run
+  c = make_full_config(text)
+  c.train.init_from = str(source)
+  c.train.freeze = freeze
+  c.train.fit_tokens = fit_tokens
+  if fit_tokens:
+    c.train.steps = 0
+    c.optimizer.warmup_steps = 0
+  return c
+
+
 def make_spec(*paths, **fields):
   """Section `data` of texts in windows of 8 tokens."""
   section = config.base().data

@@ -76,7 +76,7 @@ def test_they_learn_the_same_where_the_model_stays_as_it_is():
     else:
       assert not np.asarray(x).any()
   learned = learned_of(all_but_exits(3), leaves(PARAMS))
-  assert learned == (0, 2)
+  assert learned == (0, 2, 2)
 
 
 # ------------------------------------------------------------------ their price
@@ -126,7 +126,7 @@ def test_training_them_is_charged_forward_and_backward():
   for passes in (2, 3):
     trained, bare = (
       model.costs(8).train_per_token(
-        (1.0,) * 3, cell_passes=0, head_passes=passes
+        (1.0,) * 3, cell_passes=0, head_passes=passes, early_passes=passes
       )
       for model in (MODEL, BARE)
     )
@@ -186,10 +186,7 @@ def test_what_is_not_asked_is_not_looked_at(point):
 
 def config_of(finished_run, **changes):
   """Blocks that learn beside a finished run what its last readout says."""
-  text, source = finished_run
-  c = small_run.make_full_config(text)
-  c.train.init_from = str(source)
-  c.train.freeze = 'exits'
+  c = small_run.make_beside(finished_run)
   c.train.steps = 4
   c.model.readout_adapters = ('block',)
   c.loss.weights = 'uniform'

@@ -7,6 +7,7 @@ import small_run
 
 import tiny
 from ease_jax import run as run_lib
+from ease_jax.checks import ConfigError
 from ease_jax.core import frequent
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
@@ -61,17 +62,17 @@ def test_they_are_counted_in_the_text(adapters):
   np.testing.assert_array_equal(found['frequent'], [7, 2, 4])
 
 
+def test_a_coda_is_between_them_and_the_head():
+  model = tiny.refine(prelude=1, coda=1, frequent_tokens=NUM)
+  with pytest.raises(ConfigError, match="'frequent' looks at logits"):
+    model.check(RULE)
+
+
 # ------------------------------------------------------------------------ runs
 
 
 def config_of(finished_run, **changes):
-  text, source = finished_run
-  c = small_run.make_full_config(text)
-  c.train.init_from = str(source)
-  c.train.freeze = 'exits'
-  c.train.fit_tokens = 64
-  c.train.steps = 0
-  c.optimizer.warmup_steps = 0
+  c = small_run.make_beside(finished_run, fit_tokens=64)
   c.loss.weights = 'uniform'
   c.model.frequent_tokens = NUM
   c.exit.signals = (frequent.NAME,)
@@ -99,7 +100,8 @@ def test_a_run_counts_evaluates_and_writes(finished_run, tmp_path):
       'model.frequent_tokens=0 counts none; raise it',
     ),
     ({'train.fit_tokens': 0}, 'train.fit_tokens=0 reads none of it'),
-    ({'model.frequent_tokens': 10_000}, 'is more than the'),
+    ({'model.frequent_tokens': 10_000}, 'no more than the'),
+    ({'model.frequent_tokens': 1}, 'must be at least 2'),
     ({'model.frequent_tokens': -1}, 'model.frequent_tokens=-1'),
   ],
 )

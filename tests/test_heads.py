@@ -92,7 +92,7 @@ def test_they_learn_the_same_where_the_model_stays():
       tiny.assert_trees_close(x, free[name], rtol=1e-4, atol=1e-6)
     else:
       assert not np.asarray(x).any()
-  assert learned_of(all_but_exits(3), leaves(PARAMS)) == (0, 3)
+  assert learned_of(all_but_exits(3), leaves(PARAMS)) == (0, 2, 3)
 
 
 def test_kl_compares_what_two_heads_say():
@@ -112,10 +112,7 @@ def test_they_do_not_draft():
 
 
 def config_of(finished_run, **changes):
-  text, source = finished_run
-  c = small_run.make_full_config(text)
-  c.train.init_from = str(source)
-  c.train.freeze = 'exits'
+  c = small_run.make_beside(finished_run)
   c.model.readout_adapters = ('head',)
   c.loss.weights = 'uniform'
   c.update_from_flattened_dict(changes)
@@ -135,6 +132,41 @@ def test_a_run_trains_evaluates_and_writes_with_them(finished_run, tmp_path):
   moved = np.abs(own - shared).max()
   assert 0 < moved < 0.1
   assert (tmp_path / 'run' / 'report.html').exists()
+
+
+def test_only_own_heads_have_a_gradient_where_the_last_one_stays():
+  prices = MODEL.costs(8)
+
+  def trained(*share_K):
+    passes = dict(cell_passes=0, head_passes=2, early_passes=3)
+    return prices.train_per_token(share_K, **passes)
+
+  forward = trained(0, 0, 0)
+  assert trained(1, 0, 0) - forward == pytest.approx(3 * prices.whole_head)
+  assert trained(0, 0, 1) - forward == pytest.approx(2 * prices.whole_head)
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    # From scratch, of which one never learns.
+    (
+      {
+        'train.init_from': '',
+        'train.freeze': 'nothing',
+        'loss.weights': 'final',
+      },
+      'begin at random',
+    ),
+    # Copies for ever.
+    ({'train.freeze': 'model', 'loss.gates': ('calm',)}, 'readout_head_0'),
+  ],
+)
+def test_heads_that_never_learn_are_refused(
+  finished_run, tmp_path, changes, words
+):
+  c = config_of(finished_run, **changes)
+  assert words in small_run.refusal(c, tmp_path / 'run')
 
 
 def test_a_screen_beside_them_is_refused(finished_run, tmp_path):

@@ -98,7 +98,7 @@ def test_they_learn_the_same_where_the_matrices_stay():
       assert np.abs(x).max() > 0
     else:
       assert not np.asarray(x).any()
-  assert learned_of(all_but_lora(4), frozen) == (1, 2)
+  assert learned_of(all_but_lora(4), frozen) == (1, 2, 2)
 
 
 # ------------------------------------------------------------------ their price
@@ -120,15 +120,37 @@ def test_they_are_charged_with_every_layer():
   assert more == pytest.approx(3 * 4 * beside)
 
 
+def test_what_routers_spare_is_not_learned_either():
+  fields = dict(router='mod', every=1, capacity=0.25)
+  more, bare = (
+    tiny.stack(**fields, lora_rank=rank).costs(8) for rank in (RANK, 0)
+  )
+  np.testing.assert_allclose(more.learned_L, more.trained_L - bare.trained_L)
+  assert more.learned_L[0] == low_rank_flops(MODEL.cfg, RANK) / 4
+
+
+def test_a_coda_and_a_prelude_that_is_made_again_learn_too():
+  prices = tiny.refine(prelude=1, coda=1, lora_rank=RANK).costs(8)
+  beside = low_rank_flops(MODEL.cfg, RANK)
+  last = np.eye(prices.grid.num_readouts)[-1]
+
+  def trained(**how):
+    return prices.train_per_token(last, cell_passes=1, head_passes=2, **how)
+
+  cells = 2 * prices.block_L[:-1].sum() + prices.extra_L[:-1].sum() * 2
+  learned = beside * len(prices.block_L)
+  heads = 2 * (prices.whole_head + prices.block_L[-1])
+  assert trained() == pytest.approx(cells + heads + learned)
+  again = 2 * prices.block_L[0] + beside
+  assert trained(again=3) - trained() == pytest.approx(3 * again)
+
+
 # ------------------------------------------------------------------------ runs
 
 
 def config_of(finished_run, **changes):
   """LoRA on a finished run, and all losses."""
-  text, source = finished_run
-  c = small_run.make_full_config(text)
-  c.train.init_from = str(source)
-  c.train.freeze = 'lora'
+  c = small_run.make_beside(finished_run, 'lora')
   c.model.lora_rank = RANK
   c.loss.weights = 'uniform'
   c.update_from_flattened_dict(changes)
@@ -178,7 +200,24 @@ def test_a_run_goes_on_from_them(finished_run, tuned, tmp_path):
     ({'train.init_from': ''}, "train.init_from='' names none"),
     (
       {'train.freeze': 'exits', 'model.readout_adapters': ('map',)},
-      'train.freeze=exits leaves it at nothing',
+      'layer_0/lora/',
+    ),
+    (
+      {
+        'train.freeze': 'paths',
+        'train.freeze_paths': ('layer_*',),
+        'model.readout_adapters': ('map',),
+      },
+      'layer_0/lora/',
+    ),
+    (
+      {
+        'train.steps': 0,
+        'optimizer.warmup_steps': 0,
+        'train.fit_tokens': 64,
+        'model.readout_adapters': ('map',),
+      },
+      'layer_0/lora/',
     ),
   ],
 )

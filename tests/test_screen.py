@@ -135,13 +135,7 @@ def test_it_is_charged_for_what_it_does():
 
 
 def config_of(finished_run, **changes):
-  text, source = finished_run
-  c = small_run.make_full_config(text)
-  c.train.init_from = str(source)
-  c.train.freeze = 'exits'
-  c.train.fit_tokens = 64
-  c.train.steps = 0
-  c.optimizer.warmup_steps = 0
+  c = small_run.make_beside(finished_run, fit_tokens=64)
   c.model.screen_rank = 4
   c.model.screen_candidates = 8
   c.update_from_flattened_dict(changes)

@@ -233,6 +233,8 @@ class CostModel:
     ahead: bool = False,
     cell_passes: int = 2,
     head_passes: int = 3,
+    early_passes: int = 3,
+    again: int = 0,
     rehearsed: bool = False,
   ) -> float:
     """Forward and backward FLOPs of one training token; recomputation is free.
@@ -249,18 +251,20 @@ class CostModel:
         segment ahead.
       cell_passes: products of a cell in the backward pass: 2 = of its states
         and its own, 1 = of its states, what stands beside it learns, 0 = none.
-      head_passes: products of a trained head: 1 forward, 1 for the gradient of
+      head_passes: products of the last head: 1 forward, 1 for the gradient of
         its states, 1 for its own.
+      early_passes: the same of the heads before it.
+      again: how often more the prelude runs, forward and backward.
       rehearsed: whether all cells are run a second time, forward, for what the
         last readout will say.
     """
     carries_L = np.asarray([cell.grad for cell in self.grid.cells], float)
     body_L = (self.trained_L + self.extra_L)[: len(carries_L)]
     forward = body_L.sum()
-    backward_L = cell_passes * body_L
-    if cell_passes == 1:
-      backward_L += self.learned_L[: len(carries_L)]
+    beside_L = self.learned_L if cell_passes == 1 else 0 * self.learned_L
+    backward_L = cell_passes * body_L + beside_L[: len(carries_L)]
     backward = backward_L @ carries_L
+    forward += again * (body_L + backward_L)[: len(self.grid.prelude)].sum()
 
     if ahead:
       forward += body_L[len(self.grid.prelude) :].sum()
@@ -268,8 +272,11 @@ class CostModel:
       forward += self.teaching(heads=0)
 
     share_K = np.asarray(trained_K)
-    heads = share_K.sum() * head_passes * (self.whole_head + self.coda)
-    adapter_passes = 3 if head_passes > 1 else 1  # a gradient that comes along
+    passes_K = np.where(self.grid.is_last_K, head_passes, early_passes)
+    heads = share_K @ passes_K * self.whole_head
+    coda = head_passes * self.coda + beside_L[len(carries_L) :].sum()
+    heads += share_K.sum() * coda
+    adapter_passes = 3 if early_passes > 1 else 1  # a gradient that comes along
     heads += adapter_passes * (share_K @ (self.adapter_K + self.aside_K))
     if asked_K is not None:
       heads += np.asarray(asked_K) @ self.head_K
@@ -317,11 +324,15 @@ def cost_model(
   aside_L = np.where(is_aside_L, whole_L, 0.0)
   extra_L = np.asarray([extra.get(cell, 0.0) for cell in cells], np.float64)
   fill_L = [kv_flops(cfg) + own.fill for own in own_L]
+  share_L = [shares.get(cell, Share()) for cell in cells]
   trained_L = [
-    _trained(cfg, keys, shares.get(cell, Share()), own.trained)
-    for cell, keys, own in zip(cells, context_L, own_L, strict=True)
+    share.of_batch * (block_flops(cfg, keys * share.tokens) + own.trained)
+    for keys, share, own in zip(context_L, share_L, own_L, strict=True)
   ]
-  is_last_K = np.arange(1, grid.num_readouts + 1) % grid.per_segment == 0
+  learned_L = [
+    share.of_batch * own.learned
+    for share, own in zip(share_L, own_L, strict=True)
+  ]
   return CostModel(
     grid,
     cfg.dim,
@@ -330,18 +341,10 @@ def cost_model(
     block_L,
     extra_L,
     np.where(is_aside_L, 0.0, trained_L),
-    np.asarray([own.learned for own in own_L]),
+    np.asarray(learned_L),
     np.asarray(fill_L, np.float64),
     head_flops(cfg),
     whole_head_flops(cfg),
-    np.where(is_last_K, 0.0, adapter_flops(cfg)),
+    np.where(grid.is_last_K, 0.0, adapter_flops(cfg)),
     aside_L[np.asarray(grid.reach_K) - 1],
   )
-
-
-def _trained(
-  cfg: ModelConfig, context: float, share: Share, own: float
-) -> float:
-  """One block on a share of the tokens, who see no others."""
-  some = block_flops(cfg, context * share.tokens) + own
-  return share.rows * share.tokens * some

@@ -186,6 +186,12 @@ class Grid:
     )
 
   @functools.cached_property
+  def is_last_K(self) -> tuple[bool, ...]:
+    """Whether each readout is the last of its segment."""
+    last = self.per_segment - 1
+    return tuple(k % self.per_segment == last for k in range(self.num_readouts))
+
+  @functools.cached_property
   def names_K(self) -> tuple[tuple[int, int], ...]:
     """(segment, layer of it) of each readout, both counted from 1."""
     layers = 0

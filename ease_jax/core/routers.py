@@ -84,6 +84,11 @@ class Share(NamedTuple):
   rows: float = 1.0
   tokens: float = 1.0
 
+  @property
+  def of_batch(self) -> float:
+    """Of all tokens of the batch."""
+    return self.rows * self.tokens
+
 
 @dataclasses.dataclass(frozen=True)
 class Router:

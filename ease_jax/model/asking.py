@@ -22,16 +22,17 @@ def check_rule(cfg: ModelConfig, grid: Grid, rule: ExitRule) -> None:
     f'exit signal {signal.name!r} is learned, and this model has not '
     'learned it; add it to loss.gates and train, or use another signal',
   )
+  asks_head = signal.needs_head(0) or signal.listed
   need(
-    not (signal.needs_head(0) and grid.coda),
+    not (asks_head and grid.coda),
     f'exit signal {signal.name!r} looks at logits, which a model with {coda} '
     'has only where a token is answered; use a signal that looks at states',
   )
   need(
     not signal.listed or cfg.frequent_tokens > 0,
     f'exit signal {signal.name!r} asks about the most frequent tokens, and '
-    f'model.frequent_tokens={cfg.frequent_tokens} counts none; raise it, and '
-    'give train.fit_tokens, or use another signal',
+    f'model.frequent_tokens={cfg.frequent_tokens} counts none; raise it, '
+    'give train.fit_tokens and train.init_from, or use another signal',
   )
   vocab_size = cfg.vocab_size  # 1: not known yet
   need(

@@ -101,10 +101,11 @@ class Body(nn.Module):
     for i, cell in enumerate(self.grid.by_block):
       own = per_run.block if per_run and i in repeated else None
       place = c.block.attention.is_local(i), c.block.attention.window_of(i)
-      more = *place, c.lora_rank
+      lora_rank = c.lora_rank
       if cell.aside:
-        more = False, 0, 0  # it sees all there is
-      setattr(self, block_name(cell), block(c, depth, own, *more))
+        place = False, 0  # it sees all there is
+        lora_rank = 0
+      setattr(self, block_name(cell), block(c, depth, own, *place, lora_rank))
     self.clock = per_run.clock(c) if per_run and per_run.clock else None
 
     for name in adapters.norm_names(c, self.grid.per_segment):

@@ -99,19 +99,13 @@ def merged(params: dict[str, Any]) -> dict[str, Any]:
     params: of a body whose layers have products beside their matrices, or
       not; W + A B takes the place of both.
   """
-
   return {
-    name: _merged_layer(group) if _is_with_lora(group) else group
+    name: _merged_layer(group) if _has_lora(group) else group
     for name, group in params.items()
   }
 
 
-def has_lora(params: dict[str, Any]) -> bool:
-  """Whether some layer has products beside its matrices."""
-  return any(_is_with_lora(group) for group in params.values())
-
-
-def _is_with_lora(group: Any) -> bool:
+def _has_lora(group: Any) -> bool:
   return isinstance(group, dict) and LORA in group
 
 

@@ -114,8 +114,8 @@ class Parts:
 
   def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Some tensors, one of the files' at a time in memory, each read once."""
-    places = {self._whole.get(name, (name, 0))[0] for name in names}
-    for name, tensor in self._tensors.read(sorted(places)):
+    places = [self._whole.get(name, (name, 0))[0] for name in names]
+    for name, tensor in self._tensors.read(list(dict.fromkeys(places))):
       if not self._fused.is_whole(name):
         yield name, tensor
         continue

@@ -111,28 +111,24 @@ class GgufFile:
   def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Some tensors, float32, one at a time in memory."""
     for name in names:
-      try:
-        value = self._whole(self._tensors[name])
-      except (NotImplementedError, ValueError) as error:
-        raise ConfigError(
-          f'{self._path} has {name} of a kind that cannot be made whole '
-          f'({error}); import another file'
-        ) from error
-      yield name, value.reshape(self.shapes[name])
+      shape = self.shapes[name]
+      data = np.atleast_2d(self._tensors[name].data)
+      value = np.empty((len(data), shape[-1]), np.float32)
+      # A few rows at a time: whole ones take several times their size.
+      for start in range(0, len(data), ROWS):
+        some = slice(start, start + ROWS)
+        value[some] = self._floats(name, data[some])
+      yield name, value.reshape(shape)
 
-  def _whole(self, tensor: Any) -> np.ndarray:
-    """A tensor of floats, a few rows at a time: each takes several of them."""
-    rows = np.atleast_2d(tensor.data)
-    parts = (
-      self._dequantize(rows[start : start + ROWS], tensor.tensor_type)
-      for start in range(0, len(rows), ROWS)
-    )
-    first = next(parts)
-    value = np.empty((len(rows), first.shape[-1]), np.float32)
-    value[: len(first)] = first
-    for i, part in enumerate(parts, 1):
-      value[i * ROWS : i * ROWS + len(part)] = part
-    return value
+  def _floats(self, name: str, rows: np.ndarray) -> np.ndarray:
+    """Some rows of a tensor, float32."""
+    try:
+      return self._dequantize(rows, self._tensors[name].tensor_type)
+    except (NotImplementedError, ValueError) as error:
+      raise ConfigError(
+        f'{self._path} has {name} of a kind that cannot be made whole '
+        f'({error}); import another file'
+      ) from error
 
   def _check_known(self) -> None:
     """Raises ConfigError if the file says more of the model than is read."""

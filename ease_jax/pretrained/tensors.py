@@ -47,7 +47,7 @@ class Tensors:
           self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
   def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Some tensors, in the order in which they lie, one at a time in memory.
+    """Some tensors, file by file, one at a time in memory.
 
     Raises:
       ConfigError: a file cannot be read to its end.

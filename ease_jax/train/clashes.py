@@ -1,11 +1,13 @@
 """What sections `train`, `loss` and `model` cannot know of each other."""
 
+import numpy as np
+
 from ease_jax import model as model_lib
 from ease_jax.checks import MOST_DEPTH, need
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.reach import GROWS
 from ease_jax.core.runs import CONSTANT, DRAWING, DRAWN_ROWS
-from ease_jax.core.spec import HEAD, MAP
+from ease_jax.core.spec import BLOCK, HEAD, MAP
 from ease_jax.model import Body
 from ease_jax.train.spec import BY_LORA, TrainSpec
 
@@ -17,11 +19,12 @@ def check(train: TrainSpec, loss: LossSpec, body: Body) -> None:
   _check_reach(train, body)
   _check_runs(train, loss, body)
   _check_shortcut(train, loss, body)
-  _check_exits(train, loss, body)
+  _check_fitted(train, body)
+  _check_learning(train, loss, body)
 
 
-def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
-  """There are maps to fit, and readouts before the last one to learn."""
+def _check_fitted(train: TrainSpec, body: Body) -> None:
+  """There is something to fit, and it is fitted."""
   adapters = body.cfg.readout_adapters
   rank = body.cfg.screen_rank
   frequent = body.cfg.frequent_tokens
@@ -37,17 +40,6 @@ def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
     'train.fit_tokens=0 fits none; give tokens, or use 0 for both',
   )
   need(
-    frequent == 0 or train.fit_tokens > 0,
-    f'model.frequent_tokens={frequent} are counted in the training text, and '
-    'train.fit_tokens=0 reads none of it; give tokens, or use 0 for both',
-  )
-  vocab_size = body.cfg.vocab_size  # 1: not known yet
-  need(
-    vocab_size == 1 or frequent <= vocab_size,
-    f'model.frequent_tokens={frequent} is more than the {vocab_size} that '
-    'there are; lower it',
-  )
-  need(
     rank == 0 or HEAD not in adapters,
     f'model.screen_rank={rank} is of the head of all readouts, and '
     f'model.readout_adapters={adapters} gives them heads of their own; use one '
@@ -59,13 +51,31 @@ def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
     f'{train.freeze} changes it; use exits, and fit it behind all training',
   )
   need(
+    frequent == 0 or train.fit_tokens > 0,
+    f'model.frequent_tokens={frequent} are counted in the training text, and '
+    'train.fit_tokens=0 reads none of it; give tokens and train.init_from, or '
+    'use 0 for both',
+  )
+  vocab_size = body.cfg.vocab_size  # 1: not known yet
+  most = vocab_size if vocab_size > 1 else frequent
+  need(
+    frequent == 0 or 2 <= frequent <= most,
+    f'model.frequent_tokens={frequent} must be at least 2, for a share to say '
+    f'anything, and no more than the {most} that there are; change it',
+  )
+
+
+def _check_learning(train: TrainSpec, loss: LossSpec, body: Body) -> None:
+  """What readouts have of their own learns, or was learned before."""
+  adapters = body.cfg.readout_adapters
+  need(
     train.freeze != BY_LORA or body.cfg.lora_rank > 0,
     f'train.freeze={train.freeze} trains products beside the matrices of '
     f'layers, and model.lora_rank={body.cfg.lora_rank} has none; give a rank, '
     'or use exits',
   )
-  per_segment = body.grid.per_segment
-  early = [w for k, w in enumerate(loss.weight_K) if (k + 1) % per_segment]
+  is_last_K = body.grid.is_last_K
+  early = [w for w, is_last in zip(loss.weight_K, is_last_K) if not is_last]
   need(
     train.freeze != 'exits'
     or train.steps == 0
@@ -74,6 +84,17 @@ def _check_exits(train: TrainSpec, loss: LossSpec, body: Body) -> None:
     f'train.freeze={train.freeze} trains readouts before the last of a '
     f'segment, and the weights of all are {loss.weight_K}; use loss.weights='
     'uniform',
+  )
+
+  per_segment = body.grid.per_segment
+  weight_SxR = np.reshape(loss.weight_K, (-1, per_segment))
+  all_learn = bool(weight_SxR[:, :-1].any(0).all())
+  random = {BLOCK, HEAD} & set(adapters)
+  need(
+    not random or train.init_from != '' or all_learn,
+    f'model.readout_adapters={adapters} begin at random, and loss.weights '
+    f'{loss.weight_K} leave some readouts like that; use loss.weights=uniform, '
+    'or train.init_from',
   )
 
 

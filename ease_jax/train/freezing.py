@@ -22,15 +22,16 @@ LEARNS = 'gate'
 STAYS = 'frozen'
 
 UNEMBED = 'unembed'
-TABLES = (UNEMBED, OWN_HEAD)
-HEADS = (ADAPTER, OWN_BLOCK, 'readout_norm', *TABLES)  # behind all layers
+# Behind all layers.
+HEADS = (ADAPTER, OWN_BLOCK, OWN_HEAD, 'readout_norm', UNEMBED)
 
 
 class Learned(NamedTuple):
   """What gradients go through."""
 
   cell_passes: int  # products of a layer, backward: of its states, its own
-  head_passes: int  # products of a head: forward, of its states, its own
+  head_passes: int  # products of the last head: forward, of states, its own
+  early_passes: int  # the same of heads before it
 
 
 def learned_of(freeze: Freeze, names: Iterable[str]) -> Learned:
@@ -46,13 +47,17 @@ def learned_of(freeze: Freeze, names: Iterable[str]) -> Learned:
   of_heads = {group for group in groups if group.startswith(HEADS)}
   own = {group for group in groups if group.startswith(GATE)}
   if groups - of_heads - own:
-    return Learned(cell_passes=2, head_passes=3)
+    return Learned(cell_passes=2, head_passes=3, early_passes=3)
 
   reaches_cells = len(whole) < len(learned)
   passes_heads = reaches_cells or bool(of_heads)
-  has_table = any(group.startswith(TABLES) for group in groups)
-  head_passes = 3 if has_table else 2
-  return Learned(int(reaches_cells), head_passes if passes_heads else 1)
+  if not passes_heads:
+    return Learned(cell_passes=0, head_passes=1, early_passes=1)
+
+  own_heads = any(group.startswith(OWN_HEAD) for group in groups)
+  head_passes = 3 if UNEMBED in groups else 2
+  early_passes = 3 if own_heads else head_passes
+  return Learned(int(reaches_cells), head_passes, early_passes)
 
 
 def held(params: Params, freeze: Freeze) -> Params:
