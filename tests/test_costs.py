@@ -11,6 +11,7 @@ from ease_jax.core import costs
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers
+from ease_jax.model.sight import Sight
 
 ROWS, LENGTH = 2, 64
 
@@ -46,8 +47,8 @@ def cell(request):
   block = layers.Block(m, m.num_layers)
   h = jnp.ones((ROWS, LENGTH, m.dim))
   position = attention_lib.rotation(m, jnp.arange(LENGTH)[None])
-  mask = attention_lib.causal_mask(LENGTH)
-  args = h, mask, position
+  sight = Sight('causal', 0, jnp.arange(LENGTH)[None])
+  args = h, sight, position
   variables = jax.eval_shape(block.init, jax.random.key(0), *args)
   return m, block, variables, args
 

@@ -18,6 +18,7 @@ from ease_jax.core.layer_dropout import LayerDropout
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import routed
+from ease_jax.model.sight import Sight
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 
@@ -52,10 +53,10 @@ def by_hand(goes_LxB):
   bound = PLAIN.bind({'params': PARAMS})
   position_1xT = attention_lib.positions(LENGTH)
   rotation = attention_lib.rotation(PLAIN.cfg, position_1xT)
-  mask_1xTxT = attention_lib.causal_mask(LENGTH)
+  sight = Sight('causal', 0, position_1xT)
   h_BxTxD = bound.start(BATCH['tokens'], position_1xT)[RUNNING]
   for cell, goes_B in zip(PLAIN.grid.cells, goes_LxB, strict=True):
-    new_BxTxD = bound.block(cell, 0)(h_BxTxD, mask_1xTxT, rotation)
+    new_BxTxD = bound.block(cell, 0)(h_BxTxD, sight, rotation)
     h_BxTxD = jnp.where(goes_B[:, None, None], new_BxTxD, h_BxTxD)
   return h_BxTxD
 

@@ -20,6 +20,7 @@ from ease_jax.model import with_segments
 from ease_jax.model.attention import positions, rotate
 from ease_jax.model.exits import before_exits, settled
 from ease_jax.model.per_run import PER_RUN, sines
+from ease_jax.model.sight import Sight
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 from ease_jax.train import optimizer, update
@@ -363,9 +364,9 @@ def test_a_run_is_within_ten_percent_of_xla(kind, mlp):
     def program(h_BxTxD):
       bound = layer_of()
       position = attention_lib.rotation(model.cfg, positions(length))
-      mask_1xTxT = attention_lib.causal_mask(length)
+      sight = Sight('causal', 0, positions(length))
       block = bound.block(model.grid.cells[1], run)
-      return block(h_BxTxD, mask_1xTxT, position)
+      return block(h_BxTxD, sight, position)
 
     compiled = jax.jit(program).lower(h_BxTxD).compile()
     return compiled.cost_analysis()['flops'] / (rows * length)

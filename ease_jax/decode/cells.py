@@ -8,7 +8,8 @@ from ease_jax.decode.cache import Cache, New
 from ease_jax.model import Body
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.attention import KV
-from ease_jax.model.walk import Call, Layer, Ran, Walked, shown, visible
+from ease_jax.model.sight import visible, within
+from ease_jax.model.walk import Call, Layer, Ran, Walked, shown
 
 
 def cached(
@@ -42,7 +43,7 @@ def cached(
 
     def run() -> Ran:
       kv = shown(call, block.kv(h_BxTxD, rotation))
-      near = attention_lib.within(mask_BxTxT, position_BxT, block.window)
+      near = within(mask_BxTxT, position_BxT, block.window)
       mask = visible(near, call.seen_BxT)
       live_B = None if call.goes_BxT is None else call.goes_BxT.any(1)
 

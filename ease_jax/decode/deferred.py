@@ -17,8 +17,9 @@ from ease_jax.core.policies import ExitRule
 from ease_jax.decode import cells, heads
 from ease_jax.decode.cache import Cache, New
 from ease_jax.model import Body
-from ease_jax.model.attention import KV, causal_mask
+from ease_jax.model.attention import KV
 from ease_jax.model.exits import Counts, Exits, before_exits, where
+from ease_jax.model.sight import causal_mask
 from ease_jax.model.walk import State, Travel, Walked, walk
 
 WINDOW = 8  # P: tokens that may be behind

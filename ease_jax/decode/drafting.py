@@ -16,7 +16,8 @@ from ease_jax.decode.adaptive import Way
 from ease_jax.decode.cache import Cache, New
 from ease_jax.decode.drafts import Choice
 from ease_jax.model import Body, readout
-from ease_jax.model.attention import KV, causal_mask
+from ease_jax.model.attention import KV
+from ease_jax.model.sight import causal_mask
 from ease_jax.model.walk import RUNNING, State, Travel, walk
 
 

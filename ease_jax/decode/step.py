@@ -16,8 +16,8 @@ from ease_jax.decode import cells, deferred, heads
 from ease_jax.decode import sampling as sample
 from ease_jax.decode.cache import Cache, New
 from ease_jax.model import Body, Params
-from ease_jax.model.attention import causal_mask
 from ease_jax.model.exits import Counts, before_exits
+from ease_jax.model.sight import causal_mask
 from ease_jax.model.walk import Layer, Travel, Walked, walk
 
 

@@ -23,7 +23,9 @@ from ease_jax.core.signals import SIGNALS
 from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, before_exits, settled
+from ease_jax.model.flash import among
 from ease_jax.model.readout import linear_cross_entropy, named, observe_states
+from ease_jax.model.sight import Sight
 from ease_jax.model.walk import (
   RUNNING,
   Call,
@@ -34,7 +36,6 @@ from ease_jax.model.walk import (
   Tree,
   Walked,
   shown,
-  visible,
   walk,
 )
 
@@ -58,7 +59,7 @@ def windowed(bound: Body, length: int) -> Layer:
     bound: a bound body.
     length: tokens of a window.
   """
-  mask_1xTxT = attention_lib.window_mask(bound.cfg.attention, length)
+  attention = bound.cfg.attention
   position_1xT = attention_lib.positions(length)
   rotation = attention_lib.rotation(bound.cfg, position_1xT)
   scoring = attention_lib.scoring(bound.cfg)
@@ -66,11 +67,10 @@ def windowed(bound: Body, length: int) -> Layer:
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     block = bound.block(call.cell, call.run)
     kv = shown(call, block.kv(h_BxTxD, rotation))
-    near_1xTxT = attention_lib.within(mask_1xTxT, position_1xT, block.window)
-    mask_BxTxT = visible(near_1xTxT, call.seen_BxT)
+    sight = Sight(attention, block.window, position_1xT, call.seen_BxT)
 
     def look(query_BxTxHxD: jax.Array) -> jax.Array:
-      return attention_lib.attention(query_BxTxHxD, kv, mask_BxTxT, scoring)
+      return among(query_BxTxHxD, kv, sight, scoring)
 
     return Ran(block.attend(h_BxTxD, rotation, look), kv)
 

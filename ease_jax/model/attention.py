@@ -1,4 +1,4 @@
-"""Attention: who sees whom, where tokens stand, what they bring together."""
+"""Attention: where tokens stand and what they bring together."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -7,41 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ease_jax.core.spec import CAUSAL, ModelConfig
+from ease_jax.core.spec import ModelConfig
 
 NEGATIVE = -1e30  # finite: a fully masked row stays free of NaN
 
 Turn = tuple[jax.Array, jax.Array]  # sine, cosine: [B, T, 1, half a head]
 KV = tuple[jax.Array, jax.Array]  # keys, values: [B, T, G, D / H] each
 Look = Callable[[jax.Array], jax.Array]  # queries [B, T, H, D/H] -> [B, T, D]
-
-
-def causal_mask(length: int) -> jax.Array:
-  """[1, T, T] bool: query t sees keys 0..t."""
-  return jnp.tril(jnp.ones((length, length), bool))[None]
-
-
-def window_mask(attention: str, length: int) -> jax.Array:
-  """[1, T, T] bool: who sees whom in a window without exits."""
-  if attention == CAUSAL:
-    return causal_mask(length)
-  return jnp.ones((1, length, length), bool)
-
-
-def within(
-  mask_BxTxT: jax.Array, position_BxT: jax.Array, window: int
-) -> jax.Array:
-  """A mask of who sees whom, each the last `window` tokens alone.
-
-  Args:
-    mask_BxTxT: bool; B may be 1.
-    position_BxT: of the tokens; B may be 1.
-    window: how many, the token itself among them; 0 = all.
-  """
-  if not window:
-    return mask_BxTxT
-  ago_BxTxT = position_BxT[:, :, None] - position_BxT[:, None, :]
-  return mask_BxTxT & (ago_BxTxT < window)
 
 
 class Past(NamedTuple):

@@ -22,11 +22,12 @@ from ease_jax.model.attention import (
   KV,
   Look,
   Rotation,
-  attention,
   rotate,
   scoring,
 )
+from ease_jax.model.flash import among
 from ease_jax.model.own import PLAIN, Own, first_products, product
+from ease_jax.model.sight import Sight
 
 Dtype = str | jnp.dtype
 # A module of a block that is called with a run.
@@ -271,16 +272,16 @@ class Block(nn.Module):
   def __call__(
     self,
     h_BxTxD: jax.Array,
-    mask_BxTxT: jax.Array,
+    sight: Sight,
     rotation: Rotation,
     deterministic: bool = True,
     own: Own = PLAIN,
   ) -> jax.Array:
-    """States after this layer where tokens see each other by a mask."""
+    """States after this layer where the tokens of windows see each other."""
     kv = self.kv(h_BxTxD, rotation, own)
 
     def look(query_BxTxHxD: jax.Array) -> jax.Array:
-      return attention(query_BxTxHxD, kv, mask_BxTxT, scoring(self.cfg))
+      return among(query_BxTxHxD, kv, sight, scoring(self.cfg))
 
     return self.attend(h_BxTxD, rotation, look, deterministic, own)
 
@@ -310,8 +311,8 @@ class InRun(NamedTuple):
   def __call__(
     self,
     h_BxTxD: jax.Array,
-    mask_BxTxT: jax.Array,
+    sight: Sight,
     rotation: Rotation,
     deterministic: bool = True,
   ) -> jax.Array:
-    return self.block(h_BxTxD, mask_BxTxT, rotation, deterministic, self.own)
+    return self.block(h_BxTxD, sight, rotation, deterministic, self.own)

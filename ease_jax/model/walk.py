@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ease_jax.core.grid import Cell
@@ -20,11 +19,11 @@ from ease_jax.core.policies import KVPolicy
 from ease_jax.core.routers import Route, Taken
 from ease_jax.model.attention import KV
 from ease_jax.model.exits import Counts, Exits, Tree, where
+from ease_jax.model.sight import Mask
 
 RUNNING = 'h'  # the stream that every cell moves
 MEMORY = 'memory'  # the stream of routers, [B, T, M] float32
 State = dict[str, jax.Array]  # streams by name, each [B, T, D]
-Mask = jax.Array | None  # [B, T] bool; None = all tokens
 # Number of a segment among all that are run, from 0.
 Run = jax.Array | np.ndarray | int
 
@@ -206,18 +205,6 @@ def walk(
   return Walked(
     state, exits, tuple(reads), tuple(calls), tuple(kv), tuple(router_losses)
   )
-
-
-def visible(mask_BxTxT: jax.Array, seen_BxT: Mask) -> jax.Array:
-  """A mask of who sees whom, without those who may not be seen, [B, T, T].
-
-  A token always sees itself: the softmax of one that nobody sees, whose result
-  is thrown away, would otherwise have nothing to look at.
-  """
-  if seen_BxT is None:
-    return mask_BxTxT
-  itself_1xTxT = jnp.eye(seen_BxT.shape[1], dtype=bool)[None]
-  return mask_BxTxT & (seen_BxT[:, None, :] | itself_1xTxT)
 
 
 def shown(call: Call, own: KV) -> KV:

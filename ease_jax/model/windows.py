@@ -9,7 +9,8 @@ from ease_jax.core.routers import Taken
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers
-from ease_jax.model.walk import Call, Layer, Leap, Ran, Run, visible
+from ease_jax.model.sight import Sight
+from ease_jax.model.walk import Call, Layer, Leap, Ran, Run
 
 
 class Blocks(Protocol):
@@ -31,7 +32,6 @@ def plain_layer(bound: Blocks, length: int, deterministic: bool) -> Layer:
     deterministic: no dropout.
   """
   attention = bound.cfg.attention
-  mask_1xTxT = attention_lib.window_mask(attention, length)
   position_1xT = attention_lib.positions(length)
   rotation = attention_lib.rotation(bound.cfg, position_1xT)
 
@@ -39,23 +39,20 @@ def plain_layer(bound: Blocks, length: int, deterministic: bool) -> Layer:
     block = bound.block(call.cell, call.run)
     if call.taken is not None:
       return taken(block, call.taken, h_BxTxD)
-    near_1xTxT = attention_lib.within(mask_1xTxT, position_1xT, block.window)
-    mask_BxTxT = visible(near_1xTxT, call.seen_BxT)
-    return Ran(block(h_BxTxD, mask_BxTxT, rotation, deterministic))
+    sight = Sight(attention, block.window, position_1xT, call.seen_BxT)
+    return Ran(block(h_BxTxD, sight, rotation, deterministic))
 
   def taken(block: layers.InRun, some: Taken, h_BxTxD: jax.Array) -> Ran:
     """The block on some tokens, at the positions where they stand."""
     h_NxMxD = some.of(h_BxTxD)
-    # They are in order, so that among them causal is causal.
-    mask_1xMxM = attention_lib.window_mask(attention, h_NxMxD.shape[1])
     place = rotation
     position_NxM = position_1xT
     if some.token_NxM is not None:
       place = attention_lib.rotation(bound.cfg, some.token_NxM)
       position_NxM = some.token_NxM
-    near_NxMxM = attention_lib.within(mask_1xMxM, position_NxM, block.window)
-    mask_NxMxM = visible(near_NxMxM, some.seen_NxM)
-    new_NxMxD = block(h_NxMxD, mask_NxMxM, place, deterministic)
+    # They are in order, so that among them causal is causal.
+    sight = Sight(attention, block.window, position_NxM, some.seen_NxM)
+    new_NxMxD = block(h_NxMxD, sight, place, deterministic)
     return Ran(some.into(h_BxTxD, new_NxMxD))
 
   return layer
