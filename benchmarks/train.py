@@ -1,78 +1,254 @@
-"""Training speed of three shapes, also beside another checkout.
+"""What a training step costs: beside torch, by its losses, and in memory.
 
-  python benchmarks/train.py [--beside=CHECKOUT] [--rounds=N] [--steps=N]
+  pip install torch    # for its rows only
+  python benchmarks/train.py [--quick] [--rounds=N] [--out=FILE]
 
-Each measurement is a training run of its own process, `ease_jax.main` with
-`--mode=train`, in its own checkout; checkouts take turns. Tokens per second are
-those that the run itself writes down every so many updates, compilation and the
-first of them left out. Shapes: the quickstart (a loss at four readouts, tokens
-exit while training), the same with the final loss alone, and four layers run
-twice (IRT).
+Every figure is a ratio of medians of one run in which all contenders of a shape
+take turns, warmed up. Torch is nanoGPT's model in eager mode
+(`torch_gpt.py`), whose peak of resident memory a process of its own measures.
+Ours is a stack with the same widths, RMS norms and rotary positions. Memory of
+ours is XLA's count of temporary buffers of a step. `--quick`: the small shape,
+and the vocabulary of 97 alone at the other, with few rounds.
 """
 
 import argparse
+import importlib.util
 import json
-import os
 import pathlib
-import statistics
+import resource
 import subprocess
 import sys
-import tempfile
+from typing import NamedTuple
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
-CONFIGS = ('quickstart', 'standard', 'irt')
-WINDOW = 20  # updates between two measurements of a run
+from ease_jax import machine
+
+machine.keep_mapped()  # before JAX
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from timing import side_by_side  # noqa: E402
+
+import ease_jax  # noqa: E402
+from ease_jax import specs  # noqa: E402
+from ease_jax.train import update  # noqa: E402
 
 
-def tokens_per_second(checkout: pathlib.Path, name: str, steps: int) -> float:
-  """Median over a run's windows but the first."""
-  with tempfile.TemporaryDirectory() as folder:
-    command = [
-      sys.executable,
-      '-m',
-      'ease_jax.main',
-      f'--config=configs/{name}.py',
-      f'--workdir={folder}/run',
-      '--mode=train',
-      f'--config.train.steps={steps}',
-      f'--config.train.log_every={WINDOW}',
-      f'--config.train.eval_every={steps + 1}',
-      f'--config.train.checkpoint_every={steps + 1}',
-      '--config.evaluate.max_tokens=2048',
-    ]
-    environment = os.environ | {'PYTHONPATH': str(checkout)}
-    subprocess.run(
-      command, cwd=checkout, env=environment, check=True, capture_output=True
+class Shape(NamedTuple):
+  """Of a model and of its batches."""
+
+  layers: int
+  dim: int
+  heads: int
+  length: int
+  rows: int
+  vocab: int
+
+  def __str__(self) -> str:
+    return (
+      f'L={self.layers} D={self.dim} T={self.length} B={self.rows} '
+      f'V={self.vocab}'
     )
-    lines = pathlib.Path(folder, 'run', 'metrics.jsonl').read_text()
 
-  events = [json.loads(line) for line in lines.splitlines()]
-  rates = [e['tokens_per_s'] for e in events if e['split'] == 'train']
-  return statistics.median(rates[1:])
+
+SMALL = Shape(4, 128, 4, 64, 12, 65)
+MIDDLE = Shape(8, 256, 8, 256, 8, 97)
+LARGE_VOCABULARY = MIDDLE._replace(vocab=8192)
+LONG = LARGE_VOCABULARY._replace(length=2048, rows=1)
+SEGMENTS = 8
+MIB = 2**20
+
+
+def batch_of(shape: Shape) -> dict[str, np.ndarray]:
+  """Random tokens."""
+  rng = np.random.default_rng(0)
+  window = rng.integers(0, shape.vocab, (shape.rows, shape.length + 1))
+  return {
+    'tokens': window[:, :-1].astype(np.int32),
+    'targets': window[:, 1:].astype(np.int32),
+    'mask': np.ones((shape.rows, shape.length), np.float32),
+  }
+
+
+class Trainer:
+  """Calls make one update each; compiled when it is made."""
+
+  def __init__(
+    self,
+    shape: Shape,
+    *,
+    weights: str = 'final',
+    token_fraction: float = 1.0,
+    segments: int = 1,
+  ):
+    c = ease_jax.base()
+    c.model.num_layers = shape.layers
+    c.model.dim = shape.dim
+    c.model.block.attention.num_heads = shape.heads
+    c.model.block.attention.num_kv_heads = shape.heads
+    c.model.block.mlp.dim = 4 * shape.dim
+    c.data.seq_len = shape.length
+    c.train.batch_size = shape.rows
+    c.loss.weights = weights
+    c.loss.token_fraction = token_fraction
+    if segments > 1:
+      c.model.body = 'refine'
+      c.model.segments = segments
+      c.model.readouts = (shape.layers,)
+      c.loss.weights = 'segment_ends'
+    found = specs.from_config(c, shape.vocab)
+
+    self.key = jax.random.key(0)
+    self.batch = batch_of(shape)
+    self.state = update.init_state(
+      self.key, model=found.body, opt_spec=found.optimizer
+    )
+    lowered = update.train_step.lower(
+      self.state,
+      self.batch,
+      self.key,
+      model=found.body,
+      loss_spec=found.loss,
+      opt_spec=found.optimizer,
+      accumulate=1,
+    )
+    self.step = lowered.compile()
+
+  @property
+  def memory(self) -> float:
+    """MiB of temporary buffers."""
+    return self.step.memory_analysis().temp_size_in_bytes / MIB
+
+  def __call__(self):
+    self.state, metrics = self.step(self.state, self.batch, self.key)
+    return self.state, metrics
+
+
+def torch_trainer(shape: Shape):
+  """Of the same batches."""
+  import torch_gpt
+
+  batch = batch_of(shape)
+  return torch_gpt.Trainer(
+    shape.layers,
+    shape.dim,
+    shape.heads,
+    shape.vocab,
+    shape.length,
+    tokens=batch['tokens'].astype(np.int64),
+    targets=batch['targets'].astype(np.int64),
+  )
+
+
+def torch_memory(shape: Shape) -> float:
+  """MiB that three updates of torch add to a process, at its peak."""
+  command = [sys.executable, __file__, f'--torch-memory={json.dumps(shape)}']
+  done = subprocess.run(command, check=True, capture_output=True, text=True)
+  return float(done.stdout)
+
+
+def print_torch_memory(shape: Shape) -> None:
+  """What `torch_memory` asks its process for."""
+  trainer = torch_trainer(shape)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  for _ in range(3):
+    trainer()
+  after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  print((after - before) / 1024)
+
+
+def measure(shape: Shape, rounds: int, has_torch: bool) -> dict[str, float]:
+  """All figures of a shape."""
+  contenders = {
+    'standard': Trainer(shape),
+    'all readouts': Trainer(shape, weights='uniform'),
+    'all readouts, 1/8': Trainer(
+      shape, weights='uniform', token_fraction=1 / 8
+    ),
+  }
+  memory = {name: step.memory for name, step in contenders.items()}
+  if has_torch:
+    contenders['torch'] = torch_trainer(shape)
+  times = side_by_side(contenders, rounds)
+
+  standard = times['standard'][0]
+  tokens = shape.rows * shape.length
+  figures = {
+    'tokens/s, standard loss': tokens / standard,
+    '... interquartile range': times['standard'][1] / standard,
+    'temporary memory, standard loss, MiB': memory['standard'],
+  }
+  if has_torch:
+    torch_time, spread = times['torch']
+    figures['times as fast as torch'] = torch_time / standard
+    figures["... torch's interquartile range"] = spread / torch_time
+    figures["torch's peak, MiB"] = torch_memory(shape)
+  for name in ('all readouts', 'all readouts, 1/8'):
+    figures[f'{name}: step / standard'] = times[name][0] / standard
+    figures[f'{name}: memory / standard'] = memory[name] / memory['standard']
+  return figures
+
+
+def measure_segments(shape: Shape, rounds: int) -> dict[str, float]:
+  """Refinement with a loss behind each of its runs."""
+  once = Trainer(shape)
+  often = Trainer(shape, segments=SEGMENTS)
+  times = side_by_side({'once': once, 'often': often}, rounds)
+  ratio = times['often'][0] / times['once'][0]
+  return {
+    f'S={SEGMENTS}: step / ({SEGMENTS} x standard)': ratio / SEGMENTS,
+    f'S={SEGMENTS}: memory / standard': often.memory / once.memory,
+  }
+
+
+def measure_length() -> dict[str, float]:
+  """Memory of long windows; nothing is run."""
+  long = Trainer(LONG).memory
+  return {
+    'T=2048 B=1: memory, MiB': long,
+    '... / T=256 B=8': long / Trainer(LARGE_VOCABULARY).memory,
+  }
 
 
 def main():
-  parser = argparse.ArgumentParser()
-  parser.add_argument('--beside', type=pathlib.Path, default=None)
-  parser.add_argument('--rounds', type=int, default=3)
-  parser.add_argument('--steps', type=int, default=100)
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--quick', action='store_true')
+  parser.add_argument('--rounds', type=int, default=0)
+  parser.add_argument('--out', type=pathlib.Path, default=None)
+  parser.add_argument('--torch-memory', default=None, help=argparse.SUPPRESS)
   options = parser.parse_args()
+  if options.torch_memory:
+    print_torch_memory(Shape(*json.loads(options.torch_memory)))
+    return
 
-  checkouts = [HERE]
-  if options.beside is not None:
-    checkouts.append(options.beside.resolve())
-  print(f'{"config":12} {"tokens/s":>9}  ratio to the other, round by round')
+  has_torch = importlib.util.find_spec('torch') is not None
+  if not has_torch:
+    print('torch is not installed: its rows are left out')
+  rounds = options.rounds or (3 if options.quick else 9)
+  shapes = [SMALL, MIDDLE]
+  if not options.quick:
+    shapes.append(LARGE_VOCABULARY)
 
-  for name in CONFIGS:
-    rates = [[] for _ in checkouts]
-    for _ in range(options.rounds):
-      for checkout, rate in zip(checkouts, rates, strict=True):
-        rate.append(tokens_per_second(checkout, name, options.steps))
+  found = {}
+  for shape in shapes:
+    found[str(shape)] = measure(shape, rounds, has_torch)
+    show(str(shape), found[str(shape)])
+  name = f'refinement, {SMALL}'
+  found[name] = measure_segments(SMALL, rounds)
+  show(name, found[name])
+  found['long windows'] = measure_length()
+  show('long windows', found['long windows'])
 
-    here = statistics.median(rates[0])
-    ratios = [a / b for a, b in zip(*rates)] if len(rates) == 2 else []
-    text = ', '.join(f'{ratio:.2f}' for ratio in ratios)
-    print(f'{name:12} {here:9,.0f}  {text}', flush=True)
+  if options.out:
+    options.out.write_text(json.dumps(found, indent=2) + '\n')
+
+
+def show(title: str, figures: dict[str, float]) -> None:
+  """Prints a table of one shape."""
+  print(f'\n{title}')
+  for name, value in figures.items():
+    digits = 0 if value >= 100 else 2
+    print(f'  {name:40} {value:10,.{digits}f}')
+  sys.stdout.flush()
 
 
 if __name__ == '__main__':

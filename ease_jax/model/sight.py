@@ -1,9 +1,8 @@
 """Who sees whom: masks of a few tokens, and what whole windows see."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from ease_jax.core.spec import CAUSAL
 
@@ -43,7 +42,8 @@ def visible(mask_BxTxT: jax.Array, seen_BxT: Mask) -> jax.Array:
   return mask_BxTxT & (seen_BxT[:, None, :] | itself_1xTxT)
 
 
-class Sight(NamedTuple):
+@struct.dataclass
+class Sight:
   """Whom the tokens of whole windows see, without the [T, T] mask of it.
 
   Attributes:
@@ -53,8 +53,8 @@ class Sight(NamedTuple):
     seen_BxT: who may be seen by others; None = all.
   """
 
-  attention: str
-  window: int
+  attention: str = struct.field(pytree_node=False)
+  window: int = struct.field(pytree_node=False)
   position_BxT: jax.Array
   seen_BxT: Mask = None
 
