@@ -145,8 +145,10 @@ def with_sizes(
     text: of which each character is a token, where some are unknown.
     token_N: it encoded, [N] int32.
   """
+  if tokenizer.unk_id is None:
+    return token_N
   is_unknown_N = token_N == tokenizer.unk_id
-  if tokenizer.unk_id is None or not is_unknown_N.any():
+  if not is_unknown_N.any():
     return token_N
   code_N = np.frombuffer(files.encoded(text, 'utf-32-le'), np.uint32)
   bytes_N = 1 + sum(code_N >= least for least in (0x80, 0x800, 0x10000))

@@ -167,12 +167,20 @@ def _parser() -> _Parser:
   return parser
 
 
+def _flag(name: str) -> str:
+  return 'FILE' if name == 'paths' else f'--{name}'
+
+
 def _run(given: dict[str, Any]) -> str:
   """Does what arguments that were given ask for; returns what is printed."""
   workers = given.pop('workers', len(machine.cores()))
   if 'check' in given:
-    others = [f'--{name}' for name in given if name != 'check']
-    need(not others, f'{", ".join(others)} does nothing with --check')
+    others = [_flag(name) for name in given if name != 'check']
+    need(
+      not others,
+      f'{", ".join(others)}: nothing beside --check is of use but --workers; '
+      'leave it out',
+    )
     return check(given['check'], workers)
 
   out = given.pop('out')
@@ -183,10 +191,10 @@ def _run(given: dict[str, Any]) -> str:
     recipe = Recipe(tuple(paths), workers=workers, **given)
     return prepare_tokens(recipe, out)
 
-  others = [name for name in given if not name.endswith('_fraction')]
+  others = [_flag(name) for name in given if not name.endswith('_fraction')]
   need(
     not others,
-    f'--{", --".join(others)} does nothing without --tokenizer, which makes '
+    f'{", ".join(others)} does nothing without --tokenizer, which makes '
     'tokens; give that, or leave it out',
   )
   return prepare(paths, out, **given)
@@ -205,8 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if value not in (None, [])
   }
   if 'check' not in given:
-    required = {'paths': 'FILE', 'out': '--out'}
-    missing = [required[name] for name in required if name not in given]
+    missing = [_flag(name) for name in ('paths', 'out') if name not in given]
     if missing:
       words = ', '.join(missing)
       parser.error(f'the following arguments are required: {words}')
