@@ -7,13 +7,12 @@
 
 A split is its shards end to end, with one eos between two documents. In it,
 V - 1 + n stands for a character of n bytes that the tokenizer does not know.
-Plain files, since a window at any place of one is one copy of memory.
+Plain files, since a window at any place of one is a single small read.
 """
 
 import dataclasses
 import hashlib
 import json
-import mmap
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from ease_jax.checks import ConfigError, need
 from ease_jax.data import token_views, tokenizers
 from ease_jax.data.spec import SPLITS
+from ease_jax.data.token_views import NumberFile
 from ease_jax.files import expanded
 
 INDEX = 'index.json'
@@ -114,17 +114,19 @@ class TokenFolder:
   splits: Mapping[str, Split]
   sha256: str
 
-  def parts(self, split: str) -> tuple[np.ndarray, ...]:
-    """The tokens of a split as they are stored, mapped into memory."""
+  def parts(self, split: str) -> tuple[NumberFile, ...]:
+    """The tokens of a split as they are stored."""
+    dtype = np.dtype(self.dtype).newbyteorder('<')
     return tuple(
-      _mapped(self.path / shard.file, self.dtype)
+      NumberFile(self.path / shard.file, dtype)
       for shard in self.splits[split].shards
       if shard.tokens
     )
 
   def starts(self, split: str) -> np.ndarray:
     """Where the documents of a split start, [documents] uint64, mapped."""
-    return _mapped(self.path / self.splits[split].starts.file, START_DTYPE)
+    path = self.path / self.splits[split].starts.file
+    return np.memmap(path, START_DTYPE, 'r')
 
   @property
   def files(self) -> list[FileFacts]:
@@ -133,14 +135,6 @@ class TokenFolder:
     for split in self.splits.values():
       found += [*split.shards, split.starts]
     return found
-
-
-def _mapped(path: pathlib.Path, dtype: str) -> np.ndarray:
-  array = np.memmap(path, np.dtype(dtype).newbyteorder('<'), 'r')
-  # Windows are read here and there: what lies around them is of no use.
-  if hasattr(mmap, 'MADV_RANDOM'):
-    array._mmap.madvise(mmap.MADV_RANDOM)  # pyright: ignore
-  return array
 
 
 def open_folder(path: str, field: str = 'data.path') -> TokenFolder:
