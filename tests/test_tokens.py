@@ -174,6 +174,7 @@ def test_pieces_of_a_document_have_its_tokens(tmp_path, kind, piece_bytes):
 @pytest.mark.parametrize(
   'raw, problem',
   [
+    (b'ab \xc3(', 'is not UTF-8 at byte 3; convert it to UTF-8'),
     (b'ab \xff', 'is not UTF-8 at byte 3; convert it to UTF-8'),
     (b'\xef\xbb\xbfab cd \xc3', 'is not UTF-8 at byte 9; convert it to UTF-8'),
     ('é é é\0'.encode(), 'has a NUL at character 5, as no text has; remove it'),
@@ -324,6 +325,12 @@ def test_a_mixture_has_windows_by_weight_and_resumes(tmp_path):
   assert task.to_json()['sha256'] != alone[0].to_json()['sha256']
   other = load(both, **fields | {'mixture_weights': (1.0, 1.0)})
   assert task.to_json()['sha256'] != other.to_json()['sha256']
+
+
+def test_texts_of_one_length_are_in_orders_of_their_own():
+  tokens = np.arange(801, dtype=np.int32)
+  batch = next(pipeline.mixed_iterator([tokens] * 2, (1.0, 1.0), 8, 40, 0))
+  assert batch['tokens'][::2].tolist() != batch['tokens'][1::2].tolist()
 
 
 # Errors.
