@@ -18,7 +18,7 @@ class NumberFile:
   """Whole numbers in a file, of which stretches are read.
 
   It is not mapped into memory: each read of a few tokens would leave pages
-  around them there, at ten times the cost.
+  around them there, at more than twice the cost.
 
   Args:
     path: of the file.
