@@ -36,8 +36,11 @@ def base() -> Config:
 def _add_data(c: Config) -> None:
   c.data = ConfigDict()
   c.data.task = 'language'  # what is learned, one of data.task.TASKS
-  c.data.source = 'stdlib'  # or text, tfds
-  c.data.path = ()  # text: files, folders or globs; tfds: name or directory
+  c.data.source = 'stdlib'  # or text, tfds, tokens
+  # Text: files, folders or globs; tfds: name or directory; tokens: folders
+  # that ease_jax.data.prepare made.
+  c.data.path = ()
+  c.data.mixture_weights = ()  # tokens: shares of the windows of each folder
   c.data.select_path = ()  # text: own files for select; () = split documents
   c.data.test_path = ()  # text: own files for test; () = split documents
   c.data.select_fraction = 0.05  # share of the documents for select
@@ -315,8 +318,10 @@ def with_argument(c: Config, argument: str) -> Config:
     f'--config argument {argument!r} is unknown; use :smoke or nothing',
   )
 
-  # Text of one's own stays what it is: only less of it is read.
-  c.data.train_chars = min(c.data.train_chars or SMOKE_CHARS, SMOKE_CHARS)
+  # Text of one's own stays what it is: only less of it is read. Of prepared
+  # tokens, only what is trained on is read anyway.
+  if c.data.source != 'tokens':
+    c.data.train_chars = min(c.data.train_chars or SMOKE_CHARS, SMOKE_CHARS)
   c.data.seq_len = min(c.data.seq_len, 32)
 
   c.model.dim = 32

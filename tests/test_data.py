@@ -40,7 +40,7 @@ def documents(count, size=50):
   [
     (
       {'source': 'web'},
-      "data.source='web' is unknown; use one of: stdlib, text, tfds",
+      "data.source='web' is unknown; use one of: stdlib, text, tfds, tokens",
     ),
     (
       {'tokenizer': 'word'},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ease_jax.checks import ConfigError, need
-from ease_jax.data import files, library, text, tfds_source, tokenizers
-from ease_jax.data.spec import SPLITS, DataSpec
+from ease_jax.data import (
+  files,
+  library,
+  text,
+  tfds_source,
+  token_files,
+  token_views,
+  tokenizers,
+)
+from ease_jax.data.pipeline import Tokens
+from ease_jax.data.spec import SPLITS, TOKENS, DataSpec
 
-# Every source of SOURCES, and what reads its documents.
+# The sources of text, and what reads their documents.
 READERS: dict[str, Callable[[DataSpec], text.Splits]] = {
   'stdlib': library.read,
   'text': text.read_files,
@@ -27,17 +37,24 @@ class Corpus:
   Attributes:
     source: where the text is from, one of SOURCES.
     tokenizer: of all splits; fitted on train alone.
-    splits: the tokens of train, select and test, each [N] int32.
+    splits: the tokens of train, select and test, each [N] int32, in memory or
+      in files.
     sha256: of all these arrays, in hexadecimal digits.
     sized: the same tokens of a split that has unknown characters, where one
       of n bytes is V - 1 + n: what the bytes of a text are counted with.
+    numbers: the document of each token of a split, [N] int32, where that is
+      known without reading the tokens.
+    mixture: several texts whose windows train is, each with the share of its
+      windows; () = it is those of `splits`.
   """
 
   source: str
   tokenizer: tokenizers.Tokenizer
-  splits: dict[str, np.ndarray]
+  splits: Mapping[str, Tokens]
   sha256: str
-  sized: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  sized: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
+  numbers: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
+  mixture: tuple[tuple[Tokens, float], ...] = ()
 
 
 def load(
@@ -53,6 +70,9 @@ def load(
   Raises:
     ConfigError: the data is missing, unreadable or too short.
   """
+  if spec.source == TOKENS:
+    return _of_folders(spec, workdir)
+
   documents = READERS[spec.source](spec)
   for name, max_chars in spec.max_chars.items():
     if max_chars:
@@ -103,7 +123,6 @@ def sized_unknowns(
   # One token for each character, and for what stands between documents.
   text = '\0'.join(documents)
   code_N = np.frombuffer(text.encode('utf-32-le'), np.uint32)
-  bytes_N = 1 + sum(code_N >= least for least in (0x80, 0x800, 0x10000))
   is_unknown_N = tokens == tokenizer.unk_id
 
   unknown = sorted({chr(code) for code in code_N[is_unknown_N]})
@@ -113,7 +132,114 @@ def sized_unknowns(
     f'the vocabulary of train and read as {tokenizers.UNK}; {len(unknown)} '
     f'kinds, such as {some!r}'
   )
-  return np.where(is_unknown_N, tokenizer.vocab_size - 1 + bytes_N, tokens)
+  return with_sizes(tokenizer, text, tokens)
+
+
+def with_sizes(
+  tokenizer: tokenizers.Tokenizer, text: str, token_N: np.ndarray
+) -> np.ndarray:
+  """Tokens in which an unknown character of n bytes is V - 1 + n.
+
+  Args:
+    tokenizer: of them.
+    text: of which each character is a token, where some are unknown.
+    token_N: it encoded, [N] int32.
+  """
+  if tokenizer.unk_id is None:
+    return token_N
+  is_unknown_N = token_N == tokenizer.unk_id
+  if not is_unknown_N.any():
+    return token_N
+  code_N = np.frombuffer(files.encoded(text, 'utf-32-le'), np.uint32)
+  bytes_N = 1 + sum(code_N >= least for least in (0x80, 0x800, 0x10000))
+  sized_N = np.where(is_unknown_N, tokenizer.vocab_size - 1 + bytes_N, token_N)
+  return sized_N.astype(np.int32)
+
+
+def _of_folders(
+  spec: DataSpec, workdir: str | os.PathLike[str] | None
+) -> Corpus:
+  """The tokens of prepared folders, of which nothing is read but an index.
+
+  Train is their mixture; select and test are those of all of them, end to end.
+  """
+  folders = [token_files.open_folder(path) for path in spec.path]
+  tokenizer = folders[0].tokenizer
+  _check_same(spec, folders, workdir)
+  unk_id = tokenizer.unk_id
+
+  splits: dict[str, Tokens] = {}
+  sized: dict[str, Tokens] = {}
+  numbers: dict[str, Tokens] = {}
+  for name in SPLITS:
+    parts = [folder.parts(name) for folder in folders]
+    arrays = token_views.with_breaks(parts, tokenizer.eos_id)
+    stored = token_views.TokenFiles(arrays, tokenizer.vocab_size, None)
+    splits[name] = dataclasses.replace(stored, unk_id=unk_id)
+    if any(folder.splits[name].total('unknown') for folder in folders):
+      sized[name] = stored
+    numbers[name] = token_files.numbers(folders, name, len(stored))
+
+  mixture = []
+  for folder, weight in zip(folders, spec.mixture_weights):
+    train = token_views.TokenFiles(
+      folder.parts('train'), tokenizer.vocab_size, unk_id
+    )
+    where = f'{str(folder.path)!r}: the train split'
+    _check_train(len(train), spec.seq_len, where)
+    mixture.append((train, weight))
+
+  _check_sizes(splits, spec.seq_len)
+  sha256 = _of_mixture(folders, spec.mixture_weights)
+  return Corpus(
+    spec.source, tokenizer, splits, sha256, sized, numbers, tuple(mixture)
+  )
+
+
+def _check_same(
+  spec: DataSpec,
+  folders: Sequence[token_files.TokenFolder],
+  workdir: str | os.PathLike[str] | None,
+) -> None:
+  """Refuses folders of another tokenizer than the run's, or than others."""
+  first, *others = folders
+  need(
+    first.tokenizer.name == spec.tokenizer,
+    f'data.tokenizer={spec.tokenizer!r}, but the tokens of {first.path} are of '
+    f'kind {first.tokenizer.name!r}; set data.tokenizer to that',
+  )
+  expected = tokenizers.vocabulary(first.tokenizer)
+  for other in others:
+    _check_vocabulary(other, expected, first.path)
+  path = None if workdir is None else pathlib.Path(workdir, tokenizers.FILE)
+  if path is not None and path.exists():
+    expected = tokenizers.vocabulary(tokenizers.load(path))
+    _check_vocabulary(first, expected, path)
+
+
+def _check_vocabulary(
+  folder: token_files.TokenFolder,
+  expected: Mapping[str, str | int],
+  path: pathlib.Path,
+) -> None:
+  for name, here in tokenizers.vocabulary(folder.tokenizer).items():
+    need(
+      here == expected[name],
+      f'data.path: the tokens of {folder.path} are of another tokenizer than '
+      f'{path} ({name}={here} there, {expected[name]} here); prepare the text '
+      f'with --tokenizer_from={path}',
+    )
+
+
+def _of_mixture(
+  folders: Sequence[token_files.TokenFolder], weights: Sequence[float]
+) -> str:
+  """The hash of a folder, or of several with their weights."""
+  hashes = [folder.sha256 for folder in folders]
+  if len(hashes) == 1:
+    return hashes[0]
+  said = json.dumps([hashes, list(weights)])
+  return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _tokenizer(
@@ -135,14 +261,8 @@ def _tokenizer(
   return saved
 
 
-def _check_sizes(splits: Mapping[str, np.ndarray], seq_len: int) -> None:
-  num_train = len(splits['train'])
-  if num_train < seq_len + 1:
-    raise ConfigError(
-      f'data: the train split has {num_train} tokens, fewer than '
-      f'data.seq_len + 1 = {seq_len + 1}; give more text or lower '
-      'data.seq_len'
-    )
+def _check_sizes(splits: Mapping[str, Tokens], seq_len: int) -> None:
+  _check_train(len(splits['train']), seq_len, 'the train split')
   for name in ('select', 'test'):
     num_tokens = len(splits[name])
     if num_tokens < 2:
@@ -150,6 +270,14 @@ def _check_sizes(splits: Mapping[str, np.ndarray], seq_len: int) -> None:
         f'data: the {name} split has {num_tokens} tokens, fewer than '
         f'2; give more text or raise data.{name}_fraction'
       )
+
+
+def _check_train(num_tokens: int, seq_len: int, where: str) -> None:
+  need(
+    num_tokens > seq_len,
+    f'data: {where} has {num_tokens} tokens, fewer than data.seq_len + 1 = '
+    f'{seq_len + 1}; give more text or lower data.seq_len',
+  )
 
 
 def _sha256(splits: Mapping[str, np.ndarray]) -> str:

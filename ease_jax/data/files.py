@@ -1,5 +1,6 @@
 """Text of files: each one is read, or a printed line says why it is not."""
 
+import codecs
 import collections
 import dataclasses
 import glob
@@ -38,6 +39,30 @@ class Account:
   notes: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
+
+  def note(self, has_mark: bool, has_returns: bool) -> None:
+    """Notes what a file has that is left out, or kept.
+
+    Args:
+      has_mark: a byte-order mark at its beginning.
+      has_returns: characters \\r.
+    """
+    if has_mark:
+      self.notes['byte-order marks, left out'] += 1
+    if has_returns:
+      self.notes['files with \\r in line ends, kept'] += 1
+
+  def add(self, files: int, sizes: Sequence[int]) -> None:
+    """Counts files that were read.
+
+    Args:
+      files: of them.
+      sizes: characters of those that are not empty.
+    """
+    self.files += len(sizes)
+    self.characters += sum(sizes)
+    if files > len(sizes):
+      self.notes['empty files, left out'] += files - len(sizes)
 
   def __str__(self) -> str:
     parts = [f'{self.files:,} files, {self.characters:,} characters']
@@ -187,11 +212,8 @@ def load(
     text = _read(path, field, account)
     if text:
       documents.append(Document(name, text))
-    else:
-      account.notes['empty files, left out'] += 1
 
-  account.files += len(documents)
-  account.characters += sum(len(document.text) for document in documents)
+  account.add(len(files), [len(document.text) for document in documents])
   first = next(iter(files))
   need(
     len(documents) > 0,
@@ -208,11 +230,7 @@ def _read(path: pathlib.Path, field: str, account: Account) -> str:
       f'{field}: cannot read {str(path)!r}: {error.strerror}'
     ) from error
   text = decode(raw, f'{field}: {str(path)!r}')
-
-  if raw.startswith(b'\xef\xbb\xbf'):
-    account.notes['byte-order marks, left out'] += 1
-  if '\r' in text:
-    account.notes['files with \\r in line ends, kept'] += 1
+  account.note(raw.startswith(codecs.BOM_UTF8), '\r' in text)
   return text
 
 

@@ -14,6 +14,20 @@ import numpy as np
 
 Batch = dict[str, np.ndarray]
 
+
+class Tokens(Protocol):
+  """Numbers in a row, [N], of which stretches are read as int32.
+
+  An array is one; tokens in files are another.
+  """
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, stretch: slice, /) -> np.ndarray:
+    """Those from `stretch.start` to `stretch.stop`."""
+    ...
+
+
 # Windows that grain may count: a batch of one of its endless ones is one more
 # than an integer of Python's C code holds.
 _ENDLESS = 2**62
@@ -38,7 +52,7 @@ class BatchIterator(Protocol):
 class _Windows:
   """Windows of T + 1 tokens at stride T; neighbours share one token."""
 
-  def __init__(self, tokens: np.ndarray, seq_len: int):
+  def __init__(self, tokens: Tokens, seq_len: int):
     self._tokens = tokens
     self._seq_len = seq_len
 
@@ -52,13 +66,17 @@ class _Windows:
 
 
 def train_iterator(
-  tokens: np.ndarray,
+  tokens: Tokens,
   seq_len: int,
   batch_size: int,
   seed: int,
   bos_id: int | None = None,
 ) -> BatchIterator:
   """Endless batches in a new order each epoch.
+
+  Where several processes train, batch b of all of them together is the rows
+  of process 0, then those of process 1, and so on: the same windows in the
+  same order as one process has them with a batch that is as large.
 
   Args:
     tokens: the training split, [N] int32 with N > seq_len.
@@ -67,18 +85,58 @@ def train_iterator(
     seed: fixes the order of every epoch.
     bos_id: stands in the place of each window's first token; None = no other.
   """
+  windows = _shuffled(tokens, seq_len, seed)
+  return _batches(windows, batch_size, bos_id)
+
+
+def mixed_iterator(
+  parts: Sequence[Tokens],
+  weights: Sequence[float],
+  seq_len: int,
+  batch_size: int,
+  seed: int,
+  bos_id: int | None = None,
+) -> BatchIterator:
+  """Endless batches of windows of several texts, interleaved evenly.
+
+  Each text has epochs of its own, so that a short one with a large weight is
+  repeated sooner.
+
+  Args:
+    parts: training splits, each as in `train_iterator`.
+    weights: of each, above 0; shares of the windows, to a hundredth of the
+      smallest.
+    seq_len, batch_size, seed, bos_id: as in `train_iterator`.
+  """
+  datasets = []
+  for number, tokens in enumerate(parts):
+    # Of one seed, texts of one length would be in the same order.
+    own = np.random.SeedSequence((seed, number)).generate_state(1)
+    datasets.append(_shuffled(tokens, seq_len, int(own[0])))
+  mixed = grain.MapDataset.mix(datasets, weights)
+  return _batches(mixed[:_ENDLESS], batch_size, bos_id)
+
+
+def _shuffled(tokens: Tokens, seq_len: int, seed: int) -> grain.MapDataset:
+  """All windows, shuffled, again and again."""
   source = _Windows(tokens, seq_len)
   windows = grain.MapDataset.source(source).seed(seed).shuffle()
-  windows = windows.repeat(_ENDLESS // len(source))
+  return windows.repeat(_ENDLESS // len(source))
+
+
+def _batches(
+  windows: grain.MapDataset, batch_size: int, bos_id: int | None
+) -> BatchIterator:
+  """Batches of windows, those of this process."""
+  stack = functools.partial(_stack, bos_id)
+  batches = windows.batch(batch_size, batch_fn=stack)
 
   # Sharding comes after shuffling, so that every process sees all the text.
-  shard = slice(jax.process_index(), None, jax.process_count())
-  stack = functools.partial(_stack, bos_id)
-  batches = windows[shard].batch(batch_size, batch_fn=stack)
+  own = slice(jax.process_index(), None, jax.process_count())
 
   # A window is a slice of memory: reading threads cost more than they save.
   options = grain.ReadOptions(num_threads=0)
-  return iter(batches.to_iter_dataset(options))
+  return iter(batches[own].to_iter_dataset(options))
 
 
 def _stack(bos_id: int | None, windows: Sequence[np.ndarray]) -> Batch:
@@ -96,8 +154,30 @@ def _begin(tokens_BxT: np.ndarray, bos_id: int | None) -> None:
     tokens_BxT[:, 0] = bos_id
 
 
+def token_documents(
+  tokens_BxT: np.ndarray, eos_id: int, bos_id: int | None = None
+) -> np.ndarray:
+  """The document that each token of a window is of, [B, T] int32.
+
+  It counts from 0 in each window; eos is of the document that it ends. No
+  batch has it yet: it is what attention needs that stays within documents.
+  The `document` of an evaluation's batches counts through the whole split, and
+  is that of targets.
+
+  Args:
+    tokens_BxT: of a batch.
+    eos_id: ends documents.
+    bos_id: what stands in the place of the first token; None = no other.
+  """
+  is_eos_BxT = tokens_BxT == eos_id
+  if bos_id is not None:  # the two may be one token, and this one ends nothing
+    is_eos_BxT[:, 0] = False
+  ended_BxT = np.cumsum(is_eos_BxT, axis=1) - is_eos_BxT
+  return ended_BxT.astype(np.int32)
+
+
 def eval_batches(
-  tokens: np.ndarray,
+  tokens: Tokens,
   seq_len: int,
   batch_size: int,
   max_tokens: int = 0,
@@ -106,38 +186,37 @@ def eval_batches(
   """Batches in which every token but the first is a target exactly once.
 
   Args:
-    tokens: a split, [N] int32.
+    tokens: a split, [N] int32; only what a batch holds is read.
     seq_len: T.
     batch_size: B; the last batch is padded to it, with mask 0.
     max_tokens: score about so many targets, in whole windows spread evenly
       over the split, since its first ones may all be of one document; 0 = all.
     bos_id: as in `train_iterator`.
   """
-  num_targets = len(tokens) - 1
-  start_W = _starts(num_targets, seq_len, max_tokens)
-  offset_T = np.arange(seq_len)
+  start_W = _starts(len(tokens) - 1, seq_len, max_tokens)
+  shape = batch_size, seq_len
   for first in range(0, len(start_W), batch_size):
+    tokens_BxT = np.zeros(shape, np.int32)
+    targets_BxT = np.zeros(shape, np.int32)
+    mask_BxT = np.zeros(shape, np.float32)
+
     start_B = start_W[first : first + batch_size]
-    index_BxT = start_B[:, None] + offset_T
-    real_BxT = index_BxT < num_targets
-    index_BxT = np.where(real_BxT, index_BxT, 0)
+    for row, start in enumerate(start_B):
+      window = tokens[start : start + seq_len + 1]
+      length = len(window) - 1
+      tokens_BxT[row, :length] = window[:-1]
+      targets_BxT[row, :length] = window[1:]
+      mask_BxT[row, :length] = 1
 
-    missing_rows = batch_size - len(start_B)
-    padding = ((0, missing_rows), (0, 0))
-    tokens_BxT = tokens[index_BxT] * real_BxT
-    _begin(tokens_BxT, bos_id)
-    yield {
-      'tokens': np.pad(tokens_BxT, padding),
-      'targets': np.pad(tokens[index_BxT + 1] * real_BxT, padding),
-      'mask': np.pad(real_BxT.astype(np.float32), padding),
-    }
+    _begin(tokens_BxT[: len(start_B)], bos_id)
+    yield {'tokens': tokens_BxT, 'targets': targets_BxT, 'mask': mask_BxT}
 
 
-def _starts(num_targets: int, seq_len: int, max_tokens: int) -> np.ndarray:
-  """Where the windows of an evaluation start, [W] int."""
-  start_W = np.arange(0, num_targets, seq_len)
+def _starts(num_targets: int, seq_len: int, max_tokens: int) -> Sequence[int]:
+  """Where the windows of an evaluation start, [W]."""
+  start_W = range(0, num_targets, seq_len)
   num_windows = -(-max_tokens // seq_len)
   if not 0 < num_windows < len(start_W):
     return start_W
   spread_W = np.linspace(0, len(start_W) - 1, num_windows)
-  return start_W[spread_W.astype(int)]
+  return [start_W[number] for number in spread_W.astype(int)]

@@ -1,6 +1,13 @@
-"""Turns text files into a TFDS folder that `data.source=tfds` reads.
+"""Prepares texts that many runs read, or that no memory holds.
 
   python -m ease_jax.data.prepare --out=DIR FILE...
+  python -m ease_jax.data.prepare --tokenizer=bpe --out=DIR FILE...
+  python -m ease_jax.data.prepare --check=DIR
+
+The first makes a TFDS folder of documents, which `data.source=tfds` reads; the
+second a folder of tokens for `data.source=tokens`, made by several processes
+out of files of any size or, with --source=tfds, the documents of a TFDS
+dataset; the third reads all of such a folder and compares it with its hashes.
 
 Standard output is the folder to use as `data.path` and nothing else; progress
 goes to standard error. FILE may be a folder or a glob.
@@ -13,9 +20,12 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from ease_jax import machine
 from ease_jax.checks import ConfigError, check_value, need
+from ease_jax.data import token_files, token_writer
+from ease_jax.data.recipe import Recipe
 from ease_jax.data.spec import Fraction, Paths
 from ease_jax.files import expanded
 
@@ -71,6 +81,50 @@ def prepare(
   return folder
 
 
+def prepare_tokens(recipe: Recipe, out: str | os.PathLike[str]) -> str:
+  """Writes the tokens of a text; returns the folder.
+
+  Args:
+    recipe: which text, and how it becomes tokens.
+    out: the folder, which is made.
+
+  Raises:
+    ConfigError: the text cannot be read or leaves a split empty, or the folder
+      is there already.
+  """
+  folder = expanded(out, '--out')
+  if folder.exists():
+    raise ConfigError(
+      f'--out={str(folder)!r} already exists; choose another folder'
+    )
+  with _all_or_nothing(folder):
+    folder.mkdir(parents=True)
+    token_writer.write(recipe, folder)
+  return str(folder)
+
+
+def check(path: str, workers: int = 1) -> str:
+  """Reads all of a folder of tokens; returns what it holds, in a line.
+
+  Args:
+    path: of the folder.
+    workers: processes that read.
+
+  Raises:
+    ConfigError: a file is missing, or is not what it was.
+  """
+  opened = token_files.open_folder(path, '--check')
+  paths = [opened.path / facts.file for facts in opened.files]
+  with token_writer.mapping(workers) as run:
+    for _ in run(token_files.check_whole, paths, opened.files):
+      pass
+  tokens = sum(split.total('tokens') for split in opened.splits.values())
+  return (
+    f'{opened.path}: {tokens:,} tokens in {len(paths)} files are as '
+    f'{token_files.INDEX} says'
+  )
+
+
 @contextlib.contextmanager
 def _all_or_nothing(folder: pathlib.Path) -> Iterator[None]:
   """What fails leaves no folder that was not there before."""
@@ -90,33 +144,86 @@ class _Parser(argparse.ArgumentParser):
     sys.exit(f'error: {message}')
 
 
+def _parser() -> _Parser:
+  parser = _Parser(
+    prog='python -m ease_jax.data.prepare',
+    description='Turns text into a TFDS folder or, with --tokenizer, into '
+    'tokens.',
+  )
+  parser.add_argument('paths', nargs='*', metavar='FILE')
+  parser.add_argument('--out', metavar='DIR')
+  parser.add_argument('--check', metavar='DIR')
+  parser.add_argument('--workers', type=int)
+  parser.add_argument('--select_fraction', type=float)
+  parser.add_argument('--test_fraction', type=float)
+  parser.add_argument('--source', help='text (files) or tfds')
+  parser.add_argument('--tokenizer', help='byte, char or bpe')
+  parser.add_argument('--tokenizer_from', metavar='DIR')
+  parser.add_argument('--vocab_size', type=int)
+  parser.add_argument('--sample_bytes', type=int)
+  parser.add_argument('--shard_bytes', type=int)
+  parser.add_argument('--select_path', action='append', metavar='FILE')
+  parser.add_argument('--test_path', action='append', metavar='FILE')
+  return parser
+
+
+def _flag(name: str) -> str:
+  return 'FILE' if name == 'paths' else f'--{name}'
+
+
+def _run(given: dict[str, Any]) -> str:
+  """Does what arguments that were given ask for; returns what is printed."""
+  workers = given.pop('workers', len(machine.cores()))
+  if 'check' in given:
+    others = [_flag(name) for name in given if name != 'check']
+    need(
+      not others,
+      f'{", ".join(others)}: nothing beside --check is of use but --workers; '
+      'leave it out',
+    )
+    return check(given['check'], workers)
+
+  out = given.pop('out')
+  paths = given.pop('paths')
+  if 'tokenizer' in given or 'tokenizer_from' in given:
+    for name in ('select_path', 'test_path'):
+      given[name] = tuple(given.get(name, ()))
+    recipe = Recipe(tuple(paths), workers=workers, **given)
+    return prepare_tokens(recipe, out)
+
+  others = [_flag(name) for name in given if not name.endswith('_fraction')]
+  need(
+    not others,
+    f'{", ".join(others)} does nothing without --tokenizer, which makes '
+    'tokens; give that, or leave it out',
+  )
+  return prepare(paths, out, **given)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """The command line.
 
   Args:
     argv: arguments without the program's name; None = those of this process.
   """
-  parser = _Parser(
-    prog='python -m ease_jax.data.prepare',
-    description='Turns text files into a TFDS folder.',
-  )
-  parser.add_argument('paths', nargs='+', metavar='FILE')
-  parser.add_argument('--out', required=True, metavar='DIR')
-  parser.add_argument('--select_fraction', type=float, default=0.05)
-  parser.add_argument('--test_fraction', type=float, default=0.05)
-  args = parser.parse_args(argv)
+  parser = _parser()
+  given = {
+    name: value
+    for name, value in vars(parser.parse_args(argv)).items()
+    if value not in (None, [])
+  }
+  if 'check' not in given:
+    missing = [_flag(name) for name in ('paths', 'out') if name not in given]
+    if missing:
+      words = ', '.join(missing)
+      parser.error(f'the following arguments are required: {words}')
   try:
-    folder = prepare(
-      args.paths,
-      args.out,
-      select_fraction=args.select_fraction,
-      test_fraction=args.test_fraction,
-    )
+    said = _run(given)
   except (ConfigError, OSError) as error:
     sys.exit(f'error: {" ".join(str(error).split())}')
   except KeyboardInterrupt:
     sys.exit('error: interrupted; nothing was made')
-  print(folder)
+  print(said)
 
 
 if __name__ == '__main__':

@@ -12,10 +12,12 @@ from ease_jax.checks import (
   ReadIf,
   Size,
   check_fields,
+  need,
   plain,
 )
 
-SOURCES = ('stdlib', 'text', 'tfds')
+TOKENS = 'tokens'  # the source that has been tokenized before
+SOURCES = ('stdlib', 'text', 'tfds', TOKENS)
 TOKENIZERS = ('byte', 'char', 'bpe', 'pretrained')
 SPLITS = ('train', 'select', 'test')
 
@@ -26,6 +28,8 @@ Fraction = Annotated[float, Range(0, 0.5, above=True, below=True)]
 # Who splits documents, and who has files for each split.
 _Split = ReadIf('source', ('stdlib', 'text'))
 _Files = ReadIf('source', ('text',))
+# Who has text, which is not yet tokens.
+_Text = ReadIf('source', ('stdlib', 'text', 'tfds'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +38,12 @@ class DataSpec:
 
   Attributes:
     task: what is learned from it, one of `task.TASKS`.
-    source: the running Python's library, text files, or a TFDS dataset.
-    path: files, folders or globs; of tfds one name or folder.
+    source: the running Python's library, text files, a TFDS dataset, or
+      folders of prepared tokens.
+    path: files, folders or globs; of tfds one name or folder; of tokens the
+      folders.
+    mixture_weights: of tokens in several folders, what share of the training
+      windows each of them gives; they need not sum to one.
     select_path: files of the split select; () holds some of `path` out.
     test_path: files of the split test; () holds some of `path` out.
     select_fraction: share of the characters that select holds out.
@@ -52,18 +60,22 @@ class DataSpec:
 
   task: str
   source: Annotated[str, OneOf(SOURCES)]
-  path: Annotated[Paths, ReadIf('source', ('text', 'tfds'))]
+  path: Annotated[Paths, ReadIf('source', ('text', 'tfds', TOKENS))]
+  mixture_weights: Annotated[
+    tuple[Annotated[float, Range(0, above=True)], ...],
+    ReadIf('source', (TOKENS,)),
+  ]
   select_path: Annotated[Paths, _Files]
   test_path: Annotated[Paths, _Files]
   select_fraction: Annotated[Fraction, _Split, ReadIf('select_path', ((),))]
   test_fraction: Annotated[Fraction, _Split, ReadIf('test_path', ((),))]
-  train_chars: Size
-  select_chars: Size
-  test_chars: Size
+  train_chars: Annotated[Size, _Text]
+  select_chars: Annotated[Size, _Text]
+  test_chars: Annotated[Size, _Text]
   tokenizer: Annotated[str, OneOf(TOKENIZERS)]
   # 256 bytes and eos, before any pair.
   vocab_size: Annotated[
-    int, Range(257, 2**31 - 1), ReadIf('tokenizer', ('bpe',))
+    int, Range(257, 2**31 - 1), ReadIf('tokenizer', ('bpe',)), _Text
   ]
   seq_len: Count
 
@@ -78,6 +90,22 @@ class DataSpec:
 
   def __post_init__(self):
     check_fields('data', self)
+    if self.source == TOKENS:
+      self._check_folders()
+
+  def _check_folders(self) -> None:
+    need(
+      len(self.path) > 0,
+      f'data.path=() names no folder; data.source={TOKENS} needs one',
+    )
+    several = len(self.path) if len(self.path) > 1 else 0
+    need(
+      len(self.mixture_weights) == several,
+      f'data.mixture_weights={self.mixture_weights} has '
+      f'{len(self.mixture_weights)} weights, and data.path names '
+      f'{len(self.path)} folders; give each of several a weight, and one alone '
+      'none',
+    )
 
   @property
   def max_chars(self) -> dict[str, int]:

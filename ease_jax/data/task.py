@@ -19,7 +19,7 @@ from ease_jax.checks import one_of
 from ease_jax.data import corpus as corpora
 from ease_jax.data import pipeline, tokenizers
 from ease_jax.data.corpus import Corpus
-from ease_jax.data.pipeline import Batch, BatchIterator
+from ease_jax.data.pipeline import Batch, BatchIterator, Tokens
 from ease_jax.data.spec import DataSpec
 from ease_jax.data.tokenizers import UNK
 
@@ -188,17 +188,20 @@ class LanguageModelling:
     return self.corpus.tokenizer.eos_id
 
   def train_batches(self, batch_size: int, seed: int) -> BatchIterator:
-    tokens = self.corpus.splits['train']
-    bos_id = self.corpus.tokenizer.bos_id
-    return pipeline.train_iterator(
-      tokens, self.seq_len, batch_size, seed, bos_id
-    )
+    how = self.seq_len, batch_size, seed, self.corpus.tokenizer.bos_id
+    if self.corpus.mixture:
+      parts, weights = zip(*self.corpus.mixture, strict=True)
+      return pipeline.mixed_iterator(parts, weights, *how)
+    return pipeline.train_iterator(self.corpus.splits['train'], *how)
 
   def eval_batches(
     self, split: str, batch_size: int, max_tokens: int = 0
   ) -> Iterator[Batch]:
     tokens = self.corpus.splits[split]
-    beside = {'document': documents(tokens, self.eos_id)}
+    numbers = self.corpus.numbers.get(split)
+    if numbers is None:
+      numbers = documents(tokens[:], self.eos_id)
+    beside: dict[str, Tokens] = {'document': numbers}
     if split in self.corpus.sized:
       beside['scored'] = self.corpus.sized[split]
 
@@ -214,11 +217,19 @@ class LanguageModelling:
   def beginning(self, split: str, num_tokens: int) -> 'LanguageModelling':
     # The first token is seen, never predicted.
     end = num_tokens + 1
-    sized = self.corpus.sized
+
+    def first(of_splits: Mapping[str, Tokens]) -> dict[str, Tokens]:
+      """Of a split that is among some, the beginning."""
+      return {
+        name: of_splits[name][:end] for name in of_splits if name == split
+      }
+
     corpus = dataclasses.replace(
       self.corpus,
-      splits={split: self.corpus.splits[split][:end]},
-      sized={name: sized[name][:end] for name in sized if name == split},
+      splits=first(self.corpus.splits),
+      sized=first(self.corpus.sized),
+      numbers=first(self.corpus.numbers),
+      mixture=(),
     )
     return dataclasses.replace(self, corpus=corpus)
 

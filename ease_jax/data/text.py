@@ -36,7 +36,7 @@ def read_files(spec: DataSpec) -> Splits:
     for field, given in patterns.items()
     if given or field == 'data.path'
   }
-  _check_disjoint(files)
+  check_disjoint(files)
   documents = {
     field: files_lib.load(found, field, account)
     for field, found in files.items()
@@ -56,7 +56,15 @@ def read_files(spec: DataSpec) -> Splits:
   return splits
 
 
-def _check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:
+def check_disjoint(files: Mapping[str, Mapping[pathlib.Path, str]]) -> None:
+  """Refuses a file that is in two splits.
+
+  Args:
+    files: of each field of the config.
+
+  Raises:
+    ConfigError: names it.
+  """
   owner: dict[tuple[int, int], str] = {}  # of a file, whatever its names
   for field, paths in files.items():
     for path in paths:
@@ -81,19 +89,36 @@ def split(documents: Sequence[Document], select: float, test: float) -> Splits:
     test: share of the characters that test gets; 0 = none.
   """
   fractions = {'select': select, 'test': test}
-  if len(documents) >= MIN_DOCUMENTS:
-    return _split_whole(documents, fractions)
-  return _split_contiguous([document.text for document in documents], fractions)
-
-
-def _split_whole(
-  documents: Sequence[Document], fractions: Mapping[str, float]
-) -> Splits:
-  """Fills each held-out split with the first documents, by hash, that fit."""
   size_N = [len(document.text) for document in documents]
+  if len(documents) >= MIN_DOCUMENTS:
+    owner_N = owners([doc.name for doc in documents], size_N, fractions)
+    splits: Splits = {name: [] for name in SPLITS}
+    for document, owner in zip(documents, owner_N, strict=True):
+      splits[owner].append(document.text)
+    return splits
+
+  sizes = shares(sum(size_N), fractions)
+  texts = [document.text for document in documents]
+  train, rest = cut(texts, sizes['train'])
+  select_texts, test_texts = cut(rest, sizes['select'])
+  return {'train': train, 'select': select_texts, 'test': test_texts}
+
+
+def owners(
+  names: Sequence[str], size_N: Sequence[int], fractions: Mapping[str, float]
+) -> list[str]:
+  """The split of each document, all of which move whole.
+
+  Each held-out split is filled with the first documents, by hash, that fit.
+
+  Args:
+    names: of the documents.
+    size_N: characters of each.
+    fractions: share of the characters that each held-out split gets; 0 = none.
+  """
   room = {name: f * sum(size_N) for name, f in fractions.items() if f > 0}
-  owner_N = ['train'] * len(documents)
-  for i in sorted(range(len(documents)), key=lambda i: _hash(documents[i])):
+  owner_N = ['train'] * len(names)
+  for i in sorted(range(len(names)), key=lambda i: _hash(names[i])):
     for name in room:
       if size_N[i] <= room[name]:
         owner_N[i] = name
@@ -106,25 +131,22 @@ def _split_whole(
       train = [i for i, owner in enumerate(owner_N) if owner == 'train']
       shortest = min(train, key=lambda i: size_N[i])
       owner_N[shortest] = name
-
-  splits: Splits = {name: [] for name in SPLITS}
-  for document, owner in zip(documents, owner_N, strict=True):
-    splits[owner].append(document.text)
-  return splits
+  return owner_N
 
 
-def _hash(document: Document) -> bytes:
-  return hashlib.sha256(document.name.encode('utf-8', 'replace')).digest()
+def _hash(name: str) -> bytes:
+  return hashlib.sha256(name.encode('utf-8', 'replace')).digest()
 
 
-def _split_contiguous(
-  texts: Sequence[str], fractions: Mapping[str, float]
-) -> Splits:
-  total = sum(map(len, texts))
+def shares(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
+  """Characters of each split, in the order in which texts are cut.
+
+  Args:
+    total: characters of all texts.
+    fractions: as in `owners`.
+  """
   sizes = {name: round(f * total) for name, f in fractions.items()}
-  train, rest = cut(texts, total - sum(sizes.values()))
-  select, test = cut(rest, sizes['select'])
-  return {'train': train, 'select': select, 'test': test}
+  return {'train': total - sum(sizes.values()), **sizes}
 
 
 def cut(texts: Sequence[str], size: int) -> tuple[list[str], list[str]]:

@@ -1,8 +1,9 @@
 """Documents of a prepared TensorFlow Datasets folder, without TensorFlow."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from ease_jax.checks import ConfigError
+from ease_jax.checks import ConfigError, need
 from ease_jax.data.files import decode
 from ease_jax.data.spec import DataSpec
 from ease_jax.files import expanded
@@ -18,6 +19,18 @@ _NAMES = {
 }
 
 
+class Stored(NamedTuple):
+  """A split of a prepared dataset.
+
+  Attributes:
+    num_examples: documents in it.
+    num_bytes: of its files.
+  """
+
+  num_examples: int
+  num_bytes: int
+
+
 def read(spec: DataSpec) -> dict[str, list[str]]:
   """The documents of each split, in the order the dataset stores them.
 
@@ -27,14 +40,65 @@ def read(spec: DataSpec) -> dict[str, list[str]]:
   Raises:
     ConfigError: not a prepared dataset, or one that cannot be read here.
   """
-  if len(spec.path) != 1:
-    raise ConfigError(
-      f'data.path={spec.path} must be one TFDS folder or builder name'
-    )
+  check_one(spec.path, 'data.path')
   path = spec.path[0]
+  return {name: list(some(path, name)) for name in _NAMES}
+
+
+def check_one(paths: Sequence[str], field: str) -> None:
+  """Raises ConfigError unless there is one path."""
+  need(
+    len(paths) == 1,
+    f'{field}={tuple(paths)} must be one TFDS folder or builder name',
+  )
+
+
+def stored(path: str, name: str) -> Stored:
+  """What a prepared dataset says about a split.
+
+  Args:
+    path: folder or builder name.
+    name: of the split.
+
+  Raises:
+    ConfigError: as `read` does.
+  """
+  builder = _checked(path)
+  split = builder.info.splits[_stored_name(builder, path, name)]
+  return Stored(split.num_examples, split.num_bytes)
+
+
+def some(
+  path: str, name: str, begin: int = 0, end: int | None = None
+) -> Iterator[str]:
+  """Documents `begin` to `end` of a split, one after the other.
+
+  Args:
+    path: folder or builder name.
+    name: of the split.
+    begin: number of the first one.
+    end: number behind the last one; None = all there are.
+
+  Raises:
+    ConfigError: as `read` does.
+  """
+  builder = _checked(path)
+  alias = _stored_name(builder, path, name)
+  where = f'data.path: {path!r}, a document of {alias!r}'
+  try:
+    source = builder.as_data_source(alias)
+    for number in range(*slice(begin, end).indices(len(source))):
+      yield decode(source[number][FIELD], where)
+  except ConfigError:
+    raise
+  except Exception as error:  # whatever a damaged file makes a reader raise
+    raise ConfigError(f'{where} cannot be read; prepare it again') from error
+
+
+def _checked(path: str) -> Builder:
   builder = _builder(path)
   _check(builder, path)
-  return {name: _split(builder, path, name) for name in _NAMES}
+  return builder
 
 
 def _builder(path: str) -> Builder:
@@ -73,16 +137,12 @@ def _check(builder: Builder, path: str) -> None:
     )
 
 
-def _split(builder: Builder, path: str, name: str) -> list[str]:
-  stored = [alias for alias in _NAMES[name] if alias in builder.info.splits]
-  if not stored:
-    raise ConfigError(
-      f'data.path: {path!r} has no split {" or ".join(_NAMES[name])}, only '
-      f'{", ".join(builder.info.splits)}; prepare it with that split'
-    )
-  where = f'data.path: {path!r}, a document of {stored[0]!r}'
-  try:
-    raw = [example[FIELD] for example in builder.as_data_source(stored[0])]
-  except Exception as error:  # whatever a damaged file makes a reader raise
-    raise ConfigError(f'{where} cannot be read; prepare it again') from error
-  return [decode(document, where) for document in raw]
+def _stored_name(builder: Builder, path: str, name: str) -> str:
+  """What the dataset calls a split."""
+  found = [alias for alias in _NAMES[name] if alias in builder.info.splits]
+  need(
+    len(found) > 0,
+    f'data.path: {path!r} has no split {" or ".join(_NAMES[name])}, only '
+    f'{", ".join(builder.info.splits)}; prepare it with that split',
+  )
+  return found[0]

@@ -324,7 +324,7 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
   """
   path = pathlib.Path(path)
   try:
-    return _from_json(path.read_text(encoding='utf-8'))
+    return from_json(path.read_text(encoding='utf-8'))
   except FileNotFoundError as error:
     raise ConfigError(
       f'{path} is missing; give the folder of a trained model'
@@ -335,7 +335,8 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     ) from error
 
 
-def _from_json(text: str) -> Tokenizer:
+def from_json(text: str) -> Tokenizer:
+  """Rebuilds a tokenizer from what its `to_json` returned."""
   saved: dict[str, Any] = json.loads(text)
   if 'model' in saved:
     return Bpe(hf.Tokenizer.from_str(text))
