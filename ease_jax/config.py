@@ -30,6 +30,7 @@ def base() -> Config:
   _add_loss(c)
   _add_training(c)
   _add_exits(c)
+  _add_mesh(c)
   return c.lock()
 
 
@@ -196,7 +197,7 @@ def _add_training(c: Config) -> None:
   c.train = ConfigDict()
   c.train.steps = 1000  # batches, one update each; 0 = imported, not trained
   c.train.updates = 'joint'  # or per_segment: one update per batch and segment
-  c.train.batch_size = 8  # B: windows per update
+  c.train.batch_size = 8  # B: windows per update, on all devices together
   c.train.accumulate = 1  # micro-batches per update; divides batch_size
   c.train.runs = 'constant'  # S; or late, curriculum, drawn, drawn_rows
   c.train.runs_share = 0.4  # late, curriculum: of the steps, until S are run
@@ -225,7 +226,7 @@ def _add_training(c: Config) -> None:
 
 def _add_exits(c: Config) -> None:
   c.evaluate = ConfigDict()
-  c.evaluate.batch_size = 16  # windows per evaluation batch
+  c.evaluate.batch_size = 16  # windows per batch, on all devices together
   c.evaluate.select_split = 'select'  # thresholds are chosen here
   c.evaluate.report_split = 'test'  # and reported here
   c.evaluate.max_tokens = 0  # scored per split, spread evenly; 0 = all
@@ -268,6 +269,13 @@ def _add_exits(c: Config) -> None:
   c.generate.adaptive.decay = 0.9  # what a round counts a round later
   c.generate.adaptive.look_every = 4  # rounds between looks at all readouts
   c.generate.adaptive.early_stop = True  # draft while one more is worth it
+
+
+def _add_mesh(c: Config) -> None:
+  c.mesh = ConfigDict()  # devices of the run along each axis (sharding.py)
+  c.mesh.data = 1  # parts of each batch; -1 = what the others leave
+  c.mesh.fsdp = 1  # parts of each batch and of the parameters
+  c.mesh.tensor = 1  # parts of heads, MLPs and vocabulary
 
 
 def with_section(c: Config, path: str, **fields: Any) -> Config:

@@ -23,6 +23,7 @@ ORDER = (
   'presets',
   'machine',
   'progress',
+  'sharding',
   'model',
   'data',
   'decode',
