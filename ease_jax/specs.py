@@ -108,10 +108,10 @@ class Specs:
     )
     total = 0.0
     for now, updates in plans.items():
-      total += updates * self._flops_of(planned(body, self.loss, now))
+      total += updates * self.flops_of(planned(body, self.loss, now))
     return total / len(steps) + self._flops_of_shortcuts()
 
-  def _flops_of(self, now: Stage) -> float:
+  def flops_of(self, now: Stage) -> float:
     """Of one token forward and backward in an update of a stage."""
     any_run = tells(self.train, now)
     prices = now.model.costs(self.data.seq_len, any_run)

@@ -34,6 +34,7 @@ ORDER = (
   'specs',
   'workdir',
   'saved_config',
+  'command',
   'provenance',
   'texts',
   'deploy',
@@ -48,6 +49,8 @@ ORDER = (
   'harness',
   'lm_eval',
   'study',
+  'planning',
+  'plan',
   'main',
 )
 FILES = sorted(ROOT.rglob('*.py'))
