@@ -171,6 +171,7 @@ def lines(found: Needs, memory: int | None, peak: float) -> list[str]:
 
   said += ['', 'readouts: what each adds to a device in an update']
   said += _rows(_readouts(found))
+  said.append(f'  a head works on {found.head_tokens:,} tokens at a time')
   if found.left_out:
     said += ['', f'not counted in memory: {", ".join(found.left_out)}']
   return said

@@ -57,6 +57,7 @@ class Needs:
     flops: of one device in an update with the most runs, by what they do.
     mean_flops: of one device, mean over all updates; nothing is made anew.
     readouts: in order.
+    head_tokens: those that a head of one device works on at a time.
     left_out: what is in none of the numbers.
   """
 
@@ -71,6 +72,7 @@ class Needs:
   flops: dict[str, float]
   mean_flops: float
   readouts: tuple[ReadoutNeeds, ...]
+  head_tokens: int
   left_out: tuple[str, ...]
 
   @property
@@ -143,6 +145,7 @@ def needs(config: Config, vocab_size: int = 0) -> Needs:
     flops=_flops(specs, now, readouts),
     mean_flops=specs.train_flops * tokens / specs.mesh.size,
     readouts=readouts,
+    head_tokens=kept.tokens,
     left_out=_left_out(specs),
   )
 

@@ -38,6 +38,7 @@ class Activations(NamedTuple):
     anew: of the one block that is made anew in the backward pass.
     head: of the head that is at work: the logits that are held at once, their
       errors, the whole unembedding and its float32 gradient.
+    tokens: not bytes: those whose logits are held at once.
   """
 
   cell_L: tuple[int, ...]
@@ -46,6 +47,7 @@ class Activations(NamedTuple):
   table_R: tuple[int, ...]
   anew: int
   head: int
+  tokens: int
 
   @property
   def total(self) -> int:
@@ -133,6 +135,7 @@ def activations(
     tuple(table_R),
     anew,
     traced.head,
+    traced.at_once,
   )
 
 
@@ -252,10 +255,16 @@ class _Traced:
     return cfg.vocab_size * cfg.dim * jnp.dtype(cfg.dtype).itemsize
 
   @property
+  def at_once(self) -> int:
+    """Tokens whose logits are held at once."""
+    logits = self._tokens * self.model.cfg.vocab_size
+    chunks = -(-logits // CHUNK_ELEMENTS)
+    return -(-self._tokens // chunks)
+
+  @property
   def head(self) -> int:
     """Bytes of the head that is at work."""
     cfg = self.model.cfg
-    chunks = -(-self._tokens * cfg.vocab_size // CHUNK_ELEMENTS)
-    logits = -(-self._tokens // chunks) * cfg.vocab_size
+    logits = self.at_once * cfg.vocab_size
     gradient = cfg.vocab_size * cfg.dim
     return 4 * (2 * logits + gradient) + self.table
