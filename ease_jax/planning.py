@@ -131,7 +131,7 @@ def needs(config: Config, vocab_size: int = 0) -> Needs:
   sizes = collections.Counter[str]()
   for name, shape in zip(names, shapes.values(), strict=True):
     sizes[name] += shape.size
-  numbered = {name.partition('/')[0] for name in shapes}
+  numbered = set(map(_part, shapes))
 
   return Needs(
     mesh=specs.mesh,
@@ -166,9 +166,14 @@ def _vocab_size(config: Config) -> int:
   return known[data.tokenizer]
 
 
+def _part(name: str) -> str:
+  """`layer_12/query/kernel` -> `layer_12`."""
+  return name.partition('/')[0]
+
+
 def _group(name: str) -> str:
   """`layer_12/query/kernel` -> `layer`."""
-  return re.sub(r'_\d+$', '', name.partition('/')[0])
+  return re.sub(r'_\d+$', '', _part(name))
 
 
 def _largest_stage(specs: Specs) -> Stage:
@@ -193,7 +198,6 @@ def _memory(
   """Bytes of one device."""
   mesh = specs.mesh
   params = leaves(state.params)
-  together = MeshSpec(tensor=mesh.tensor)  # what devices gather for use
   gradients = sum(
     _local(name, x, mesh)
     for name, x in params.items()
@@ -203,20 +207,21 @@ def _memory(
   if specs.train.accumulate > 1 or one_by_one:
     gradients *= 2  # those of a part, and the sum of the parts before
 
-  gathered = 0
+  together = 0
   if mesh.fsdp > 1:
     of_group = collections.Counter[str]()
     for name, x in params.items():
-      if '/' in name:  # tables are put together with their heads
-        of_group[name.partition('/')[0]] += _local(name, x, together)
-    gathered = max(of_group.values(), default=0)
+      of_group[_part(name)] += _local(name, x, MeshSpec(tensor=mesh.tensor))
+    # The backward pass needs them again, and gathers anew what it makes anew.
+    at_once = max if now.model.cfg.remat else sum
+    together = at_once(of_group.values())
 
   opt_state = leaves(state.opt_state)
   return {
     'parameters': sum(_local(name, x, mesh) for name, x in params.items()),
     'optimizer state': sum(_local(n, x, mesh) for n, x in opt_state.items()),
     'gradients': gradients,
-    'largest layer, put together': gathered,
+    'parameters, put together': together,
     'kept by layers': sum(kept.cell_L),
     'kept between segments': kept.carries,
     'kept by readouts': sum(kept.readout_R),

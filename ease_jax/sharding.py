@@ -15,11 +15,10 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from ease_jax.checks import Count, Range, check_fields, need, plain
 
@@ -30,9 +29,10 @@ AXES = (DATA, FSDP, TENSOR)  # the last ones' devices are next to each other
 ROWS = (DATA, FSDP)  # what rows of a batch are spread over
 REST = -1  # mesh.data: all devices that the other axes leave
 
+# One that a dimension is cut along; several at once; or none.
+Axis = str | tuple[str, ...] | None
 Tree = Any  # any tree of arrays
 Device = Any  # of JAX, whose type has no name
-T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,11 @@ class MeshSpec:
     """Parts that the rows of a batch are cut into."""
     return self.data * self.fsdp
 
-  def of_axis(self, axis: str | None) -> int:
-    """Devices along an axis; 1 along none."""
-    return 1 if axis is None else getattr(self, axis)
+  def of_axes(self, *axes: Axis) -> int:
+    """Devices along some axes together."""
+    sizes: dict[Axis, int] = {None: 1, ROWS: self.rows}
+    sizes |= {axis: getattr(self, axis) for axis in AXES}
+    return math.prod(sizes[axis] for axis in axes)
 
   def on(self, num_devices: int) -> 'MeshSpec':
     """The spec with the rest of so many devices known.
@@ -118,8 +120,8 @@ def check_parts(field: str, number: int, spec: MeshSpec, *axes: str) -> None:
   Raises:
     ConfigError: they do not divide it.
   """
-  parts = math.prod(spec.of_axis(axis) for axis in axes)
-  names = ' times '.join(f'mesh.{axis}={spec.of_axis(axis)}' for axis in axes)
+  parts = spec.of_axes(*axes)
+  names = ' times '.join(f'mesh.{axis}={spec.of_axes(axis)}' for axis in axes)
   need(
     number % parts == 0,
     f'{field}={number} is not divisible by {names}; change one of them',
@@ -185,12 +187,12 @@ def of_parameter(
 
 
 def _dividing(
-  axes: Sequence[str | None], shape: Sequence[int], spec: MeshSpec
+  axes: Sequence[Axis], shape: Sequence[int], spec: MeshSpec
 ) -> PartitionSpec:
   """Some axes, without those of one device or that do not divide."""
   kept = []
   for axis, size in zip(axes, shape, strict=True):
-    parts = spec.of_axis(axis)
+    parts = spec.of_axes(axis)
     kept.append(axis if parts > 1 and size % parts == 0 else None)
   while kept and kept[-1] is None:
     kept.pop()
@@ -218,7 +220,7 @@ def local_shape(
   """The shape of what one device holds of a parameter."""
   axes = of_parameter(path, shape, spec)
   whole = len(shape) - len(axes)
-  parts = [spec.of_axis(axis) for axis in (*axes, *[None] * whole)]
+  parts = [spec.of_axes(axis) for axis in (*axes, *[None] * whole)]
   return tuple(size // n for size, n in zip(shape, parts, strict=True))
 
 
@@ -226,13 +228,6 @@ def local_shape(
 
 BATCH = PartitionSpec(ROWS)  # rows first; whole along other dimensions
 WHOLE = PartitionSpec()
-
-
-class Share(NamedTuple):
-  """Which rows of a batch a process reads: one of `parts` equal parts."""
-
-  part: int = 0
-  parts: int = 1
 
 
 def current() -> Mesh | None:
@@ -256,55 +251,45 @@ def using(mesh: Mesh | None):
     yield
 
 
-def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+def _sizes() -> MeshSpec:
+  """The mesh that a program is made for; one device where there is none."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return MeshSpec(**mesh.shape) if mesh.axis_names == AXES else MeshSpec()
+
+
+def row_parts() -> int:
+  """Parts of the rows of a batch, in a program."""
+  return _sizes().rows
+
+
+def local_vocab(vocab_size: int) -> int:
+  """Tokens of a vocabulary whose logits a device makes, in a program."""
+  return -(-vocab_size // _sizes().tensor)
+
+
+def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
   """The same array, said to lie along some axes; nothing on one device.
+
+  Axes that do not divide their dimension are left out.
 
   Args:
     x: in a program.
     *axes: of each dimension; those left out lie whole.
   """
-  if jax.sharding.get_abstract_mesh().axis_names != AXES:
+  spec = _sizes()
+  if spec.size == 1:
     return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+  where = _dividing((*axes, *[None] * (x.ndim - len(axes))), x.shape, spec)
+  return jax.lax.with_sharding_constraint(x, where)
 
 
-def share_of_process(mesh: Mesh | None, process: int) -> Share:
-  """Which rows a process reads: those that its devices hold.
-
-  Args:
-    mesh: None = one device.
-    process: its number.
-  """
-  if mesh is None:
-    return Share()
-  spec = spec_of(mesh)
-  devices = mesh.devices.reshape(spec.rows, spec.tensor)
-  own = np.array([[d.process_index == process for d in ds] for ds in devices])
-  (held,) = np.nonzero(own.any(1))
-  size = len(held)
-  first = int(held[0])
-  whole = spec.rows % size == 0 and first % size == 0
-  need(
-    whole and held[-1] - first + 1 == size,
-    f'{spec} cuts rows so that process {process} holds parts '
-    f'{held.tolist()} of {spec.rows}, which are no whole share; '
-    'let mesh.tensor divide the devices of a process, or be a multiple of them',
-  )
-  return Share(first // size, spec.rows // size)
-
-
-def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> Tree:
-  """A global batch of the rows that this process read.
+def placed(tree: Tree) -> Tree:
+  """Parameters, or a state around them, where `of_parameter` says.
 
   Args:
-    batch: arrays of which the first dimension is rows.
-    mesh: None = one device; then nothing is done.
+    tree: in a program.
   """
-  if mesh is None:
-    return batch
-  where = NamedSharding(mesh, BATCH)
-
-  def put(x: np.ndarray) -> jax.Array:
-    return jax.make_array_from_process_local_data(where, x)
-
-  return jax.tree.map(put, dict(batch))
+  spec = _sizes()
+  if spec.size == 1:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, of_state(tree, spec))

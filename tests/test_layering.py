@@ -24,6 +24,8 @@ ORDER = (
   'machine',
   'progress',
   'sharding',
+  'arrays',
+  'processes',
   'model',
   'data',
   'decode',

@@ -155,7 +155,11 @@ def test_devices_share():
   for name in ('parameters', 'optimizer state', 'gradients'):
     # Vectors lie whole on every device.
     assert 4 * cut.memory[name] >= alone.memory[name] > 3 * cut.memory[name]
-  assert cut.memory['largest layer, put together'] > 0
+  together = 'parameters, put together'
+  assert alone.memory[together] == 0
+  assert cut.memory[together] == alone.memory['parameters']
+  anew = planning.needs(config_of({'mesh.fsdp': 4, 'model.remat': True}), VOCAB)
+  assert 0 < anew.memory[together] < alone.memory['parameters'] / 2
 
   heads = planning.needs(config_of({'mesh.tensor': 2}), VOCAB)
   kept = heads.memory['kept by layers'] / alone.memory['kept by layers']

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
-import jax
 import numpy as np
+
+from ease_jax import arrays
 
 Batch = dict[str, np.ndarray]
 
@@ -63,7 +64,7 @@ def train_iterator(
   Args:
     tokens: the training split, [N] int32 with N > seq_len.
     seq_len: T; the last (N - 1) mod T targets are never seen.
-    batch_size: B, of this process; processes read disjoint windows.
+    batch_size: B, of all processes together; each reads its own rows.
     seed: fixes the order of every epoch.
     bos_id: stands in the place of each window's first token; None = no other.
   """
@@ -71,10 +72,12 @@ def train_iterator(
   windows = grain.MapDataset.source(source).seed(seed).shuffle()
   windows = windows.repeat(_ENDLESS // len(source))
 
-  # Sharding comes after shuffling, so that every process sees all the text.
-  shard = slice(jax.process_index(), None, jax.process_count())
+  # Rows are dealt out after shuffling, so that every process sees all the text,
+  # and the batches are the same however many processes there are.
+  own = arrays.own_share()
   stack = functools.partial(_stack, bos_id)
-  batches = windows[shard].batch(batch_size, batch_fn=stack)
+  batches = windows.batch(batch_size // own.parts, batch_fn=stack)
+  batches = batches[own.part :: own.parts]
 
   # A window is a slice of memory: reading threads cost more than they save.
   options = grain.ReadOptions(num_threads=0)

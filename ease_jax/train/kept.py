@@ -20,7 +20,8 @@ from ease_jax.core.grid import Cell, block_name
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
-from ease_jax.model.readout import CHUNK_ELEMENTS, linear_cross_entropy
+from ease_jax.model.chunks import CHUNK_ELEMENTS
+from ease_jax.model.readout import linear_cross_entropy
 from ease_jax.model.walk import RUNNING, State, Travel, walk
 from ease_jax.train.freezing import Learned, held
 from ease_jax.train.residuals import Kept, Shapes, kept
