@@ -176,6 +176,9 @@ def test_what_is_made_anew_is_not_kept():
   assert anew.memory['layer that is made anew'] * 2 == plain.memory[kept]
   assert plain.flops['made anew in the backward pass'] == 0
   assert anew.mean_flops == plain.mean_flops
+  forward = plain.flops['layers, forward and backward'] / 3
+  again = anew.flops['made anew in the backward pass']
+  assert again == pytest.approx(forward, rel=1e-9)
 
   parts = planning.needs(config_of({'train.accumulate': 2}), VOCAB)
   assert parts.memory['gradients'] == 2 * plain.memory['gradients']
