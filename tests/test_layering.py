@@ -38,6 +38,7 @@ ORDER = (
   'saved_config',
   'provenance',
   'texts',
+  'devices',
   'deploy',
   'initial',
   'teacher',
