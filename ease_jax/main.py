@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ease_jax import command, machine
-from ease_jax.machine import fail
+from ease_jax.machine import complain, fail
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -39,6 +39,14 @@ _PROMPT = flags.DEFINE_string(
 _TEXT = flags.DEFINE_string(
   'text', None, 'File, folder or glob to evaluate, for --mode=evaluate.'
 )
+_MULTIHOST = flags.DEFINE_enum(
+  'multihost',
+  'off',
+  ('off', 'auto', 'env'),
+  'Whether this is one of several processes of a run: auto = JAX finds out '
+  '(SLURM, Open MPI, Kubernetes, TPU); env = EASE_COORDINATOR (HOST:PORT of '
+  'the first), EASE_NUM_PROCESSES, EASE_PROCESS_ID.',
+)
 _COMMAND = sys.argv[1:]  # as it was typed
 
 
@@ -49,6 +57,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
   del argv
   # Only now, so that a mistyped flag does not wait for JAX.
+  from ease_jax import processes
   from ease_jax import run as run_lib
   from ease_jax.config import ConfigError
   from ease_jax.provenance import command_line
@@ -58,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
   if _PROMPT.value is not None and _MODE.value != 'generate':
     fail(f'--prompt does nothing with --mode={_MODE.value}; leave it out')
   try:
+    processes.connect(_MULTIHOST.value)
     run_lib.run(
       _CONFIG.value,
       str(_WORKDIR.value),
@@ -68,8 +78,12 @@ def main(argv: Sequence[str]) -> None:
     )
   except train_loop.Preempted as stop:
     fail(stop, 143)
-  except (ConfigError, train_loop.TrainingDiverged, OSError) as error:
+  except (ConfigError, train_loop.TrainingDiverged) as error:
     fail(error)
+  except OSError as error:  # of this process alone
+    complain(error)
+    processes.leave(1)
+    sys.exit(1)
 
 
 if __name__ == '__main__':

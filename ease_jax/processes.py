@@ -8,7 +8,6 @@ acts on it, since a process that goes another way leaves the others waiting.
 """
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -139,12 +138,14 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Prints nothing on stdout meanwhile, but in the first process."""
+  """Only the first process prints meanwhile; errors are raised in all."""
   if is_first():
     yield
     return
-  with contextlib.redirect_stdout(io.StringIO()):
-    yield
+  with open(os.devnull, 'w', encoding='utf-8') as nowhere:
+    with contextlib.redirect_stdout(nowhere):
+      with contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def agreed(value: bool) -> bool:
@@ -239,10 +240,11 @@ def _counted(
   return (mask_BxT > 0).sum(), stops_P.any()
 
 
-def end(code: int) -> None:
-  """Ends one of several processes at once, without waiting for the others."""
+def leave(code: int) -> None:
+  """Ends one of several processes, whose error the others do not know of.
+
+  JAX would wait for them at the end of this one, as they wait for it.
+  """
   if several():
-    for stream in (sys.stdout, sys.stderr):
-      with contextlib.suppress(OSError, ValueError):
-        stream.flush()
+    sys.stderr.flush()
     os._exit(code)

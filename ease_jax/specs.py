@@ -323,3 +323,13 @@ def _check_top_k(specs: Specs) -> None:
     f'loss.teacher_top_k={top_k} of a vocabulary of {vocab_size} leaves none '
     'out; lower it, or use 0 for all',
   )
+
+
+def body_of(config: Config, vocab_size: int) -> Body:
+  """The model of a config, its parameters not yet made.
+
+  Args:
+    config: of a run.
+    vocab_size: V.
+  """
+  return model_lib.build(from_config(config, vocab_size).model)

@@ -39,6 +39,7 @@ ORDER = (
   'command',
   'provenance',
   'texts',
+  'devices',
   'deploy',
   'initial',
   'teacher',

@@ -74,7 +74,7 @@ def mean_gradient(
     way: of a shortcut, as in `grid_loss`; None = there is none.
   """
   if accumulate == 1:
-    return loss.grid_gradient(
+    return _gradient(
       params, model, loss_spec, batch, step, key, teacher, before, way
     )
 
@@ -91,7 +91,7 @@ def mean_gradient(
   def weighted(numbered):
     number, part, weight = numbered
     part_key = jax.random.fold_in(key, number)
-    result = loss.grid_gradient(
+    result = _gradient(
       params, model, loss_spec, part, step, part_key, teacher, before, way
     )
     return jax.tree.map(functools.partial(jnp.multiply, weight), result)
@@ -103,8 +103,15 @@ def mean_gradient(
   first = jax.tree.map(lambda x: x[0], numbered)
   shapes = jax.eval_shape(weighted, first)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  zeros = sharding.placed(zeros)
   total, _ = jax.lax.scan(add, zeros, numbered)
   return total
+
+
+def _gradient(params: Params, *setting: Any) -> tuple[Params, Metrics]:
+  """`grid_gradient`, its gradient spread over a mesh as the parameters are."""
+  grads, metrics = loss.grid_gradient(params, *setting)
+  return sharding.placed(grads), metrics
 
 
 @functools.partial(
