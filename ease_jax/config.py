@@ -2,8 +2,7 @@
 
 A config file calls `base()`, changes fields and returns the result. The base
 is locked, so that a mistyped field is an error and never a silent default.
-Sections are nested as the frozen specs are that read and check them; a method
-of your own adds its section with `with_section`.
+Sections are those of the specs that read them; `with_section` adds your own.
 """
 
 import copy
@@ -30,6 +29,7 @@ def base() -> Config:
   _add_loss(c)
   _add_training(c)
   _add_exits(c)
+  _add_mesh(c)
   return c.lock()
 
 
@@ -37,8 +37,7 @@ def _add_data(c: Config) -> None:
   c.data = ConfigDict()
   c.data.task = 'language'  # what is learned, one of data.task.TASKS
   c.data.source = 'stdlib'  # or text, tfds, tokens
-  # Text: files, folders or globs; tfds: name or directory; tokens: folders
-  # that ease_jax.data.prepare made.
+  # Text: files, folders, globs; tfds: name or folder; tokens: prepared folders.
   c.data.path = ()
   c.data.mixture_weights = ()  # tokens: shares of the windows of each folder
   c.data.select_path = ()  # text: own files for select; () = split documents
@@ -199,7 +198,7 @@ def _add_training(c: Config) -> None:
   c.train = ConfigDict()
   c.train.steps = 1000  # batches, one update each; 0 = imported, not trained
   c.train.updates = 'joint'  # or per_segment: one update per batch and segment
-  c.train.batch_size = 8  # B: windows per update
+  c.train.batch_size = 8  # B: windows per update, on all devices together
   c.train.accumulate = 1  # micro-batches per update; divides batch_size
   c.train.runs = 'constant'  # S; or late, curriculum, drawn, drawn_rows
   c.train.runs_share = 0.4  # late, curriculum: of the steps, until S are run
@@ -228,7 +227,7 @@ def _add_training(c: Config) -> None:
 
 def _add_exits(c: Config) -> None:
   c.evaluate = ConfigDict()
-  c.evaluate.batch_size = 16  # windows per evaluation batch
+  c.evaluate.batch_size = 16  # windows per batch, on all devices together
   c.evaluate.select_split = 'select'  # thresholds are chosen here
   c.evaluate.report_split = 'test'  # and reported here
   c.evaluate.max_tokens = 0  # scored per split, spread evenly; 0 = all
@@ -271,6 +270,13 @@ def _add_exits(c: Config) -> None:
   c.generate.adaptive.decay = 0.9  # what a round counts a round later
   c.generate.adaptive.look_every = 4  # rounds between looks at all readouts
   c.generate.adaptive.early_stop = True  # draft while one more is worth it
+
+
+def _add_mesh(c: Config) -> None:
+  c.mesh = ConfigDict()  # devices of the run along each axis (sharding.py)
+  c.mesh.data = 1  # parts of each batch; -1 = what the others leave
+  c.mesh.fsdp = 1  # parts of each batch and of the parameters
+  c.mesh.tensor = 1  # parts of heads, MLPs and vocabulary
 
 
 def with_section(c: Config, path: str, **fields: Any) -> Config:
@@ -317,9 +323,7 @@ def with_argument(c: Config, argument: str) -> Config:
     argument == 'smoke',
     f'--config argument {argument!r} is unknown; use :smoke or nothing',
   )
-
-  # Text of one's own stays what it is: only less of it is read. Of prepared
-  # tokens, only what is trained on is read anyway.
+  # Less of the text is read; of prepared tokens, what is needed is anyway.
   if c.data.source != 'tokens':
     c.data.train_chars = min(c.data.train_chars or SMOKE_CHARS, SMOKE_CHARS)
   c.data.seq_len = min(c.data.seq_len, 32)

@@ -20,6 +20,7 @@ FREE = (
   'evaluate.speed_tokens',
   'exit.',
   'generate.',
+  'mesh.',
   'train.log_every',
   'train.tensorboard',
   'train.profile',
@@ -30,6 +31,7 @@ FREE_OF_IMPORTED = (*FREE, 'data.', 'evaluate.')
 SILENT = (
   'evaluate.batch_size',
   'generate.',
+  'mesh.',
   'train.log_every',
   'train.tensorboard',
   'train.profile',
@@ -45,6 +47,8 @@ _UNTRAINED = (
 # Other runs, which may have moved: a teacher is known by a checksum, and what a
 # run started from is in its parameters.
 _PLACES = ('loss.teacher', 'train.init_from')
+# Sections that runs of older versions do not have.
+_NEW = ('mesh',)
 _OF_THE_TASK = ('data.seq_len', 'data.task')
 
 
@@ -135,7 +139,8 @@ def _fill(section: Config, tree: dict[str, Any], path: str) -> None:
   )
   for name in section:
     is_section = isinstance(section[name], ConfigDict)
-    value = tree.get(name, {} if is_section and path else None)
+    may_lack = path or name in _NEW
+    value = tree.get(name, {} if is_section and may_lack else None)
     need(
       isinstance(value, dict) == is_section,
       f'config.json is damaged at {path}{name}; restore it from a copy',

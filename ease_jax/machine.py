@@ -43,10 +43,15 @@ def print_anything() -> None:
       stream.reconfigure(errors='backslashreplace')
 
 
-def fail(message: object, code: int = 1) -> NoReturn:
-  """Ends the process with one line on stderr, whatever the message was."""
+def complain(message: object) -> None:
+  """Prints one line on stderr, whatever the message was."""
   line = ' '.join(str(message).split())
   print('ease_jax:', _LONG.sub(r'\1...', line), file=sys.stderr)
+
+
+def fail(message: object, code: int = 1) -> NoReturn:
+  """Ends the process with one line on stderr."""
+  complain(message)
   sys.exit(code)
 
 

@@ -5,8 +5,18 @@ import json
 import os
 import pathlib
 
-from ease_jax import deploy, fields, report, specs, teacher, texts
-from ease_jax import model as model_lib
+import jax
+
+from ease_jax import (
+  deploy,
+  devices,
+  fields,
+  processes,
+  report,
+  specs,
+  teacher,
+  texts,
+)
 from ease_jax import workdir as folders
 from ease_jax.checks import need
 from ease_jax.config import Config
@@ -20,19 +30,20 @@ from ease_jax.evaluate import clock, evaluation
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
 from ease_jax.evaluate import windows as windows_lib
+from ease_jax.evaluate.evaluation import Evaluation
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.files import expanded, write_atomic, write_together
 from ease_jax.initial import initial_params
-from ease_jax.lock import LOCK, locked
-from ease_jax.model import Body, Params
+from ease_jax.lock import LOCK
+from ease_jax.model import Params
 from ease_jax.progress import stage
 from ease_jax.provenance import again, provenance
 from ease_jax.specs import Specs
+from ease_jax.specs import body_of as body_of
 from ease_jax.train import fitting, history, loop, saved
 
 MODES = ('all', 'train', 'evaluate', 'report', 'generate', 'export')
-TRAINING = ('all', 'train')
 PAGE = 'report.html'
 
 Path = str | os.PathLike[str]
@@ -68,6 +79,36 @@ def run(
     OSError: a file cannot be read or written; it names the file.
   """
   deploy.check_jax()
+  with processes.together():
+    folder, config, checked = _checked(config, workdir, mode, prompt, text)
+  with devices.at_work(checked, mode):
+    if mode == 'generate':
+      deploy.generate(config, folder, prompt or '')
+      return
+    with devices.locked_by_first(folder):
+      if mode == 'report':
+        _report(config, folder)
+      elif mode == 'export':
+        with stage('exporting'):
+          deploy.export(config, folder)
+      elif text is not None:
+        _evaluate_text(config, folder, text)
+      else:
+        _make(config, checked, folder, mode, command)
+
+
+def _checked(
+  config: Config | None,
+  workdir: Path,
+  mode: str,
+  prompt: str | None,
+  text: str | None,
+) -> tuple[pathlib.Path, Config, Specs]:
+  """The directory, config and specs of `run`; writes nothing.
+
+  Raises:
+    ConfigError: as `run` does.
+  """
   need(mode in MODES, f'--mode={mode} is unknown; use one of {MODES}')
   need(
     mode != 'generate' or prompt is not None,
@@ -82,29 +123,20 @@ def run(
   folder = folders.locate(workdir)
   if config is None:
     config = folders.read_config(folder)
-  checked = specs.from_config(config)
-  trains = mode in TRAINING
+  checked = specs.on_devices(specs.from_config(config), jax.device_count())
+  devices.check(checked, mode)
+  trains = mode in devices.TRAINING
   folders.check_config(config, folder, may_extend=trains)
 
   if mode == 'generate':
-    deploy.generate(config, folder, prompt or '')
-    return
+    return folder, config, checked
   need(
     trains or (folder / folders.CONFIG).exists(),
     f'{folder / folders.CONFIG} is missing; run --mode=train first',
   )
   for part in _parts(folder, mode, text):
     folders.check_places(folder, (LOCK, *folders.WRITTEN[part]))
-  with locked(folder):
-    if mode == 'report':
-      _report(config, folder)
-    elif mode == 'export':
-      with stage('exporting'):
-        deploy.export(config, folder)
-    elif text is not None:
-      _evaluate_text(config, folder, text)
-    else:
-      _make(config, checked, folder, mode, command)
+  return folder, config, checked
 
 
 def _parts(folder: pathlib.Path, mode: str, text: str | None) -> list[str]:
@@ -137,19 +169,20 @@ def _make(
       'or train in another --workdir, with train.init_from',
     )
     teacher.check(checked)
-  with stage('reading the data'):
+  with stage('reading the data'), processes.together():
     # A run that starts from another one reads with the tokenizer of that.
     reader = folder if folders.is_bound(folder) else deploy.source_of(checked)
     task = load_task(checked.data, reader)
   if reader is not None:
     folders.check_context(config, reader)
-  checked = specs_on(config, task)
+  checked = specs.on_devices(specs_on(config, task), jax.device_count())
 
   if mode != results_lib.MODE:
     _train(config, checked, folder, task)
   if mode != 'train':
     _evaluate(config, checked, folder, task, command)
-  if mode == 'all' or (mode != 'train' and (folder / PAGE).exists()):
+  reports = mode == 'all' or (mode != 'train' and (folder / PAGE).exists())
+  if reports and processes.is_first():
     _report(config, folder)
 
 
@@ -177,12 +210,9 @@ def _train(
   if run_specs.train.fit_tokens:
     fit = functools.partial(_fitted, run_specs, task)
   taught_by = teacher.load(run_specs, task)
-  if not folders.is_bound(folder):
-    folders.write_config(config, folder)
-    task.save(folder)
-    folders.keep_origin(deploy.source_of(run_specs), folder)
-  elif folders.read_steps(folder) != run_specs.train.steps:  # it is extended
-    folders.write_config(config, folder)
+  with processes.together():
+    if processes.is_first():
+      _write_beginning(config, run_specs, folder, task)
 
   loop.train(
     run_specs.train,
@@ -199,6 +229,18 @@ def _train(
     teacher=taught_by,
     made_by=fields.of_training(config),
   )
+
+
+def _write_beginning(
+  config: Config, run_specs: Specs, folder: pathlib.Path, task: Task
+) -> None:
+  """What lies in the directory before the first checkpoint."""
+  if not folders.is_bound(folder):
+    folders.write_config(config, folder)
+    task.save(folder)
+    folders.keep_origin(deploy.source_of(run_specs), folder)
+  elif folders.read_steps(folder) != run_specs.train.steps:  # it is extended
+    folders.write_config(config, folder)
 
 
 def _fitted(run_specs: Specs, task: Task, params: Params) -> Params:
@@ -259,6 +301,14 @@ def _evaluate(
     routers=found.routers,
     gates=found.gates,
   )
+  if processes.is_first():
+    _write_results(config, folder, found, results)
+
+
+def _write_results(
+  config: Config, folder: pathlib.Path, found: Evaluation, results: Results
+) -> None:
+  """All files of an evaluation at once, and where they are."""
   windows = json.dumps(found.windows.to_json(), allow_nan=False)
   write_together(
     {
@@ -284,6 +334,8 @@ def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
   with stage('evaluating'):
     found = texts.evaluate(run_specs, trained, point, path)
   print(found)
+  if not processes.is_first():
+    return
   place = folder / found.file
   place.parent.mkdir(exist_ok=True)
   write_atomic(place, folders.dumps(found.to_json()))
@@ -296,13 +348,3 @@ def _report(config: Config, folder: pathlib.Path) -> None:
   with stage('drawing the page'):
     page = report.write_report(folder)
   print(f'Report: {page.resolve()}')
-
-
-def body_of(config: Config, vocab_size: int) -> Body:
-  """The model of a config, its parameters not yet made.
-
-  Args:
-    config: of a run.
-    vocab_size: V.
-  """
-  return model_lib.build(specs.from_config(config, vocab_size).model)

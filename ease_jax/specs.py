@@ -33,6 +33,7 @@ from ease_jax.data.task import TASKS
 from ease_jax.decode.options import GenerateSpec
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import Body, Params
+from ease_jax.sharding import FSDP, ROWS, TENSOR, MeshSpec, check_parts
 from ease_jax.train import clashes, freezing, optimizer
 from ease_jax.train.freezing import learned_of
 from ease_jax.train.optimizer import OptimizerSpec
@@ -58,6 +59,7 @@ class Specs:
     train: section `train`.
     sweep: sections `exit` and `evaluate`.
     generate: section `generate`.
+    mesh: section `mesh`.
   """
 
   seed: int
@@ -68,6 +70,7 @@ class Specs:
   train: TrainSpec
   sweep: SweepSpec
   generate: GenerateSpec
+  mesh: MeshSpec
 
   @property
   def body(self) -> Body:
@@ -105,10 +108,10 @@ class Specs:
     )
     total = 0.0
     for now, updates in plans.items():
-      total += updates * self._flops_of(planned(body, self.loss, now))
+      total += updates * self.flops_of(planned(body, self.loss, now))
     return total / len(steps) + self._flops_of_shortcuts()
 
-  def _flops_of(self, now: Stage) -> float:
+  def flops_of(self, now: Stage) -> float:
     """Of one token forward and backward in an update of a stage."""
     any_run = tells(self.train, now)
     prices = now.model.costs(self.data.seq_len, any_run)
@@ -191,10 +194,40 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     train=train,
     sweep=SweepSpec.from_config(config),
     generate=GenerateSpec.from_config(config.generate),
+    mesh=MeshSpec.from_config(config.mesh),
   )
   _check_together(specs, grid)
   unread.check_unread(config)
   return specs
+
+
+def on_devices(specs: Specs, num_devices: int) -> Specs:
+  """The same specs with a mesh of so many devices, on which all can be cut.
+
+  Raises:
+    ConfigError: something cannot.
+  """
+  mesh = specs.mesh.on(num_devices)
+  train = specs.train
+  check_parts('train.batch_size', train.batch_size, mesh, *ROWS)
+  need(
+    train.batch_size % (train.accumulate * mesh.rows) == 0,
+    f'train.batch_size={train.batch_size} / train.accumulate='
+    f'{train.accumulate} is not divisible by mesh.data={mesh.data} times '
+    f'mesh.fsdp={mesh.fsdp}; change one of them',
+  )
+  check_parts('evaluate.batch_size', specs.sweep.batch_size, mesh, *ROWS)
+
+  heads = specs.model.block.attention
+  check_parts('model.dim', specs.model.dim, mesh, FSDP)
+  for name in ('num_heads', 'num_kv_heads'):
+    field = f'model.block.attention.{name}'
+    check_parts(field, getattr(heads, name), mesh, TENSOR)
+  check_parts('model.block.mlp.dim', specs.model.block.mlp.dim, mesh, TENSOR)
+  if specs.model.vocab_size > 1:  # known once the data are
+    field = 'the vocabulary of data.tokenizer'
+    check_parts(field, specs.model.vocab_size, mesh, TENSOR)
+  return dataclasses.replace(specs, mesh=mesh)
 
 
 def _check_together(specs: Specs, grid: Grid) -> None:
@@ -290,3 +323,13 @@ def _check_top_k(specs: Specs) -> None:
     f'loss.teacher_top_k={top_k} of a vocabulary of {vocab_size} leaves none '
     'out; lower it, or use 0 for all',
   )
+
+
+def body_of(config: Config, vocab_size: int) -> Body:
+  """The model of a config, its parameters not yet made.
+
+  Args:
+    config: of a run.
+    vocab_size: V.
+  """
+  return model_lib.build(from_config(config, vocab_size).model)

@@ -16,6 +16,7 @@ from ease_jax.decode.sampling import Sampling
 from ease_jax.evaluate.guarantee import GuaranteeSpec
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import BODIES, ROUTINGS
+from ease_jax.sharding import MeshSpec
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.spec import TrainSpec
 
@@ -31,6 +32,7 @@ OWNERS: dict[str, tuple[type, ...]] = {
   'exit': (SweepSpec,),
   'exit.guarantee': (GuaranteeSpec,),
   'generate': (GenerateSpec, Sampling),
+  'mesh': (MeshSpec,),
 }
 
 

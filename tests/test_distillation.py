@@ -10,7 +10,7 @@ import pytest
 import tiny
 from ease_jax.core.distillation import DIVERGENCES, TeachingSpec
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import readout
+from ease_jax.model import chunks, readout
 from ease_jax.train import loss as losses
 from ease_jax.train.targets import Distill, Tables, Teacher
 
@@ -103,7 +103,7 @@ def test_each_divergence_is_tested():
 def test_the_fused_loss_is_the_naive_one(
   monkeypatch, divergence, temperature, top_k, elements
 ):
-  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', elements)
+  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', elements)
   spec = loss_of(divergence=divergence, temperature=temperature, top_k=top_k)
   found = value_and_grads(functools.partial(fused, spec))
   expected = value_and_grads(functools.partial(naive, spec))
@@ -154,7 +154,7 @@ def test_distant_distributions_stay_finite(divergence):
 
 @pytest.mark.parametrize('top_k', [0, 4])
 def test_padding_has_exactly_no_influence(monkeypatch, top_k):
-  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', 50)
+  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', 50)
   padding = [2, 7, 13]
   w = WEIGHT_N.copy()
   w[padding] = 0

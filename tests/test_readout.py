@@ -9,7 +9,7 @@ import pytest
 import tiny
 from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import readout, unembedding
+from ease_jax.model import chunks, readout, unembedding
 from ease_jax.model.readout import Read
 from ease_jax.train import loss as losses
 
@@ -46,7 +46,7 @@ def value_and_grads(function, h_NxD, w_VxD, target_N, weight_N):
 def test_fused_loss_and_gradients_equal_the_naive_ones(
   monkeypatch, elements, num
 ):
-  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', elements)
+  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', elements)
   args = problem(num)
   fused = value_and_grads(readout.linear_cross_entropy, *args)
   tiny.assert_trees_close(fused, value_and_grads(naive, *args), atol=1e-5)
@@ -57,7 +57,7 @@ def test_fused_loss_and_gradients_equal_the_naive_ones(
 
 @pytest.mark.parametrize('elements, num', [(1 << 22, 13), (50, 14)])
 def test_a_limit_is_in_the_loss_and_its_gradients(monkeypatch, elements, num):
-  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', elements)
+  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', elements)
   cap = 1.5
   args = problem(num)
 
@@ -96,7 +96,7 @@ def test_a_limit_is_in_all_that_is_said_of_logits():
 
 
 def test_padding_has_exactly_no_influence(monkeypatch):
-  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', 50)
+  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', 50)
   h_NxD, w_VxD, target_N, weight_N = problem(16)
   padding = [2, 7, 15]
   weight_N[padding] = 0
@@ -167,7 +167,7 @@ def observed(request):
     for x in (h, normed, before_h, before_normed, w_VxD)
   ]
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(readout, 'CHUNK_ELEMENTS', 44)
+    patch.setattr(chunks, 'CHUNK_ELEMENTS', 44)
     obs = readout.observe(
       Read(*inputs[:2]), Read(*inputs[2:4]), target_BxT, inputs[4], inputs[4]
     )
@@ -268,7 +268,7 @@ LIKELIEST = dict(teaching=TeachingSpec('distill', teacher_top_k=8))
 
 @pytest.mark.parametrize('target', [{}, TAUGHT, LIKELIEST])
 def test_deep_supervision_never_holds_all_logits(monkeypatch, target):
-  monkeypatch.setattr(readout, 'CHUNK_ELEMENTS', 8192)
+  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', 8192)
   model = tiny.stack(vocab_size=512)
   batch = tiny.batch(8, 12, vocab_size=512)
   all_logits = 8 * 12 * 512

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ease_jax import config, data
+from ease_jax import arrays, config, data
 from ease_jax.checks import ConfigError
 from ease_jax.data import (
   pipeline,
@@ -255,11 +255,11 @@ def test_batches_of_several_processes_are_those_of_one(monkeypatch):
 
   for kind, alone in enumerate(read(6)):
     expected = [batch['tokens'] for batch in itertools.islice(alone, 60)]
-    monkeypatch.setattr('jax.process_count', lambda: 2)
     together = []
     for index in range(2):
-      monkeypatch.setattr('jax.process_index', lambda i=index: i)
-      own = read(3)[kind]
+      share = arrays.Share(index, 2)
+      monkeypatch.setattr(arrays, 'own_share', lambda share=share: share)
+      own = read(6)[kind]
       together.append([b['tokens'] for b in itertools.islice(own, 60)])
       assert own.get_state() == alone.get_state()
     for batch, *halves in zip(expected, *together, strict=True):

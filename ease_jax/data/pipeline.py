@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
-import jax
 import numpy as np
+
+from ease_jax import arrays
 
 Batch = dict[str, np.ndarray]
 
@@ -81,7 +82,7 @@ def train_iterator(
   Args:
     tokens: the training split, [N] int32 with N > seq_len.
     seq_len: T; the last (N - 1) mod T targets are never seen.
-    batch_size: B, of this process; processes read disjoint windows.
+    batch_size: B, of all processes together; each reads its own rows.
     seed: fixes the order of every epoch.
     bos_id: stands in the place of each window's first token; None = no other.
   """
@@ -128,15 +129,16 @@ def _batches(
   windows: grain.MapDataset, batch_size: int, bos_id: int | None
 ) -> BatchIterator:
   """Batches of windows, those of this process."""
+  # Rows are dealt out after shuffling, so that every process sees all the text,
+  # and the batches are the same however many processes there are.
+  own = arrays.own_share()
   stack = functools.partial(_stack, bos_id)
-  batches = windows.batch(batch_size, batch_fn=stack)
-
-  # Sharding comes after shuffling, so that every process sees all the text.
-  own = slice(jax.process_index(), None, jax.process_count())
+  batches = windows.batch(batch_size // own.parts, batch_fn=stack)
+  batches = batches[own.part :: own.parts]
 
   # A window is a slice of memory: reading threads cost more than they save.
   options = grain.ReadOptions(num_threads=0)
-  return iter(batches[own].to_iter_dataset(options))
+  return iter(batches.to_iter_dataset(options))
 
 
 def _stack(bos_id: int | None, windows: Sequence[np.ndarray]) -> Batch:

@@ -77,7 +77,8 @@ class Task(Protocol):
     """Endless batches of the training split; their order follows the seed.
 
     Args:
-      batch_size: B, rows of each batch.
+      batch_size: B, rows of each batch; of several processes each gets its
+        part of them, `arrays.own_share`.
       seed: fixes the order.
     """
     ...

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ease_jax import arrays
 from ease_jax.core import signals
 from ease_jax.core.grid import reaches
 from ease_jax.core.observations import Observation
@@ -271,8 +272,9 @@ def grid_dump(
 
   dumps = []
   for batch in batches():
-    nll, argmax, correct, max_prob, score, output, run = jax.device_get(
-      _dump_batch(params, batch, model=model, names=names)
+    spread = arrays.from_all_rows(batch)
+    nll, argmax, correct, max_prob, score, output, run = arrays.get(
+      _dump_batch(params, spread, model=model, names=names)
     )
     dumps.append(
       Dump(
@@ -320,7 +322,8 @@ def last_nll(model: Body, params: Params, batches: Iterable[Batch]) -> float:
   total = 0.0
   count = 0.0
   for batch in batches:
-    nll_sum, num = _last_nll(params, batch, model=model)
+    spread = arrays.from_all_rows(batch)
+    nll_sum, num = _last_nll(params, spread, model=model)
     total += float(nll_sum)
     count += float(num)
   return total / count

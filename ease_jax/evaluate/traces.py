@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ease_jax import arrays
 from ease_jax.core.grid import first_exit
 from ease_jax.core.policies import UNITS, ExitRule, OperatingPoint, thresholds
 from ease_jax.evaluate.passes import Batches, Dump, joined, masked_pass
@@ -65,9 +66,10 @@ def trace(
 
   traces = []
   for batch in batches():
-    masked = jax.device_get(
+    spread = arrays.from_all_rows(batch)
+    masked = arrays.get(
       masked_pass(
-        params, batch, jnp.asarray(threshold_K), model=model, rule=rule
+        params, spread, jnp.asarray(threshold_K), model=model, rule=rule
       )
     )
     obs = masked.observation

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ease_jax import sharding
 from ease_jax.core.context import Context, seen
 from ease_jax.core.costs import CostModel
 from ease_jax.core.freeze import FREQUENT, GATE
@@ -155,7 +156,9 @@ class Body(nn.Module):
     self, token_BxT: jax.Array, position_BxT: jax.Array
   ) -> jax.Array:
     """Input states [B, T, D] in the compute type."""
-    x_BxTxD = self.embed[token_BxT].astype(self.cfg.dtype)
+    table_VxD = sharding.constrain(self.embed, sharding.TENSOR)
+    x_BxTxD = table_VxD[token_BxT].astype(self.cfg.dtype)
+    x_BxTxD = sharding.constrain(x_BxTxD, sharding.ROWS)
     unit = self.cfg.dim**0.5 if self.kind.unit_embedding else 1.0
     scale = unit * self.cfg.embedding_scale
     if scale != 1:

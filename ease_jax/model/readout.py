@@ -1,6 +1,6 @@
 """From states to losses and observations without ever holding all logits.
 
-All functions walk the tokens in chunks of at most `CHUNK_ELEMENTS` logits.
+All functions walk the tokens in chunks of logits (`model.chunks`).
 `linear_loss` forms its gradient while it walks forward, so that no chunk of
 logits is computed twice or kept for the backward pass.
 """
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ease_jax import sharding
 from ease_jax.core import observations
 from ease_jax.core.observations import Named, Observation
 from ease_jax.core.signals import Signal
+from ease_jax.model.chunks import chunked, joined, placed
 from ease_jax.model.unembedding import Unembedding as Unembedding
 from ease_jax.model.unembedding import logits as logits
 from ease_jax.model.unembedding import logits_of, table, uncapped
-
-CHUNK_ELEMENTS = 1 << 22  # float32 logits held at once: 16 MiB
 
 Tree = Any  # any tree of arrays
 
@@ -33,20 +33,6 @@ class Read(NamedTuple):
 
   h_BxTxD: jax.Array
   normed_BxTxD: jax.Array  # as its head sees it
-
-
-def _chunked(*trees_N: Tree, vocab_size: int) -> tuple[Tree, ...]:
-  """Pads N to a multiple of the chunk with zeros: [chunks, n, ...]."""
-  num = len(jax.tree.leaves(trees_N)[0])
-  chunks = -(-num * vocab_size // CHUNK_ELEMENTS)
-  size = -(-num // chunks)
-  pad = chunks * size - num
-
-  def split(x: jax.Array) -> jax.Array:
-    x = jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(chunks, size, *x.shape[1:])
-
-  return jax.tree.map(split, trees_N)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -72,7 +58,8 @@ def linear_loss(
     shared: what it needs of all.
     weight_N: float32 weight of each token.
   """
-  chunks = _chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
+  w_VxD = placed(w_VxD)
+  chunks = chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
 
   def body(total, chunk):
     h_NxD, tokens_N, weight_N = chunk
@@ -83,26 +70,39 @@ def linear_loss(
 
 
 def _forward(graded, h_NxD, w_VxD, tokens_N, shared, weight_N):
-  chunks = _chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
+  w_VxD = placed(w_VxD)
+  chunks = chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
+  parts = sharding.row_parts()
 
   def body(carry, chunk):
-    total, dw_VxD = carry
+    total, dw_PxVxD = carry
     h_NxD, tokens_N, weight_N = chunk
     logits_NxV = logits(h_NxD, w_VxD)
     loss_N, error_NxV = graded(logits_NxV, tokens_N, shared)
     error_NxV = uncapped(error_NxV, logits_NxV, w_VxD)
     error_NxV = (error_NxV * weight_N[:, None]).astype(h_NxD.dtype)
-    dw_VxD += jnp.matmul(error_NxV.T, h_NxD, preferred_element_type=jnp.float32)
+    dw_PxVxD += _by_part(error_NxV, h_NxD, parts)
     dh_NxD = error_NxV @ table(w_VxD)
-    return (total + weight_N @ loss_N, dw_VxD), (dh_NxD, loss_N)
+    return (total + weight_N @ loss_N, dw_PxVxD), (dh_NxD, loss_N)
 
-  start = jnp.float32(0), jnp.zeros(w_VxD.shape, jnp.float32)
-  (total, dw_VxD), (dh, loss) = jax.lax.scan(body, start, chunks)
-  num, dim = h_NxD.shape
-  dh_NxD = dh.reshape(-1, dim)[:num]
-  dw_VxD = dw_VxD.astype(table(w_VxD).dtype)
+  # Devices add theirs up when all chunks are done, not behind each.
+  zeros = jnp.zeros((parts, *w_VxD.shape), jnp.float32)
+  zeros = sharding.constrain(zeros, sharding.ROWS, sharding.TENSOR)
+  start = jnp.float32(0), zeros
+  (total, dw_PxVxD), (dh, loss) = jax.lax.scan(body, start, chunks)
+  num = len(h_NxD)
+  dw_VxD = dw_PxVxD.sum(0).astype(table(w_VxD).dtype)
+  dw_VxD = sharding.constrain(dw_VxD, sharding.TENSOR, sharding.FSDP)
   dw = jax.tree.map(lambda _: dw_VxD, w_VxD)  # of the same structure
-  return total, (dh_NxD, dw, loss.reshape(-1)[:num])
+  return total, (joined(dh, num), dw, joined(loss, num))
+
+
+def _by_part(error_NxV: jax.Array, h_NxD: jax.Array, parts: int) -> jax.Array:
+  """The gradient of the unembedding by each part of the rows, [P, V, D]."""
+  error_PxNxV = error_NxV.reshape(parts, -1, error_NxV.shape[-1])
+  h_PxNxD = h_NxD.reshape(parts, -1, h_NxD.shape[-1])
+  product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+  return product(error_PxNxV.swapaxes(1, 2), h_PxNxD)
 
 
 def _backward(graded, residuals, cotangent):
@@ -159,13 +159,10 @@ def likeliest(
   def chunk(h_NxD: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.lax.top_k(logits(h_NxD, w_VxD), num)
 
-  (chunks,) = _chunked(h_NxD, vocab_size=w_VxD.shape[0])
+  w_VxD = placed(w_VxD)
+  (chunks,) = chunked(h_NxD, vocab_size=w_VxD.shape[0])
   logits_cxNxk, ids_cxNxk = jax.lax.map(chunk, chunks)
-
-  def whole(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, num)[: len(h_NxD)]
-
-  return whole(ids_cxNxk), whole(logits_cxNxk)
+  return joined(ids_cxNxk, len(h_NxD)), joined(logits_cxNxk, len(h_NxD))
 
 
 def named(
@@ -209,8 +206,8 @@ def _logits_of(
     return logits_of(h_NxD, w_VxD, id_NxC)
 
   num = id_NxC.shape[1]
-  chunks = _chunked(h_NxD, id_NxC, vocab_size=num * h_NxD.shape[1])
-  return jax.lax.map(chunk, chunks).reshape(-1, num)[: len(h_NxD)]
+  chunks = chunked(h_NxD, id_NxC, vocab_size=num * h_NxD.shape[1])
+  return joined(jax.lax.map(chunk, chunks), len(h_NxD))
 
 
 def _observe(chunk, w_VxD, before_VxD):
@@ -300,11 +297,13 @@ def observe(
     before_VxD: that of the readout before, to compare with its distribution (a
       second head); None = they are not compared.
   """
+  w_VxD = placed(w_VxD)
+  before_VxD = None if before_VxD is None else placed(before_VxD)
   shape = target_BxT.shape
   before = read if previous is None else previous
   if previous is None:
     before_VxD = None
-  chunks = _chunked(
+  chunks = chunked(
     _flat(read.h_BxTxD),
     _flat(before.h_BxTxD),
     _flat(before.normed_BxTxD),
@@ -317,7 +316,7 @@ def observe(
     return _observe(chunk, w_VxD, before_VxD)
 
   def whole(x: jax.Array) -> jax.Array:
-    return x.reshape(-1)[: target_BxT.size].reshape(shape)
+    return joined(x, target_BxT.size).reshape(shape)
 
   obs = jax.tree.map(whole, jax.lax.map(observe_chunk, chunks))
   if previous is None:

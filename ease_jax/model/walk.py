@@ -14,6 +14,7 @@ import chex
 import jax
 import numpy as np
 
+from ease_jax import sharding
 from ease_jax.core.grid import Cell
 from ease_jax.core.policies import KVPolicy
 from ease_jax.core.routers import Route, Taken
@@ -187,6 +188,7 @@ def walk(
     if not cell.grad:
       h_BxTxD = jax.lax.stop_gradient(h_BxTxD)
 
+    h_BxTxD = sharding.constrain(h_BxTxD, sharding.ROWS)
     state = state | {RUNNING: h_BxTxD}
     if cell.writes:
       new = body.written(cell, state, run)

@@ -1,7 +1,8 @@
 """Checkpoints: async, atomic, and suspicious of what they read back.
 
 The only file that imports orbax. Arrays are read as they were saved, whatever
-device saved them and whatever types this process prefers. A step that lies
+devices saved them, on whatever devices are here, whatever types this process
+prefers. A step that lies
 under its final name in `checkpoints/` was written completely: orbax writes
 elsewhere and renames. What happens to it later (a full disk, a bad copy) is
 found by its checksum.
@@ -19,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from ease_jax import arrays, processes
 from ease_jax.checks import ConfigError, need
 from ease_jax.train import quiet
 from ease_jax.train.paths import leaves
@@ -31,8 +33,9 @@ from ease_jax.train.saved import (
   as_type,
   check_config,
   check_shapes,
-  checksum,
+  digest,
   folder_of,
+  is_whole,
   reason,
   set_aside,
   steps_on_disk,
@@ -143,7 +146,7 @@ class Checkpoints:
     notes |= {
       name: note for name, note in self._notes.items() if note is not None
     }
-    notes['checksum'] = checksum(state, notes)
+    notes['digest'] = digest(state, notes)
     saved = ocp.args.Composite(
       state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
     )
@@ -178,9 +181,11 @@ class Checkpoints:
     restored = _first_readable(self._manager, self.folder, steps, abstract)
     check_config(self.folder, restored, self._notes['config'], newest=True)
     damaged = [step for step in steps if step > restored.step]
-    for step in damaged:
-      set_aside(self.folder, step)
+    if processes.is_first():
+      for step in damaged:
+        set_aside(self.folder, step)
     if damaged:
+      processes.meet()
       self._manager.reload()
     return restored
 
@@ -297,9 +302,9 @@ def _read(
   wanted = leaves(abstract)
   check_shapes(folder / str(step), stored, wanted)
 
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  places = leaves(arrays.places(abstract))
   as_saved = [
-    jax.ShapeDtypeStruct(x.shape, stored[name].dtype, sharding=here)
+    jax.ShapeDtypeStruct(x.shape, stored[name].dtype, sharding=places[name])
     for name, x in wanted.items()
   ]
   tree = jax.tree.unflatten(jax.tree.structure(abstract), as_saved)
@@ -310,8 +315,7 @@ def _read(
     ),
   )
   notes = dict(saved.notes)
-  sum_there = notes.pop('checksum')
-  if sum_there != checksum(saved.state, notes):
+  if not is_whole(saved.state, notes):
     raise ValueError('its checksum does not match')
 
   # Older runs counted more than is needed, or less.

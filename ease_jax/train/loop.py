@@ -12,15 +12,17 @@ import math
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from ease_jax import arrays, processes
 from ease_jax.core.objective import LossSpec
 from ease_jax.data import BatchIterator, Task
 from ease_jax.evaluate import passes
 from ease_jax.model import Body, Params
+from ease_jax.processes import Tally
 from ease_jax.progress import stage
 from ease_jax.train import history
 from ease_jax.train.checkpoint import Checkpoints
@@ -37,7 +39,7 @@ from ease_jax.train.update import (
   abstract_state,
   init_state,
 )
-from ease_jax.train.writers import Writers
+from ease_jax.train.writers import Writers, writing
 
 PROFILE = 'profile'
 PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
@@ -95,6 +97,13 @@ class Run:
     self.lap_tokens = self.host.tokens
 
 
+class Unread(NamedTuple):
+  """An update whose numbers are on the device, where they may not be yet."""
+
+  metrics: Metrics
+  counts: Tally  # of its batch
+
+
 def train(
   spec: TrainSpec,
   workdir: str | os.PathLike[str],
@@ -149,7 +158,7 @@ def train(
 
   def fresh() -> TrainState:
     state = init_state(init_key, model=model, opt_spec=opt_spec)
-    params = _over(state.params, initial or {})
+    params = _over(state.params, arrays.put_state(initial or {}))
     return state._replace(params=fit(params) if fit else params)
 
   def select_loss(params: Params) -> float:
@@ -163,7 +172,7 @@ def train(
       run = _begin(checkpoints, workdir, task, teacher, batches, shapes, fresh)
       over = _is_over(spec, run)
       said = list(history.begin(run.step, run.host, opt_spec, over=over))
-      with Writers(
+      with writing(
         workdir, spec.steps, run.step, tensorboard=spec.tensorboard
       ) as writers:
         for words in said:
@@ -172,7 +181,7 @@ def train(
           _save(run, checkpoints)
         _loop(spec, run, update, select_loss, checkpoints, writers, sigterm)
       checkpoints.wait()
-    if sigterm.received:  # while the last of it was written
+    if processes.agreed(sigterm.received):  # while the last of it was written
       raise _preempted(run)
   return run
 
@@ -223,24 +232,27 @@ def _loop(
   sigterm: Sigterm,
 ) -> None:
   """Everything that happens until the run is over, in order."""
-  unread: Metrics | None = None  # of the newest step, still on the device
+  unread: Unread | None = None  # of the newest step
   with contextlib.ExitStack() as trace, contextlib.ExitStack() as compiling:
     compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
       if spec.profile and run.step == PROFILE_STEPS.start:
         trace.enter_context(traced(writers.folder / PROFILE))
 
-      batch = next(run.batches)
+      batch = arrays.from_own_rows(next(run.batches), spec.batch_size)
+      counts = processes.tally(batch['mask'], sigterm.received)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
         run.state, metrics = update(run.step, run.state, batch)
       compiling.close()
 
       # While the device is busy with this step, wait for the one before.
+      told = unread is not None and bool(unread.counts.stops)
       if unread is not None:
         _write_metrics(spec, run, unread, writers)
-      unread = metrics
+      unread = Unread(metrics, counts)
       run.step += 1
-      run.host.tokens += int(np.sum(batch['mask']))
+      # Several processes stop at the same step: the one after all were told.
+      stopped = told if processes.several() else sigterm.received
 
       if spec.profile and run.step == PROFILE_STEPS.stop:
         jax.block_until_ready(run.state)
@@ -248,7 +260,7 @@ def _loop(
 
       evaluation_due = run.step % spec.eval_every == 0 or run.step == spec.steps
       checkpoint_due = run.step % spec.checkpoint_every == 0
-      if not (evaluation_due or checkpoint_due or sigterm.received):
+      if not (evaluation_due or checkpoint_due or stopped):
         continue
 
       # Nothing is evaluated or saved before its metrics were found finite.
@@ -259,7 +271,8 @@ def _loop(
         loss = select_loss(run.state.params)
         improved = _write_select_loss(spec, run, loss, writers)
 
-      stopped = sigterm.received
+      if not processes.several():
+        stopped = sigterm.received
       if improved or checkpoint_due or stopped or _is_over(spec, run):
         _save(run, checkpoints)
       if stopped:
@@ -275,14 +288,15 @@ def _is_over(spec: TrainSpec, run: Run) -> bool:
 
 
 def _write_metrics(
-  spec: TrainSpec, run: Run, metrics: Metrics, writers: Writers
+  spec: TrainSpec, run: Run, unread: Unread, writers: Writers
 ) -> None:
   """Fetches and checks the metrics of step `run.step`; writes them when due.
 
   Raises:
     TrainingDiverged: one of FINITE is not.
   """
-  fetched = jax.device_get(metrics)
+  fetched = jax.device_get(unread.metrics)
+  run.host.tokens += int(unread.counts.tokens)
   values = {name: float(fetched[name]) for name in fetched}
   if not all(math.isfinite(values[name]) for name in FINITE):
     saved = f'that of step {run.saved_step}' if run.saved_step else 'none'

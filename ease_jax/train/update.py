@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ease_jax import sharding
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
 from ease_jax.train import loss, optimizer
@@ -29,10 +30,11 @@ class TrainState(NamedTuple):
 def init_state(
   key: jax.Array, *, model: Body, opt_spec: OptimizerSpec
 ) -> TrainState:
-  """The state before the first update."""
+  """The state before the first update; on a mesh no device makes all of it."""
   params = model.init(key, jnp.zeros((1, 2), jnp.int32))['params']
   opt_state = optimizer.build(opt_spec).init(params)
-  return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+  state = TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+  return sharding.placed(state)
 
 
 def abstract_state(model: Body, opt_spec: OptimizerSpec) -> TrainState:
@@ -72,14 +74,15 @@ def mean_gradient(
     way: of a shortcut, as in `grid_loss`; None = there is none.
   """
   if accumulate == 1:
-    return loss.grid_gradient(
+    return _gradient(
       params, model, loss_spec, batch, step, key, teacher, before, way
     )
 
   def split(x: jax.Array) -> jax.Array:
     # Rows take turns, so that each part has its share of the first ones, which
     # `loss.exit_rows` counts.
-    return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+    x = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+    return sharding.constrain(x, None, sharding.ROWS)
 
   micro = jax.tree.map(split, dict(batch))
   weight_A = micro['mask'].sum((1, 2))
@@ -88,7 +91,7 @@ def mean_gradient(
   def weighted(numbered):
     number, part, weight = numbered
     part_key = jax.random.fold_in(key, number)
-    result = loss.grid_gradient(
+    result = _gradient(
       params, model, loss_spec, part, step, part_key, teacher, before, way
     )
     return jax.tree.map(functools.partial(jnp.multiply, weight), result)
@@ -100,8 +103,15 @@ def mean_gradient(
   first = jax.tree.map(lambda x: x[0], numbered)
   shapes = jax.eval_shape(weighted, first)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  zeros = sharding.placed(zeros)
   total, _ = jax.lax.scan(add, zeros, numbered)
   return total
+
+
+def _gradient(params: Params, *setting: Any) -> tuple[Params, Metrics]:
+  """`grid_gradient`, its gradient spread over a mesh as the parameters are."""
+  grads, metrics = loss.grid_gradient(params, *setting)
+  return sharding.placed(grads), metrics
 
 
 @functools.partial(
@@ -166,7 +176,8 @@ def train_step(
   updates_done = state.step * opt_spec.updates_per_step
   metrics['param_norm'] = optax.tree.norm(params)
   metrics['learning_rate'] = optimizer.learning_rate(opt_spec, updates_done)
-  return TrainState(state.step + 1, params, opt_state), metrics
+  state = TrainState(state.step + 1, params, opt_state)
+  return sharding.placed(state), metrics
 
 
 def _apply(

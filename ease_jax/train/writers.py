@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
+from ease_jax import processes
 from ease_jax.checks import ConfigError, need
 from ease_jax.files import write_atomic
 from ease_jax.progress import duration
@@ -186,6 +187,41 @@ class Writers:
       f'{split} loss {values["loss"]:.4f}  best {values["best_loss"]:.4f}\n'
     )
     self._stream.flush()
+
+
+class NoWriters(Writers):
+  """Of a process that is not the first: another one writes and speaks.
+
+  Args:
+    workdir: of the run, where the trace of a profile goes.
+  """
+
+  def __init__(self, workdir: str | os.PathLike[str]):
+    self.folder = pathlib.Path(workdir)
+
+  def __exit__(self, *error: object) -> None:
+    del error
+
+  def say(self, text: str) -> None:
+    del text
+
+  def write(
+    self, step: int, wall_s: float, split: str, values: Mapping[str, float]
+  ) -> None:
+    del step, wall_s, split, values
+
+
+def writing(
+  workdir: str | os.PathLike[str],
+  total_steps: int,
+  resume_step: int,
+  *,
+  tensorboard: bool,
+) -> Writers:
+  """What writes in this process; the arguments are those of `Writers`."""
+  if not processes.is_first():
+    return NoWriters(workdir)
+  return Writers(workdir, total_steps, resume_step, tensorboard=tensorboard)
 
 
 def _open_board(workdir: str | os.PathLike[str], resume_step: int) -> Board:
