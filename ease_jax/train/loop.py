@@ -233,6 +233,7 @@ def _loop(
 ) -> None:
   """Everything that happens until the run is over, in order."""
   unread: Unread | None = None  # of the newest step
+  heard = Tally(0, False)  # of the step before
   with contextlib.ExitStack() as trace, contextlib.ExitStack() as compiling:
     compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
@@ -246,7 +247,8 @@ def _loop(
       compiling.close()
 
       # While the device is busy with this step, wait for the one before.
-      told = unread is not None and bool(unread.counts.stops)
+      told = bool(heard.stops)
+      heard = counts
       if unread is not None:
         _write_metrics(spec, run, unread, writers)
       unread = Unread(metrics, counts)
