@@ -25,7 +25,7 @@ from ease_jax.evaluate import passes, traces
 from ease_jax.sharding import MeshSpec
 from ease_jax.train import checkpoint, saved
 from ease_jax.train.paths import leaves
-from ease_jax.train.update import init_state, mean_gradient, train_step
+from ease_jax.train.update import init_state, train_step
 
 HERE = pathlib.Path(__file__).parent
 ROWS, LENGTH, VOCAB = 16, 8, 64
@@ -164,9 +164,12 @@ def evaluated():
   def batches():
     return [make_batch()]
 
-  own = jax.jit(lambda: sharding.placed(tiny.params(model)))()
+  own = arrays.put_state(tiny.params(model))
   dump = passes.grid_dump(model, own, batches, ('max_prob',))
-  point = OperatingPoint('max_prob', 'copy_state', 0.02, 'token')
+  # Between two tokens, so that rounding moves nobody over it.
+  scores = np.sort(dump.score_KxRxT['max_prob'][0].reshape(-1))
+  middle = float(scores[len(scores) // 2 - 1 :][:2].mean())
+  point = OperatingPoint('max_prob', 'copy_state', middle, 'token')
   found = traces.trace(model, own, batches, dump, point)
   return dump.nll_KxRxT, found.nll_RxT, found.exit_RxT
 
@@ -195,66 +198,59 @@ def gathered(text):
   return int(max(sizes, default=0))
 
 
-def gradient_share(own, params):
-  """The part of a gradient that is on one device."""
-  batch = arrays.from_own_rows(make_batch(), ROWS)
-  gradient = jax.jit(
-    lambda params, batch, key: mean_gradient(
-      params, batch, 0, key, model=own.body, loss_spec=own.loss, accumulate=1
-    )[0]
-  )
-  grads = gradient(params, batch, jax.random.key(1))
-  return bytes_on_one(grads) / sum(x.nbytes for x in jax.tree.leaves(grads))
+def moved(state, here, there):
+  """A state that was saved on a mesh, read on another one; None = one device.
 
-
-def moved(state, mesh, folder):
-  """A state that was saved somewhere, read on a mesh."""
+  Returns:
+    The state, and whether every bit is the same.
+  """
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state
   )
-  with checkpoint.Checkpoints(folder, keep=1) as checkpoints:
-    checkpoints.save(1, state, {}, saved.Host())
-  with sharding.using(mesh):
-    restored = checkpoint.restore_best(folder, abstract).state
-    return restored, saved.digest(restored, {}) == saved.digest(state, {})
+  with tempfile.TemporaryDirectory() as folder:
+    with sharding.using(here):
+      with checkpoint.Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(1, state, {}, saved.Host())
+    with sharding.using(there):
+      restored = checkpoint.restore_best(folder, abstract).state
+  pairs = jax.tree.map(np.array_equal, *jax.device_get((restored, state)))
+  return restored, all(jax.tree.leaves(pairs))
 
 
 def on_eight_devices():
   """What the process of the tests does: prints facts, one JSON object."""
   own = run_specs()
   before, state_1, losses, _ = trained(own)
-  seen = evaluated()
   wanted = jax.device_get(state_1)
   facts = {'devices': jax.device_count()}
   for name, spec in MESHES.items():
     mesh = sharding.make_mesh(spec, jax.devices())
     with sharding.using(mesh):
       first, state, curve, text = trained(own)
-      nll, masked, exits = evaluated()
       fact = {
         'same_start': first == before,
         'losses': furthest(np.array(curve), np.array(losses)),
         'state': furthest(arrays.get(state), wanted),
-        'nll': furthest(nll, seen[0]),
-        'exits': float((exits == seen[2]).mean()),
-        'masked': furthest(masked, seen[1]),
-        'stop_early': float((exits < 1).mean()),
         'share': bytes_on_one(state) / bytes_on_one(state_1),
         'gathered': gathered(text),
       }
-      if name == 'fsdp':
-        fact['gradient_share'] = gradient_share(own, state.params)
-    with tempfile.TemporaryDirectory() as folder:
-      with sharding.using(mesh):
-        on_one, same = moved(state, None, folder)
-        fact['to_one'] = same and len(on_one.step.devices()) == 1
-    with tempfile.TemporaryDirectory() as folder:
-      on_mesh, same = moved(state_1, mesh, folder)
-      spread = {x.sharding.mesh.size for x in jax.tree.leaves(on_mesh)}
-      places = {k: v.sharding.spec for k, v in leaves(on_mesh.params).items()}
-      kept = {k: v.sharding.spec for k, v in leaves(state.params).items()}
-      fact['from_one'] = same and spread == {8} and places == kept
+    on_one, same = moved(state, mesh, None)
+    fact['to_one'] = same and len(on_one.step.devices()) == 1
+    on_mesh, same = moved(state_1, None, mesh)
+    places = {k: x.sharding for k, x in leaves(on_mesh.params).items()}
+    kept = {k: x.sharding for k, x in leaves(state.params).items()}
+    fact['from_one'] = same and places == kept
     facts[name] = fact
+
+  seen = evaluated()
+  with sharding.using(mesh):
+    nll, masked, exits = evaluated()
+  facts['evaluation'] = {
+    'nll': furthest(nll, seen[0]),
+    'masked': furthest(masked, seen[1]),
+    'exits': float((exits == seen[2]).mean()),
+    'stop_early': float((exits < 1).mean()),
+  }
   print(json.dumps(facts))
 
 
@@ -290,9 +286,8 @@ def test_training_on_a_mesh_is_training_on_one_device(facts, name):
   assert fact['state'] < CLOSE  # with all that the optimizer remembers
 
 
-@every_mesh
-def test_evaluation_on_a_mesh_is_that_on_one_device(facts, name):
-  fact = facts[name]
+def test_evaluation_on_a_mesh_is_that_on_one_device(facts):
+  fact = facts['evaluation']
   assert fact['nll'] < CLOSE
   assert fact['masked'] < CLOSE
   assert fact['exits'] == 1
@@ -308,7 +303,6 @@ def test_a_checkpoint_goes_from_mesh_to_mesh(facts, name):
 def test_fsdp_leaves_each_device_its_part(facts):
   assert facts['data']['share'] == 1
   assert facts['fsdp']['share'] <= 0.2
-  assert facts['fsdp']['gradient_share'] <= 0.2
   assert facts['all']['share'] <= 0.35  # four parts, and vectors
 
 

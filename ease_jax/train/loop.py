@@ -233,6 +233,7 @@ def _loop(
 ) -> None:
   """Everything that happens until the run is over, in order."""
   unread: Unread | None = None  # of the newest step
+  heard = Tally(0, False)  # of the step before: what all processes know
   with contextlib.ExitStack() as trace, contextlib.ExitStack() as compiling:
     compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
@@ -246,12 +247,12 @@ def _loop(
       compiling.close()
 
       # While the device is busy with this step, wait for the one before.
-      told = unread is not None and bool(unread.counts.stops)
+      told = bool(heard.stops)
       if unread is not None:
         _write_metrics(spec, run, unread, writers)
       unread = Unread(metrics, counts)
+      heard = counts
       run.step += 1
-      # Several processes stop at the same step: the one after all were told.
       stopped = told if processes.several() else sigterm.received
 
       if spec.profile and run.step == PROFILE_STEPS.stop:
@@ -271,8 +272,7 @@ def _loop(
         loss = select_loss(run.state.params)
         improved = _write_select_loss(spec, run, loss, writers)
 
-      if not processes.several():
-        stopped = sigterm.received
+      stopped = told if processes.several() else sigterm.received
       if improved or checkpoint_due or stopped or _is_over(spec, run):
         _save(run, checkpoints)
       if stopped:
