@@ -20,7 +20,7 @@ HRM = {'model.body': 'hrm', 'model.segments': 3}
 ERRORS = [
   (
     {'data.source': 'web'},
-    "data.source='web' is unknown; use one of: stdlib, text, tfds",
+    "data.source='web' is unknown; use one of: stdlib, text, tfds, tokens",
   ),
   (
     {'data.tokenizer': 'word'},

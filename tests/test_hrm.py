@@ -9,6 +9,7 @@ from segmented import BATCH, LENGTH, gradient, key_of
 import tiny
 from ease_jax.core.objective import LossSpec
 from ease_jax.model.attention import positions
+from ease_jax.model.sight import Sight
 
 
 @pytest.mark.parametrize('backprop', [1, 2, 4, 6])
@@ -26,14 +27,14 @@ def test_only_the_last_updates_learn(backprop):
     low = start['low']
     high = start['high']
     x = start['x']
-    mask = np.tri(LENGTH, dtype=bool)[None]
+    sight = Sight('causal', 0, np.arange(LENGTH)[None])
     rotation = segmented.rotation_of(model)
 
     for number in range(6):
       if number % 3 == 2:
-        new = high = bound.layer_1(high + low, mask, rotation)
+        new = high = bound.layer_1(high + low, sight, rotation)
       else:
-        new = low = bound.layer_0(low + high + x, mask, rotation)
+        new = low = bound.layer_0(low + high + x, sight, rotation)
       if number < 6 - backprop:
         new = jax.lax.stop_gradient(new)
       if number % 3 == 2:

@@ -15,6 +15,7 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.core.reach import grown
 from ease_jax.model import with_reach
 from ease_jax.model.attention import positions
+from ease_jax.model.sight import Sight
 from ease_jax.train.stages import plan, planned
 
 SEGMENTS = 4
@@ -106,14 +107,14 @@ def test_gradients_reach_the_updates_that_learn():
     bound = model.bind({'params': params})
     start = bound.start(BATCH['tokens'], positions(LENGTH), key_of())
     low, high, x = start['low'], start['high'], start['x']
-    mask = np.tri(LENGTH, dtype=bool)[None]
+    sight = Sight('causal', 0, np.arange(LENGTH)[None])
     rotation = segmented.rotation_of(model)
     stop = jax.lax.stop_gradient
     for cycle in range(2):
       for last in (False, True):
-        low = bound.layer_0(low + high + x, mask, rotation)
+        low = bound.layer_0(low + high + x, sight, rotation)
         low = low if last and cycle == 1 else stop(low)
-      high = bound.layer_1(high + low, mask, rotation)
+      high = bound.layer_1(high + low, sight, rotation)
     return segmented.mean_nll(bound, 0, high, BATCH)
 
   expected = jax.jit(jax.grad(loss))(params)
