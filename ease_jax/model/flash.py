@@ -19,7 +19,7 @@ from ease_jax.model.sight import Sight
 # Scores made at once, all rows and heads together: 1 MiB of float32, which the
 # cache of a core holds. A quarter and four times as many are slower on CPUs.
 TILE_ELEMENTS = 1 << 18
-WHOLE_ELEMENTS = 1 << 19  # so few are one tile: tiles would gain nothing
+WHOLE_ELEMENTS = 1 << 20  # so few are one tile: tiles would gain little
 MIN_TILE = 32  # tokens; smaller products are too small for one call
 
 _product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
