@@ -5,7 +5,8 @@
 
 Every figure is a ratio of medians of one run in which all contenders of a shape
 take turns, warmed up. Torch is nanoGPT's model in eager mode
-(`torch_gpt.py`), whose peak of resident memory a process of its own measures.
+(`torch_gpt.py`); what updates add to the resident memory of a process of its
+own, gradients and moments included, is its peak.
 Ours is a stack with the same widths, RMS norms and rotary positions. Memory of
 ours is XLA's count of temporary buffers of a step. `--quick`: the small shape,
 and the vocabulary of 97 alone at the other, with few rounds.
@@ -15,7 +16,6 @@ import argparse
 import importlib.util
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 from typing import NamedTuple
@@ -149,11 +149,20 @@ def torch_memory(shape: Shape) -> float:
 def print_torch_memory(shape: Shape) -> None:
   """What `torch_memory` asks its process for."""
   trainer = torch_trainer(shape)
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  # The peak so far is that of imports: from here on it counts anew (Linux).
+  pathlib.Path('/proc/self/clear_refs').write_text('5')
+  before = resident('VmRSS')
   for _ in range(3):
     trainer()
-  after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  print((after - before) / 1024)
+  print(resident('VmHWM') - before)
+
+
+def resident(name: str) -> float:
+  """MiB of this process: VmRSS now, VmHWM at its peak."""
+  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
+    if line.startswith(f'{name}:'):
+      return float(line.split()[1]) / 1024
+  raise OSError(f'/proc/self/status has no {name}')
 
 
 def measure(shape: Shape, rounds: int, has_torch: bool) -> dict[str, float]:
