@@ -220,6 +220,7 @@ def _add_training(c: Config) -> None:
   c.train.freeze = 'nothing'
   c.train.freeze_paths = ()  # paths: what stays, such as 'layer_*'
   c.train.fit_tokens = 0  # on which maps of readouts are fitted; 0 = none are
+  c.train.cached_batches = 0  # learned from again, states kept; 0 = new ones
   c.train.fit_ridge = 1e-3  # fit_tokens: what pulls maps to the identity
 
 

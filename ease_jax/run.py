@@ -242,6 +242,7 @@ def _evaluate(
     best.host,
     updates_per_step=run_specs.optimizer.updates_per_step,
     flops_per_token=run_specs.train_flops,
+    once_flops=run_specs.once_flops,
   )
   results = Results(
     seed=run_specs.seed,

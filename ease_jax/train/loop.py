@@ -22,7 +22,7 @@ from ease_jax.data import BatchIterator, Task
 from ease_jax.evaluate import passes
 from ease_jax.model import Body, Params
 from ease_jax.progress import stage
-from ease_jax.train import history
+from ease_jax.train import history, kept
 from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.loss import Metrics
 from ease_jax.train.optimizer import OptimizerSpec
@@ -142,7 +142,8 @@ def train(
     OSError: something cannot be written; what was saved before stays.
   """
   init_key, key = jax.random.split(jax.random.key(seed))
-  batches = task.train_batches(spec.batch_size, seed)
+  new = task.train_batches(spec.batch_size, seed)
+  batches = kept.again(new, spec.cached_batches)
   update = updating(
     spec, model, loss_spec, seed, key=key, teacher=teacher, opt_spec=opt_spec
   )
@@ -161,8 +162,7 @@ def train(
     with checkpoints:
       shapes = abstract_state(model, opt_spec)
       run = _begin(checkpoints, workdir, task, teacher, batches, shapes, fresh)
-      over = _is_over(spec, run)
-      said = list(history.begin(run.step, run.host, opt_spec, over=over))
+      said = _said(spec, run, opt_spec, model, task.seq_len)
       with Writers(
         workdir, spec.steps, run.step, tensorboard=spec.tensorboard
       ) as writers:
@@ -175,6 +175,17 @@ def train(
     if sigterm.received:  # while the last of it was written
       raise _preempted(run)
   return run
+
+
+def _said(
+  spec: TrainSpec, run: Run, opt_spec: OptimizerSpec, model: Body, seq_len: int
+) -> list[str]:
+  """What there is to say before anything is trained; notes an extension."""
+  over = _is_over(spec, run)
+  said = list(history.begin(run.step, run.host, opt_spec, over=over))
+  if not over:
+    said.extend(kept.described(spec, model, seq_len))
+  return said
 
 
 def _preempted(run: Run) -> Preempted:
