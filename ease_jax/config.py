@@ -10,12 +10,12 @@ from typing import Any
 
 import ml_collections
 
+from ease_jax import smoke
 from ease_jax.checks import ConfigError as ConfigError
 from ease_jax.checks import need
 from ease_jax.core.signals import SIGNALS
 
 ConfigDict = ml_collections.ConfigDict
-SMOKE_CHARS = 200_000  # of the training split that :smoke keeps
 Config = Any  # a ConfigDict, whose fields a type checker cannot know
 
 
@@ -222,6 +222,7 @@ def _add_training(c: Config) -> None:
   c.train.freeze = 'nothing'
   c.train.freeze_paths = ()  # paths: what stays, such as 'layer_*'
   c.train.fit_tokens = 0  # on which maps of readouts are fitted; 0 = none are
+  c.train.cached_batches = 0  # learned from again, states kept; 0 = new ones
   c.train.fit_ridge = 1e-3  # fit_tokens: what pulls maps to the identity
 
 
@@ -323,28 +324,5 @@ def with_argument(c: Config, argument: str) -> Config:
     argument == 'smoke',
     f'--config argument {argument!r} is unknown; use :smoke or nothing',
   )
-  # Less of the text is read; of prepared tokens, what is needed is anyway.
-  if c.data.source != 'tokens':
-    c.data.train_chars = min(c.data.train_chars or SMOKE_CHARS, SMOKE_CHARS)
-  c.data.seq_len = min(c.data.seq_len, 32)
-
-  c.model.dim = 32
-  c.model.block.attention.num_heads = 2
-  c.model.block.attention.num_kv_heads = 1
-  c.model.block.mlp.dim = 64
-
-  c.train.steps = 20
-  c.train.batch_size = 4
-  c.train.accumulate = 1
-  c.train.log_every = 5
-  c.train.eval_every = 10
-  c.train.checkpoint_every = 10
-  c.optimizer.warmup_steps = 5
-  c.loss.schedule_steps = min(c.loss.schedule_steps, 10)
-
-  c.evaluate.max_tokens = 1024
-  c.evaluate.speed_tokens = 64
-  c.exit.search_points = 2
-  for signal in c.exit.signals:
-    c.exit.thresholds[signal] = tuple(c.exit.thresholds[signal])[-2:]
+  smoke.shrink(c)
   return c

@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
+  machine.keep_mapped()
   machine.print_anything()
   flags.mark_flags_as_required(['from', 'workdir'])
   with machine.stopped_in_a_line():

@@ -24,6 +24,7 @@ from ease_jax.train.paths import leaves
 from ease_jax.train.update import TrainState, abstract_state
 
 SAMPLE = 'Stra\u00dfe 1 \u2192 na\u00efve'  # characters of one to three bytes
+SLACK = 2**20  # bytes: what is counted in gigabytes is rounded
 
 
 def import_model(
@@ -68,7 +69,8 @@ def import_model(
     write_atomic(folder / folders.ORIGIN, folders.dumps(source.said.entries))
     facts = tokenizers.vocabulary(tokenizer)
     made_by = fields.of_training(config)
-    with Checkpoints(folder, 1, facts, made_by) as checkpoints:
+    at_once = _largest(state.params) + SLACK
+    with Checkpoints(folder, 1, facts, made_by, at_once) as checkpoints:
       checkpoints.save(0, state, data={}, host=saved.Host())
   if others:
     say(f'token {eos_id} ends a text here, for the model also {others}')
@@ -132,6 +134,11 @@ def _state(source: Source, run_specs: Specs) -> TrainState:
   params = params_of(source, shapes)
   opt_state = optimizer.build(run_specs.optimizer).init(params)
   return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+
+def _largest(params: Params) -> int:
+  """Bytes of the largest array."""
+  return max(x.nbytes for x in jax.tree.leaves(params))
 
 
 def _described(source: Source, params: Params) -> str:

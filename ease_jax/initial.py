@@ -25,7 +25,9 @@ from ease_jax.core.spec import MAP
 from ease_jax.data.task import Task
 from ease_jax.deploy import check_tokens, load_model
 from ease_jax.model import Params
+from ease_jax.progress import stage
 from ease_jax.specs import Specs
+from ease_jax.train import fitting
 from ease_jax.train.paths import leaves
 
 
@@ -121,3 +123,16 @@ def _without_lora(shapes: Any) -> Any:
 def _shapes(params: Params) -> dict[str, Any]:
   """Shapes of the parameters of each group."""
   return {name: jax.tree.map(np.shape, params[name]) for name in params}
+
+
+def fitted(run_specs: Specs, task: Task, params: Params) -> Params:
+  """Parameters with maps of readouts fitted to the last one."""
+  train = run_specs.train
+  with stage('fitting maps and screen'):
+    return fitting.fitted(
+      run_specs.body,
+      params,
+      task.train_batches(train.batch_size, run_specs.seed),
+      tokens=train.fit_tokens,
+      ridge=train.fit_ridge,
+    )

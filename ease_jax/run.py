@@ -34,14 +34,13 @@ from ease_jax.evaluate.evaluation import Evaluation
 from ease_jax.evaluate.facts import DataFacts, TrainFacts
 from ease_jax.evaluate.results import Results
 from ease_jax.files import expanded, write_atomic, write_together
-from ease_jax.initial import initial_params
+from ease_jax.initial import fitted, initial_params
 from ease_jax.lock import LOCK
-from ease_jax.model import Params
 from ease_jax.progress import stage
 from ease_jax.provenance import again, provenance
 from ease_jax.specs import Specs
 from ease_jax.specs import body_of as body_of
-from ease_jax.train import fitting, history, loop, saved
+from ease_jax.train import history, loop, saved
 
 MODES = ('all', 'train', 'evaluate', 'report', 'generate', 'export')
 PAGE = 'report.html'
@@ -208,7 +207,7 @@ def _train(
 
   fit = None
   if run_specs.train.fit_tokens:
-    fit = functools.partial(_fitted, run_specs, task)
+    fit = functools.partial(fitted, run_specs, task)
   taught_by = teacher.load(run_specs, task)
   with processes.together():
     if processes.is_first():
@@ -243,19 +242,6 @@ def _write_beginning(
     folders.write_config(config, folder)
 
 
-def _fitted(run_specs: Specs, task: Task, params: Params) -> Params:
-  """Parameters with maps of readouts fitted to the last one."""
-  train = run_specs.train
-  with stage('fitting maps and screen'):
-    return fitting.fitted(
-      run_specs.body,
-      params,
-      task.train_batches(train.batch_size, run_specs.seed),
-      tokens=train.fit_tokens,
-      ridge=train.fit_ridge,
-    )
-
-
 def _evaluate(
   config: Config,
   run_specs: Specs,
@@ -284,6 +270,7 @@ def _evaluate(
     best.host,
     updates_per_step=run_specs.optimizer.updates_per_step,
     flops_per_token=run_specs.train_flops,
+    once_flops=run_specs.once_flops,
   )
   results = Results(
     seed=run_specs.seed,

@@ -34,7 +34,7 @@ from ease_jax.decode.options import GenerateSpec
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import Body, Params
 from ease_jax.sharding import FSDP, ROWS, TENSOR, MeshSpec, check_parts
-from ease_jax.train import clashes, freezing, optimizer
+from ease_jax.train import clashes, freezing, once, optimizer
 from ease_jax.train.freezing import learned_of
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.paths import leaves
@@ -86,8 +86,8 @@ class Specs:
   def train_flops(self) -> float:
     """Training FLOPs of one token, its share of the optimizer's included.
 
-    What another run takes to teach comes on top: `teacher.flops`. A model that
-    was imported took none here.
+    What another run takes to teach comes on top: `teacher.flops`; so does
+    what is done once. A model that was imported took none here.
     Training multiplies all keys of a window and masks those of later tokens,
     so that attention is counted at the whole window.
     """
@@ -98,6 +98,11 @@ class Specs:
     updates *= self.optimizer.updates_per_step
     tokens = self.train.batch_size * self.data.seq_len
     return self._flops_of_steps() + updates / tokens
+
+  @property
+  def once_flops(self) -> float:
+    """FLOPs of what is fitted and of states that are kept, on top of that."""
+    return once.flops(self.train, self.body, self.data.seq_len)
 
   def _flops_of_steps(self) -> float:
     """Of one token forward and backward, mean over all steps."""
@@ -130,6 +135,8 @@ class Specs:
       again=again,
       rehearsed=now.loss.teaching.own and now.loss.segments > 1,
     )
+    if self.train.cached_batches:  # made once: see `once_flops`
+      taught -= prices.prelude + prices.segment
     return taught + now.before * prices.segment
 
   def _flops_of_shortcuts(self) -> float:

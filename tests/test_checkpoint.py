@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import training
 
+from ease_jax import importing
 from ease_jax.checks import ConfigError
 from ease_jax.train import checkpoint, quiet, saved
 from ease_jax.train.saved import Host
@@ -262,6 +263,21 @@ def test_only_what_was_over_belongs_to_a_longer_run(
     saved.check_config(tmp_path, there, {'train.steps': 8}, newest=newest)
   with pytest.raises(ConfigError, match='train.steps=4 there, 3 here'):
     saved.check_config(tmp_path, there, {'train.steps': 3}, newest=newest)
+
+
+def test_what_is_written_at_a_time_has_a_limit(tmp_path):
+  """The largest array is let through, with room for a rounded gigabyte."""
+  state = {'large': jnp.ones(3001), 'small': jnp.ones(5)}
+  for at_once, name in ((12_004 + importing.SLACK, 'in'), (12_003, 'out')):
+    folder = tmp_path / name
+    with contextlib.ExitStack() as stack:
+      if name == 'out':
+        stack.enter_context(pytest.raises(OSError, match='12004 > 12003'))
+      checkpoints = checkpoint.Checkpoints(folder, 1, at_once=at_once)
+      with checkpoints:
+        checkpoints.save(0, state, data={}, host=Host())
+  assert saved.has_steps(tmp_path / 'in')
+  assert not saved.has_steps(tmp_path / 'out')
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

@@ -18,6 +18,7 @@ ORDER = (
   'userfile',
   'core',
   'pretrained',
+  'smoke',
   'config',
   'fields',
   'presets',

@@ -79,8 +79,8 @@ class TrainFacts(Record):
     best_step: whose parameters are evaluated; None where none was best.
     tokens: supervised.
     flops: forward, backward, a teacher's and the optimizer's products of
-      matrices, with attention to whole windows; counted, not measured
-      (`docs/compute.md`).
+      matrices, and what is fitted or kept once, with attention to whole
+      windows; counted, not measured (`docs/compute.md`).
     wall_s: seconds, compilation and evaluations included.
     tokens_per_s: tokens over these seconds.
     extended_from: steps at which the run ended before it was extended; None

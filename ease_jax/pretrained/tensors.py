@@ -57,9 +57,11 @@ class Tensors:
       by_file.setdefault(self._files[name], []).append(name)
 
     for path, some in by_file.items():
-      with _opened(path) as file:
-        for name in some:
-          yield name, file.get_tensor(name)
+      for name in some:
+        # Opened anew, as what was read of an open file stays in memory.
+        with _opened(path) as file:
+          tensor = file.get_tensor(name)
+        yield name, tensor
 
 
 @contextlib.contextmanager

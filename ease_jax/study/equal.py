@@ -3,20 +3,40 @@
 import copy
 
 from ease_jax import specs, teacher
+from ease_jax.checks import need
 from ease_jax.study.study import Config
 
 
 def train_flops(c: Config, vocab_size: int) -> float:
   """Training FLOPs of a config that is not stopped early."""
+  once = specs.from_config(c, vocab_size).once_flops
+  return once + _update_flops(c, vocab_size)
+
+
+def _update_flops(c: Config, vocab_size: int) -> float:
+  """Of all updates, fits and states that are kept left out."""
   run_specs = specs.from_config(c, vocab_size)
   per_token = run_specs.train_flops + teacher.flops(run_specs)
   return per_token * c.train.steps * c.train.batch_size * c.data.seq_len
 
 
 def with_equal_training(c: Config, like: Config, vocab_size: int) -> Config:
-  """A copy trained for as many steps as cost the training FLOPs of `like`."""
-  ratio = train_flops(like, vocab_size) / train_flops(c, vocab_size)
-  return stretched(c, ratio)
+  """A copy trained for as many steps as cost the training FLOPs of `like`.
+
+  What a copy does once, it does in whatever number of steps.
+
+  Raises:
+    ConfigError: that alone costs more.
+  """
+  once = specs.from_config(c, vocab_size).once_flops
+  left = train_flops(like, vocab_size) - once
+  need(
+    left > 0,
+    f'train.fit_tokens={c.train.fit_tokens} and train.cached_batches='
+    f'{c.train.cached_batches} cost {once:.3g} FLOPs, and all training of the '
+    f'other config {once + left:.3g}; lower them',
+  )
+  return stretched(c, left / _update_flops(c, vocab_size))
 
 
 def with_equal_updates(c: Config, like: Config) -> Config:

@@ -69,6 +69,9 @@ class Checkpoints:
     facts: what the task says of its data, saved with each.
     config: the fields of the config that decide what is trained, flat; saved
       with each, and compared with what was read.
+    at_once: bytes that are being written at a time, so many more than the
+      state takes in memory: at least those of the largest array; None = orbax
+      decides.
 
   Raises:
     ConfigError: `checkpoints` is a file, or damaged beyond opening.
@@ -80,6 +83,7 @@ class Checkpoints:
     keep: int,
     facts: Json | None = None,
     config: Json | None = None,
+    at_once: int | None = None,
   ):
     self.folder = folder_of(workdir)
     need(
@@ -90,6 +94,7 @@ class Checkpoints:
     self._policy = _NewestAndBest(keep)
     self._manager = _manager(
       self.folder,
+      at_once,
       # The caller decides when to save.
       save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
       preservation_policy=self._policy,
@@ -229,17 +234,27 @@ def restore_best(
     return Best(best.state, newest.step, newest.host, newest.facts)
 
 
-def _manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+def _manager(
+  folder: pathlib.Path, at_once: int | None = None, **options: Any
+) -> ocp.CheckpointManager:
   """Orbax's manager of a folder.
+
+  Args:
+    folder: holds the checkpoints.
+    at_once: bytes that are being written at a time; None = it decides.
+    options: what else it is told.
 
   Raises:
     ConfigError: one of its checkpoints has damaged metadata.
   """
+  limit: Any = {}
+  if at_once is not None:  # a part of a gigabyte is understood, too
+    limit = {'save_concurrent_gb': at_once / 10**9}
   try:
     return ocp.CheckpointManager(
       folder,
       item_handlers={
-        'state': ocp.StandardCheckpointHandler(),
+        'state': ocp.StandardCheckpointHandler(**limit),
         'notes': ocp.JsonCheckpointHandler(),
       },
       options=ocp.CheckpointManagerOptions(**options),

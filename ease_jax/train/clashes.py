@@ -21,6 +21,31 @@ def check(train: TrainSpec, loss: LossSpec, body: Body) -> None:
   _check_shortcut(train, loss, body)
   _check_fitted(train, body)
   _check_learning(train, loss, body)
+  _check_cached(train, loss, body)
+
+
+def _check_cached(train: TrainSpec, loss: LossSpec, body: Body) -> None:
+  """A batch has the same states at its readouts in each update."""
+  if not train.cached_batches:
+    return
+  cfg = body.cfg
+  grid = body.grid
+  for fixed, fields in (
+    (cfg.dropout == 0, f'model.dropout={cfg.dropout}'),
+    (not train.layer_dropout, f'train.layer_dropout={train.layer_dropout}'),
+    (not grid.has_asides, f'model.readout_adapters={cfg.readout_adapters}'),
+    (not loss.exit_threshold, f'loss.exit_threshold={loss.exit_threshold}'),
+    (not grid.routed, 'model.router'),
+    (
+      grid.segments == 1 and not grid.carried and not grid.tail,
+      f'model.body={cfg.body} with model.segments={grid.segments}',
+    ),
+  ):
+    need(
+      fixed,
+      f'train.cached_batches={train.cached_batches} keeps states that are the '
+      f'same in each update, which {fields} does not promise; use 0',
+    )
 
 
 def _check_fitted(train: TrainSpec, body: Body) -> None:

@@ -45,7 +45,12 @@ def _extension(step: int, end: int, opt_spec: OptimizerSpec) -> str:
 
 
 def summary(
-  step: int, host: Host, *, updates_per_step: int, flops_per_token: float
+  step: int,
+  host: Host,
+  *,
+  updates_per_step: int,
+  flops_per_token: float,
+  once_flops: float = 0.0,
 ) -> dict[str, Any]:
   """What `results.json` says about training.
 
@@ -54,6 +59,7 @@ def summary(
     host: what the run knew then.
     updates_per_step: updates that each batch made.
     flops_per_token: of training on one token, a teacher run left out.
+    once_flops: of what no update does: fits, states that are kept.
 
   Returns:
     steps, updates, best_step (of the lowest select loss), tokens, flops,
@@ -74,7 +80,7 @@ def summary(
       'updates': step * updates_per_step,
       'best_step': host.best_step,
       'tokens': host.tokens,
-      'flops': flops_per_token * host.tokens,
+      'flops': once_flops + flops_per_token * host.tokens,
       'wall_s': host.wall_s,
       'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
     }

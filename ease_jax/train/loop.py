@@ -7,10 +7,8 @@ patience has counted.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,11 +22,12 @@ from ease_jax.evaluate import passes
 from ease_jax.model import Body, Params
 from ease_jax.processes import Tally
 from ease_jax.progress import stage
-from ease_jax.train import history
+from ease_jax.train import cached, history
 from ease_jax.train.checkpoint import Checkpoints
 from ease_jax.train.loss import Metrics
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.preemption import Preempted, Sigterm
+from ease_jax.train.running import Run
 from ease_jax.train.saved import Host, Json, check_facts, check_teacher
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.stages import Update, updating
@@ -48,53 +47,6 @@ FINITE = ('loss', 'grad_norm', 'param_norm')
 
 class TrainingDiverged(FloatingPointError):
   """The loss, the gradient or the parameters are no longer finite."""
-
-
-@dataclasses.dataclass
-class Run:
-  """What training carries from one step to the next.
-
-  Attributes:
-    step: batches done.
-    state: parameters and optimizer after them; on the device, where they may
-      still be computed.
-    batches: those to come.
-    host: counts of what has been.
-    saved_step: step of the newest checkpoint, 0 before the first.
-    start_s: when the run would have started without interruption, on the
-      monotonic clock.
-    lap_s: when the speed was last measured, on the same clock.
-    lap_tokens: training tokens seen by then.
-  """
-
-  step: int
-  state: TrainState
-  batches: BatchIterator
-  host: Host
-  saved_step: int
-  start_s: float = dataclasses.field(init=False)
-  lap_s: float = dataclasses.field(init=False)
-  lap_tokens: int = dataclasses.field(init=False)
-
-  def __post_init__(self):
-    self.start_s = time.monotonic() - self.host.wall_s
-    self.start_lap()
-
-  @property
-  def wall_s(self) -> float:
-    """Seconds of training so far, interruptions left out."""
-    return time.monotonic() - self.start_s
-
-  @property
-  def tokens_per_s(self) -> float:
-    """Training tokens per second since the lap started."""
-    tokens = self.host.tokens - self.lap_tokens
-    return tokens / (time.monotonic() - self.lap_s)
-
-  def start_lap(self) -> None:
-    """Measures the speed from here on."""
-    self.lap_s = time.monotonic()
-    self.lap_tokens = self.host.tokens
 
 
 class Unread(NamedTuple):
@@ -151,7 +103,8 @@ def train(
     OSError: something cannot be written; what was saved before stays.
   """
   init_key, key = jax.random.split(jax.random.key(seed))
-  batches = task.train_batches(spec.batch_size, seed)
+  new = task.train_batches(spec.batch_size, seed)
+  batches = cached.again(new, spec.cached_batches)
   update = updating(
     spec, model, loss_spec, seed, key=key, teacher=teacher, opt_spec=opt_spec
   )
@@ -170,8 +123,7 @@ def train(
     with checkpoints:
       shapes = abstract_state(model, opt_spec)
       run = _begin(checkpoints, workdir, task, teacher, batches, shapes, fresh)
-      over = _is_over(spec, run)
-      said = list(history.begin(run.step, run.host, opt_spec, over=over))
+      said = _said(spec, run, opt_spec, model, task.seq_len)
       with writing(
         workdir, spec.steps, run.step, tensorboard=spec.tensorboard
       ) as writers:
@@ -184,6 +136,17 @@ def train(
     if processes.agreed(sigterm.received):  # while the last of it was written
       raise _preempted(run)
   return run
+
+
+def _said(
+  spec: TrainSpec, run: Run, opt_spec: OptimizerSpec, model: Body, seq_len: int
+) -> list[str]:
+  """What there is to say before anything is trained; notes an extension."""
+  over = _is_over(spec, run)
+  said = list(history.begin(run.step, run.host, opt_spec, over=over))
+  if not over:
+    said.extend(cached.described(spec, model, seq_len))
+  return said
 
 
 def _preempted(run: Run) -> Preempted:

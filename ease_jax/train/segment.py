@@ -15,7 +15,7 @@ from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, Tree, before_exits, settled
 from ease_jax.model.walk import RUNNING, Layer, Leap, Run, State, Travel, walk
-from ease_jax.train import rows
+from ease_jax.train import cached, rows
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
 from ease_jax.train.targets import (
   TARGETS,
@@ -174,7 +174,7 @@ def segment_loss(
   else:
     carried = progress.state
 
-  walked = walk(
+  walked = cached.walked(batch) or walk(
     bound,
     model.grid.first,
     started | carried,

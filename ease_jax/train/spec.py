@@ -78,6 +78,9 @@ class TrainSpec:
     freeze_paths: patterns of names of parameters that stay.
     fit_tokens: of the training text, on which the maps of readouts are fitted
       to the last one before the first update; 0 = none are.
+    cached_batches: the first so many batches are learned from again and
+      again, and the states of the frozen model are made for them once; 0 =
+      all batches are new.
     fit_ridge: weight of the distance of a map from the identity, beside the
       mean error of a number of the state.
   """
@@ -110,6 +113,7 @@ class TrainSpec:
   freeze: Annotated[str, OneOf(FREEZES)]
   freeze_paths: Annotated[tuple[str, ...], ReadIf('freeze', (BY_PATHS,))]
   fit_tokens: Size
+  cached_batches: Size
   fit_ridge: Annotated[float, Range(0, above=True), ReadIf('fit_tokens')]
 
   @classmethod
@@ -157,6 +161,16 @@ class TrainSpec:
       self.fit_tokens == 0 or self.init_from != '',
       f'train.fit_tokens={self.fit_tokens} fits maps to what a trained model '
       "says, and train.init_from='' names none; give the directory of a run",
+    )
+    need(
+      self.cached_batches == 0 or self.frozen,
+      f'train.cached_batches={self.cached_batches} keeps states of a model '
+      f'that stays, and train.freeze={self.freeze} changes it; use exits, or 0',
+    )
+    need(
+      self.cached_batches == 0 or self.cached_batches < self.steps,
+      f'train.cached_batches={self.cached_batches} has no effect with '
+      f'train.steps={self.steps}: no batch comes twice; lower it, or use 0',
     )
     need(
       self.freeze == 'nothing' or self.init_from != '',

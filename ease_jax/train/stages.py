@@ -12,6 +12,7 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.core.runs import DRAWING, DRAWN_ROWS
 from ease_jax.data import Batch
 from ease_jax.model import Body, routed, with_reach, with_segments
+from ease_jax.train import cached
 from ease_jax.train.loss import Metrics
 from ease_jax.train.rows import RUNS
 from ease_jax.train.spec import TrainSpec
@@ -145,7 +146,31 @@ def updating(
     )
     return state, _numbered(metrics, now.before * model.grid.per_segment)
 
-  return update
+  return _keeping(update, model, spec.cached_batches)
+
+
+def _keeping(update: Update, model: Body, num: int) -> Update:
+  """An update that makes the states of each of some batches once.
+
+  Args:
+    update: given batches that come again after so many.
+    model: a body; what is in front of its readouts stays.
+    num: of batches; 0 = none comes again.
+  """
+  if not num:
+    return update
+  made: dict[int, cached.States] = {}
+
+  def from_kept(
+    step: int, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, Metrics]:
+    place = step % num
+    if place not in made:
+      made[place] = cached.states(state.params, batch['tokens'], model=model)
+    with_states: Any = batch | {cached.STATES: made[place]}
+    return update(step, state, with_states)
+
+  return from_kept
 
 
 def _numbered(metrics: Metrics, before: int) -> Metrics:
