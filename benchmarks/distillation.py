@@ -20,6 +20,7 @@ from timing import side_by_side
 from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import readout
+from ease_jax.model.linear_loss import linear_cross_entropy, linear_loss
 from ease_jax.train.targets import Distill
 
 NUM, DIM, TOP_K = 2048, 128, 32
@@ -29,12 +30,13 @@ def fused(spec, h_NxD, w_VxD, teacher_NxD, label_N, weight_N):
   top_k = spec.teaching.teacher_top_k
   said = readout.likeliest(teacher_NxD, w_VxD, top_k) if top_k else teacher_NxD
   ready_N = label_N, said
-  return Distill(spec).loss(h_NxD, w_VxD, ready_N, weight_N, False)
+  lesson = Distill(spec).lesson(w_VxD, False)
+  return linear_loss(lesson, h_NxD, w_VxD, ready_N, weight_N)
 
 
 def label(h_NxD, w_VxD, teacher_NxD, label_N, weight_N):
   del teacher_NxD
-  return readout.linear_cross_entropy(h_NxD, w_VxD, label_N, weight_N)
+  return linear_cross_entropy(h_NxD, w_VxD, label_N, weight_N)
 
 
 def definition(h_NxD, w_VxD, teacher_NxD, label_N, weight_N):

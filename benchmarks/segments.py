@@ -19,6 +19,7 @@ from ease_jax import config, specs
 from ease_jax.core.objective import LossSpec
 from ease_jax.train import loss as losses
 from ease_jax.train import segment
+from ease_jax.train import setting as setting_lib
 
 SEGMENTS = (1, 2, 4, 8)
 
@@ -38,14 +39,14 @@ def make(segments: int, backprop: int):
 def looped(params, model, spec, batch):
   """Segment after segment in Python, detached."""
   update_key = jax.random.key(0)
-  setting = segment.prepared(params, model, spec, batch, update_key)
+  setting = setting_lib.prepared(params, model, spec, batch, update_key)
   grad = jax.grad(segment.segment_loss, has_aux=True)
   progress = segment.first_progress(model, batch)
   total = jax.tree.map(jnp.zeros_like, params)
   for number in range(spec.segments):
     place = jnp.int32(number)
     key = jax.random.key(number)
-    part = segment.Part(place, place, jnp.ones(1), key)
+    part = setting_lib.Part(place, place, jnp.ones(1), key)
     grads, (progress, _) = grad(params, progress, part, setting)
     total = jax.tree.map(jnp.add, total, grads)
   return total

@@ -227,7 +227,7 @@ def main(argv: Sequence[str]) -> None:
         config.mesh[axis] = 1
       config.mesh.update(axes_of(_MESH.value))
     memory = bytes_of(_MEMORY.value) if _MEMORY.value is not None else None
-    found = needs(config, _VOCAB.value)
+    found = needs(config, _VOCAB.value, memory)
   except ConfigError as error:
     fail(error)
   if _JSON.value:

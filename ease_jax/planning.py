@@ -91,12 +91,15 @@ class Needs:
     return sum(self.flops.values())
 
 
-def needs(config: Config, vocab_size: int = 0) -> Needs:
+def needs(
+  config: Config, vocab_size: int = 0, memory: int | None = None
+) -> Needs:
   """What a training step of a config needs; nothing is run or allocated.
 
   Args:
     config: of a run.
     vocab_size: V; 0 = what the tokenizer says before it has seen data.
+    memory: bytes of a device; None = it is not known.
 
   Raises:
     ConfigError: the config cannot run, or not on its mesh.
@@ -124,6 +127,7 @@ def needs(config: Config, vocab_size: int = 0) -> Needs:
     learned,
     tensor=specs.mesh.tensor,
     fsdp=specs.mesh.fsdp,
+    memory=memory,
   )
   readouts = _readouts(specs, now, learned, kept)
   tokens = specs.train.batch_size * specs.data.seq_len
@@ -225,7 +229,7 @@ def _memory(
     'kept by layers': sum(kept.cell_L),
     'kept between segments': kept.carries,
     'kept by readouts': sum(kept.readout_R),
-    'gradients of unembeddings': sum(kept.table_R),
+    'gradients of unembeddings': kept.tables,
     'layer that is made anew': kept.anew,
     'head at work': kept.head,
   }
@@ -299,14 +303,13 @@ def _readouts(
   for k, (segment, layer) in enumerate(now.model.grid.names_K):
     r = k % per_segment
     is_kept = segment == now.loss.segments  # one segment is, at a time
-    memory = kept.readout_R[r] + kept.table_R[r]
     found.append(
       ReadoutNeeds(
         segment=segment,
         layer=layer,
         weight=now.loss.weight_K[k],
         flops=(taught(k) - taught()) * tokens,
-        memory=memory if is_kept else 0,
+        memory=kept.readout_R[r] if is_kept else 0,
       )
     )
   return tuple(found)

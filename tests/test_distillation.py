@@ -10,9 +10,10 @@ import pytest
 import tiny
 from ease_jax.core.distillation import DIVERGENCES, TeachingSpec
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import chunks, readout
+from ease_jax.model import readout
+from ease_jax.model.linear_loss import linear_loss
 from ease_jax.train import loss as losses
-from ease_jax.train.targets import Distill, Tables, Teacher
+from ease_jax.train.targets import Distill, Teacher
 
 VOCAB = 11
 NUM = 14
@@ -46,8 +47,8 @@ def fused(spec, h_NxD, w_VxD, weight_N, teacher_NxD):
   if spec.teaching.teacher_top_k:
     said = readout.likeliest(said, w_VxD, spec.teaching.teacher_top_k)
   ready_N = LABEL_N, said
-  tables = Tables(w_VxD, w_VxD)
-  return Distill(spec).loss(h_NxD, tables, ready_N, weight_N, False)
+  lesson = Distill(spec).lesson(w_VxD, False)
+  return linear_loss(lesson, h_NxD, w_VxD, ready_N, weight_N)
 
 
 def softened(logits_NxV, temperature, keep_NxV):
@@ -103,7 +104,7 @@ def test_each_divergence_is_tested():
 def test_the_fused_loss_is_the_naive_one(
   monkeypatch, divergence, temperature, top_k, elements
 ):
-  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', elements)
+  tiny.chunk(monkeypatch, elements)
   spec = loss_of(divergence=divergence, temperature=temperature, top_k=top_k)
   found = value_and_grads(functools.partial(fused, spec))
   expected = value_and_grads(functools.partial(naive, spec))
@@ -154,7 +155,7 @@ def test_distant_distributions_stay_finite(divergence):
 
 @pytest.mark.parametrize('top_k', [0, 4])
 def test_padding_has_exactly_no_influence(monkeypatch, top_k):
-  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', 50)
+  tiny.chunk(monkeypatch, 50)
   padding = [2, 7, 13]
   w = WEIGHT_N.copy()
   w[padding] = 0

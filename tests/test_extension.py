@@ -31,6 +31,7 @@ from ease_jax.data import tokenizers
 from ease_jax.decode import sampling
 from ease_jax.evaluate import passes, traces
 from ease_jax.model import Kind, readout
+from ease_jax.model.linear_loss import Lesson, differentiated
 from ease_jax.model.streams import copied, summed
 from ease_jax.train import targets
 
@@ -169,15 +170,18 @@ class LastReadout:
     del bound
     return {'label': batch['targets'], 'teacher': answer()}
 
-  def loss(self, normed_NxD, tables, prepared_N, weight_N, is_last):
+  def lesson(self, last_VxD, is_last):
     del is_last
-    log_p_NxV = jax.nn.log_softmax(readout.logits(normed_NxD, tables.own_VxD))
-    teacher_NxV = readout.logits(prepared_N['teacher'], tables.last_VxD)
-    q_NxV = jax.lax.stop_gradient(jax.nn.softmax(teacher_NxV))
-    label_N = prepared_N['label'][:, None]
-    nll_N = -jnp.take_along_axis(log_p_NxV, label_N, 1)[:, 0]
-    distance_N = -(q_NxV * log_p_NxV).sum(-1)
-    return weight_N @ (nll_N + 0.1 * distance_N)
+    return Lesson(differentiated(loss_of_last), last_VxD)
+
+
+def loss_of_last(logits_NxV, prepared_N, last_VxD):
+  log_p_NxV = jax.nn.log_softmax(logits_NxV)
+  q_NxV = jax.nn.softmax(readout.logits(prepared_N['teacher'], last_VxD))
+  label_N = prepared_N['label'][:, None]
+  nll_N = -jnp.take_along_axis(log_p_NxV, label_N, 1)[:, 0]
+  distance_N = -(q_NxV * log_p_NxV).sum(-1)
+  return nll_N + 0.1 * distance_N
 
 
 # ------------------------------------------------------------------ a task

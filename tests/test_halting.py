@@ -15,6 +15,7 @@ from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import with_segments
 from ease_jax.train import segment
+from ease_jax.train import setting as setting_lib
 
 MODEL = segmented.HRM
 PARAMS = tiny.params(MODEL)
@@ -76,9 +77,9 @@ def test_exploring_tokens_halt_late():
 @functools.partial(jax.jit, static_argnames='spec')
 def run_segment(params, progress, number, seed, batch, *, spec):
   """Loss, progress and losses of one segment."""
-  part = segment.Part(number, number, jnp.ones(1), jax.random.key(seed))
+  part = setting_lib.Part(number, number, jnp.ones(1), jax.random.key(seed))
   update_key = jax.random.key(9)
-  setting = segment.prepared(params, MODEL, spec, batch, update_key)
+  setting = setting_lib.prepared(params, MODEL, spec, batch, update_key)
   loss, (progress, losses) = segment.segment_loss(
     params, progress, part, setting
   )

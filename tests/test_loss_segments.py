@@ -13,6 +13,7 @@ from segmented import BATCH, gradient, key_of, spec_of
 import tiny
 from ease_jax.core.objective import LossSpec
 from ease_jax.train import optimizer, segment, update
+from ease_jax.train import setting as setting_lib
 
 # ------------------------------------------------------------------- weights
 
@@ -138,7 +139,7 @@ def manual_updates(params, opt_state, model, spec, step):
 
   @jax.jit
   def gradient_of_segment(params, progress, part, key):
-    setting = segment.prepared(params, model, spec, BATCH, key)
+    setting = setting_lib.prepared(params, model, spec, BATCH, key)
     run = functools.partial(segment.segment_loss, setting=setting)
     return jax.grad(run, has_aux=True)(params, progress, part)
 
@@ -152,7 +153,7 @@ def manual_updates(params, opt_state, model, spec, step):
   for number in range(model.grid.segments):
     key = jax.random.fold_in(jax.random.clone(step_key), number)
     weight_R = jnp.asarray(spec.weight_SxR[number])
-    part = segment.Part(number, number, weight_R, key)
+    part = setting_lib.Part(number, number, weight_R, key)
     update_key = jax.random.clone(step_key)
     grads, (progress, _) = gradient_of_segment(
       params, progress, part, update_key

@@ -9,7 +9,8 @@ import pytest
 import tiny
 from ease_jax.core.distillation import TeachingSpec
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import chunks, readout, unembedding
+from ease_jax.model import chunks, linear_loss, readout, unembedding
+from ease_jax.model.linear_loss import linear_cross_entropy
 from ease_jax.model.readout import Read
 from ease_jax.train import loss as losses
 
@@ -46,24 +47,24 @@ def value_and_grads(function, h_NxD, w_VxD, target_N, weight_N):
 def test_fused_loss_and_gradients_equal_the_naive_ones(
   monkeypatch, elements, num
 ):
-  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', elements)
+  tiny.chunk(monkeypatch, elements)
   args = problem(num)
-  fused = value_and_grads(readout.linear_cross_entropy, *args)
+  fused = value_and_grads(linear_cross_entropy, *args)
   tiny.assert_trees_close(fused, value_and_grads(naive, *args), atol=1e-5)
   # Without a gradient the same value comes from another program.
-  value = readout.linear_cross_entropy(*args)
+  value = linear_cross_entropy(*args)
   np.testing.assert_allclose(3 * value, fused[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('elements, num', [(1 << 22, 13), (50, 14)])
 def test_a_limit_is_in_the_loss_and_its_gradients(monkeypatch, elements, num):
-  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', elements)
+  tiny.chunk(monkeypatch, elements)
   cap = 1.5
   args = problem(num)
 
   def fused(h_NxD, w_VxD, target_N, weight_N):
     w = unembedding.Capped(jnp.asarray(w_VxD), cap)
-    return readout.linear_cross_entropy(h_NxD, w, target_N, weight_N)
+    return linear_cross_entropy(h_NxD, w, target_N, weight_N)
 
   def plain(h_NxD, w_VxD, target_N, weight_N):
     logits_NxV = cap * jnp.tanh(h_NxD @ w_VxD.T / cap)
@@ -72,7 +73,7 @@ def test_a_limit_is_in_the_loss_and_its_gradients(monkeypatch, elements, num):
 
   expected = value_and_grads(plain, *args)
   tiny.assert_trees_close(value_and_grads(fused, *args), expected, atol=1e-5)
-  without = value_and_grads(readout.linear_cross_entropy, *args)
+  without = value_and_grads(linear_cross_entropy, *args)
   assert abs(without[0] - expected[0]) > 0.1
 
 
@@ -96,13 +97,13 @@ def test_a_limit_is_in_all_that_is_said_of_logits():
 
 
 def test_padding_has_exactly_no_influence(monkeypatch):
-  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', 50)
+  tiny.chunk(monkeypatch, 50)
   h_NxD, w_VxD, target_N, weight_N = problem(16)
   padding = [2, 7, 15]
   weight_N[padding] = 0
 
   def run(h_NxD, target_N):
-    loss = readout.linear_cross_entropy
+    loss = linear_cross_entropy
     return value_and_grads(loss, h_NxD, w_VxD, target_N, weight_N)
 
   value, (dh_NxD, dw_VxD, _) = run(h_NxD, target_N)
@@ -119,11 +120,94 @@ def test_padding_has_exactly_no_influence(monkeypatch):
   )
 
 
+def test_losses_that_share_an_unembedding_owe_it_one_gradient(monkeypatch):
+  """The sum of three losses, each times its own scale."""
+  tiny.chunk(monkeypatch, 50)
+  h_NxD, w_VxD, target_N, weight_N = problem(14)
+  scale_R = jnp.array([0.5, 0.0, 2.0])
+  h_RxNxD = jnp.stack([h_NxD, h_NxD[::-1], 2 * h_NxD])
+
+  def shared(h_RxNxD, w_VxD):
+    owed = linear_loss.nothing_owed(w_VxD)
+    total = jnp.float32(0)
+    for scale, h_NxD in zip(scale_R, h_RxNxD, strict=True):
+      loss, owed = linear_loss.owing_loss(
+        linear_loss.CROSS_ENTROPY,
+        h_NxD,
+        w_VxD,
+        target_N,
+        weight_N,
+        scale,
+        owed,
+      )
+      total += scale * loss
+    return 3.0 * (total + linear_loss.paid(w_VxD, owed))
+
+  def apart(h_RxNxD, w_VxD):
+    loss_R = [naive(h_NxD, w_VxD, target_N, weight_N) for h_NxD in h_RxNxD]
+    return 3.0 * scale_R @ jnp.stack(loss_R)
+
+  found = jax.jit(jax.value_and_grad(shared, (0, 1)))(h_RxNxD, w_VxD)
+  expected = jax.value_and_grad(apart, (0, 1))(h_RxNxD, w_VxD)
+  tiny.assert_trees_close(found, expected, atol=2e-5)
+  assert (np.asarray(found[1][0][1]) == 0).all()  # of scale 0
+
+
+def test_a_loss_has_the_derivative_that_is_found_for_it():
+  def nll(logits_NxV, target_N, shared):
+    del shared
+    return -jax.nn.log_softmax(logits_NxV)[jnp.arange(13), target_N]
+
+  args = problem(13)
+  lesson = linear_loss.Lesson(linear_loss.differentiated(nll))
+
+  def found(h_NxD, w_VxD, target_N, weight_N):
+    return linear_loss.linear_loss(lesson, h_NxD, w_VxD, target_N, weight_N)
+
+  expected = value_and_grads(linear_cross_entropy, *args)
+  tiny.assert_trees_close(value_and_grads(found, *args), expected, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_readouts():
+  """Beyond their states: one gradient of the unembedding for all of them."""
+  vocab_size = 4096
+
+  def temporary(readouts):
+    model = tiny.stack(num_layers=6, readouts=readouts, vocab_size=vocab_size)
+    batch = tiny.batch(2, 8, vocab_size=vocab_size)
+    spec = LossSpec((1.0,) * len(readouts))
+    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+
+    def loss(params):
+      key = jax.random.key(0)
+      return losses.grid_loss(params, model, spec, batch, 0, key)[0]
+
+    compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  table = vocab_size * tiny.SMALL['dim'] * 4
+  assert temporary((1, 2, 3, 4, 5, 6)) - temporary((5, 6)) < table
+
+
+@pytest.mark.parametrize(
+  'tokens, vocab_size, memory, size',
+  [
+    (2048, 97, None, 2048),
+    (2048, 8192, None, 512),
+    (100, 1 << 18, None, 50),  # at most 64, of one size
+    (8192, 1 << 17, 80 * 2**30, 1171),  # 7 chunks of at most 1,280
+  ],
+)
+def test_the_size_of_a_chunk(tokens, vocab_size, memory, size):
+  assert chunks.at_once(tokens, vocab_size, memory) == size
+
+
 def test_bfloat16_states_give_a_float32_loss():
   h_NxD, w_VxD, target_N, weight_N = problem(13)
   h_NxD = jnp.bfloat16(h_NxD)
   w_VxD = jnp.bfloat16(w_VxD)
-  value = readout.linear_cross_entropy(h_NxD, w_VxD, target_N, weight_N)
+  value = linear_cross_entropy(h_NxD, w_VxD, target_N, weight_N)
   assert value.dtype == jnp.float32
 
   exact = naive(
@@ -131,7 +215,7 @@ def test_bfloat16_states_give_a_float32_loss():
   )
   np.testing.assert_allclose(value, exact, rtol=1e-5)
   _, (dh_NxD, dw_VxD, _) = value_and_grads(
-    readout.linear_cross_entropy, h_NxD, w_VxD, target_N, weight_N
+    linear_cross_entropy, h_NxD, w_VxD, target_N, weight_N
   )
   assert dh_NxD.dtype == dw_VxD.dtype == jnp.bfloat16
 
@@ -167,7 +251,7 @@ def observed(request):
     for x in (h, normed, before_h, before_normed, w_VxD)
   ]
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(chunks, 'CHUNK_ELEMENTS', 44)
+    tiny.chunk(patch, 44)
     obs = readout.observe(
       Read(*inputs[:2]), Read(*inputs[2:4]), target_BxT, inputs[4], inputs[4]
     )
@@ -268,7 +352,7 @@ LIKELIEST = dict(teaching=TeachingSpec('distill', teacher_top_k=8))
 
 @pytest.mark.parametrize('target', [{}, TAUGHT, LIKELIEST])
 def test_deep_supervision_never_holds_all_logits(monkeypatch, target):
-  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', 8192)
+  tiny.chunk(monkeypatch, 8192)
   model = tiny.stack(vocab_size=512)
   batch = tiny.batch(8, 12, vocab_size=512)
   all_logits = 8 * 12 * 512

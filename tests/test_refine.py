@@ -17,7 +17,8 @@ from ease_jax.model import with_segments
 from ease_jax.model.attention import positions
 from ease_jax.model.exits import before_exits, settled
 from ease_jax.model.walk import RUNNING, Travel, walk
-from ease_jax.train.segment import begin, prepared
+from ease_jax.train.segment import begin
+from ease_jax.train.setting import prepared
 
 
 def setting_of(model):

@@ -11,7 +11,7 @@ from ease_jax.core import observations, shortlist
 from ease_jax.core.policies import POLICIES, ExitRule
 from ease_jax.core.signals import SIGNALS
 from ease_jax.evaluate import passes
-from ease_jax.model import chunks, readout
+from ease_jax.model import readout
 
 MODEL = tiny.stack(readouts=(1, 2, 4))
 BATCH = tiny.batch(2, 16)
@@ -86,5 +86,5 @@ def test_logits_of_candidates_are_the_same_in_chunks(monkeypatch):
 
   expected_BxTxC = np.take_along_axis(h_BxTxD @ w_VxD.T, id_BxTxC, -1)
   np.testing.assert_allclose(found(), expected_BxTxC, 1e-5, 1e-5)
-  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', 5 * 16 * shortlist.CANDIDATES)
+  tiny.chunk(monkeypatch, 5 * 16 * shortlist.CANDIDATES)
   np.testing.assert_allclose(found(), expected_BxTxC, 1e-5, 1e-5)

@@ -14,6 +14,7 @@ from ease_jax import model as model_lib
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.decode import step as steps
 from ease_jax.evaluate import passes
+from ease_jax.model import chunks
 from ease_jax.model.attention import positions
 from ease_jax.train import loss as losses
 
@@ -49,6 +50,12 @@ SMALL = dict(
   mlp_dim=32,
   tie_embeddings=False,
 )
+
+
+def chunk(monkeypatch, elements):
+  """Holds so few logits at once, of however few tokens."""
+  monkeypatch.setattr(chunks, 'CHUNK_ELEMENTS', elements)
+  monkeypatch.setattr(chunks, 'MIN_TOKENS', 1)
 
 
 def update_model(section, **fields):

@@ -25,7 +25,8 @@ from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, before_exits, settled
 from ease_jax.model.flash import among
-from ease_jax.model.readout import linear_cross_entropy, named, observe_states
+from ease_jax.model.linear_loss import linear_cross_entropy
+from ease_jax.model.readout import named, observe_states
 from ease_jax.model.sight import Sight
 from ease_jax.model.walk import (
   RUNNING,

@@ -1,5 +1,10 @@
-"""Tokens in chunks, so that no device holds the logits of all of them."""
+"""Tokens in chunks, so that no device holds the logits of all of them.
 
+A chunk has as many tokens as a share of the device's memory holds logits of,
+and no fewer than make its products worth reading the whole unembedding for.
+"""
+
+import functools
 from typing import Any
 
 import jax
@@ -8,9 +13,32 @@ import jax.numpy as jnp
 from ease_jax import sharding
 from ease_jax.model.unembedding import Unembedding
 
-CHUNK_ELEMENTS = 1 << 22  # float32 logits a device holds at once: 16 MiB
+CHUNK_ELEMENTS = 1 << 22  # float32 logits a device holds at least: 16 MiB
+SHARE = 128  # 1 / the share of a device's memory that they take, if it is known
+MIN_TOKENS = 64  # of a chunk, however large the vocabulary is
 
 Tree = Any  # any tree of arrays
+
+
+def at_once(tokens: int, vocab_size: int, memory: int | None) -> int:
+  """Tokens of a chunk, so that all chunks are of nearly one size.
+
+  Args:
+    tokens: of a device.
+    vocab_size: tokens of the vocabulary whose logits it makes.
+    memory: bytes of the device; None = it is not known.
+  """
+  elements = max(CHUNK_ELEMENTS, (memory or 0) // SHARE // 4)
+  most = max(elements // vocab_size, MIN_TOKENS)
+  chunks = -(-tokens // most)
+  return -(-tokens // chunks)
+
+
+@functools.cache
+def device_memory() -> int | None:
+  """Bytes that a device may use; None where it does not say, as on a CPU."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get('bytes_limit')
 
 
 def chunked(*trees_N: Tree, vocab_size: int) -> tuple[Tree, ...]:
@@ -22,8 +50,8 @@ def chunked(*trees_N: Tree, vocab_size: int) -> tuple[Tree, ...]:
   num = len(jax.tree.leaves(trees_N)[0])
   parts = sharding.row_parts()
   own = -(-num // parts)
-  chunks = -(-own * sharding.local_vocab(vocab_size) // CHUNK_ELEMENTS)
-  size = -(-own // chunks)
+  size = at_once(own, sharding.local_vocab(vocab_size), device_memory())
+  chunks = -(-own // size)
 
   def split(x: jax.Array) -> jax.Array:
     shape = x.shape[1:]

@@ -1,31 +1,22 @@
-"""From states to losses and observations without ever holding all logits.
+"""From states to observations without ever holding all logits.
 
-All functions walk the tokens in chunks of logits (`model.chunks`).
-`linear_loss` forms its gradient while it walks forward, so that no chunk of
-logits is computed twice or kept for the backward pass.
+All functions walk the tokens in chunks of logits (`model.chunks`); losses are
+`model.linear_loss`.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ease_jax import sharding
 from ease_jax.core import observations
 from ease_jax.core.observations import Named, Observation
 from ease_jax.core.signals import Signal
 from ease_jax.model.chunks import chunked, joined, placed
 from ease_jax.model.unembedding import Unembedding as Unembedding
 from ease_jax.model.unembedding import logits as logits
-from ease_jax.model.unembedding import logits_of, table, uncapped
-
-Tree = Any  # any tree of arrays
-
-# logits [N, V], what the loss needs of each of these tokens, and of all, to the
-# loss of each, [N], and its derivative by the logits, [N, V].
-Graded = Callable[[jax.Array, Tree, Tree], tuple[jax.Array, jax.Array]]
+from ease_jax.model.unembedding import logits_of
 
 
 class Read(NamedTuple):
@@ -33,116 +24,6 @@ class Read(NamedTuple):
 
   h_BxTxD: jax.Array
   normed_BxTxD: jax.Array  # as its head sees it
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def linear_loss(
-  graded: Graded,
-  h_NxD: jax.Array,
-  w_VxD: Unembedding,
-  tokens_N: Tree,
-  shared: Tree,
-  weight_N: jax.Array,
-) -> jax.Array:
-  """sum_n weight_n * loss(h_n @ w.T), a float32 scalar.
-
-  Tokens of weight 0 (padding) contribute nothing to the value or to any
-  gradient. Equal to the naive computation to float32 rounding. Gradients flow
-  to the states, the unembedding and the weights, to nothing else.
-
-  Args:
-    graded: the loss of a chunk of tokens and its derivative by their logits.
-    h_NxD: normed states.
-    w_VxD: the unembedding.
-    tokens_N: what the loss needs of each token.
-    shared: what it needs of all.
-    weight_N: float32 weight of each token.
-  """
-  w_VxD = placed(w_VxD)
-  chunks = chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
-
-  def body(total, chunk):
-    h_NxD, tokens_N, weight_N = chunk
-    loss_N, _ = graded(logits(h_NxD, w_VxD), tokens_N, shared)
-    return total + weight_N @ loss_N, None
-
-  return jax.lax.scan(body, jnp.float32(0), chunks)[0]
-
-
-def _forward(graded, h_NxD, w_VxD, tokens_N, shared, weight_N):
-  w_VxD = placed(w_VxD)
-  chunks = chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
-  parts = sharding.row_parts()
-
-  def body(carry, chunk):
-    total, dw_PxVxD = carry
-    h_NxD, tokens_N, weight_N = chunk
-    logits_NxV = logits(h_NxD, w_VxD)
-    loss_N, error_NxV = graded(logits_NxV, tokens_N, shared)
-    error_NxV = uncapped(error_NxV, logits_NxV, w_VxD)
-    error_NxV = (error_NxV * weight_N[:, None]).astype(h_NxD.dtype)
-    dw_PxVxD += _by_part(error_NxV, h_NxD, parts)
-    dh_NxD = error_NxV @ table(w_VxD)
-    return (total + weight_N @ loss_N, dw_PxVxD), (dh_NxD, loss_N)
-
-  # Devices add theirs up when all chunks are done, not behind each.
-  zeros = jnp.zeros((parts, *w_VxD.shape), jnp.float32)
-  zeros = sharding.constrain(zeros, sharding.ROWS, sharding.TENSOR)
-  start = jnp.float32(0), zeros
-  (total, dw_PxVxD), (dh, loss) = jax.lax.scan(body, start, chunks)
-  num = len(h_NxD)
-  dw_VxD = dw_PxVxD.sum(0).astype(table(w_VxD).dtype)
-  dw_VxD = sharding.constrain(dw_VxD, sharding.TENSOR, sharding.FSDP)
-  dw = jax.tree.map(lambda _: dw_VxD, w_VxD)  # of the same structure
-  return total, (joined(dh, num), dw, joined(loss, num))
-
-
-def _by_part(error_NxV: jax.Array, h_NxD: jax.Array, parts: int) -> jax.Array:
-  """The gradient of the unembedding by each part of the rows, [P, V, D]."""
-  error_PxNxV = error_NxV.reshape(parts, -1, error_NxV.shape[-1])
-  h_PxNxD = h_NxD.reshape(parts, -1, h_NxD.shape[-1])
-  product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-  return product(error_PxNxV.swapaxes(1, 2), h_PxNxD)
-
-
-def _backward(graded, residuals, cotangent):
-  del graded
-  dh_NxD, dw, loss_N = residuals
-
-  def scaled(x: jax.Array) -> jax.Array:
-    return (cotangent * x).astype(x.dtype)
-
-  return scaled(dh_NxD), jax.tree.map(scaled, dw), None, None, scaled(loss_N)
-
-
-linear_loss.defvjp(_forward, _backward)
-
-
-def cross_entropy(
-  logits_NxV: jax.Array, target_N: jax.Array, shared: None = None
-) -> tuple[jax.Array, jax.Array]:
-  """-log p(target), [N] nats, and its derivative by the logits, [N, V]."""
-  del shared
-  chosen_N = jnp.take_along_axis(logits_NxV, target_N[:, None], 1)[:, 0]
-  nll_N = jax.nn.logsumexp(logits_NxV, axis=-1) - chosen_N
-  error_NxV = (
-    jax.nn.softmax(logits_NxV).at[jnp.arange(len(target_N)), target_N].add(-1.0)
-  )
-  return nll_N, error_NxV
-
-
-def linear_cross_entropy(
-  h_NxD: jax.Array, w_VxD: Unembedding, target_N: jax.Array, weight_N: jax.Array
-) -> jax.Array:
-  """sum_n weight_n * cross_entropy(h_n @ w.T, target_n); see `linear_loss`.
-
-  Args:
-    h_NxD: normed states.
-    w_VxD: the unembedding.
-    target_N: int token ids in [0, V).
-    weight_N: float32 weight of each token.
-  """
-  return linear_loss(cross_entropy, h_NxD, w_VxD, target_N, None, weight_N)
 
 
 def likeliest(

@@ -18,10 +18,14 @@ import jax.numpy as jnp
 from ease_jax import model as model_lib
 from ease_jax.core.grid import Cell, block_name
 from ease_jax.core.objective import LossSpec
-from ease_jax.model import Body, Params
+from ease_jax.model import Body, Params, adapters
 from ease_jax.model import attention as attention_lib
-from ease_jax.model.chunks import CHUNK_ELEMENTS
-from ease_jax.model.readout import linear_cross_entropy
+from ease_jax.model.chunks import at_once
+from ease_jax.model.linear_loss import (
+  CROSS_ENTROPY,
+  nothing_owed,
+  owing_loss,
+)
 from ease_jax.model.walk import RUNNING, State, Travel, walk
 from ease_jax.train.freezing import Learned, held
 from ease_jax.train.residuals import Kept, Shapes, kept
@@ -35,7 +39,8 @@ class Activations(NamedTuple):
     cell_L: of each cell of the prelude and of one segment, in order.
     carries: of states between segments.
     readout_R: of each readout of a segment, its coda included.
-    table_R: of the gradient of the unembedding that each readout forms.
+    tables: of the gradients of unembeddings: one by all readouts that share
+      one, and those of own heads.
     anew: of the one block that is made anew in the backward pass.
     head: of the head that is at work: the logits that are held at once, their
       errors, the whole unembedding and its float32 gradient.
@@ -45,7 +50,7 @@ class Activations(NamedTuple):
   cell_L: tuple[int, ...]
   carries: int
   readout_R: tuple[int, ...]
-  table_R: tuple[int, ...]
+  tables: int
   anew: int
   head: int
   tokens: int
@@ -53,7 +58,7 @@ class Activations(NamedTuple):
   @property
   def total(self) -> int:
     """All of them; none is thought to use the place of another."""
-    readouts = sum(self.readout_R) + sum(self.table_R)
+    readouts = sum(self.readout_R) + self.tables
     return sum(self.cell_L) + self.carries + readouts + self.anew + self.head
 
 
@@ -89,6 +94,7 @@ def activations(
   *,
   tensor: int = 1,
   fsdp: int = 1,
+  memory: int | None = None,
 ) -> Activations:
   """What one device keeps in an update.
 
@@ -103,12 +109,13 @@ def activations(
     tensor: parts that heads, MLP and vocabulary are cut into.
     fsdp: parts that the gradient of the unembedding is cut into, once a head
       is done.
+    memory: bytes of the device; None = it is not known.
   """
   passes = learned.cell_passes
   model = narrowed(stage.model, tensor)
   if tensor > 1:
     params = _params_of(model)
-  traced = _Traced(model, stage.loss, params, rows, length)
+  traced = _Traced(model, stage.loss, params, rows, length, memory)
   grid = stage.model.grid
   cells = (*grid.prelude, *grid.first)
   cell_L = [traced.cell(cell) if passes else 0 for cell in cells]
@@ -120,20 +127,21 @@ def activations(
 
   weight_RxS = zip(*stage.loss.weight_SxR, strict=True)
   readout_R = []
-  table_R = []
+  formed = set[int]()  # heads whose gradient is; -1 = the shared one
+  own_heads = len(adapters.head_names(model.cfg, grid.per_segment))
   for r, weight_S in enumerate(weight_RxS):
     is_last = r == grid.per_segment - 1
     products = learned.head_passes if is_last else learned.early_passes
     is_on = any(weight_S)
     readout_R.append(traced.readout(r) if is_on else 0)
-    forms_gradient = is_on and products == 3
-    table_R.append(traced.table // fsdp if forms_gradient else 0)
+    if is_on and products == 3:
+      formed.add(r if r < own_heads else -1)
 
   return Activations(
     tuple(cell_L),
     traced.carries,
     tuple(readout_R),
-    tuple(table_R),
+    len(formed) * traced.gradient // fsdp,
     anew,
     traced.head,
     traced.at_once,
@@ -155,6 +163,7 @@ class _Traced:
   params: Shapes
   rows: int
   length: int
+  memory: int | None
 
   @functools.cached_property
   def _state(self) -> Shapes:
@@ -214,7 +223,7 @@ class _Traced:
     return found.made + (0 if cell.aside else found.given)
 
   def readout(self, r: int) -> int:
-    """Bytes that a readout of a segment keeps, its table left out."""
+    """Bytes that a readout of a segment keeps."""
     is_last = r == self.model.grid.per_segment - 1
     share = 1.0 if is_last else self.loss.token_fraction
     num = max(round(share * self._tokens), 1)
@@ -226,11 +235,15 @@ class _Traced:
       target_N = jnp.zeros((num,), jnp.int32)
       weight_N = jnp.ones((num,), jnp.float32)
       w_VxD = bound.unembedding(r)
-      return linear_cross_entropy(normed_NxD, w_VxD, target_N, weight_N)
+      owed = nothing_owed(w_VxD)
+      loss, _ = owing_loss(
+        CROSS_ENTROPY, normed_NxD, w_VxD, target_N, weight_N, 1.0, owed
+      )
+      return loss
 
     found = kept(read, self.params, self._state)
     # Its state is that of the next cell, where there is one.
-    return found.made - self.table + (found.given if is_last else 0)
+    return found.made + (found.given if is_last else 0)
 
   @property
   def carries(self) -> int:
@@ -256,16 +269,18 @@ class _Traced:
     return cfg.vocab_size * cfg.dim * jnp.dtype(cfg.dtype).itemsize
 
   @property
+  def gradient(self) -> int:
+    """Bytes of its float32 gradient."""
+    return 4 * self.model.cfg.vocab_size * self.model.cfg.dim
+
+  @property
   def at_once(self) -> int:
     """Tokens whose logits are held at once."""
-    logits = self._tokens * self.model.cfg.vocab_size
-    chunks = -(-logits // CHUNK_ELEMENTS)
-    return -(-self._tokens // chunks)
+    return at_once(self._tokens, self.model.cfg.vocab_size, self.memory)
 
   @property
   def head(self) -> int:
     """Bytes of the head that is at work."""
     cfg = self.model.cfg
     logits = self.at_once * cfg.vocab_size
-    gradient = cfg.vocab_size * cfg.dim
-    return 4 * (2 * logits + gradient) + self.table
+    return 4 * 2 * logits + self.gradient + self.table

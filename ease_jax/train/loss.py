@@ -15,15 +15,13 @@ from ease_jax.train.freezing import held
 from ease_jax.train.gates import learn_from_grid
 from ease_jax.train.scan import Carry
 from ease_jax.train.segment import (
-  Part,
   Progress,
   SegmentLosses,
-  Setting,
   begin,
   first_progress,
-  prepared,
   segment_loss,
 )
+from ease_jax.train.setting import Part, Setting, prepared
 from ease_jax.train.targets import Batch, Teacher
 
 Metrics = dict[str, jax.Array]

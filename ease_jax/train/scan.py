@@ -11,13 +11,8 @@ import numpy as np
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Params
 from ease_jax.model.walk import Leap, State, Tree
-from ease_jax.train.segment import (
-  Part,
-  Progress,
-  SegmentLosses,
-  Setting,
-  segment_loss,
-)
+from ease_jax.train.segment import Progress, SegmentLosses, segment_loss
+from ease_jax.train.setting import Part, Setting
 
 Carry = TypeVar('Carry')
 

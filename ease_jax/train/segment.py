@@ -1,10 +1,7 @@
 """The loss of one segment: readouts, gates and routers."""
 
-import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -13,18 +10,14 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.core.observations import EXIT_SCORES
 from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
-from ease_jax.model.exits import Exits, Tree, before_exits, settled
-from ease_jax.model.walk import RUNNING, Layer, Leap, Run, State, Travel, walk
+from ease_jax.model.exits import Exits, before_exits, settled
+from ease_jax.model.walk import RUNNING, State, Travel, walk
 from ease_jax.train import cached, rows
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
+from ease_jax.train.setting import Part, Setting
+from ease_jax.train.supervised import supervised
 from ease_jax.train.targets import (
-  TARGETS,
   Batch,
-  Prepared,
-  Tables,
-  Target,
-  Teacher,
-  some_tokens,
 )
 
 
@@ -37,21 +30,6 @@ class Progress(NamedTuple):
   left_BxT: jax.Array  # of the loss, where a gate weighs readouts, float32
 
 
-class Part(NamedTuple):
-  """One segment of an update; S of them are stacked."""
-
-  number: jax.Array  # from 0
-  run: Run  # the same, with segments counted that learned nothing
-  weight_R: jax.Array  # of each of its readouts
-  key: jax.Array  # for dropout, first states, choice of tokens, exploration
-  leap: Leap | None = None  # its place on a shortcut
-
-  def travel(self, length: int, key: jax.Array) -> Travel:
-    """Where the tokens of its windows stand, and which run it is."""
-    position_1xT = attention_lib.positions(length)
-    return Travel(position_1xT, key, before=self.run, leap=self.leap)
-
-
 class SegmentLosses(NamedTuple):
   """Losses of one segment, nats."""
 
@@ -59,48 +37,6 @@ class SegmentLosses(NamedTuple):
   gates: dict[str, jax.Array]  # of each signal that learns from segments
   routers: jax.Array | None  # None where they learn nothing
   told: Told | None = None  # to gates that learn from the whole grid
-
-
-class Setting(NamedTuple):
-  """What is the same for all segments of a batch."""
-
-  model: Body
-  spec: LossSpec
-  batch: Batch
-  target: Target
-  prepared: Prepared  # of it; None with one segment, which prepares its own
-  start_key: jax.Array  # of the streams before the first segment
-
-
-def prepared(
-  params: Params,
-  model: Body,
-  spec: LossSpec,
-  batch: Batch,
-  key: jax.Array,
-  teacher: Teacher | None = None,
-) -> Setting:
-  """The setting of a batch; its target is made without a gradient.
-
-  Args:
-    params: the model's parameters.
-    model: a body.
-    spec: the loss.
-    batch: tokens, targets and mask, each [B, T].
-    key: of the update.
-    teacher: of the target, where it has one beside the model.
-  """
-  target = TARGETS[spec.teaching.target](spec, teacher)
-  start_key = jax.random.fold_in(key, spec.segments)
-  setting = Setting(model, spec, batch, target, None, start_key)
-  if spec.segments == 1:
-    return setting
-
-  params = jax.lax.stop_gradient(params)
-  bound = model.bind({'params': params})
-  answer = functools.partial(Teacher(model, params).answer, batch['tokens'])
-  ready = jax.lax.stop_gradient(target.prepare(bound, batch, answer))
-  return setting._replace(prepared=ready)
 
 
 def first_progress(model: Body, batch: Batch) -> Progress:
@@ -187,7 +123,7 @@ def segment_loss(
   )
   segment = Segment(walked.state, walked.reads, part.number)
   share_R, left_BxT = shares(bound, spec, segment, progress.left_BxT)
-  loss_R = _readout_losses(
+  loss_R, owed = supervised(
     bound,
     setting,
     walked.reads,
@@ -207,7 +143,8 @@ def segment_loss(
   told = tell(bound, spec, segment, answers)
   routers = _router_loss(walked.router_losses, batch)
 
-  total = part.weight_R @ loss_R + (0.0 if routers is None else routers)
+  total = part.weight_R @ loss_R + owed
+  total += 0.0 if routers is None else routers
   total += spec.gate_scale * sum(learned.values(), jnp.float32(0))
   progress = Progress(
     {name: walked.state[name] for name in carried},
@@ -252,86 +189,3 @@ def _reader(bound: Body, spec: LossSpec, batch: Batch):
     return exits, state
 
   return read
-
-
-def _readout_losses(
-  bound: Body,
-  setting: Setting,
-  state_R: tuple[State, ...],
-  part: Part,
-  counted_R: Sequence[jax.Array],
-  key: jax.Array,
-  layer: Layer,
-  travel: Travel,
-) -> jax.Array:
-  """Mean loss at each readout of a segment over unmasked tokens, [R] nats.
-
-  Tokens count as much as `counted_R` says. Readouts of weight 0 cost nothing:
-  they are not in the program, or skipped when it runs if a schedule turned
-  them off.
-  """
-  spec = setting.spec
-  batch = setting.batch
-  last = len(state_R) - 1
-  loss_R = []
-
-  @functools.cache  # one draw of the coda's dropout for each readout
-  def normed(r: int) -> jax.Array:
-    return bound.normed(r, bound.through_coda(state_R[r], layer, travel))
-
-  ready = setting.prepared
-  if spec.segments == 1:
-    ready = setting.target.prepare(bound, batch, lambda: normed(last))
-    ready = jax.lax.stop_gradient(ready)
-
-  for r in range(len(state_R)):
-    weight_S = [row[r] for row in spec.weight_SxR]
-    if not any(weight_S):
-      loss_R.append(jnp.float32(0))
-      continue
-
-    tokens = (normed(r), ready, batch['mask'], counted_R[r])
-    tokens = jax.tree.map(_flat, tokens)
-    if r < last and spec.token_fraction < 1:
-      key, use_key = jax.random.split(key)
-      tokens = some_tokens(use_key, spec.token_fraction, tokens)
-
-    # Which of several segments this is, is known when the program runs.
-    is_last: bool | jax.Array = r == last
-    if is_last and spec.segments > 1:
-      is_last = part.number == spec.segments - 1
-
-    tables = Tables(bound.unembedding(r), bound.unembedding())
-    run = functools.partial(_readout_loss, setting.target, is_last, tables)
-    # No schedule turns the last one off.
-    if all(weight_S) and (is_last is True or spec.schedule == 'constant'):
-      loss_R.append(run(*tokens))
-    else:
-      on = part.weight_R[r] > 0
-      loss_R.append(jax.lax.cond(on, run, _nothing, *tokens))
-
-  return jnp.stack(loss_R)
-
-
-def _flat(x_BxTx: jax.Array) -> jax.Array:
-  return x_BxTx.reshape(-1, *x_BxTx.shape[2:])
-
-
-def _nothing(*tokens: Tree) -> jax.Array:
-  del tokens
-  return jnp.float32(0)
-
-
-def _readout_loss(
-  target: Target,
-  is_last: bool | jax.Array,
-  tables: Tables,
-  normed_NxD: jax.Array,
-  prepared_N: Prepared,
-  mask_N: jax.Array,
-  counted_N: jax.Array,
-) -> jax.Array:
-  weight_N = mask_N * counted_N / jnp.maximum(mask_N.sum(), 1.0)
-  loss = target.loss(normed_NxD, tables, prepared_N, weight_N, is_last)
-  chex.assert_shape(loss, ())
-  return loss

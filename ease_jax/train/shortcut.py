@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from ease_jax.model import Params, with_segments
 from ease_jax.model.walk import RUNNING, State
 from ease_jax.train import scan
-from ease_jax.train.segment import Progress, Setting, first_progress, prepared
+from ease_jax.train.segment import Progress, first_progress
+from ease_jax.train.setting import Setting, prepared
 
 
 def loss(

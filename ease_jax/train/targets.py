@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ from ease_jax.core.distillation import NAME, TeachingSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.evaluate.facts import TeacherFacts
 from ease_jax.model import Body, Params, readout
-from ease_jax.model.readout import (
+from ease_jax.model.linear_loss import (
+  CROSS_ENTROPY,
+  Lesson,
   Tree,
-  Unembedding,
-  linear_cross_entropy,
-  linear_loss,
+  cross_entropy,
 )
+from ease_jax.model.unembedding import Unembedding
 
 Prepared = Any  # tree of [B, T, ...] arrays
 
@@ -65,18 +66,6 @@ class Teacher:
     return self._bound.unembedding()
 
 
-class Tables(NamedTuple):
-  """Unembeddings that the loss of a readout may need.
-
-  Attributes:
-    own_VxD: of the readout.
-    last_VxD: of the one that always answers; mostly the same one.
-  """
-
-  own_VxD: Unembedding
-  last_VxD: Unembedding
-
-
 class Target(Protocol):
   """A loss of a readout, made for a spec and a teacher."""
 
@@ -94,23 +83,13 @@ class Target(Protocol):
     """
     ...
 
-  def loss(
-    self,
-    normed_NxD: jax.Array,
-    tables: Tables,
-    prepared_N: Prepared,
-    weight_N: jax.Array,
-    is_last: bool | jax.Array,
-  ) -> jax.Array:
-    """Weighted sum of the tokens' losses at one readout, nats.
+  def lesson(self, last_VxD: Unembedding, is_last: bool | jax.Array) -> Lesson:
+    """How the loss of tokens is made, whose facts are what `prepare` made.
 
     Args:
-      normed_NxD: its normed states.
-      tables: its unembedding, and that of the last one.
-      prepared_N: what `prepare` made, of the same tokens.
-      weight_N: weight of each token; 0 must contribute nothing.
-      is_last: whether it is the readout that always answers; an array where
-        that is known only when the program runs.
+      last_VxD: the unembedding of the readout that always answers.
+      is_last: whether it is its loss; an array where that is known only when
+        the program runs.
     """
     ...
 
@@ -128,18 +107,9 @@ class Label:
     del bound, answer
     return batch['targets']
 
-  def loss(
-    self,
-    normed_NxD: jax.Array,
-    tables: Tables,
-    prepared_N: Prepared,
-    weight_N: jax.Array,
-    is_last: bool | jax.Array,
-  ) -> jax.Array:
-    del is_last
-    return linear_cross_entropy(
-      normed_NxD, tables.own_VxD, prepared_N, weight_N
-    )
+  def lesson(self, last_VxD: Unembedding, is_last: bool | jax.Array) -> Lesson:
+    del last_VxD, is_last
+    return CROSS_ENTROPY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,59 +144,39 @@ class Distill:
     shape = *label_BxT.shape, num
     return label_BxT, tuple(x.reshape(shape) for x in said_Nxk)
 
-  def loss(
-    self,
-    normed_NxD: jax.Array,
-    tables: Tables,
-    prepared_N: Prepared,
-    weight_N: jax.Array,
-    is_last: bool | jax.Array,
-  ) -> jax.Array:
-    if not self.spec.teaching.on:
-      return _learn_label(normed_NxD, tables, prepared_N, weight_N)
+  def lesson(self, last_VxD: Unembedding, is_last: bool | jax.Array) -> Lesson:
+    teaching = self.spec.teaching
     if self.teacher is not None:
+      last_VxD = self.teacher.unembedding()
       is_last = False  # it is taught like all others
-    if isinstance(is_last, bool):
-      learn = _learn_label if is_last else self._listen
-      return learn(normed_NxD, tables, prepared_N, weight_N)
-    return jax.lax.cond(
-      is_last,
-      _learn_label,
-      self._listen,
-      normed_NxD,
-      tables,
-      prepared_N,
-      weight_N,
-    )
-
-  def _listen(
-    self,
-    normed_NxD: jax.Array,
-    tables: Tables,
-    prepared_N: Prepared,
-    weight_N: jax.Array,
-  ) -> jax.Array:
-    teacher_VxD = tables.last_VxD
-    if self.teacher is not None:
-      teacher_VxD = self.teacher.unembedding()
-    return linear_loss(
-      functools.partial(_taught, self.spec.teaching),
-      normed_NxD,
-      tables.own_VxD,
-      prepared_N,
-      teacher_VxD,
-      weight_N,
-    )
+    if not teaching.on or is_last is True:
+      return Lesson(_label_alone)
+    if is_last is False:
+      return Lesson(functools.partial(_taught, teaching), last_VxD)
+    some_taught = functools.partial(_taught_or_not, teaching)
+    return Lesson(some_taught, (last_VxD, is_last))
 
 
-def _learn_label(
-  normed_NxD: jax.Array,
-  tables: Tables,
-  prepared_N: Prepared,
-  weight_N: jax.Array,
-) -> jax.Array:
+def _label_alone(
+  logits_NxV: jax.Array, prepared_N: Tree, shared: Tree
+) -> tuple[jax.Array, jax.Array]:
+  del shared
   label_N, _ = prepared_N
-  return linear_cross_entropy(normed_NxD, tables.own_VxD, label_N, weight_N)
+  return cross_entropy(logits_NxV, label_N)
+
+
+def _taught_or_not(
+  spec: TeachingSpec,
+  logits_NxV: jax.Array,
+  prepared_N: Tree,
+  shared: tuple[Unembedding, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """What the readout that always answers learns, or another one."""
+  last_VxD, is_last = shared
+  taught = functools.partial(_taught, spec)
+  return jax.lax.cond(
+    is_last, _label_alone, taught, logits_NxV, prepared_N, last_VxD
+  )
 
 
 def _taught(
@@ -237,7 +187,7 @@ def _taught(
 ) -> tuple[jax.Array, jax.Array]:
   """The label's and the teacher's share of the loss, and its derivative."""
   label_N, said_N = prepared_N
-  nll_N, error_NxV = readout.cross_entropy(logits_NxV, label_N)
+  nll_N, error_NxV = cross_entropy(logits_NxV, label_N)
 
   if spec.teacher_top_k:
     ids_Nxk, teacher_Nxk = said_N
