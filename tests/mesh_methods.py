@@ -43,12 +43,6 @@ METHODS = {
     'model.refine.rank': 4,
     'train.accumulate': 2,
   },
-  'refine, lanes': {
-    'model.body': 'refine',
-    'model.segments': 2,
-    'model.refine.inject': 'lanes',
-    'model.refine.carry_init': 'input',
-  },
   'refine, rows that differ': {
     'model.body': 'refine',
     'model.segments': 2,
@@ -107,6 +101,7 @@ METHODS = {
     'train.layer_dropout': 0.5,
     'train.layer_dropout_shape': 'uniform',
     'train.accumulate': 2,
+    'optimizer.name': 'muon',
   },
   'exits while training, remat': {
     'loss.exit_threshold': 0.02,
@@ -119,7 +114,6 @@ QUICK = (
   'refine, per segment',
   'a teacher, lora',
   'cached batches',
-  'layer dropout',
 )
 OTHERS = tuple(name for name in METHODS if name not in QUICK)
 
