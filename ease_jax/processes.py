@@ -10,6 +10,8 @@ acts on it, since a process that goes another way leaves the others waiting.
 import contextlib
 import os
 import sys
+import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -18,8 +20,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ease_jax import sharding
+from ease_jax import arrays, sharding
 from ease_jax.checks import ConfigError, need
+from ease_jax.machine import complain
 
 OFF = 'off'
 AUTO = 'auto'
@@ -33,6 +36,10 @@ VARIABLES = (COORDINATOR, NUM_PROCESSES, PROCESS_ID)
 
 WAIT_S = 300  # for the others to start
 LONGEST = 2000  # bytes of a message that is told to all
+COME = (
+  'check that all processes were started, each with a number of its own, and '
+  'see the first one'
+)
 
 
 class Place(NamedTuple):
@@ -94,7 +101,7 @@ def connect(way: str) -> None:
       Kubernetes, TPU); env = as VARIABLES say.
 
   Raises:
-    ConfigError: they cannot be found, or do not come.
+    ConfigError: they cannot be found, or are not as many as this one was told.
   """
   need(way in WAYS, f'--multihost={way} is unknown; use one of {WAYS}')
   if way == OFF:
@@ -103,20 +110,21 @@ def connect(way: str) -> None:
   jax.config.update('jax_enable_preemption_service', False)
   found = place(os.environ) if way == ENV else None
   try:
-    if found is None:
-      jax.distributed.initialize(initialization_timeout=WAIT_S)
-    else:
-      jax.distributed.initialize(
-        found.coordinator,
-        found.num,
-        found.index,
-        initialization_timeout=WAIT_S,
-        cluster_detection_method='deactivate',
-      )
+    with _not_for_ever(way):
+      if found is None:
+        jax.distributed.initialize(initialization_timeout=2 * WAIT_S)
+      else:
+        jax.distributed.initialize(
+          found.coordinator,
+          found.num,
+          found.index,
+          initialization_timeout=2 * WAIT_S,
+          cluster_detection_method='deactivate',
+        )
   except (ValueError, RuntimeError, OSError) as error:
     words = ' '.join(str(error).split()) or type(error).__name__
     fix = (
-      'check that all processes were started and see the first one'
+      COME
       if found
       else f'start it by SLURM, Open MPI, Kubernetes or on TPUs, or use '
       f'--multihost={ENV} with {", ".join(VARIABLES)}'
@@ -124,6 +132,40 @@ def connect(way: str) -> None:
     raise ConfigError(
       f'--multihost={way} cannot start this process ({words[:200]}); {fix}'
     ) from error
+  if found:
+    _check_number(found)
+
+
+@contextlib.contextmanager
+def _not_for_ever(way: str) -> Iterator[None]:
+  """Ends the process in one line if the others do not come in WAIT_S.
+
+  JAX would abort it with a trace, and lets nobody catch that.
+  """
+
+  def give_up() -> None:
+    complain(f'--multihost={way} waited {WAIT_S} s for the others; {COME}')
+    sys.stderr.flush()
+    os._exit(1)
+
+  clock = threading.Timer(WAIT_S, give_up)
+  clock.daemon = True
+  clock.start()
+  try:
+    yield
+  finally:
+    clock.cancel()
+
+
+def _check_number(found: Place) -> None:
+  """All processes were told the same number; the first one's word counts."""
+  num = jax.process_count()
+  says = f'{NUM_PROCESSES}={found.num} of process {found.index}'
+  meet(
+    ''
+    if found.num == num
+    else f'{says} is not the {num} of the first one; set the same in all'
+  )
 
 
 def several() -> bool:
@@ -182,6 +224,25 @@ def meet(problem: str = '') -> None:
   for words in multihost_utils.process_allgather(told):
     text = bytes(words).rstrip(b'\0').decode('utf-8', 'ignore')
     need(not text, text)
+
+
+def warn_of_same_rows(token_BxT: np.ndarray) -> None:
+  """Says so if processes whose rows should differ have read the same ones.
+
+  Args:
+    token_BxT: of a batch, what this process read of it.
+  """
+  if not several():
+    return
+  part = arrays.own_share().part
+  own = np.array([part, zlib.crc32(token_BxT.tobytes())], np.uint32)
+  part_P, read_P = multihost_utils.process_allgather(own).T
+  if is_first() and len(set(read_P.tolist())) < len(set(part_P.tolist())):
+    complain(
+      'warning: several processes have read the same rows of the first batch; '
+      'unless the text repeats itself, the task must ask arrays.own_share '
+      'which part of a batch is its own'
+    )
 
 
 @contextlib.contextmanager

@@ -262,6 +262,16 @@ def row_parts() -> int:
   return _sizes().rows
 
 
+def local_rows(num_rows: int) -> int:
+  """Rows that a device has of some, in a program."""
+  return -(-num_rows // row_parts())
+
+
+def local_heads(num_heads: int) -> int:
+  """Heads that a device computes, in a program."""
+  return -(-num_heads // _sizes().tensor)
+
+
 def local_vocab(vocab_size: int) -> int:
   """Tokens of a vocabulary whose logits a device makes, in a program."""
   return -(-vocab_size // _sizes().tensor)

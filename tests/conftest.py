@@ -212,6 +212,7 @@ AGAIN = {
     'manual_steps[hrm]',
   ),
   'test_main': ('unlocks[2-1-interrupted]',),
+  'test_mesh': ('test_so_is_each_other_method',),
   'test_mod': (
     '[token]',
     'router_learns[token runs]',

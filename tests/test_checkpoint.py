@@ -1,12 +1,14 @@
 """Checkpoints: what is damaged is found, reported and survived."""
 
 import contextlib
+import json
 import logging
 import os
 import resource
 import sys
 import threading
 import types
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import training
 
+import tiny
 from ease_jax import importing
 from ease_jax.checks import ConfigError
 from ease_jax.train import checkpoint, quiet, saved
@@ -234,6 +237,30 @@ def test_data_that_were_not_noted_are_not_vouched_for(tmp_path, capsys):
   saved.check_facts(tmp_path, {'sha256': 'a'}, {'sha256': 'a', 'new': 1})
   with pytest.raises(ConfigError, match='sha256=a there, b here'):
     saved.check_facts(tmp_path, {'sha256': 'a'}, {'sha256': 'b'})
+
+
+def as_older_versions(folder, state, mistake=0):
+  """Puts CRC-32 of notes and arrays in the place of their digest."""
+  path = folder / 'notes' / 'metadata'
+  notes = json.loads(path.read_text())
+  del notes['digest']
+  total = zlib.crc32(json.dumps(notes, sort_keys=True).encode())
+  for x in jax.tree.leaves(state):
+    total = zlib.crc32(np.asarray(x).tobytes(), total)
+  notes['checksum'] = total ^ mistake
+  path.write_text(json.dumps(notes))
+
+
+def test_a_checkpoint_of_an_older_version_is_read_and_checked(tmp_path):
+  state = {'a': jnp.arange(3), **state_of()}
+  save(tmp_path, 1, state)
+  save(tmp_path, 2, state)
+  folder = tmp_path / 'checkpoints'
+  as_older_versions(folder / '1', state)
+  as_older_versions(folder / '2', state, mistake=1)
+  best = checkpoint.restore_best(tmp_path, abstract_of(state))
+  assert best.newest_step == 1
+  tiny.assert_trees_equal(best.state, state)
 
 
 def test_what_did_not_note_its_config_is_read(tmp_path):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ease_jax import sharding
 from ease_jax.model import flash
 from ease_jax.model.attention import Scoring, attention
 from ease_jax.model.sight import Sight
@@ -132,6 +133,31 @@ def test_the_tile_fits_the_rows():
   assert flash.tile_of(rows=8, length=2048) == 128
   assert flash.tile_of(rows=48, length=64) == 64  # one tile: no tiles
   assert flash.tile_of(rows=1 << 20, length=2048) == flash.MIN_TILE
+
+
+@pytest.mark.parametrize(
+  'sizes, own', [((1, 1, 1), 16 * 4), ((2, 4, 1), 2 * 4), ((2, 2, 2), 4 * 2)]
+)
+def test_the_tile_fits_the_rows_of_one_device(monkeypatch, sizes, own):
+  asked = []
+
+  def noted(rows, length):
+    asked.append(rows)
+    return length
+
+  monkeypatch.setattr(flash, 'tile_of', noted)
+  mesh = jax.sharding.AbstractMesh(sizes, sharding.AXES)
+  q, k, v, _ = (
+    jax.ShapeDtypeStruct((16, *x.shape[1:]), x.dtype) for x in tensors(8, 2)
+  )
+
+  def run(q, k, v):
+    sight = sight_of(8, 'causal')
+    return flash.among(q, (k, v), sight, Scoring(1.0, 0.0))
+
+  with jax.sharding.use_abstract_mesh(mesh):
+    jax.eval_shape(run, q, k, v)
+  assert asked == [own]
 
 
 def kept_bytes(length):

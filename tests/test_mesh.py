@@ -12,6 +12,7 @@ import sys
 import tempfile
 
 import jax
+import mesh_methods
 import numpy as np
 import pytest
 import training
@@ -22,6 +23,7 @@ from ease_jax import arrays, sharding, specs
 from ease_jax.checks import ConfigError
 from ease_jax.core.policies import OperatingPoint
 from ease_jax.evaluate import passes, traces
+from ease_jax.model import chunks
 from ease_jax.sharding import MeshSpec
 from ease_jax.train import checkpoint, saved
 from ease_jax.train.paths import leaves
@@ -29,6 +31,7 @@ from ease_jax.train.update import init_state, train_step
 
 HERE = pathlib.Path(__file__).parent
 ROWS, LENGTH, VOCAB = 16, 8, 64
+DIM = 16  # of `training.make_config`
 MESHES = {
   'data': MeshSpec(data=8),
   'fsdp': MeshSpec(fsdp=8),
@@ -219,6 +222,8 @@ def moved(state, here, there):
 
 def on_eight_devices():
   """What the process of the tests does: prints facts, one JSON object."""
+  # So few that the tokens of each device are several chunks.
+  chunks.CHUNK_ELEMENTS = ROWS // 2 * LENGTH * VOCAB // 16
   own = run_specs()
   before, state_1, losses, _ = trained(own)
   wanted = jax.device_get(state_1)
@@ -251,14 +256,21 @@ def on_eight_devices():
     'exits': float((exits == seen[2]).mean()),
     'stop_early': float((exits < 1).mean()),
   }
+  facts['methods'] = mesh_methods.differences(mesh, mesh_methods.QUICK)
   print(json.dumps(facts))
 
 
-@pytest.fixture(scope='module')
-def facts():
+def other_methods():
+  """What another process does for tests that few ask for."""
+  mesh = sharding.make_mesh(MESHES['all'], jax.devices())
+  print(json.dumps(mesh_methods.differences(mesh, mesh_methods.OTHERS)))
+
+
+def said(function):
+  """What a function of this file prints last, in a process of 8 devices."""
   flags = os.environ.get('XLA_FLAGS', '')
   done = subprocess.run(
-    [sys.executable, '-c', 'import test_mesh; test_mesh.on_eight_devices()'],
+    [sys.executable, '-c', f'import test_mesh; test_mesh.{function}()'],
     cwd=HERE,
     env=os.environ
     | {
@@ -270,9 +282,19 @@ def facts():
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  found = json.loads(done.stdout.splitlines()[-1])
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope='module')
+def facts():
+  found = said('on_eight_devices')
   assert found['devices'] == 8
   return found
+
+
+@pytest.fixture(scope='module')
+def others():
+  return said('other_methods')
 
 
 every_mesh = pytest.mark.parametrize('name', MESHES)
@@ -284,6 +306,16 @@ def test_training_on_a_mesh_is_training_on_one_device(facts, name):
   assert fact['same_start']
   assert fact['losses'] < CLOSE
   assert fact['state'] < CLOSE  # with all that the optimizer remembers
+
+
+@pytest.mark.parametrize('method', mesh_methods.QUICK)
+def test_a_method_on_a_mesh_is_that_on_one_device(facts, method):
+  assert facts['methods'][method] < CLOSE
+
+
+@pytest.mark.parametrize('method', mesh_methods.OTHERS)
+def test_so_is_each_other_method(others, method):
+  assert others[method] < CLOSE
 
 
 def test_evaluation_on_a_mesh_is_that_on_one_device(facts):
@@ -307,6 +339,9 @@ def test_fsdp_leaves_each_device_its_part(facts):
 
 
 @every_mesh
-def test_no_device_gathers_logits(facts, name):
-  micro = ROWS // 2 * LENGTH
-  assert facts[name]['gathered'] < micro * VOCAB
+def test_devices_put_parameters_together_and_no_states(facts, name):
+  """A table is the largest; of tokens, a number of each goes round."""
+  spec = MESHES[name]
+  table = VOCAB * DIM // spec.tensor if spec.fsdp > 1 else 0
+  tokens = ROWS // 2 * LENGTH  # of a micro-batch
+  assert facts[name]['gathered'] <= max(table, tokens)

@@ -14,7 +14,7 @@ import sys
 import pytest
 import training
 
-from ease_jax import processes, run
+from ease_jax import arrays, processes, run
 from ease_jax.checks import ConfigError
 from ease_jax.data import task as tasks
 from ease_jax.lock import locked
@@ -22,6 +22,7 @@ from ease_jax.train.preemption import Preempted
 
 HERE = pathlib.Path(__file__).parent
 STOPPED_BEFORE = 3  # batches
+ALONE = ('generate', 'export', 'report')  # modes of one process
 
 
 def make_config(**mesh):
@@ -51,10 +52,36 @@ class Stopped(tasks.LanguageModelling):
     return training.CountedBatches(batches, STOPPED_BEFORE, stop)
 
 
-def said(c, folder):
+class Greedy(tasks.LanguageModelling):
+  """A task that reads all rows of a batch in every process."""
+
+  def train_batches(self, batch_size, seed):
+    own_share = arrays.own_share
+    arrays.own_share = arrays.Share
+    try:
+      return super().train_batches(batch_size, seed)
+    finally:
+      arrays.own_share = own_share
+
+
+class Forgetful(Greedy):
+  """A task that reads as many as it should, everywhere the same ones."""
+
+  def train_batches(self, batch_size, seed):
+    def stop():
+      raise ConfigError('enough')
+
+    batches = super().train_batches(batch_size // 2, seed)
+    return training.CountedBatches(batches, 1, stop)
+
+
+OWN_TASKS = {'greedy': Greedy, 'forgetful': Forgetful}
+
+
+def said(c, folder, mode='train', **arguments):
   """What `run` raises."""
   try:
-    run.run(c, folder, 'train')
+    run.run(c, folder, mode, **arguments)
   except (ConfigError, Preempted) as error:
     return f'{type(error).__name__}: {error}'
   return 'done'
@@ -62,16 +89,20 @@ def said(c, folder):
 
 def one_of_two(folder):
   """What each of both processes does; prints what it was told."""
-  processes.connect('env')
+  found = {}
+  try:
+    processes.connect('env')
+  except ConfigError as error:  # they have met all the same
+    found['miscounted'] = str(error)
   folder = pathlib.Path(folder)
   c = make_config(data=2)
-  found = {'too_small': said(make_config(), folder)}
+  found['too_small'] = said(make_config(), folder)
   c.evaluate.speed_tokens = 8
-  try:
-    run.run(c, folder, 'all')
-  except ConfigError as error:
-    found['decoding'] = str(error)
+  found['decoding'] = said(c, folder, 'all')
   c.evaluate.speed_tokens = 0
+  for mode in ALONE:
+    prompt = 'a' if mode == 'generate' else None
+    found[mode] = said(c, folder, mode, prompt=prompt)
 
   if processes.is_first():
     with locked(folder):
@@ -84,6 +115,9 @@ def one_of_two(folder):
     tasks.TASKS['language'] = Stopped
   found['stopped'] = said(c, folder)
   found['kept'] = sorted(path.name for path in folder.glob('checkpoints/*'))
+  for name, task in OWN_TASKS.items():
+    tasks.TASKS['language'] = task
+    found[name] = said(c, folder.with_name(name))
   tasks.TASKS['language'] = whole
   processes.meet()
   found['resumed'] = said(c, folder)
@@ -108,7 +142,8 @@ def both(tmp_path_factory):
       env=os.environ
       | {
         processes.COORDINATOR: f'localhost:{port}',
-        processes.NUM_PROCESSES: '2',
+        # The second one was told another number.
+        processes.NUM_PROCESSES: str(2 + index),
         processes.PROCESS_ID: str(index),
         'JAX_PLATFORMS': 'cpu',
         'PYTHONPATH': os.pathsep.join([str(HERE.parent), str(HERE)]),
@@ -166,6 +201,57 @@ def test_what_both_are_refused(both):
     assert 'is in use by process' in one['in_use']
     assert 'mesh.tensor=1 has 1 of the 2 devices of 2' in one['too_small']
     assert 'evaluate.speed_tokens=8 is decoded by one' in one['decoding']
+    for mode in ALONE:
+      assert one[mode] == (
+        f'ConfigError: --mode={mode} is done by one process, and there are 2; '
+        'leave --multihost out'
+      )
+    assert one['miscounted'] == (
+      'EASE_NUM_PROCESSES=3 of process 1 is not the 2 of the first one; set '
+      'the same in all'
+    )
+
+
+def test_a_task_that_reads_rows_of_others(both):
+  told, ends, _ = both
+  for one in told:
+    assert one['greedy'] == (
+      'ConfigError: the task reads 4 rows of a batch of 4 in a process that '
+      'holds 2; let it ask arrays.own_share'
+    )
+    assert one['forgetful'] == 'ConfigError: enough'
+  # Once: the other tasks read rows of their own.
+  assert [err.count('read the same rows') for _, err in ends] == [1, 0]
+
+
+def test_who_meets_nobody_ends_in_one_line():
+  code = (
+    'from ease_jax import processes as p\n'
+    'try:\n'
+    '  p.connect("auto")\n'
+    'except p.ConfigError as error:\n'
+    '  p.complain(error)\n'
+    'p.WAIT_S = 1\n'
+    'p.connect("env")\n'
+  )
+  place = processes.Place(f'localhost:{free_port()}', 2, 0)
+  names = dict(zip(processes.VARIABLES, map(str, place), strict=True))
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    env=os.environ | names | {'PYTHONPATH': str(HERE.parent)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 1
+  auto, env = done.stderr.splitlines()
+  assert auto.startswith('ease_jax: --multihost=auto cannot start this process')
+  assert auto.endswith('or use --multihost=env with ' + ', '.join(names))
+  assert env == (
+    'ease_jax: --multihost=env waited 1 s for the others; check that all '
+    'processes were started, each with a number of its own, and see the first '
+    'one'
+  )
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ease_jax import sharding
 from ease_jax.model.attention import KV, NEGATIVE, Scoring, attention
 from ease_jax.model.sight import Sight
 
-# Scores made at once, all rows and heads together: 1 MiB of float32, which the
-# cache of a core holds. A quarter and four times as many are slower on CPUs.
+# Scores a device makes at once, its rows and heads together: 1 MiB of float32,
+# which the cache of a core holds. A quarter and four times as many are slower
+# on CPUs.
 TILE_ELEMENTS = 1 << 18
 WHOLE_ELEMENTS = 1 << 20  # so few are one tile: tiles would gain little
 MIN_TILE = 32  # tokens; smaller products are too small for one call
@@ -37,7 +39,8 @@ def among(
     scoring: what products of queries and keys become.
   """
   batch_size, length, heads, _ = q_BxTxHxD.shape
-  tile = tile_of(batch_size * heads, length)
+  rows = sharding.local_rows(batch_size) * sharding.local_heads(heads)
+  tile = tile_of(rows, length)
   if tile == length:
     return attention(q_BxTxHxD, kv, sight.mask(), scoring)
   return by_tiles(q_BxTxHxD, kv, sight, scoring, tile)
@@ -47,7 +50,7 @@ def tile_of(rows: int, length: int) -> int:
   """Tokens on a side of a tile: a power of two, or all if one tile will do.
 
   Args:
-    rows: B * H.
+    rows: B * H, those of one device.
     length: T.
   """
   if rows * length**2 <= WHOLE_ELEMENTS:

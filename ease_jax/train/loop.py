@@ -197,13 +197,17 @@ def _loop(
   """Everything that happens until the run is over, in order."""
   unread: Unread | None = None  # of the newest step
   heard = Tally(0, False)  # of the step before: what all processes know
+  first = run.step
   with contextlib.ExitStack() as trace, contextlib.ExitStack() as compiling:
     compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
       if spec.profile and run.step == PROFILE_STEPS.start:
         trace.enter_context(traced(writers.folder / PROFILE))
 
-      batch = arrays.from_own_rows(next(run.batches), spec.batch_size)
+      rows = next(run.batches)
+      batch = arrays.from_own_rows(rows, spec.batch_size)
+      if run.step == first:
+        processes.warn_of_same_rows(rows['tokens'])
       counts = processes.tally(batch['mask'], sigterm.received)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
         run.state, metrics = update(run.step, run.state, batch)
