@@ -223,6 +223,7 @@ def moved(state, here, there):
 def on_eight_devices():
   """What the process of the tests does: prints facts, one JSON object."""
   # So few that the tokens of each device are several chunks.
+  chunks.MIN_TOKENS = 1
   chunks.CHUNK_ELEMENTS = ROWS // 2 * LENGTH * VOCAB // 16
   own = run_specs()
   before, state_1, losses, _ = trained(own)
