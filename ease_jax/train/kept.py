@@ -22,6 +22,7 @@ from ease_jax.model import Body, Params
 from ease_jax.model import attention as attention_lib
 from ease_jax.model.chunks import CHUNK_ELEMENTS
 from ease_jax.model.readout import linear_cross_entropy
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import RUNNING, State, Travel, walk
 from ease_jax.train.freezing import Learned, held
 from ease_jax.train.residuals import Kept, Shapes, kept
@@ -194,8 +195,10 @@ class _Traced:
     key = jax.random.key(0)
     drop_key, route_key = jax.random.split(key)
     bound = self.model.bind({'params': params}, rngs={'dropout': drop_key})
-    travel = Travel(attention_lib.positions(self.length), route_key)
-    layer = bound.windows(self.length, self.model.cfg.dropout == 0)
+    # Positions are kept once, and by all cells together.
+    places = Places(attention_lib.positions(self.length))
+    travel = Travel(places.position_BxT, route_key)
+    layer = bound.windows(places, self.model.cfg.dropout == 0)
     walked = walk(bound, cells, state, None, layer=layer, travel=travel)
     return bound, walked
 
