@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ease_jax.model import backends
 from ease_jax.model.attention import KV, NEGATIVE, Scoring, attention
 from ease_jax.model.sight import Sight
 
@@ -30,12 +31,17 @@ def among(
 ) -> jax.Array:
   """`attention` among the tokens of whole windows, [B, T, D].
 
+  By a kernel of the device where it can, else in tiles, or whole if it is one.
+
   Args:
     q_BxTxHxD: queries.
     kv: keys and values of the same tokens.
     sight: whom each token sees.
     scoring: what products of queries and keys become.
   """
+  widest = backends.cudnn_width()
+  if backends.cudnn_can(q_BxTxHxD, sight, scoring, widest):
+    return backends.by_cudnn(q_BxTxHxD, kv, sight, scoring)
   batch_size, length, heads, _ = q_BxTxHxD.shape
   tile = tile_of(batch_size * heads, length)
   if tile == length:

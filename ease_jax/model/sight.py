@@ -52,20 +52,23 @@ class Places(NamedTuple):
   Attributes:
     position_BxT: in their document, from 0; B may be 1.
     document_BxT: its number in the window, rising; None = all are of one.
+    gapless: static: no token between two of them is left out.
   """
 
   position_BxT: jax.Array
   document_BxT: jax.Array | None = None
+  gapless: bool = True
 
   def of(self, some: Taken) -> 'Places':
     """Those of tokens that a program runs alone."""
     if self.document_BxT is not None:
       both_BxTx2 = jnp.stack([self.position_BxT, self.document_BxT], -1)
       both_NxMx2 = some.of(both_BxTx2)
-      return Places(both_NxMx2[..., 0], both_NxMx2[..., 1])
+      gapless = some.token_NxM is None
+      return Places(both_NxMx2[..., 0], both_NxMx2[..., 1], gapless)
     if some.token_NxM is None:  # rows stand alike
       return self
-    return Places(some.token_NxM)
+    return Places(some.token_NxM, gapless=False)
 
 
 def places_of(cfg: ModelConfig, token_BxT: jax.Array) -> Places:
@@ -94,6 +97,7 @@ class Sight:
     position_BxT: where the tokens stand, rising in a document; B may be 1.
     seen_BxT: who may be seen by others; None = all.
     document_BxT: beyond which nobody looks; None = all are of one.
+    gapless: whether no token between two of them is left out, as is known.
   """
 
   attention: str = struct.field(pytree_node=False)
@@ -101,6 +105,7 @@ class Sight:
   position_BxT: jax.Array
   seen_BxT: Mask = None
   document_BxT: jax.Array | None = None
+  gapless: bool = struct.field(pytree_node=False, default=False)
 
   @property
   def is_causal(self) -> bool:
@@ -130,5 +135,11 @@ def sight_of(
     places: of the tokens.
     seen_BxT: who may be seen by others.
   """
-  position_BxT, document_BxT = places
-  return Sight(cfg.attention, window, position_BxT, seen_BxT, document_BxT)
+  return Sight(
+    cfg.attention,
+    window,
+    places.position_BxT,
+    seen_BxT,
+    places.document_BxT,
+    places.gapless,
+  )
