@@ -50,6 +50,7 @@ def _add_data(c: Config) -> None:
   c.data.tokenizer = 'byte'  # or char, bpe, pretrained: of an imported model
   c.data.vocab_size = 8192  # bpe: from 257, all bytes and eos
   c.data.seq_len = 128  # T: tokens per training and evaluation window
+  c.data.documents = 'joined'  # or apart: nobody looks beyond its own document
 
 
 def _add_model(c: Config) -> None:

@@ -57,6 +57,11 @@ def check_jax() -> None:
     ) from None
 
 
+def specs_of(config: Config, tokenizer: Tokenizer) -> Specs:
+  """The specs of a run that has this tokenizer."""
+  return specs.from_config(config, tokenizer.vocab_size, tokenizer.eos_id)
+
+
 def restore_best(
   config: Config, run_specs: Specs, folder: pathlib.Path, model: Body
 ) -> Best:
@@ -81,7 +86,7 @@ def load_model(config: Config, workdir: Path) -> Trained:
   path = folder / tokenizers.FILE
   need(path.exists(), f'{path} is missing; run --mode=train first')
   tokenizer = load_tokenizer(path)
-  run_specs = specs.from_config(config, tokenizer.vocab_size)
+  run_specs = specs_of(config, tokenizer)
   model = run_specs.body
   best = restore_best(config, run_specs, folder, model)
 
@@ -169,7 +174,7 @@ def generate(config: Config, folder: pathlib.Path, prompt: str) -> None:
   """Prints a prompt and its continuation; on stderr, what it took."""
   need_text(prompt, '--prompt')
   trained = load_model(config, folder)
-  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
+  run_specs = specs_of(config, trained.tokenizer)
   options = _options(run_specs, trained)
 
   if run_specs.generate.method == 'speculative':
@@ -262,7 +267,7 @@ def export(config: Config, folder: pathlib.Path) -> None:
     )
   point = chosen_point(folder, config) if method == 'exits' else None
   trained = load_model(config, folder)
-  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
+  run_specs = specs_of(config, trained.tokenizer)
   path = folder / EXPORTED
   content = decode.exported(
     trained.model,

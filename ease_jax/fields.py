@@ -49,7 +49,7 @@ _UNTRAINED = (
 _PLACES = ('loss.teacher', 'train.init_from')
 # Sections that runs of older versions do not have.
 _NEW = ('mesh',)
-_OF_THE_TASK = ('data.seq_len', 'data.task')
+_OF_THE_TASK = ('data.documents', 'data.seq_len', 'data.task')
 
 
 def as_json(config: Config) -> Json:

@@ -60,7 +60,7 @@ def import_model(
   _check_bytes(tokenizer, source.folder)
   config = config_of(source, context)
   config.model.readouts = tuple(readouts)
-  run_specs = specs.from_config(config, source.vocab_size)
+  run_specs = specs.from_config(config, source.vocab_size, eos_id)
   state = _state(source, run_specs)
 
   with locked(folder):

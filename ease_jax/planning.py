@@ -104,7 +104,8 @@ def needs(
   Raises:
     ConfigError: the config cannot run, or not on its mesh.
   """
-  specs = specs_lib.from_config(config, vocab_size or _vocab_size(config))
+  size = vocab_size or _vocab_size(config)
+  specs = specs_lib.from_config(config, size, specs_lib.ANY_TOKEN)
   need(
     specs.mesh.data != REST,
     f'mesh.data={REST} is what the devices of a machine leave, and none is '

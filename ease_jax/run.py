@@ -26,6 +26,7 @@ from ease_jax.data.task import Task
 from ease_jax.data.task import load as load_task
 from ease_jax.deploy import chosen_point as chosen_point
 from ease_jax.deploy import load_model as load_model
+from ease_jax.deploy import specs_of
 from ease_jax.evaluate import clock, evaluation
 from ease_jax.evaluate import passage as passage_lib
 from ease_jax.evaluate import results as results_lib
@@ -191,7 +192,7 @@ def specs_on(config: Config, task: Task) -> Specs:
   Raises:
     ConfigError: there is too little of them.
   """
-  checked = specs.from_config(config, task.vocab_size)
+  checked = specs.from_config(config, task.vocab_size, task.eos_id)
   checked.sweep.check_data(task)
   return checked
 
@@ -315,7 +316,7 @@ def _write_results(
 def _evaluate_text(config: Config, folder: pathlib.Path, path: str) -> None:
   """Prints what the run does on another text, and keeps it beside."""
   trained = load_model(config, folder)
-  run_specs = specs.from_config(config, trained.tokenizer.vocab_size)
+  run_specs = specs_of(config, trained.tokenizer)
   evaluated = (folder / results_lib.FILE).exists()
   point = chosen_point(folder, config) if evaluated else None
   with stage('evaluating'):

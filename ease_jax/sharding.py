@@ -257,6 +257,11 @@ def _sizes() -> MeshSpec:
   return MeshSpec(**mesh.shape) if mesh.axis_names == AXES else MeshSpec()
 
 
+def num_devices() -> int:
+  """On which a program runs."""
+  return _sizes().size
+
+
 def row_parts() -> int:
   """Parts of the rows of a batch, in a program."""
   return _sizes().rows

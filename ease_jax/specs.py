@@ -44,6 +44,7 @@ from ease_jax.train.targets import TARGETS
 from ease_jax.train.update import abstract_state
 
 LEARNED = declared(GateSpec)
+ANY_TOKEN = 0  # as `eos_id` where a config is only counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,13 +151,16 @@ class Specs:
     return float(3 * forward)
 
 
-def from_config(config: Config, vocab_size: int = 1) -> Specs:
+def from_config(
+  config: Config, vocab_size: int = 1, eos_id: int | None = None
+) -> Specs:
   """The specs of a config.
 
   Args:
     config: of a run.
     vocab_size: V, once the data are known; what a config says can be checked
       without it.
+    eos_id: the token between documents, known then; None = there is none.
 
   Raises:
     ConfigError: it cannot run; one line with the field and the fix.
@@ -173,6 +177,9 @@ def from_config(config: Config, vocab_size: int = 1) -> Specs:
     gates=config.loss.gates if config.loss.gate_weight else (),
     gate_dim=config.loss.gate_dim,
     attention=TASKS[data.task].attention,
+    document_start=data.document_start(
+      ANY_TOKEN if vocab_size == 1 else eos_id
+    ),
   )
   grid = model_lib.build(model).grid
   train = TrainSpec.from_config(config.train)
@@ -332,11 +339,6 @@ def _check_top_k(specs: Specs) -> None:
   )
 
 
-def body_of(config: Config, vocab_size: int) -> Body:
-  """The model of a config, its parameters not yet made.
-
-  Args:
-    config: of a run.
-    vocab_size: V.
-  """
-  return model_lib.build(from_config(config, vocab_size).model)
+def body_of(config: Config, vocab_size: int, eos_id: int | None = None) -> Body:
+  """The model of a config, its parameters not yet made."""
+  return model_lib.build(from_config(config, vocab_size, eos_id).model)

@@ -1,12 +1,14 @@
 """A trained run as the teacher of another one (`loss.teacher`)."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 from ease_jax import deploy, specs
+from ease_jax import model as model_lib
 from ease_jax import workdir as folders
 from ease_jax.checks import ConfigError, need
 from ease_jax.config import Config
@@ -31,7 +33,8 @@ def flops(student: Specs) -> float:
   if not student.loss.teaching.run:
     return 0.0
   config = _read(student)
-  teacher = specs.from_config(config, student.model.vocab_size)
+  size = student.model.vocab_size
+  teacher = specs.from_config(config, size, specs.ANY_TOKEN)
   prices = teacher.body.costs(student.data.seq_len)
   loss = student.loss
   return prices.teaching(loss.teaching.heads(loss.taught_K))
@@ -53,6 +56,9 @@ def check(student: Specs) -> None:
 def load(student: Specs, task: Task) -> Teacher | None:
   """The teacher run of another one, from its best checkpoint.
 
+  Whether it looks beyond documents is its student's choice: it answers what
+  the student is asked.
+
   Args:
     student: specs of the run that is taught.
     task: what it learns.
@@ -73,7 +79,9 @@ def load(student: Specs, task: Task) -> Teacher | None:
   params = jax.tree.map(jnp.asarray, trained.params)
   checksum = f'{saved.checksum(params, {}):08x}'
   facts = TeacherFacts(run=run, checksum=checksum, flops=flops(student))
-  return Teacher(trained.model, params, facts)
+  start = student.model.document_start
+  cfg = dataclasses.replace(trained.model.cfg, document_start=start)
+  return Teacher(model_lib.build(cfg), params, facts)
 
 
 def _read(student: Specs) -> Config:

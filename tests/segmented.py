@@ -11,6 +11,7 @@ import tiny
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
 from ease_jax.model.attention import positions, rotation
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 
@@ -91,7 +92,7 @@ def one_segment(bound, state):
     bound.grid.segment,
     state,
     None,
-    layer=bound.windows(LENGTH),
+    layer=bound.windows(Places(positions(LENGTH))),
     travel=Travel(positions(LENGTH)),
     read=read,
   )

@@ -240,6 +240,10 @@ class Repeating:
   def vocab_size(self):
     return self.tokenizer.vocab_size
 
+  @property
+  def eos_id(self):
+    return None  # a row is one
+
   def train_batches(self, batch_size, seed):
     return Batches(batch_size, seed)
 

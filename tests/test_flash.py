@@ -35,11 +35,16 @@ def sight_of(length, case):
   position = jnp.arange(length)[None]
   seen = jax.random.bernoulli(jax.random.key(9), 0.5, (ROWS, length))
   gaps = jnp.cumsum(1 + seen.astype(jnp.int32), axis=1)
+  begins = jax.random.bernoulli(jax.random.key(8), 0.1, (ROWS, length))
+  start = jax.lax.cummax(jnp.where(begins, position, 0), axis=1)
+  document = jnp.cumsum(begins, axis=1)
   return {
     'causal': Sight('causal', 0, position),
     'window': Sight('causal', 5, position),
     'hidden': Sight('causal', 0, position, seen),
     'gaps': Sight('causal', 11, gaps, seen),
+    'documents': Sight('causal', 0, position - start, None, document),
+    'near': Sight('causal', 5, position - start, seen, document),
     'full': Sight('full', 0, position),
     'full_hidden': Sight('full', 6, position, seen),
   }[case]
@@ -67,7 +72,8 @@ def both(sight, scoring):
   ('groups', 'length', 'cap'), [(4, 24, 0.0), (2, 29, 2.0)]
 )
 @pytest.mark.parametrize(
-  'case', ['causal', 'window', 'hidden', 'gaps', 'full', 'full_hidden']
+  'case',
+  ['causal', 'window', 'hidden', 'gaps', 'near', 'full', 'full_hidden'],
 )
 def test_value_and_gradient_are_those_of_the_mask(case, length, groups, cap):
   *args, wanted = tensors(length, groups)
@@ -91,10 +97,11 @@ def test_half_precision_is_as_near_to_the_truth():
   assert error <= 1.5 * jnp.abs(whole.astype(jnp.float32) - truth).max()
 
 
-def test_no_gradient_comes_from_the_future_nor_from_behind_the_window():
+@pytest.mark.parametrize('case', ['gaps', 'documents'])
+def test_no_gradient_comes_from_whom_a_token_does_not_see(case):
   """Exact zeros, where the mask has them."""
   length = 29
-  sight = sight_of(length, 'gaps')
+  sight = sight_of(length, case)
   q, k, v, _ = tensors(length, 2)
   scoring = Scoring(1.0, 0.0)
 

@@ -11,6 +11,7 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.model import lanes as lanes_lib
 from ease_jax.model import with_segments
 from ease_jax.model.attention import positions
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import RUNNING, Call
 
 RUNS = 3
@@ -35,7 +36,7 @@ def by_hand(model, params, lanes):
   """States after each run, from the equations (2604.21106)."""
   bound = model.bind({'params': params})
   tokens = BATCH['tokens']
-  layer = bound.windows(tokens.shape[1])
+  layer = bound.windows(Places(positions(tokens.shape[1])))
 
   def block(cell, h_BxTxD):
     return layer(Call(cell, 0, None, None, None), h_BxTxD).h_BxTxD

@@ -18,7 +18,7 @@ from ease_jax.core.layer_dropout import LayerDropout
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import routed
-from ease_jax.model.sight import Sight
+from ease_jax.model.sight import Places, Sight
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 
@@ -41,7 +41,7 @@ def trained(key, *, model):
     model.grid.segment,
     bound.start(BATCH['tokens'], travel.position_BxT),
     None,
-    layer=bound.windows(LENGTH),
+    layer=bound.windows(Places(attention_lib.positions(LENGTH))),
     travel=travel,
   )
   return walked.state[RUNNING], [call.goes_BxT for call in walked.calls]

@@ -23,6 +23,7 @@ from ease_jax.core.routers import Route, Router, Taken
 from ease_jax.evaluate import compute
 from ease_jax.model import BODIES, Kind
 from ease_jax.model import attention as attention_lib
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 
@@ -59,7 +60,7 @@ def trained_walk(params, *, model):
     model.grid.first,
     bound.start(BATCH['tokens'], travel.position_BxT),
     None,
-    layer=bound.windows(LENGTH),
+    layer=bound.windows(Places(attention_lib.positions(LENGTH))),
     travel=travel,
   )
   goes = [call.goes_BxT for call in walked.calls if call.cell.router]
@@ -232,7 +233,7 @@ def decisions(params, tokens, key=None, *, model):
   bound = model.bind({'params': params})
   travel = Travel(attention_lib.positions(LENGTH), key)
   start = bound.start(tokens, travel.position_BxT)
-  layer = bound.windows(LENGTH)
+  layer = bound.windows(Places(attention_lib.positions(LENGTH)))
   walked = walk(
     bound, model.grid.first, start, None, layer=layer, travel=travel
   )

@@ -20,7 +20,7 @@ from ease_jax.model import with_segments
 from ease_jax.model.attention import positions, rotate
 from ease_jax.model.exits import before_exits, settled
 from ease_jax.model.per_run import PER_RUN, sines
-from ease_jax.model.sight import Sight
+from ease_jax.model.sight import Places, Sight
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train import loss as losses
 from ease_jax.train import optimizer, update
@@ -186,7 +186,7 @@ def test_keys_of_skipped_cells_are_those_of_their_run(kind):
     model.grid.cells,
     bound.start(tokens, positions(LENGTH)),
     before_exits(jnp.zeros(tokens.shape, bool), ()),
-    layer=passes.windowed(bound, LENGTH),
+    layer=passes.windowed(bound, Places(positions(LENGTH))),
     travel=Travel(positions(LENGTH)),
     read=stop,
     policy=POLICIES['copy_state'],

@@ -16,6 +16,7 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.model import with_segments
 from ease_jax.model.attention import positions
 from ease_jax.model.exits import before_exits, settled
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import RUNNING, Travel, walk
 from ease_jax.train.segment import begin
 from ease_jax.train.setting import prepared
@@ -406,7 +407,7 @@ def test_tokens_may_stop_where_the_label_is_found(every):
     model.grid.cells,
     bound.start(tokens, positions(LENGTH)),
     before_exits(jnp.zeros_like(found_BxT)),
-    layer=bound.windows(LENGTH),
+    layer=bound.windows(Places(positions(LENGTH))),
     travel=Travel(positions(LENGTH)),
     read=stop,
   )

@@ -21,6 +21,7 @@ from ease_jax.core.shortcut import ShortcutSpec, drawn_way
 from ease_jax.evaluate import evaluation, passes
 from ease_jax.model import with_segments
 from ease_jax.model.attention import positions
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import RUNNING, Leap, Travel, walk
 from ease_jax.train import loss as losses
 from ease_jax.train import update
@@ -118,7 +119,7 @@ def test_equal_steps_are_those_of_a_model_of_as_many_runs():
     """The last run's state behind the norm of the head, before the coda."""
     bound = model.bind({'params': params})
     travel = Travel(positions(LENGTH))
-    layer = bound.windows(LENGTH)
+    layer = bound.windows(Places(positions(LENGTH)))
     state = bound.start(BATCH['tokens'], travel.position_BxT)
     cells = bound.grid.cells
     walked = walk(bound, cells, state, None, layer=layer, travel=travel)
@@ -161,7 +162,7 @@ def test_uneven_steps_are_told_to_the_layers():
 
   bound = with_segments(model, 2).bind({'params': params})
   travel = Travel(positions(LENGTH))
-  layer = bound.windows(LENGTH)
+  layer = bound.windows(Places(positions(LENGTH)))
   state = bound.start(BATCH['tokens'], travel.position_BxT)
   state = walk(
     bound, bound.grid.prelude, state, None, layer=layer, travel=travel

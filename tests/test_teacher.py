@@ -168,6 +168,12 @@ def test_what_the_teacher_says_is_that_of_its_own_run(student, finished_run):
     answer @ found.unembedding().T, logits, rtol=1e-5, atol=1e-5
   )
 
+  # It sees the documents that its student sees.
+  assert found.model.cfg.document_start is None
+  model = dataclasses.replace(checked.model, document_start=3)
+  apart = dataclasses.replace(checked, model=model)
+  assert teacher.load(apart, task).model.cfg.document_start == 3
+
 
 def refusal(c, workdir):
   """The line that refuses a run; nothing was written."""

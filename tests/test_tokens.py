@@ -267,16 +267,6 @@ def test_batches_of_several_processes_are_those_of_one(monkeypatch):
     monkeypatch.undo()
 
 
-def test_tokens_of_a_window_know_their_document():
-  eos = 9
-  tokens = np.array([[1, 2, 9, 3, 4], [9, 9, 1, 2, 9]], np.int32)
-  found = pipeline.token_documents(tokens, eos)
-  assert found.dtype == np.int32
-  assert found.tolist() == [[0, 0, 0, 1, 1], [0, 1, 2, 2, 2]]
-  found = pipeline.token_documents(tokens, eos, bos_id=eos)
-  assert found.tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
-
-
 # Several folders.
 
 

@@ -16,6 +16,7 @@ from ease_jax.core.routers import Route
 from ease_jax.evaluate import passes
 from ease_jax.model.attention import positions
 from ease_jax.model.exits import before_exits, settled
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import RUNNING, Ran, Travel, walk
 
 ROWS = 3
@@ -42,7 +43,7 @@ def keys_of(threshold_K, *, rule):
     MODEL.grid.cells,
     bound.start(BATCH['tokens'], positions(LENGTH)),
     before_exits(jnp.zeros((ROWS, LENGTH), bool), ()),
-    layer=passes.windowed(bound, LENGTH),
+    layer=passes.windowed(bound, Places(positions(LENGTH))),
     travel=Travel(positions(LENGTH)),
     read=read,
     policy=rule.policy,

@@ -79,7 +79,12 @@ def update_model(section, **fields):
 
 
 def model_config(
-  vocab_size=VOCAB, gates=(), gate_dim=0, attention='causal', **changes
+  vocab_size=VOCAB,
+  gates=(),
+  gate_dim=0,
+  attention='causal',
+  document_start=None,
+  **changes,
 ):
   c = config.base()
   update_model(c.model, **(SMALL | changes))
@@ -89,6 +94,7 @@ def model_config(
     gates=gates,
     gate_dim=gate_dim,
     attention=attention,
+    document_start=document_start,
   )
 
 

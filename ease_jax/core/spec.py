@@ -70,6 +70,8 @@ class ModelConfig:
       any may be.
     positions: rows of a table that is added to embedded tokens, one for each
       position; 0 = there is none.
+    document_start: the token that begins a document of a window; nobody looks
+      beyond one, and positions count from it. None = windows are of one.
     own_runs: runs of the segment that may have parameters of their own; later
       ones do as the last of them. 0 = all `segments`.
   """
@@ -103,6 +105,7 @@ class ModelConfig:
   logit_cap: NotNegative = 0.0
   positions: Size = 0
   own_runs: Size = 0
+  document_start: int | None = None
 
   def __post_init__(self):
     check_fields('model', self)

@@ -156,28 +156,6 @@ def _begin(tokens_BxT: np.ndarray, bos_id: int | None) -> None:
     tokens_BxT[:, 0] = bos_id
 
 
-def token_documents(
-  tokens_BxT: np.ndarray, eos_id: int, bos_id: int | None = None
-) -> np.ndarray:
-  """The document that each token of a window is of, [B, T] int32.
-
-  It counts from 0 in each window; eos is of the document that it ends. No
-  batch has it yet: it is what attention needs that stays within documents.
-  The `document` of an evaluation's batches counts through the whole split, and
-  is that of targets.
-
-  Args:
-    tokens_BxT: of a batch.
-    eos_id: ends documents.
-    bos_id: what stands in the place of the first token; None = no other.
-  """
-  is_eos_BxT = tokens_BxT == eos_id
-  if bos_id is not None:  # the two may be one token, and this one ends nothing
-    is_eos_BxT[:, 0] = False
-  ended_BxT = np.cumsum(is_eos_BxT, axis=1) - is_eos_BxT
-  return ended_BxT.astype(np.int32)
-
-
 def eval_batches(
   tokens: Tokens,
   seq_len: int,

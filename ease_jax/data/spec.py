@@ -19,6 +19,9 @@ from ease_jax.checks import (
 TOKENS = 'tokens'  # the source that has been tokenized before
 SOURCES = ('stdlib', 'text', 'tfds', TOKENS)
 TOKENIZERS = ('byte', 'char', 'bpe', 'pretrained')
+# Whether tokens of a window look beyond their own document.
+JOINED = 'joined'
+APART = 'apart'
 SPLITS = ('train', 'select', 'test')
 
 Paths = tuple[Annotated[str, Filled()], ...]
@@ -56,6 +59,8 @@ class DataSpec:
     vocab_size: tokens of a byte pair encoding; the other tokenizers have
       as many as they need.
     seq_len: T, tokens of a window.
+    documents: whether tokens of a window see those before them of whatever
+      document, or of their own alone, in which positions count from 0.
   """
 
   task: str
@@ -78,6 +83,7 @@ class DataSpec:
     int, Range(257, 2**31 - 1), ReadIf('tokenizer', ('bpe',)), _Text
   ]
   seq_len: Count
+  documents: Annotated[str, OneOf((JOINED, APART))]
 
   @classmethod
   def from_config(cls, section: Mapping[str, Any]) -> 'DataSpec':
@@ -106,6 +112,27 @@ class DataSpec:
       f'{len(self.path)} folders; give each of several a weight, and one alone '
       'none',
     )
+
+  def document_start(self, eos_id: int | None) -> int | None:
+    """The token with which models let a document begin; None = none does.
+
+    It is the eos of the document before: what follows it is predicted from
+    that token alone, so that every target counts, as it does in one whole row.
+
+    Args:
+      eos_id: of the task; None = its rows have no documents.
+
+    Raises:
+      ConfigError: documents shall be apart, and there are none.
+    """
+    if self.documents == JOINED:
+      return None
+    need(
+      eos_id is not None,
+      f'data.documents={self.documents} asks for a token between documents, '
+      f'and data.task={self.task} has none; use {JOINED}',
+    )
+    return eos_id
 
   @property
   def max_chars(self) -> dict[str, int]:

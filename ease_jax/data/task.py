@@ -64,6 +64,11 @@ class Task(Protocol):
     ...
 
   @property
+  def eos_id(self) -> int | None:
+    """The token between two documents of a row; None where rows have none."""
+    ...
+
+  @property
   def seq_len(self) -> int:
     """Positions of each row of a batch, T."""
     ...

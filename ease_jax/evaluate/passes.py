@@ -27,7 +27,7 @@ from ease_jax.model.exits import Exits, before_exits, settled
 from ease_jax.model.flash import among
 from ease_jax.model.linear_loss import linear_cross_entropy
 from ease_jax.model.readout import named, observe_states
-from ease_jax.model.sight import Sight
+from ease_jax.model.sight import Places, places_of, sight_of
 from ease_jax.model.walk import (
   RUNNING,
   Call,
@@ -54,22 +54,20 @@ class Masked(NamedTuple):
   run_LxBxT: jax.Array | None  # who ran each cell; None = all before its exit
 
 
-def windowed(bound: Body, length: int) -> Layer:
+def windowed(bound: Body, places: Places) -> Layer:
   """Blocks over whole windows that show the policy's keys and values.
 
   Args:
     bound: a bound body.
-    length: tokens of a window.
+    places: of the tokens.
   """
-  attention = bound.cfg.attention
-  position_1xT = attention_lib.positions(length)
-  rotation = attention_lib.rotation(bound.cfg, position_1xT)
+  rotation = attention_lib.rotation(bound.cfg, places.position_BxT)
   scoring = attention_lib.scoring(bound.cfg)
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     block = bound.block(call.cell, call.run)
     kv = shown(call, block.kv(h_BxTxD, rotation))
-    sight = Sight(attention, block.window, position_1xT, call.seen_BxT)
+    sight = sight_of(bound.cfg, block.window, places, call.seen_BxT)
 
     def look(query_BxTxHxD: jax.Array) -> jax.Array:
       return among(query_BxTxHxD, kv, sight, scoring)
@@ -104,7 +102,9 @@ def masked_pass(
   token_BxT = jnp.asarray(batch['tokens'])
   target_BxT = jnp.asarray(batch['targets'])
   mask_BxT = jnp.asarray(batch['mask'])
-  travel = Travel(attention_lib.positions(token_BxT.shape[1]))
+  places = places_of(model.cfg, token_BxT)
+  layer = windowed(bound, places)
+  travel = Travel(places.position_BxT)
   has_coda = bool(model.grid.coda)
 
   def read(
@@ -138,7 +138,7 @@ def masked_pass(
     before_exits(
       nobody_BxT, rule.signal.init(token_BxT.shape, model.grid.num_readouts)
     ),
-    layer=windowed(bound, token_BxT.shape[1]),
+    layer=layer,
     travel=travel,
     read=read,
     policy=rule.policy,
@@ -146,7 +146,8 @@ def masked_pass(
   exits = walked.exits
   assert exits is not None
   if has_coda:
-    normed_BxTxD, obs = _after_coda(bound, exits.answer, batch, travel)
+    h_BxTxD = bound.through_coda(exits.answer, layer, travel)
+    normed_BxTxD, obs = _after_coda(bound, h_BxTxD, batch)
   else:
     normed_BxTxD, obs = exits.answer
   return Masked(exits.exit_BxT, normed_BxTxD, obs, runs(walked))
@@ -176,12 +177,10 @@ def runs(walked: Walked) -> jax.Array | None:
 
 
 def _after_coda(
-  bound: Body, state: State, batch: Batch, travel: Travel
+  bound: Body, h_BxTxD: jax.Array, batch: Batch
 ) -> tuple[jax.Array, Observation]:
   """Normed states and observations of the readouts that answered."""
   last = bound.grid.num_readouts - 1
-  layer = windowed(bound, state[RUNNING].shape[1])
-  h_BxTxD = bound.through_coda(state, layer, travel)
   read = bound.read(last, h_BxTxD)
   obs = bound.observe(last, read, None, jnp.asarray(batch['targets']))
   return read.normed_BxTxD, obs
@@ -208,9 +207,9 @@ def _dump_batch(
 ):
   bound = model.bind({'params': params})
   token_BxT = jnp.asarray(batch['tokens'])
-  length = token_BxT.shape[1]
-  travel = Travel(attention_lib.positions(length))
-  layer = bound.windows(length)
+  places = places_of(model.cfg, token_BxT)
+  travel = Travel(places.position_BxT)
+  layer = bound.windows(places)
 
   def read(
     k: int, state: State, exits: Exits | None

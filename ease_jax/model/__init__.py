@@ -45,6 +45,7 @@ def model_config(
   gates: Sequence[str] = (),
   gate_dim: int = 0,
   attention: str = CAUSAL,
+  document_start: int | None = None,
 ) -> ModelConfig:
   """The frozen description of a model.
 
@@ -54,6 +55,7 @@ def model_config(
     gates: learned signals that the model has.
     gate_dim: width of their hidden layer; 0 = none.
     attention: whom tokens see, which the task knows.
+    document_start: the token that begins a document; None = none does.
 
   Raises:
     ConfigError: two fields clash.
@@ -76,6 +78,7 @@ def model_config(
     routing=_routing(section),
     vocab_size=vocab_size,
     attention=attention,
+    document_start=document_start,
     gates=tuple(gates),
     gate_dim=gate_dim,
     **fields,

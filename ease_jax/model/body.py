@@ -24,7 +24,6 @@ from ease_jax.core.routers import ROUTERS, Route, Router, routed
 from ease_jax.core.signals import SIGNALS, gate_of
 from ease_jax.core.spec import BLOCK, ModelConfig
 from ease_jax.model import adapters, layers, readout
-from ease_jax.model import attention as attention_lib
 from ease_jax.model.asking import check_rule
 from ease_jax.model.exits import Exits
 from ease_jax.model.frequent import of_frequent
@@ -32,6 +31,7 @@ from ease_jax.model.kind import Kind
 from ease_jax.model.prices import prices
 from ease_jax.model.readout import Read
 from ease_jax.model.screen import Screen
+from ease_jax.model.sight import Places, places_of
 from ease_jax.model.unembedding import Capped, Exact, Unembedding
 from ease_jax.model.walk import (
   MEMORY,
@@ -281,9 +281,9 @@ class Body(nn.Module):
 
   # ------------------------------------------------------- whole windows
 
-  def windows(self, length: int, deterministic: bool = True) -> Layer:
-    """Plain blocks over windows of `length` tokens from position 0."""
-    return plain_layer(self, length, deterministic)
+  def windows(self, places: Places, deterministic: bool = True) -> Layer:
+    """Plain blocks over windows whose tokens stand there."""
+    return plain_layer(self, places, deterministic)
 
   def through_coda(
     self, state: State, layer: Layer, travel: Travel
@@ -296,9 +296,9 @@ class Body(nn.Module):
     self, token_BxT: jax.Array, deterministic: bool = True
   ) -> list[jax.Array]:
     """State of every readout as its head sees it, before its norm, K arrays."""
-    length = token_BxT.shape[1]
-    travel = Travel(attention_lib.positions(length))
-    layer = self.windows(length, deterministic)
+    places = places_of(self.cfg, token_BxT)
+    travel = Travel(places.position_BxT)
+    layer = self.windows(places, deterministic)
 
     def read(
       k: int, state: State, exits: Exits | None

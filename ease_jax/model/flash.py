@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ease_jax import sharding
+from ease_jax.model import backends
 from ease_jax.model.attention import KV, NEGATIVE, Scoring, attention
 from ease_jax.model.sight import Sight
 
@@ -32,12 +33,17 @@ def among(
 ) -> jax.Array:
   """`attention` among the tokens of whole windows, [B, T, D].
 
+  By a kernel of the device where it can, else in tiles, or whole if it is one.
+
   Args:
     q_BxTxHxD: queries.
     kv: keys and values of the same tokens.
     sight: whom each token sees.
     scoring: what products of queries and keys become.
   """
+  widest = backends.cudnn_width()
+  if backends.cudnn_can(q_BxTxHxD, sight, scoring, widest):
+    return backends.by_cudnn(q_BxTxHxD, kv, sight, scoring)
   batch_size, length, heads, _ = q_BxTxHxD.shape
   rows = sharding.local_rows(batch_size) * sharding.local_heads(heads)
   tile = tile_of(rows, length)
@@ -86,9 +92,12 @@ def by_tiles(
   queries = queries.reshape(num, B, keys.shape[2], -1, D)
 
   rule = Rule(sight.is_causal, sight.window, T, tile, scoring.cap)
+  seen = sight.seen_BxT
+  document = sight.document_BxT
   tokens = _Tokens(
     places(sight.position_BxT),
-    None if sight.seen_BxT is None else places(sight.seen_BxT),
+    None if seen is None else places(seen),
+    None if document is None else places(document),
   )
   mixed: jax.Array = _tiled(rule, queries, keys, split(kv[1]), tokens)
   mixed = mixed.reshape(num, B, H, tile, D).transpose(1, 0, 3, 2, 4)
@@ -112,7 +121,8 @@ class Rule(NamedTuple):
     """The first tile of keys that tile i of queries sees, and one past all."""
     first = jnp.int32(0)
     if self.window:
-      # Between the nearest tokens of tiles i and j lie (i - j - 1) whole tiles.
+      # Between the nearest tokens of tiles i and j lie (i - j - 1) whole tiles;
+      # positions of one document are no nearer to each other than that.
       reach = 1 + (self.window - 2) // self.tile
       first = jnp.maximum(first, i - reach)
     end = i + 1 if self.is_causal else self.num_tiles
@@ -124,6 +134,7 @@ class _Tokens(NamedTuple):
 
   position: jax.Array  # [num, B, tile]
   seen: jax.Array | None  # [num, B, tile] bool; None = all
+  document: jax.Array | None  # [num, B, tile]; None = all are of one
 
 
 class _Tile(NamedTuple):
@@ -152,6 +163,9 @@ def _mask(rule: Rule, tokens: _Tokens, i: jax.Array, j: jax.Array) -> jax.Array:
     here_BxTx1 = tokens.position[i][:, :, None]
     there_Bx1xT = tokens.position[j][:, None, :]
     mask_BxTxT = mask_BxTxT & (here_BxTx1 - there_Bx1xT < rule.window)
+  if tokens.document is not None:
+    here_BxTx1 = tokens.document[i][:, :, None]
+    mask_BxTxT = mask_BxTxT & (here_BxTx1 == tokens.document[j][:, None, :])
   if tokens.seen is not None:
     itself_1xTxT = query_1xTx1 == key_1x1xT
     mask_BxTxT = mask_BxTxT & (tokens.seen[j][:, None, :] | itself_1xTxT)

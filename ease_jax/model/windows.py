@@ -9,7 +9,7 @@ from ease_jax.core.routers import Taken
 from ease_jax.core.spec import ModelConfig
 from ease_jax.model import attention as attention_lib
 from ease_jax.model import layers
-from ease_jax.model.sight import Sight
+from ease_jax.model.sight import Places, sight_of
 from ease_jax.model.walk import Call, Layer, Leap, Ran, Run
 
 
@@ -23,36 +23,33 @@ class Blocks(Protocol):
     ...
 
 
-def plain_layer(bound: Blocks, length: int, deterministic: bool) -> Layer:
-  """Plain blocks over windows of `length` tokens from position 0.
+def plain_layer(bound: Blocks, places: Places, deterministic: bool) -> Layer:
+  """Plain blocks over whole windows.
 
   Args:
     bound: a bound body.
-    length: T.
+    places: of the tokens.
     deterministic: no dropout.
   """
-  attention = bound.cfg.attention
-  position_1xT = attention_lib.positions(length)
-  rotation = attention_lib.rotation(bound.cfg, position_1xT)
+  rotation = attention_lib.rotation(bound.cfg, places.position_BxT)
 
   def layer(call: Call, h_BxTxD: jax.Array) -> Ran:
     block = bound.block(call.cell, call.run)
     if call.taken is not None:
       return taken(block, call.taken, h_BxTxD)
-    sight = Sight(attention, block.window, position_1xT, call.seen_BxT)
+    sight = sight_of(bound.cfg, block.window, places, call.seen_BxT)
     return Ran(block(h_BxTxD, sight, rotation, deterministic))
 
   def taken(block: layers.InRun, some: Taken, h_BxTxD: jax.Array) -> Ran:
     """The block on some tokens, at the positions where they stand."""
     h_NxMxD = some.of(h_BxTxD)
-    place = rotation
-    position_NxM = position_1xT
-    if some.token_NxM is not None:
-      place = attention_lib.rotation(bound.cfg, some.token_NxM)
-      position_NxM = some.token_NxM
+    turn = rotation
+    there = places.of(some)
+    if there is not places:
+      turn = attention_lib.rotation(bound.cfg, there.position_BxT)
     # They are in order, so that among them causal is causal.
-    sight = Sight(attention, block.window, position_NxM, some.seen_NxM)
-    new_NxMxD = block(h_NxMxD, sight, place, deterministic)
+    sight = sight_of(bound.cfg, block.window, there, some.seen_NxM)
+    new_NxMxD = block(h_NxMxD, sight, turn, deterministic)
     return Ran(some.into(h_BxTxD, new_NxMxD))
 
   return layer

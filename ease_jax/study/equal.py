@@ -9,13 +9,13 @@ from ease_jax.study.study import Config
 
 def train_flops(c: Config, vocab_size: int) -> float:
   """Training FLOPs of a config that is not stopped early."""
-  once = specs.from_config(c, vocab_size).once_flops
+  once = specs.from_config(c, vocab_size, specs.ANY_TOKEN).once_flops
   return once + _update_flops(c, vocab_size)
 
 
 def _update_flops(c: Config, vocab_size: int) -> float:
   """Of all updates, fits and states that are kept left out."""
-  run_specs = specs.from_config(c, vocab_size)
+  run_specs = specs.from_config(c, vocab_size, specs.ANY_TOKEN)
   per_token = run_specs.train_flops + teacher.flops(run_specs)
   return per_token * c.train.steps * c.train.batch_size * c.data.seq_len
 
@@ -28,7 +28,7 @@ def with_equal_training(c: Config, like: Config, vocab_size: int) -> Config:
   Raises:
     ConfigError: that alone costs more.
   """
-  once = specs.from_config(c, vocab_size).once_flops
+  once = specs.from_config(c, vocab_size, specs.ANY_TOKEN).once_flops
   left = train_flops(like, vocab_size) - once
   need(
     left > 0,

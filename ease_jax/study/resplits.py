@@ -230,7 +230,7 @@ def measure(
 
   checked = specs.from_config(config)
   task = load_task(checked.data, folder)
-  checked = specs.from_config(config, task.vocab_size)
+  checked = specs.from_config(config, task.vocab_size, task.eos_id)
   model = checked.body
   best = deploy.restore_best(config, checked, folder, model)
   saved.check_facts(folder, best.facts, task.to_json())

@@ -22,6 +22,17 @@ def check(train: TrainSpec, loss: LossSpec, body: Body) -> None:
   _check_fitted(train, body)
   _check_learning(train, loss, body)
   _check_cached(train, loss, body)
+  _check_documents(loss, body)
+
+
+def _check_documents(loss: LossSpec, body: Body) -> None:
+  """Nothing is learned from tokens of another document."""
+  width = loss.gating.gate_smoothing
+  need(
+    not width or body.cfg.document_start is None,
+    f'loss.gate_smoothing={width} learns from neighbours of any document, and '
+    'data.documents=apart keeps them from each other; use 0',
+  )
 
 
 def _check_cached(train: TrainSpec, loss: LossSpec, body: Body) -> None:

@@ -13,9 +13,9 @@ from ease_jax.core.objective import LossSpec
 from ease_jax.core.observations import Observation
 from ease_jax.core.signals import gate_of
 from ease_jax.model import Body, readout
-from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits
 from ease_jax.model.readout import Read
+from ease_jax.model.sight import Places, places_of
 from ease_jax.model.walk import RUNNING, State, Travel, walk
 from ease_jax.train.targets import Batch
 
@@ -213,6 +213,10 @@ def learn_gates(
     read = bound.read(r, answers(state_R[r]))
     return bound.observe(r, read, None, batch['targets'])
 
+  def later(name: str) -> tuple[jax.Array, ...]:
+    places = places_of(bound.cfg, batch['tokens'])
+    return _one_segment_later(bound, name, segment, places)
+
   for name in spec.gating.learned:
     gate = gate_of(name)
     if gate.loss is None:
@@ -222,7 +226,7 @@ def learn_gates(
       output_R=_outputs(bound, spec, name, segment),
       observe=observe,
       target_BxT=batch['targets'],
-      next_R=_one_segment_later(bound, name, segment) if gate.ahead else (),
+      next_R=later(name) if gate.ahead else (),
       number=segment.number + 1,
       segments=spec.segments,
       exploration=spec.gating.gate_exploration,
@@ -239,13 +243,12 @@ def learn_gates(
 
 
 def _one_segment_later(
-  bound: Body, name: str, segment: Segment
+  bound: Body, name: str, segment: Segment, places: Places
 ) -> tuple[jax.Array, ...]:
   """Outputs of a gate in the next segment, from a second forward pass.
 
   The parameters are the same, as in HRM's official code.
   """
-  length = segment.state[RUNNING].shape[1]
   first = bound.grid.per_segment * (segment.number + 1)
 
   def read(
@@ -258,8 +261,8 @@ def _one_segment_later(
     bound.grid.first,
     segment.state,
     None,
-    layer=bound.windows(length),
-    travel=Travel(attention_lib.positions(length), before=segment.number + 1),
+    layer=bound.windows(places),
+    travel=Travel(places.position_BxT, before=segment.number + 1),
     read=read,
   )
   return walked.reads

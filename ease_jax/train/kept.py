@@ -26,6 +26,7 @@ from ease_jax.model.linear_loss import (
   nothing_owed,
   owing_loss,
 )
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import RUNNING, State, Travel, walk
 from ease_jax.train.freezing import Learned, held
 from ease_jax.train.residuals import Kept, Shapes, kept
@@ -203,8 +204,10 @@ class _Traced:
     key = jax.random.key(0)
     drop_key, route_key = jax.random.split(key)
     bound = self.model.bind({'params': params}, rngs={'dropout': drop_key})
-    travel = Travel(attention_lib.positions(self.length), route_key)
-    layer = bound.windows(self.length, self.model.cfg.dropout == 0)
+    # Positions are kept once, and by all cells together.
+    places = Places(attention_lib.positions(self.length))
+    travel = Travel(places.position_BxT, route_key)
+    layer = bound.windows(places, self.model.cfg.dropout == 0)
     walked = walk(bound, cells, state, None, layer=layer, travel=travel)
     return bound, walked
 

@@ -8,7 +8,7 @@ import optax
 
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
-from ease_jax.model import attention as attention_lib
+from ease_jax.model.sight import places_of
 from ease_jax.model.walk import State, Travel, walk
 from ease_jax.train import rows, scan, shortcut
 from ease_jax.train.freezing import held
@@ -150,9 +150,8 @@ def run_before(
   fixed = jax.lax.stop_gradient((params, started, carried))
   fixed_params, fixed_started, fixed_carried = fixed
   bound = model.bind({'params': fixed_params})
-  length = batch['tokens'].shape[1]
-  position_1xT = attention_lib.positions(length)
-  layer = bound.windows(length)
+  places = places_of(model.cfg, batch['tokens'])
+  layer = bound.windows(places)
 
   def run(number: jax.Array, carried: State) -> State:
     left = num - number + model.grid.segments
@@ -162,7 +161,7 @@ def run_before(
       fixed_started | carried,
       rows.waiting(batch, left),
       layer=layer,
-      travel=Travel(position_1xT, before=number),
+      travel=Travel(places.position_BxT, before=number),
     )
     return {name: walked.state[name] for name in carried}
 

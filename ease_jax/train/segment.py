@@ -9,8 +9,8 @@ from ease_jax.core.grid import reaches
 from ease_jax.core.objective import LossSpec
 from ease_jax.core.observations import EXIT_SCORES
 from ease_jax.model import Body, Params
-from ease_jax.model import attention as attention_lib
 from ease_jax.model.exits import Exits, before_exits, settled
+from ease_jax.model.sight import places_of
 from ease_jax.model.walk import RUNNING, State, Travel, walk
 from ease_jax.train import cached, rows
 from ease_jax.train.gates import Segment, Told, learn_gates, shares, tell
@@ -60,14 +60,14 @@ def begin(params: Params, setting: Setting) -> State:
   start_key = jax.random.clone(setting.start_key)
   carry_key, drop_key = jax.random.split(start_key)
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
-  length = batch['tokens'].shape[1]
+  places = places_of(model.cfg, batch['tokens'])
   deterministic = model.cfg.dropout == 0
-  travel = Travel(attention_lib.positions(length))
+  travel = Travel(places.position_BxT)
 
   state = bound.start(
     batch['tokens'], travel.position_BxT, carry_key, deterministic
   )
-  layer = bound.windows(length, deterministic)
+  layer = bound.windows(places, deterministic)
   walked = walk(
     bound, model.grid.prelude, state, None, layer=layer, travel=travel
   )
@@ -97,9 +97,9 @@ def segment_loss(
   batch = setting.batch
   drop_key, choice_key, gate_key, route_key = jax.random.split(part.key, 4)
   bound = model.bind({'params': params}, rngs={'dropout': drop_key})
-  length = batch['tokens'].shape[1]
-  travel = part.travel(length, route_key)
-  layer = bound.windows(length, model.cfg.dropout == 0)
+  places = places_of(model.cfg, batch['tokens'])
+  travel = part.travel(places, route_key)
+  layer = bound.windows(places, model.cfg.dropout == 0)
 
   if started is None:
     started = begin(params, setting)

@@ -7,7 +7,7 @@ import jax
 
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
-from ease_jax.model import attention as attention_lib
+from ease_jax.model.sight import Places
 from ease_jax.model.walk import Leap, Run, Travel
 from ease_jax.train.targets import TARGETS, Batch, Prepared, Target, Teacher
 
@@ -21,10 +21,10 @@ class Part(NamedTuple):
   key: jax.Array  # for dropout, first states, choice of tokens, exploration
   leap: Leap | None = None  # its place on a shortcut
 
-  def travel(self, length: int, key: jax.Array) -> Travel:
+  def travel(self, places: Places, key: jax.Array) -> Travel:
     """Where the tokens of its windows stand, and which run it is."""
-    position_1xT = attention_lib.positions(length)
-    return Travel(position_1xT, key, before=self.run, leap=self.leap)
+    position_BxT = places.position_BxT
+    return Travel(position_BxT, key, before=self.run, leap=self.leap)
 
 
 class Setting(NamedTuple):
