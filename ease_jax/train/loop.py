@@ -32,7 +32,7 @@ from ease_jax.train.saved import Host, Json, check_facts, check_teacher
 from ease_jax.train.spec import TrainSpec
 from ease_jax.train.stages import Plan, Update, updating
 from ease_jax.train.targets import Teacher
-from ease_jax.train.tracing import traced
+from ease_jax.train.tracing import Profile
 from ease_jax.train.update import (
   TrainState,
   abstract_state,
@@ -40,8 +40,6 @@ from ease_jax.train.update import (
 )
 from ease_jax.train.writers import Writers, writing
 
-PROFILE = 'profile'
-PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
 FINITE = ('loss', 'grad_norm', 'param_norm')
 
 
@@ -210,12 +208,11 @@ def _loop(spec: TrainSpec, run: Run, events: Events, sigterm: Sigterm) -> None:
   compiled: set[Plan] = set()
   unread: Unread | None = None  # of the newest step
   heard = Tally(0, False)  # of the step before: what all processes know
-  with contextlib.ExitStack() as trace, contextlib.ExitStack() as compiling:
+  profile = Profile(spec.profile, run.step, writers.folder)
+  with profile, contextlib.ExitStack() as compiling:
     compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
-      if spec.profile and run.step == PROFILE_STEPS.start:
-        trace.enter_context(traced(writers.folder / PROFILE))
-
+      profile.before(run.step)
       run.spend(running.UPDATES)
       batch = arrays.from_own_rows(next(run.batches), spec.batch_size)
       # Devices that are still busy have lost nothing by it.
@@ -239,9 +236,8 @@ def _loop(spec: TrainSpec, run: Run, events: Events, sigterm: Sigterm) -> None:
       run.step += 1
       stopped = told if processes.several() else sigterm.received
 
-      if spec.profile and run.step == PROFILE_STEPS.stop:
-        jax.block_until_ready(run.state)
-        trace.close()
+      if profile.ends_after(run.step):
+        _end(profile, run, writers)
 
       evaluation_due = run.step % spec.eval_every == 0 or run.step == spec.steps
       checkpoint_due = run.step % spec.checkpoint_every == 0
@@ -263,6 +259,16 @@ def _loop(spec: TrainSpec, run: Run, events: Events, sigterm: Sigterm) -> None:
       if stopped:
         checkpoints.wait()
         raise _preempted(run)
+    _end(profile, run, writers)
+
+
+def _end(profile: Profile, run: Run, writers: Writers) -> None:
+  """Writes the trace, if there is one to write, in no seconds of the run's."""
+  jax.block_until_ready(run.state)
+  run.spend(running.UPDATES)
+  for words in profile.end():
+    writers.say(words)
+  run.leave_out()
 
 
 def _is_over(spec: TrainSpec, run: Run) -> bool:

@@ -112,6 +112,12 @@ class Run:
     else:
       host.possible_flops += self.peak * seconds
 
+  def leave_out(self) -> None:
+    """Counts the seconds since the last call of `spend` as none of its own."""
+    now_s = time.monotonic()
+    self.start_s += now_s - self.spent_s
+    self.spent_s = now_s
+
   def start_lap(self) -> None:
     """Measures speeds from here on."""
     host = self.host

@@ -322,6 +322,7 @@ def _nothing(*tokens: Tree) -> jax.Array:
   return jnp.float32(0)
 
 
+@jax.named_scope('loss')
 def _readout_loss(
   target: Target,
   is_last: bool | jax.Array,

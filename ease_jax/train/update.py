@@ -205,6 +205,7 @@ def train_step(
   return sharding.placed(state), metrics
 
 
+@jax.named_scope('optimizer')
 def _apply(
   grads: Params,
   opt_state: OptState,
