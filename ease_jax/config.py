@@ -216,7 +216,7 @@ def _add_training(c: Config) -> None:
   c.train.keep = 2  # newest checkpoints kept, besides the best one
   c.train.patience = 0  # evaluations without a better select loss; 0 = off
   c.train.tensorboard = False  # also write TensorBoard events
-  c.train.profile = False  # write a profiler trace of steps 10 to 15
+  c.train.profile = False  # trace steps 10 to 15 (docs/performance.md)
   c.train.init_from = ''  # directory of a run to start from; '' = random
   # Or model: only gates learn; exits: also what early readouts have; lora:
   # also products beside the matrices of layers; paths: all but some.

@@ -39,6 +39,12 @@ _PROMPT = flags.DEFINE_string(
 _TEXT = flags.DEFINE_string(
   'text', None, 'File, folder or glob to evaluate, for --mode=evaluate.'
 )
+_PROFILE = flags.DEFINE_bool(
+  'profile',
+  False,
+  'Whether training writes a profiler trace of its steps 10 to 15 and says '
+  'where their time goes; the same as --config.train.profile=True.',
+)
 _MULTIHOST = flags.DEFINE_enum(
   'multihost',
   'off',
@@ -60,12 +66,17 @@ def main(argv: Sequence[str]) -> None:
   from ease_jax import processes
   from ease_jax import run as run_lib
   from ease_jax.config import ConfigError
+  from ease_jax.devices import TRAINING
   from ease_jax.provenance import command_line
   from ease_jax.train import loop as train_loop
 
   command.check_config(_CONFIG.value)
   if _PROMPT.value is not None and _MODE.value != 'generate':
     fail(f'--prompt does nothing with --mode={_MODE.value}; leave it out')
+  if _PROFILE.value:
+    if _MODE.value not in TRAINING:
+      fail(f'--profile does nothing with --mode={_MODE.value}; leave it out')
+    _CONFIG.value.train.profile = True
   try:
     processes.connect(_MULTIHOST.value)
     run_lib.run(

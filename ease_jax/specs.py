@@ -4,7 +4,6 @@ Each spec reads its own section and checks itself; what crosses sections is
 checked here. Nobody below `run` sees a config.
 """
 
-import collections
 import dataclasses
 
 import numpy as np
@@ -34,12 +33,12 @@ from ease_jax.decode.options import GenerateSpec
 from ease_jax.evaluate.sweep import SweepSpec
 from ease_jax.model import Body, Params
 from ease_jax.sharding import FSDP, ROWS, TENSOR, MeshSpec, check_parts
-from ease_jax.train import clashes, freezing, once, optimizer
-from ease_jax.train.freezing import learned_of
+from ease_jax.train import clashes, freezing, once
+from ease_jax.train.counting import Counting
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.paths import leaves
 from ease_jax.train.spec import TrainSpec
-from ease_jax.train.stages import Stage, plan, planned, tells, way
+from ease_jax.train.stages import Stage
 from ease_jax.train.targets import TARGETS
 from ease_jax.train.update import abstract_state
 
@@ -84,71 +83,34 @@ class Specs:
     return abstract_state(self.body, self.optimizer).params
 
   @property
+  def counting(self) -> Counting:
+    """What counts the FLOPs of its training."""
+    return Counting(
+      self.train,
+      self.body,
+      self.loss,
+      self.optimizer,
+      self.data.seq_len,
+      self.seed,
+    )
+
+  @property
   def train_flops(self) -> float:
     """Training FLOPs of one token, its share of the optimizer's included.
 
     What another run takes to teach comes on top: `teacher.flops`; so does
     what is done once. A model that was imported took none here.
-    Training multiplies all keys of a window and masks those of later tokens,
-    so that attention is counted at the whole window.
     """
-    if self.train.steps == 0:
-      return 0.0
-    shapes = self.shapes
-    updates = optimizer.update_flops(self.optimizer, shapes)
-    updates *= self.optimizer.updates_per_step
-    tokens = self.train.batch_size * self.data.seq_len
-    return self._flops_of_steps() + updates / tokens
+    return self.counting.mean if self.train.steps else 0.0
 
   @property
   def once_flops(self) -> float:
     """FLOPs of what is fitted and of states that are kept, on top of that."""
     return once.flops(self.train, self.body, self.data.seq_len)
 
-  def _flops_of_steps(self) -> float:
-    """Of one token forward and backward, mean over all steps."""
-    body = self.body
-    steps = range(self.train.steps)
-    plans = collections.Counter(
-      plan(self.train, body, step, self.seed) for step in steps
-    )
-    total = 0.0
-    for now, updates in plans.items():
-      total += updates * self.flops_of(planned(body, self.loss, now))
-    return total / len(steps) + self._flops_of_shortcuts()
-
   def flops_of(self, now: Stage) -> float:
     """Of one token forward and backward in an update of a stage."""
-    any_run = tells(self.train, now)
-    prices = now.model.costs(self.data.seq_len, any_run)
-    learned = learned_of(self.loss.freeze, leaves(self.shapes))
-    again = 0  # segments that make the first streams anew
-    if now.loss.one_by_one and not any_run:
-      again = now.loss.segments - 1
-    taught = prices.train_per_token(
-      now.loss.trained_K,
-      now.loss.asked_K,
-      looks=now.loss.looks,
-      ahead=now.loss.gating.ahead,
-      cell_passes=learned.cell_passes,
-      head_passes=learned.head_passes,
-      early_passes=learned.early_passes,
-      again=again,
-      rehearsed=now.loss.teaching.own and now.loss.segments > 1,
-    )
-    if self.train.cached_batches:  # made once: see `once_flops`
-      taught -= prices.prelude + prices.segment
-    return taught + now.before * prices.segment
-
-  def _flops_of_shortcuts(self) -> float:
-    """Of one token behind the prelude, mean over all steps."""
-    ways = [way(self.loss, step, self.seed) for step in range(self.train.steps)]
-    runs = [len(way_N) - 1 for way_N in ways if way_N is not None]
-    if not runs:
-      return 0.0
-    prices = self.body.costs(self.data.seq_len)
-    forward = np.mean(runs) * prices.segment + prices.coda + prices.head
-    return float(3 * forward)
+    return self.counting.of(now)
 
 
 def from_config(

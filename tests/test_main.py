@@ -31,6 +31,7 @@ from commands import ROOT, main
     ),
     (['--mode=generate'], ['--prompt']),
     (['--prompt=a'], ['--prompt does nothing with --mode=all']),
+    (['--profile', '--mode=report'], ['--profile does nothing', 'report']),
     (['--mode=evaluate'], ['is missing', '--mode=train']),
     (['--mode=report'], ['is missing', '--mode=train']),
   ],

@@ -1,6 +1,7 @@
 """The training loop: what happens when, and when it stops."""
 
 import math
+import re
 import sys
 import time
 
@@ -12,7 +13,7 @@ import training
 
 from ease_jax import data, progress
 from ease_jax.checks import ConfigError
-from ease_jax.train import checkpoint, history, loop, stages
+from ease_jax.train import checkpoint, history, loop, stages, tracing
 from ease_jax.train.checkpoint import Checkpoints, Host
 
 # The spec.
@@ -152,6 +153,8 @@ def test_patience_stops_and_the_best_checkpoint_stays(tmp_path, monkeypatch):
 
   stopped = training.run(run_specs, tmp_path, training.dying_task(0))
   assert stopped.step == 5
+  # How long the last save took is in no checkpoint.
+  run.host.seconds['checkpoints'] = stopped.host.seconds['checkpoints']
   assert stopped.host == run.host
 
 
@@ -255,14 +258,40 @@ def test_tensorboard_events_are_written(tmp_path):
   assert list((tmp_path / 'tensorboard').iterdir())
 
 
-def test_a_profiler_trace_is_written(tmp_path, monkeypatch):
-  monkeypatch.setattr(loop, 'PROFILE_STEPS', range(2, 4))
-  training.run(training.small_specs(profile=True), tmp_path)
+def test_a_profiler_trace_is_written_and_read(tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(tracing, 'STEPS', range(2, 4))
+  training.run(training.plain_specs(profile=True), tmp_path)
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+  said = capfd.readouterr().err
+  assert f'Trace: {tmp_path}/profile\n' in said
+  table = dict(re.findall(r'^  (\w+) +([\d.]+)%$', said, re.M))
+  assert {'attention', 'mlp', 'loss', 'optimizer'} <= set(table)
+  assert sum(map(float, table.values())) == pytest.approx(100, abs=0.5)
+
+
+def test_an_operation_is_of_the_innermost_scope():
+  backward = 'jit(f)/transpose(jvp(layer_0))/layer_0.attend/mlp/mlp/up/dot'
+  assert tracing.scope_of(backward) == 'mlp'
+  assert tracing.scope_of('jit(f)/transpose(jvp(attention))/dot') == 'attention'
+  assert tracing.scope_of('jit(f)/loss/readout/add') == 'readout'
+  assert tracing.scope_of('jit(f)/mlp_norm/add') == tracing.OTHER
+  program = """ENTRY %main (x: f32[2]) -> f32[2] {
+  %x = f32[2]{0} parameter(0)
+  %dot.3 = f32[2]{0} dot(%x, %x), metadata={op_name="jit(f)/mlp/dot"}
+  %while.1 = (s32[], f32[2]{0}) while(%t), metadata={op_name="jit(f)/while"}
+  ROOT %call = f32[2]{0} call(%dot.3), to_apply=%g
+}"""
+  assert tracing.names_in(program) == {'x': '', 'dot.3': 'jit(f)/mlp/dot'}
+
+
+def test_a_run_too_short_for_a_trace_says_so(journal, tmp_path, capfd):
+  training.run(training.plain_specs(profile=True), tmp_path)
+  assert not (tmp_path / 'profile').exists()
+  assert 'no trace: fewer than 11 steps were left' in capfd.readouterr().err
 
 
 def test_a_trace_is_written_even_if_the_run_ends_first(tmp_path, monkeypatch):
-  monkeypatch.setattr(loop, 'PROFILE_STEPS', range(4, 99))
+  monkeypatch.setattr(tracing, 'STEPS', range(4, 99))
   training.run(training.small_specs(profile=True), tmp_path)
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
 

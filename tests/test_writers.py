@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 def talk(stream, workdir):
   """What one line of metrics and one evaluation make on a stream."""
-  metrics = {'loss': 2.0, 'tokens_per_s': 1234.5}
+  metrics = {'loss': 2.0, 'tokens_per_s': 1234.5, 'flops_per_s': 4.2e9}
   evaluation = {'loss': 2.5, 'best_loss': 2.25}
   with writers.Writers(
     workdir, total_steps=10, resume_step=0, tensorboard=False, stream=stream
@@ -41,7 +41,7 @@ def test_a_file_hears_of_long_training(tmp_path, monkeypatch):
 def test_a_terminal_sees_progress(tmp_path):
   line = talk(Terminal(), tmp_path)
   assert '\r' in line
-  assert 'loss 2.0000  1,234 tokens/s  0:00 left' in line
+  assert 'loss 2.0000  1,234 tokens/s  4.2 GFLOP/s  0:00 left' in line
 
 
 def test_every_event_is_a_line_of_json(tmp_path):
@@ -54,6 +54,7 @@ def test_every_event_is_a_line_of_json(tmp_path):
       'split': 'train',
       'loss': 2.0,
       'tokens_per_s': 1234.5,
+      'flops_per_s': 4.2e9,
     },
     {
       'step': 5,

@@ -86,6 +86,11 @@ class TrainFacts(Record):
     extended_from: steps at which the run ended before it was extended; None
       where it was not.
     teacher: the run that taught this one; None where none did.
+    seconds: by what they were spent on; None in older files. They are those of
+      the run since an older version trained it, if one did.
+    devices: that trained it last: `8 x TPU v4`; None in older files.
+    flops_per_s: of the seconds of updates alone; None in older files.
+    mfu: that by what is published of the devices; None where it is not known.
   """
 
   steps: int
@@ -97,6 +102,10 @@ class TrainFacts(Record):
   tokens_per_s: float
   extended_from: tuple[int, ...] | None = None
   teacher: TeacherFacts | None = None
+  seconds: dict[str, float] | None = None
+  devices: str | None = None
+  flops_per_s: float | None = None
+  mfu: float | None = None
 
   @property
   def imported(self) -> bool:

@@ -152,6 +152,7 @@ class Body(nn.Module):
     told = run if self.clock is None else self.clock(run)
     return layers.InRun(block, block.own(told))
 
+  @jax.named_scope('embedding')
   def embed_tokens(
     self, token_BxT: jax.Array, position_BxT: jax.Array
   ) -> jax.Array:
@@ -213,6 +214,7 @@ class Body(nn.Module):
       arguments.append(travel.memory_BxTxM)
     return router.route(*arguments)
 
+  @jax.named_scope('readout')
   def normed(self, k: int, h_BxTxD: jax.Array) -> jax.Array:
     """The state of readout `k` as its head sees it; the same in segments."""
     readouts = self.grid.per_segment
@@ -330,8 +332,6 @@ class Body(nn.Module):
       heads.append(logits_NxV.reshape(shape))
 
     return jnp.stack(heads)
-
-  # --------------------------------------------------------------- its price
 
   def costs(self, context: float | Context, any_run: bool = False) -> CostModel:
     """What its pieces cost a token.

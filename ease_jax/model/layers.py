@@ -229,6 +229,7 @@ class Block(nn.Module):
     own = PLAIN if self.per_run is None else self.of_runs(run)
     return own.beside(self.lora, self.cfg.dtype) if self.lora_rank else own
 
+  @jax.named_scope('attention')
   def kv(self, h_BxTxD: jax.Array, rotation: Rotation, own: Own = PLAIN) -> KV:
     """Rotated keys and values of this layer, each [B, T, G, D / H]."""
     x = self._entering('attention', h_BxTxD, own)
@@ -253,21 +254,23 @@ class Block(nn.Module):
       deterministic: no dropout.
       own: what the layer has of its own in this run.
     """
-    x = self._entering('attention', h_BxTxD, own)
-    query = own.made('query', x, self.query(x))
-    mixed = look(self._meeting('query', query, rotation))
-    mixed = own.made('out', mixed, self.out(mixed))
-    x = self._leaving('attention', mixed, own)
     given_BxTxD = h_BxTxD
-    h_BxTxD += self.drop(x, deterministic=deterministic)
-    h_BxTxD = self._summed('attention', h_BxTxD)
+    with jax.named_scope('attention'):
+      x = self._entering('attention', h_BxTxD, own)
+      query = own.made('query', x, self.query(x))
+      mixed = look(self._meeting('query', query, rotation))
+      mixed = own.made('out', mixed, self.out(mixed))
+      x = self._leaving('attention', mixed, own)
+      h_BxTxD += self.drop(x, deterministic=deterministic)
+      h_BxTxD = self._summed('attention', h_BxTxD)
 
     if not self.spec.parallel:
       given_BxTxD = h_BxTxD
-    x = self._entering('mlp', given_BxTxD, own)
-    x = self._leaving('mlp', self.mlp(x, own), own)
-    h_BxTxD += self.drop(x, deterministic=deterministic)
-    return self._summed('mlp', h_BxTxD)
+    with jax.named_scope('mlp'):
+      x = self._entering('mlp', given_BxTxD, own)
+      x = self._leaving('mlp', self.mlp(x, own), own)
+      h_BxTxD += self.drop(x, deterministic=deterministic)
+      return self._summed('mlp', h_BxTxD)
 
   def __call__(
     self,

@@ -168,7 +168,8 @@ def walk(
 
     route = None
     if cell.router is not None:
-      route = body.route(cell, h_BxTxD, _arrived(travel, i, state))
+      with jax.named_scope('router'):
+        route = body.route(cell, h_BxTxD, _arrived(travel, i, state))
       chex.assert_shape(route.runs_BxT, h_BxTxD.shape[:2])
       if route.memory_BxTxM is not None:
         state = state | {MEMORY: route.memory_BxTxM}

@@ -81,6 +81,7 @@ def shares(
   return share_R, left_BxT
 
 
+@jax.named_scope('gates')
 def tell(
   bound: Body,
   spec: LossSpec,
@@ -108,6 +109,7 @@ def tell(
   return Told(output, jax.lax.stop_gradient(jnp.stack(normed_R)))
 
 
+@jax.named_scope('gates')
 def learn_from_grid(
   bound: Body, spec: LossSpec, batch: Batch, told_S: Told | None
 ) -> dict[str, jax.Array]:
@@ -182,6 +184,7 @@ def _over_readouts(x_SxRx: jax.Array) -> jax.Array:
   return x_SxRx.reshape(-1, *x_SxRx.shape[2:])
 
 
+@jax.named_scope('gates')
 def learn_gates(
   bound: Body,
   spec: LossSpec,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from ease_jax.train import running
 from ease_jax.train.optimizer import OptimizerSpec, schedule
 from ease_jax.train.saved import Host
 
@@ -65,8 +66,8 @@ def summary(
     steps, updates, best_step (of the lowest select loss), tokens, flops,
     wall_s (everything between start and last checkpoint: compilation,
     updates, evaluations on select), tokens_per_s (tokens over wall_s), of a
-    run that was extended, extended_from (its earlier ends, in steps), and of
-    one that another run taught, teacher.
+    run that was extended, extended_from (its earlier ends, in steps), of one
+    that another run taught, teacher, and what `_spent` says.
   """
   extended = {'extended_from': host.ends[:-1]} if host.ends[1:] else {}
   taught = {'teacher': host.teacher} if host.teacher else {}
@@ -75,6 +76,7 @@ def summary(
   return (
     extended
     | taught
+    | _spent(host)
     | {
       'steps': step,
       'updates': step * updates_per_step,
@@ -85,3 +87,27 @@ def summary(
       'tokens_per_s': host.tokens / host.wall_s if host.wall_s else 0.0,
     }
   )
+
+
+def _spent(host: Host) -> dict[str, Any]:
+  """Where the seconds went, and how much of the devices was used in them.
+
+  Args:
+    host: what a run knew at its end.
+
+  Returns:
+    seconds of each of `running.PARTS`, devices, flops_per_s and mfu of the
+    seconds of updates, the latter where something is published of the devices.
+    Nothing where an older version did not count them.
+  """
+  working_s = sum(host.seconds.get(part, 0.0) for part in running.WORKING)
+  if not working_s:
+    return {}
+  used: dict[str, float] = {}
+  if host.possible_flops is not None:
+    used['mfu'] = host.counted_flops / host.possible_flops
+  return {
+    'seconds': {part: host.seconds.get(part, 0.0) for part in running.PARTS},
+    'devices': host.devices,
+    'flops_per_s': host.counted_flops / working_s,
+  } | used

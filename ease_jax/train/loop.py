@@ -7,13 +7,13 @@ patience has counted.
 """
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ease_jax import arrays, processes
 from ease_jax.core.objective import LossSpec
@@ -22,26 +22,24 @@ from ease_jax.evaluate import passes
 from ease_jax.model import Body, Params
 from ease_jax.processes import Tally
 from ease_jax.progress import stage
-from ease_jax.train import cached, history
+from ease_jax.train import cached, history, peak, running
 from ease_jax.train.checkpoint import Checkpoints
-from ease_jax.train.loss import Metrics
+from ease_jax.train.counting import Counting
 from ease_jax.train.optimizer import OptimizerSpec
 from ease_jax.train.preemption import Preempted, Sigterm
-from ease_jax.train.running import Run
+from ease_jax.train.running import Run, Unread
 from ease_jax.train.saved import Host, Json, check_facts, check_teacher
 from ease_jax.train.spec import TrainSpec
-from ease_jax.train.stages import Update, updating
+from ease_jax.train.stages import Plan, Update, updating
 from ease_jax.train.targets import Teacher
-from ease_jax.train.tracing import traced
+from ease_jax.train.tracing import Profile
 from ease_jax.train.update import (
   TrainState,
   abstract_state,
-  init_state,
+  first_state,
 )
 from ease_jax.train.writers import Writers, writing
 
-PROFILE = 'profile'
-PROFILE_STEPS = range(10, 15)  # steps whose trace is written, from 0
 FINITE = ('loss', 'grad_norm', 'param_norm')
 
 
@@ -49,11 +47,22 @@ class TrainingDiverged(FloatingPointError):
   """The loss, the gradient or the parameters are no longer finite."""
 
 
-class Unread(NamedTuple):
-  """An update whose numbers are on the device, where they may not be yet."""
+class Events(NamedTuple):
+  """What happens on the way.
 
-  metrics: Metrics
-  counts: Tally  # of its batch
+  Attributes:
+    update: of the state, by a batch.
+    select_loss: of parameters, nats per token.
+    counting: says the FLOPs of an update.
+    checkpoints: where the state is saved.
+    writers: what is told of it.
+  """
+
+  update: Update
+  select_loss: Callable[[Params], float]
+  counting: Counting
+  checkpoints: Checkpoints
+  writers: Writers
 
 
 def train(
@@ -103,16 +112,16 @@ def train(
     OSError: something cannot be written; what was saved before stays.
   """
   init_key, key = jax.random.split(jax.random.key(seed))
-  new = task.train_batches(spec.batch_size, seed)
-  batches = cached.again(new, spec.cached_batches)
+  batches = task.train_batches(spec.batch_size, seed)
+  batches = cached.again(batches, spec.cached_batches)
   update = updating(
     spec, model, loss_spec, seed, key=key, teacher=teacher, opt_spec=opt_spec
   )
-
-  def fresh() -> TrainState:
-    state = init_state(init_key, model=model, opt_spec=opt_spec)
-    params = _over(state.params, arrays.put_state(initial or {}))
-    return state._replace(params=fit(params) if fit else params)
+  how = model, opt_spec, initial, fit
+  fresh = functools.partial(first_state, init_key, *how)
+  counting = Counting(
+    spec, model, loss_spec, opt_spec, task.seq_len, seed, _flops_of(teacher)
+  )
 
   def select_loss(params: Params) -> float:
     batches = task.eval_batches('select', eval_batch_size, eval_max_tokens)
@@ -123,15 +132,15 @@ def train(
     with checkpoints:
       shapes = abstract_state(model, opt_spec)
       run = _begin(checkpoints, workdir, task, teacher, batches, shapes, fresh)
-      said = _said(spec, run, opt_spec, model, task.seq_len)
+      run.peak = peak.of_devices(model.cfg.dtype)
+      run.host.devices = peak.described()
       with writing(
         workdir, spec.steps, run.step, tensorboard=spec.tensorboard
       ) as writers:
-        for words in said:
+        for words in _said(spec, run, opt_spec, model, task.seq_len):
           writers.say(words)
-        if spec.steps == 0:  # what was fitted is all there is to save
-          _save(run, checkpoints)
-        _loop(spec, run, update, select_loss, checkpoints, writers, sigterm)
+        events = Events(update, select_loss, counting, checkpoints, writers)
+        _loop(spec, run, events, sigterm)
       checkpoints.wait()
     if processes.agreed(sigterm.received):  # while the last of it was written
       raise _preempted(run)
@@ -147,6 +156,11 @@ def _said(
   if not over:
     said.extend(cached.described(spec, model, seq_len))
   return said
+
+
+def _flops_of(teacher: Teacher | None) -> float:
+  """What the run that teaches takes for a token."""
+  return teacher.facts.flops if teacher and teacher.facts else 0.0
 
 
 def _preempted(run: Run) -> Preempted:
@@ -185,46 +199,49 @@ def _begin(
   )
 
 
-def _loop(
-  spec: TrainSpec,
-  run: Run,
-  update: Update,
-  select_loss: Callable[[Params], float],
-  checkpoints: Checkpoints,
-  writers: Writers,
-  sigterm: Sigterm,
-) -> None:
+def _loop(spec: TrainSpec, run: Run, events: Events, sigterm: Sigterm) -> None:
   """Everything that happens until the run is over, in order."""
+  update, select_loss, counting, checkpoints, writers = events
+  if spec.steps == 0:  # what was fitted is all there is to save
+    _save(run, checkpoints)
+
+  compiled: set[Plan] = set()
   unread: Unread | None = None  # of the newest step
   heard = Tally(0, False)  # of the step before: what all processes know
   first = run.step
-  with contextlib.ExitStack() as trace, contextlib.ExitStack() as compiling:
+  profile = Profile(spec.profile, run.step, writers.folder)
+  with profile, contextlib.ExitStack() as compiling:
     compiling.enter_context(stage('compiling the first step'))
     while not _is_over(spec, run):
-      if spec.profile and run.step == PROFILE_STEPS.start:
-        trace.enter_context(traced(writers.folder / PROFILE))
-
+      profile.before(run.step)
+      run.spend(running.UPDATES)
       rows = next(run.batches)
       batch = arrays.from_own_rows(rows, spec.batch_size)
+      # Devices that are still busy have lost nothing by it.
+      busy = unread is not None and unread.is_going_on
+      run.spend(running.UPDATES if busy else running.DATA)
       if run.step == first:
         processes.warn_of_same_rows(rows['tokens'])
       counts = processes.tally(batch['mask'], sigterm.received)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
         run.state, metrics = update(run.step, run.state, batch)
+      now = counting.plan(run.step)
+      flops = counting.at(run.step)
+      run.spend(running.UPDATES if now in compiled else running.COMPILING)
+      compiled.add(now)
       compiling.close()
 
       # While the device is busy with this step, wait for the one before.
       told = bool(heard.stops)
       if unread is not None:
         _write_metrics(spec, run, unread, writers)
-      unread = Unread(metrics, counts)
+      unread = Unread(metrics, counts, flops)
       heard = counts
       run.step += 1
       stopped = told if processes.several() else sigterm.received
 
-      if spec.profile and run.step == PROFILE_STEPS.stop:
-        jax.block_until_ready(run.state)
-        trace.close()
+      if profile.ends_after(run.step):
+        _end(profile, run, writers)
 
       evaluation_due = run.step % spec.eval_every == 0 or run.step == spec.steps
       checkpoint_due = run.step % spec.checkpoint_every == 0
@@ -237,6 +254,7 @@ def _loop(
       improved = False
       if evaluation_due:
         loss = select_loss(run.state.params)
+        run.spend(running.EVALUATION)
         improved = _write_select_loss(spec, run, loss, writers)
 
       stopped = told if processes.several() else sigterm.received
@@ -245,7 +263,16 @@ def _loop(
       if stopped:
         checkpoints.wait()
         raise _preempted(run)
-      run.start_lap()
+    _end(profile, run, writers)
+
+
+def _end(profile: Profile, run: Run, writers: Writers) -> None:
+  """Writes the trace, if there is one to write, in no seconds of the run's."""
+  jax.block_until_ready(run.state)
+  run.spend(running.UPDATES)
+  for words in profile.end():
+    writers.say(words)
+  run.leave_out()
 
 
 def _is_over(spec: TrainSpec, run: Run) -> bool:
@@ -263,7 +290,10 @@ def _write_metrics(
     TrainingDiverged: one of FINITE is not.
   """
   fetched = jax.device_get(unread.metrics)
-  run.host.tokens += int(unread.counts.tokens)
+  tokens = int(unread.counts.tokens)
+  run.spend(running.UPDATES)
+  run.host.tokens += tokens
+  run.host.counted_flops += tokens * unread.flops
   values = {name: float(fetched[name]) for name in fetched}
   if not all(math.isfinite(values[name]) for name in FINITE):
     saved = f'that of step {run.saved_step}' if run.saved_step else 'none'
@@ -274,7 +304,7 @@ def _write_metrics(
       f'optimizer.clip_norm (last good checkpoint: {saved})'
     )
   if run.step % spec.log_every == 0 or run.step == spec.steps:
-    values['tokens_per_s'] = run.tokens_per_s
+    values |= run.speeds()
     run.start_lap()
     writers.write(run.step, run.wall_s, 'train', values)
 
@@ -307,11 +337,8 @@ def _write_select_loss(
 
 
 def _save(run: Run, checkpoints: Checkpoints) -> None:
+  run.spend(running.UPDATES)
   run.host.wall_s = run.wall_s
   checkpoints.save(run.step, run.state, run.batches.get_state(), run.host)
   run.saved_step = run.step
-
-
-def _over(params: Params, initial: Params) -> Params:
-  """Parameters, some of them replaced; those of a layer one by one."""
-  return unflatten_dict(flatten_dict(params) | flatten_dict(initial))
+  run.spend(running.CHECKPOINTS)

@@ -37,6 +37,12 @@ class Host:
     bad_evals: evaluations since then.
     tokens: training tokens seen.
     wall_s: seconds spent training, restarts left out.
+    seconds: of these, by what they were spent on (`running.PARTS`); an older
+      version did not count them.
+    counted_flops: FLOPs of the updates in them.
+    possible_flops: what the devices would have made at their published peak
+      in the seconds of updates; None where that of some is not known.
+    devices: that the run had last.
     ends: steps that the run was to have: at first, and after each extension.
     teacher: `TeacherFacts` of the run that teaches; None where none does.
   """
@@ -46,6 +52,10 @@ class Host:
   bad_evals: int = 0
   tokens: int = 0
   wall_s: float = 0.0
+  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+  counted_flops: float = 0.0
+  possible_flops: float | None = 0.0
+  devices: str = ''
   ends: list[int] = dataclasses.field(default_factory=list)
   teacher: Json | None = None
 

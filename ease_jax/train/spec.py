@@ -69,7 +69,7 @@ class TrainSpec:
     patience: evaluations without a better select loss that end the run;
       0 = never.
     tensorboard: also write TensorBoard events.
-    profile: write a profiler trace of a few early steps.
+    profile: write a profiler trace of a few steps after the start.
     init_from: directory of a run whose parameters this one starts with;
       '' = random ones.
     freeze: nothing; model: only gates learn; exits: also what readouts before

@@ -106,6 +106,7 @@ def _nothing(owed: Owed, *tokens: Tree) -> tuple[jax.Array, Owed]:
   return jnp.float32(0), owed
 
 
+@jax.named_scope('loss')
 def _readout_loss(
   lesson: Lesson,
   w_VxD: Unembedding,

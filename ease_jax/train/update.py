@@ -1,13 +1,15 @@
 """One update of the parameters: pure functions of state, batch and key."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ease_jax import sharding
+from ease_jax import arrays, sharding
 from ease_jax.core.objective import LossSpec
 from ease_jax.model import Body, Params
 from ease_jax.train import loss, optimizer
@@ -35,6 +37,29 @@ def init_state(
   opt_state = optimizer.build(opt_spec).init(params)
   state = TrainState(jnp.zeros((), jnp.int32), params, opt_state)
   return sharding.placed(state)
+
+
+def first_state(
+  key: jax.Array,
+  model: Body,
+  opt_spec: OptimizerSpec,
+  initial: Params | None,
+  fit: Callable[[Params], Params] | None,
+) -> TrainState:
+  """The state before the first update, some of its parameters given.
+
+  Args:
+    key: of those that are random.
+    model: a body.
+    opt_spec: the optimizer.
+    initial: parameters of other runs, those of a layer one by one; None = all
+      are random.
+    fit: changes the parameters; None = they stay.
+  """
+  state = init_state(key, model=model, opt_spec=opt_spec)
+  given = flatten_dict(arrays.put_state(initial or {}))
+  params = unflatten_dict(flatten_dict(state.params) | given)
+  return state._replace(params=fit(params) if fit else params)
 
 
 def abstract_state(model: Body, opt_spec: OptimizerSpec) -> TrainState:
@@ -180,6 +205,7 @@ def train_step(
   return sharding.placed(state), metrics
 
 
+@jax.named_scope('optimizer')
 def _apply(
   grads: Params,
   opt_state: OptState,

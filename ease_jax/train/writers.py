@@ -170,7 +170,7 @@ class Writers:
     left = duration(pace * (self._total_steps - step))
     line = (
       f'step {step}/{self._total_steps}  loss {values["loss"]:.4f}  '
-      f'{values["tokens_per_s"]:,.0f} tokens/s  {left} left'
+      f'{values["tokens_per_s"]:,.0f} tokens/s  {_effort(values)}  {left} left'
     )
     self._unfinished = self._is_terminal
     self._stream.write(f'\r\x1b[K{line}' if self._is_terminal else f'{line}\n')
@@ -187,6 +187,13 @@ class Writers:
       f'{split} loss {values["loss"]:.4f}  best {values["best_loss"]:.4f}\n'
     )
     self._stream.flush()
+
+
+def _effort(values: Mapping[str, float]) -> str:
+  """How much of the devices is used; FLOP/s where that is not known."""
+  if 'mfu' in values:
+    return f'MFU {values["mfu"]:.0%}'
+  return f'{values["flops_per_s"] / 1e9:,.3g} GFLOP/s'
 
 
 class NoWriters(Writers):
