@@ -26,8 +26,7 @@ AS_USERS = os.environ.get('JAX_DISABLE_MOST_OPTIMIZATIONS') == '0'
 # XLA's older code generator, which takes half the time of the present one, on a
 # program as one piece: another fifth less than one cut up for many cores.
 CHEAP = (
-  '--xla_cpu_use_fusion_emitters=false '
-  '--xla_cpu_parallel_codegen_split_count=1'
+  '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
 )
 
 
@@ -328,6 +327,7 @@ def pytest_collection_finish():
   """What was imported stays: collections need not look at it again."""
   gc.collect()
   gc.freeze()
+  gc.set_threshold(20_000)  # tracing makes many objects, and few cycles
 
 
 def _check_again(names):

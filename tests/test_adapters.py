@@ -33,11 +33,11 @@ def adapters_of(params):
 
 
 def logits_of(model, params):
-  return np.asarray(model.apply({'params': params}, BATCH['tokens']))
+  return np.asarray(tiny.logits(params, BATCH['tokens'], model=model))
 
 
 def test_a_model_starts_as_it_was():
-  params = MODEL.init(jax.random.key(0), BATCH['tokens'])['params']
+  params = tiny.untrained(MODEL)
   bare = {k: v for k, v in params.items() if k not in adapters_of(params)}
   np.testing.assert_array_equal(logits_of(MODEL, params), logits_of(BARE, bare))
 

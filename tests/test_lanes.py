@@ -1,6 +1,5 @@
 """What runs begin with, and lanes, which each mixes by numbers of its own."""
 
-import jax
 import numpy as np
 import pytest
 from segmented import BATCH, gradient, mean_nll
@@ -72,7 +71,7 @@ def test_states_are_those_of_the_equations(lanes):
 
 def test_at_first_runs_read_the_lanes_in_turn_and_add_to_all():
   model = model_of()
-  params = model.init(jax.random.key(0), BATCH['tokens'])['params']
+  params = tiny.untrained(model)
   for run in range(RUNS):
     read, mix, write = unmixed(params, run, 2)
     np.testing.assert_array_equal(read, np.eye(2)[run % 2])
@@ -108,8 +107,8 @@ def test_runs_beyond_those_trained_do_as_the_last():
   }
   tokens = BATCH['tokens']
   np.testing.assert_allclose(
-    more.apply({'params': params}, tokens),
-    twin.apply({'params': params | {'streams': own | later}}, tokens),
+    tiny.logits(params, tokens, model=more),
+    tiny.logits(params | {'streams': own | later}, tokens, model=twin),
     rtol=1e-4,
     atol=1e-4,
   )
@@ -130,8 +129,8 @@ def test_a_normed_input_has_one_size_whatever_the_embedding(inject):
   larger = params | {'embed': 64 * params['embed']}
   tokens = BATCH['tokens']
   np.testing.assert_allclose(
-    model.apply({'params': larger}, tokens),
-    model.apply({'params': params}, tokens),
+    tiny.logits(larger, tokens, model=model),
+    tiny.logits(params, tokens, model=model),
     rtol=1e-3,
     atol=1e-3,
   )

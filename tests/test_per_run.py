@@ -41,7 +41,7 @@ def model_of(kind, **options):
 
 
 def untrained(model):
-  return model.init(jax.random.key(0), BATCH['tokens'])['params']
+  return tiny.untrained(model)
 
 
 def shared(params):

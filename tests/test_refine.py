@@ -105,12 +105,12 @@ def test_a_projection_starts_as_the_input_alone():
   options = dict(carry_init='input', inject='concat', carry_norm=True)
   model = tiny.refine(segments=2, **options)
   tokens = BATCH['tokens']
-  params = model.init(key_of(), tokens)['params']
-  logits_KxBxTxV = model.apply({'params': params}, tokens)
+  params = tiny.untrained(model)
+  logits_KxBxTxV = tiny.logits(params, tokens, model=model)
 
   twin = tiny.body(num_layers=2)
   of_layers = {name: x for name, x in params.items() if name != 'streams'}
-  alone_RxBxTxV = twin.apply({'params': of_layers}, tokens)
+  alone_RxBxTxV = tiny.logits(of_layers, tokens, model=twin)
   per_segment = model.grid.per_segment
   np.testing.assert_array_equal(logits_KxBxTxV[:per_segment], alone_RxBxTxV)
   np.testing.assert_array_equal(logits_KxBxTxV[per_segment:], alone_RxBxTxV)
@@ -231,8 +231,8 @@ def test_one_segment_between_own_layers_is_the_stack():
   stack, same = untied(model, params)
   tiny.assert_trees_equal(params, same)
   np.testing.assert_array_equal(
-    model.apply({'params': params}, BATCH['tokens']),
-    stack.apply({'params': same}, BATCH['tokens']),
+    tiny.logits(params, BATCH['tokens'], model=model),
+    tiny.logits(same, BATCH['tokens'], model=stack),
   )
 
 
@@ -242,9 +242,8 @@ def test_repeated_layers_start_as_those_of_a_stack_so_deep():
     num_layers=2, segments=2, prelude=2, coda=2, inject='none', readouts=(2,)
   )
   cycle = tiny.body(body='cycle', num_layers=8, times=2, own=2, readouts=(8,))
-  tokens = BATCH['tokens']
-  ours = repeated.init(key_of(), tokens)['params']
-  tiny.assert_trees_equal(ours, cycle.init(key_of(), tokens)['params'])
+  ours = tiny.untrained(repeated)
+  tiny.assert_trees_equal(ours, tiny.untrained(cycle))
 
 
 def test_a_core_begins_with_what_the_prelude_made():
