@@ -17,7 +17,8 @@ DECAYED = tiny.refine(num_layers=1, segments=2, inject='decay')
 
 def streams_of(model):
   """The parameters of a model's streams before the first update."""
-  return tiny.untrained(model)['streams']
+  params = model.init(key_of(), BATCH['tokens'])['params']
+  return params['streams']
 
 
 def combined(model, streams, x_BxTxD, z_BxTxD):

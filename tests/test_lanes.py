@@ -1,5 +1,6 @@
 """What runs begin with, and lanes, which each mixes by numbers of its own."""
 
+import jax
 import numpy as np
 import pytest
 from segmented import BATCH, gradient, mean_nll
@@ -71,7 +72,7 @@ def test_states_are_those_of_the_equations(lanes):
 
 def test_at_first_runs_read_the_lanes_in_turn_and_add_to_all():
   model = model_of()
-  params = tiny.untrained(model)
+  params = model.init(jax.random.key(0), BATCH['tokens'])['params']
   for run in range(RUNS):
     read, mix, write = unmixed(params, run, 2)
     np.testing.assert_array_equal(read, np.eye(2)[run % 2])

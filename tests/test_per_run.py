@@ -41,7 +41,7 @@ def model_of(kind, **options):
 
 
 def untrained(model):
-  return tiny.untrained(model)
+  return model.init(jax.random.key(0), BATCH['tokens'])['params']
 
 
 def shared(params):

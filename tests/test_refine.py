@@ -105,7 +105,7 @@ def test_a_projection_starts_as_the_input_alone():
   options = dict(carry_init='input', inject='concat', carry_norm=True)
   model = tiny.refine(segments=2, **options)
   tokens = BATCH['tokens']
-  params = tiny.untrained(model)
+  params = jax.jit(model.init)(key_of(), tokens)['params']
   logits_KxBxTxV = tiny.logits(params, tokens, model=model)
 
   twin = tiny.body(num_layers=2)
@@ -242,8 +242,9 @@ def test_repeated_layers_start_as_those_of_a_stack_so_deep():
     num_layers=2, segments=2, prelude=2, coda=2, inject='none', readouts=(2,)
   )
   cycle = tiny.body(body='cycle', num_layers=8, times=2, own=2, readouts=(8,))
-  ours = tiny.untrained(repeated)
-  tiny.assert_trees_equal(ours, tiny.untrained(cycle))
+  tokens = BATCH['tokens']
+  ours = repeated.init(key_of(), tokens)['params']
+  tiny.assert_trees_equal(ours, cycle.init(key_of(), tokens)['params'])
 
 
 def test_a_core_begins_with_what_the_prelude_made():

@@ -139,18 +139,6 @@ def params(model, seed=0):
   return jax.tree_util.tree_map_with_path(draw, tree)
 
 
-@functools.cache
-def untrained(model):
-  """Parameters as training starts with them, by one program, not by many."""
-
-  @jax.jit
-  def start():
-    tokens = jnp.zeros((1, 4), jnp.int32)
-    return model.init(jax.random.key(0), tokens)['params']
-
-  return start()
-
-
 def batch(rows=3, length=12, vocab_size=VOCAB, seed=0):
   rng = np.random.default_rng(seed)
   window = rng.integers(0, vocab_size, (rows, length + 1)).astype(np.int32)
