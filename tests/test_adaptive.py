@@ -240,7 +240,7 @@ def test_every_readout_is_held_to_the_full_model(drafter, settings):
   row = one_round(params, way, before, prompt, settings)
   tokens = [*prompt, *row.new_N[: row.count].tolist()]
 
-  logits_KxTxV = WIDE.apply({'params': params}, jnp.asarray([tokens]))[:, 0]
+  logits_KxTxV = tiny.logits(params, jnp.asarray([tokens]), model=WIDE)[:, 0]
   logits_KxNxV = logits_KxTxV[:, len(prompt) - 1 : -1]
   p_KxNxV = jax.nn.softmax(sampling.log_weights(logits_KxNxV, settings))
   right_C = jnp.minimum(p_KxNxV[:-1], p_KxNxV[-1:]).sum((1, 2))

@@ -227,7 +227,7 @@ def naive_model(params, model, teacher):
   tokens = BATCH['tokens']
   mask_BxT = BATCH['mask']
   if teacher is not None:
-    teacher = teacher.model.apply({'params': teacher.params}, tokens)
+    teacher = tiny.logits(teacher.params, tokens, model=teacher.model)
 
   def loss(params):
     logits_KxBxTxV = model.apply({'params': params}, tokens)

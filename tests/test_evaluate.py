@@ -31,7 +31,7 @@ def dump():
 def naive_nll():
   """Loss of every target at the last readout, window by window."""
   window = np.pad(TOKENS[:-1], (0, 6)).reshape(7, LENGTH)
-  logits = MODEL.apply({'params': PARAMS}, window)[-1]
+  logits = tiny.logits(PARAMS, window, model=MODEL)[-1]
   logits = np.asarray(logits, np.float64).reshape(56, -1)[:50]
   log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   return -log_p[np.arange(50), TOKENS[1:]]

@@ -26,7 +26,7 @@ RULE = ExitRule(SIGNALS[frequent.NAME], POLICIES['copy_state'])
 
 def test_scores_are_shares_among_these_tokens():
   dump = passes.grid_dump(MODEL, PARAMS, lambda: [BATCH], (frequent.NAME,))
-  logits_KxBxTxV = np.asarray(MODEL.apply({'params': PARAMS}, BATCH['tokens']))
+  logits_KxBxTxV = np.asarray(tiny.logits(PARAMS, BATCH['tokens'], model=MODEL))
   id_C = np.asarray(PARAMS['frequent'], int)
   assert len(set(id_C)) == NUM < tiny.VOCAB
   share_KxBxT = jax.nn.softmax(logits_KxBxTxV[..., id_C]).max(-1)

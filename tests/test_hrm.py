@@ -56,8 +56,8 @@ def test_one_network_may_update_both_states():
   copied = params | {'layer_1': params['layer_0']}
   tokens = BATCH['tokens']
   np.testing.assert_array_equal(
-    one.apply({'params': params}, tokens),
-    two.apply({'params': copied}, tokens),
+    tiny.logits(params, tokens, model=one),
+    tiny.logits(copied, tokens, model=two),
   )
 
 

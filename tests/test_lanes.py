@@ -109,8 +109,8 @@ def test_runs_beyond_those_trained_do_as_the_last():
   }
   tokens = BATCH['tokens']
   np.testing.assert_allclose(
-    more.apply({'params': params}, tokens),
-    twin.apply({'params': params | {'streams': own | later}}, tokens),
+    tiny.logits(params, tokens, model=more),
+    tiny.logits(params | {'streams': own | later}, tokens, model=twin),
     rtol=1e-4,
     atol=1e-4,
   )
@@ -131,8 +131,8 @@ def test_a_normed_input_has_one_size_whatever_the_embedding(inject):
   larger = params | {'embed': 64 * params['embed']}
   tokens = BATCH['tokens']
   np.testing.assert_allclose(
-    model.apply({'params': larger}, tokens),
-    model.apply({'params': params}, tokens),
+    tiny.logits(larger, tokens, model=model),
+    tiny.logits(params, tokens, model=model),
     rtol=1e-3,
     atol=1e-3,
   )

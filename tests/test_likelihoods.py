@@ -111,7 +111,7 @@ def test_a_likelihood_is_the_last_readouts_own(trained):
   (one,) = requests(trained, ('the cat sat', ' on the'))
   ((found,),) = scorer(trained, None).answer([one])
   token_1xT = np.asarray([one.tokens[:-1]])
-  logits = trained.model.apply({'params': trained.params}, token_1xT)[-1][0]
+  logits = tiny.logits(trained.params, token_1xT, model=trained.model)[-1][0]
   logits = np.asarray(logits, np.float64)
   log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   places = np.arange(one.seen - 1, len(one.tokens) - 1)

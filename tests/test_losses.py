@@ -47,7 +47,7 @@ ALL_ON = LossSpec((1.0, 1.0, 1.0))
 def nll_KxN():
   """Naive loss of every readout and token."""
   batch = tiny.batch(1, 6, 11)
-  logits = MODEL.apply({'params': PARAMS}, batch['tokens'])
+  logits = tiny.logits(PARAMS, batch['tokens'], model=MODEL)
   log_p = np.asarray(jax.nn.log_softmax(logits))
   return -log_p[:, 0, np.arange(6), batch['targets'][0]]
 

@@ -5,6 +5,7 @@ Equations are in test_equations.py, equal bits in test_exact.py.
 
 import functools
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,16 @@ def uniform_step(model):
   return tiny.grid_step(
     tiny.params(model), tiny.batch(), model=model, spec=LossSpec((1.0,) * 3)
   )
+
+
+def test_a_parameter_of_another_shape_is_named(model):
+  params = tiny.params(model)
+  scale_D = params['layer_1']['mlp_norm']['scale']
+  norm = {'scale': jnp.stack([scale_D] * 2)}
+  other = params | {'layer_1': params['layer_1'] | {'mlp_norm': norm}}
+  tokens = tiny.batch()['tokens']
+  with pytest.raises(flax.errors.ScopeParamShapeError, match='layer_1/mlp_nor'):
+    jax.eval_shape(tiny.logits, other, tokens, model=model)
 
 
 # ------------------------------------------------------------- equivalence

@@ -107,12 +107,12 @@ def test_a_projection_starts_as_the_input_alone():
   options = dict(carry_init='input', inject='concat', carry_norm=True)
   model = tiny.refine(segments=2, **options)
   tokens = BATCH['tokens']
-  params = model.init(key_of(), tokens)['params']
-  logits_KxBxTxV = model.apply({'params': params}, tokens)
+  params = jax.jit(model.init)(key_of(), tokens)['params']
+  logits_KxBxTxV = tiny.logits(params, tokens, model=model)
 
   twin = tiny.body(num_layers=2)
   of_layers = {name: x for name, x in params.items() if name != 'streams'}
-  alone_RxBxTxV = twin.apply({'params': of_layers}, tokens)
+  alone_RxBxTxV = tiny.logits(of_layers, tokens, model=twin)
   per_segment = model.grid.per_segment
   np.testing.assert_array_equal(logits_KxBxTxV[:per_segment], alone_RxBxTxV)
   np.testing.assert_array_equal(logits_KxBxTxV[per_segment:], alone_RxBxTxV)
@@ -233,8 +233,8 @@ def test_one_segment_between_own_layers_is_the_stack():
   stack, same = untied(model, params)
   tiny.assert_trees_equal(params, same)
   np.testing.assert_array_equal(
-    model.apply({'params': params}, BATCH['tokens']),
-    stack.apply({'params': same}, BATCH['tokens']),
+    tiny.logits(params, BATCH['tokens'], model=model),
+    tiny.logits(same, BATCH['tokens'], model=stack),
   )
 
 

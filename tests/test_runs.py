@@ -186,8 +186,8 @@ def test_the_same_parameters_run_less_often():
   assert with_segments(model, SEGMENTS) is model
   tokens = tiny.batch()['tokens']
   np.testing.assert_allclose(
-    one.apply({'params': params}, tokens)[0],
-    model.apply({'params': params}, tokens)[0],
+    tiny.logits(params, tokens, model=one)[0],
+    tiny.logits(params, tokens, model=model)[0],
     rtol=1e-5,
     atol=1e-5,
   )

@@ -111,8 +111,8 @@ def test_nothing_is_lost_at_full_rank():
   params = fitted_to(model, tiny.params(model), BATCH)
   whole = {name: params[name] for name in params if name != 'screen'}
   np.testing.assert_allclose(
-    model.apply({'params': params}, BATCH['tokens']),
-    BARE.apply({'params': whole}, BATCH['tokens']),
+    tiny.logits(params, BATCH['tokens'], model=model),
+    tiny.logits(whole, BATCH['tokens'], model=BARE),
     rtol=1e-3,
     atol=1e-3,
   )

@@ -21,7 +21,7 @@ RULE = ExitRule(SIGNALS[shortlist.NAME], POLICIES['copy_state'])
 def test_scores_are_shares_among_the_first_readouts_likeliest_tokens():
   params = tiny.params(MODEL)
   dump = passes.grid_dump(MODEL, params, lambda: [BATCH], (shortlist.NAME,))
-  logits_KxBxTxV = np.asarray(MODEL.apply({'params': params}, BATCH['tokens']))
+  logits_KxBxTxV = np.asarray(tiny.logits(params, BATCH['tokens'], model=MODEL))
 
   order_BxTxV = np.argsort(-logits_KxBxTxV[0], axis=-1)
   id_BxTxC = order_BxTxV[..., : shortlist.CANDIDATES]

@@ -163,7 +163,7 @@ def test_what_the_teacher_says_is_that_of_its_own_run(student, finished_run):
   tiny.assert_trees_equal(found.params, trained.params)
   tokens = np.arange(8)[None] % trained.tokenizer.vocab_size
   answer = found.answer(tokens)
-  logits = trained.model.apply({'params': trained.params}, tokens)[-1]
+  logits = tiny.logits(trained.params, tokens, model=trained.model)[-1]
   np.testing.assert_allclose(
     answer @ found.unembedding().T, logits, rtol=1e-5, atol=1e-5
   )

@@ -85,9 +85,9 @@ class Body(nn.Module):
     std = c.dim**-0.5 if self.kind.unit_embedding else EMBED_STD
     init = nn.initializers.normal(std)
     shape = c.vocab_size, c.dim
-    self.embed = self.param('embed', init, shape, jnp.float32)
+    self.embed = layers.parameter(self, 'embed', init, shape)
     if not c.tie_embeddings:
-      self.unembed = self.param('unembed', init, shape, jnp.float32)
+      self.unembed = layers.parameter(self, 'unembed', init, shape)
     if c.positions:
       shape = c.positions, c.dim
       self.positions = self.param('positions', init, shape, jnp.float32)

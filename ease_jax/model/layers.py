@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,29 @@ Dtype = str | jnp.dtype
 OfRuns = Callable[[ModelConfig], Callable[..., Own]]
 
 
+def parameter(
+  module: nn.Module,
+  name: str,
+  init: nn.initializers.Initializer,
+  shape: tuple[int, ...],
+) -> jax.Array:
+  """A float32 parameter of a module, as `module.param` would give it.
+
+  That traces `init` again whenever it reads the parameter, only to learn the
+  shape: half of all that tracing a model takes.
+
+  Raises:
+    flax.errors.ScopeParamShapeError: if it has another shape.
+  """
+  if not module.has_variable('params', name):
+    return module.param(name, init, shape, jnp.float32)
+  value = module.get_variable('params', name)
+  if value.shape != shape:
+    place = '/' + '/'.join(module.path)
+    raise flax.errors.ScopeParamShapeError(name, place, value.shape, shape)
+  return value
+
+
 class Linear(nn.Module):
   """A Dense on [..., D]."""
 
@@ -48,12 +72,12 @@ class Linear(nn.Module):
     normal = nn.initializers.variance_scaling(self.scale, 'fan_in', 'normal')
     init = self.kernel_init or normal
     shape = x.shape[-1], self.features
-    kernel = self.param('kernel', init, shape, jnp.float32)
+    kernel = parameter(self, 'kernel', init, shape)
     y = product(x, kernel.astype(self.dtype))
     if not self.bias:
       return y
     zeros = nn.initializers.zeros
-    bias = self.param('bias', zeros, (self.features,), jnp.float32)
+    bias = parameter(self, 'bias', zeros, (self.features,))
     return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
@@ -65,7 +89,7 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (x.shape[-1],)
-    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    scale = parameter(self, 'scale', nn.initializers.ones, shape)
     x = x.astype(jnp.float32)
     mean_square = jnp.mean(x * x, -1, keepdims=True)
     x *= jax.lax.rsqrt(mean_square + self.cfg.block.epsilon)
@@ -81,8 +105,8 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (x.shape[-1],)
-    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
-    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    scale = parameter(self, 'scale', nn.initializers.ones, shape)
+    bias = parameter(self, 'bias', nn.initializers.zeros, shape)
     x = x.astype(jnp.float32)
     x -= jnp.mean(x, -1, keepdims=True)
     variance = jnp.mean(x * x, -1, keepdims=True)
