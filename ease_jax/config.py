@@ -139,6 +139,7 @@ def _add_block(c: Config) -> None:
   c.model.block.attention.qkv_bias = False  # of queries, keys and values
   c.model.block.attention.out_bias = False  # of what heads make together
   c.model.block.attention.qk_norm = 'none'  # or head, all: norm what meets
+  c.model.block.attention.kernel = 'tiles'  # or cudnn: on a GPU, untried by us
   c.model.block.mlp = ConfigDict()
   c.model.block.mlp.kind = 'gelu'  # or gelu_exact, swiglu, geglu
   c.model.block.mlp.dim = 512  # F

@@ -18,9 +18,14 @@ from ease_jax.model.sight import Places, Sight, sight_of
 LENGTH, WIDTH = 24, 8
 # Heads are 8 wide.
 MODEL = tiny.stack(
-  dtype='bfloat16', head_dim=8, num_layers=2, window=5, global_every=2
+  kernel='cudnn',
+  dtype='bfloat16',
+  head_dim=8,
+  num_layers=2,
+  window=5,
+  global_every=2,
 )
-SCORING = Scoring(0.3, 0.0)
+SCORING = Scoring(0.3, 0.0, 'cudnn')
 SEEN = jnp.ones((1, LENGTH), bool)
 CAUSAL = Sight('causal', 0, positions(LENGTH), gapless=True)
 NEAR = CAUSAL.replace(window=5)
@@ -72,6 +77,7 @@ def test_what_is_asked_of_a_kernel_is_attention(sight, groups):
     (False, dict(width=136)),
     (False, dict(width=12)),
     (False, dict(widest=0)),
+    (False, dict(kernel='tiles')),
     (True, dict(width=256, widest=256)),
     (False, dict(cap=50.0)),
     (True, dict(sight=NEAR)),
@@ -85,9 +91,10 @@ def test_what_is_asked_of_a_kernel_is_attention(sight, groups):
 )
 def test_a_kernel_is_asked_what_it_can(can, changes):
   plain = dict(sight=CAUSAL, dtype='bfloat16', width=64, cap=0.0, widest=128)
+  plain['kernel'] = 'cudnn'
   case = types.SimpleNamespace(**(plain | changes))
   q = jnp.zeros((2, LENGTH, 4, case.width), case.dtype)
-  scoring = Scoring(1.0, case.cap)
+  scoring = Scoring(1.0, case.cap, case.kernel)
   assert backends.cudnn_can(q, case.sight, scoring, case.widest) is can
 
 

@@ -38,6 +38,7 @@ PLACES = {
   'score_cap': 'block.attention.score_cap',
   'window': 'block.attention.window',
   'qk_norm': 'block.attention.qk_norm',
+  'kernel': 'block.attention.kernel',
   'mlp': 'block.mlp.kind',
   'mlp_dim': 'block.mlp.dim',
   'mlp_bias': 'block.mlp.bias',

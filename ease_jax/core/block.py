@@ -21,6 +21,8 @@ NORM_KINDS = ('rms', 'layer')
 UNGATED = ('gelu', 'gelu_exact')
 MLPS = (*UNGATED, 'swiglu', 'geglu')
 NORMED_HEADS = ('none', 'head', 'all')
+CUDNN = 'cudnn'
+KERNELS = ('tiles', CUDNN)
 Turns = ReadIf('rope_share')
 
 
@@ -48,6 +50,8 @@ class AttentionSpec:
     out_bias: whether the matrix behind the heads has one (GPT-2).
     qk_norm: RMSNorm of queries and keys: of each head (Qwen 3), of all heads
       together (OLMo 2), or none.
+    kernel: what makes attention among the tokens of whole windows: tiles, or
+      cudnn on a GPU for all that it can.
   """
 
   num_heads: Count
@@ -66,6 +70,7 @@ class AttentionSpec:
   qkv_bias: bool
   out_bias: bool
   qk_norm: Annotated[str, OneOf(NORMED_HEADS)]
+  kernel: Annotated[str, OneOf(KERNELS)]
 
   def __post_init__(self):
     check_fields('model.block.attention', self)

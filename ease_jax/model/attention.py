@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ease_jax.core.block import KERNELS
 from ease_jax.core.spec import ModelConfig
 
 NEGATIVE = -1e30  # finite: a fully masked row stays free of NaN
@@ -86,17 +87,19 @@ class Scoring(NamedTuple):
   Attributes:
     scale: they are multiplied with it.
     cap: a soft limit of them, tanh(score / cap) * cap; 0 = none.
+    kernel: what makes it among whole windows, of `core.block.KERNELS`.
   """
 
   scale: float
   cap: float
+  kernel: str = KERNELS[0]
 
 
 def scoring(cfg: ModelConfig) -> Scoring:
   """That of a model's layers."""
   spec = cfg.block.attention
   width = spec.query_width or cfg.head_dim
-  return Scoring(width**-0.5, spec.score_cap)
+  return Scoring(width**-0.5, spec.score_cap, spec.kernel)
 
 
 def attention(

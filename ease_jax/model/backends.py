@@ -1,9 +1,10 @@
 """Attention of whole windows by a kernel of the device, where it has one.
 
-cuDNN's is used on one NVIDIA GPU of the Ampere generation or a later one, for
-what it can do. No such device was at hand: what it is asked is compared with
-`attention` through the same function's `xla` way (`tests/test_backends.py`),
-and what cuDNN itself makes of that was never run.
+cuDNN's is used where a config asks for it, on one NVIDIA GPU of the Ampere
+generation or a later one, for what it can do; the rest, such as tokens that
+are hidden, goes by tiles. No such device was at hand: what it is asked is
+compared with `attention` through the same function's `xla` way
+(`tests/test_backends.py`), and what cuDNN makes of that was never run.
 """
 
 from typing import Literal
@@ -11,6 +12,7 @@ from typing import Literal
 import jax
 
 from ease_jax import sharding
+from ease_jax.core.block import CUDNN
 from ease_jax.model.attention import KV, Scoring
 from ease_jax.model.sight import Sight
 
@@ -39,12 +41,12 @@ def cudnn_width() -> int:
 def cudnn_can(
   q_BxTxHxD: jax.Array, sight: Sight, scoring: Scoring, widest: int
 ) -> bool:
-  """Whether cuDNN's attention can do what is asked.
+  """Whether cuDNN's attention is to do what is asked, and can.
 
   Args:
     q_BxTxHxD: queries.
     sight: whom each token sees.
-    scoring: what products of queries and keys become.
+    scoring: what products of queries and keys become, and by what.
     widest: head that it takes, `cudnn_width`.
   """
   width = q_BxTxHxD.shape[-1]
@@ -53,7 +55,8 @@ def cudnn_can(
   # It counts tokens, and a window positions.
   near = not sight.window or (sight.is_causal and sight.gapless)
   is_half = q_BxTxHxD.dtype.name in HALVES
-  return fits and all_seen and near and is_half and not scoring.cap
+  can = fits and all_seen and near and is_half and not scoring.cap
+  return can and scoring.kernel == CUDNN
 
 
 def by_cudnn(

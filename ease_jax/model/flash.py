@@ -137,18 +137,6 @@ class _Tokens(NamedTuple):
   document: jax.Array | None  # [num, B, tile]; None = all are of one
 
 
-class _Tile(NamedTuple):
-  """Scores of one tile.
-
-  Attributes:
-    score: [B, G, R * tile, tile] float32.
-    slope: their derivative by the products of queries and keys; None = 1.
-  """
-
-  score: jax.Array
-  slope: jax.Array | None
-
-
 def _mask(rule: Rule, tokens: _Tokens, i: jax.Array, j: jax.Array) -> jax.Array:
   """[B, tile, tile] bool: who of tile i sees whom of tile j; B may be 1."""
   offset_T = jnp.arange(rule.tile)
@@ -172,26 +160,34 @@ def _mask(rule: Rule, tokens: _Tokens, i: jax.Array, j: jax.Array) -> jax.Array:
   return mask_BxTxT
 
 
-def _scores(
-  rule: Rule,
-  tokens: _Tokens,
-  query: jax.Array,
-  key: jax.Array,
-  i: jax.Array,
-  j: jax.Array,
-) -> _Tile:
-  """Of a tile of queries, [B, G, R * tile, D], and of keys, [B, G, tile, D]."""
-  score = _product(query, key.swapaxes(-1, -2))
+class _Tile(NamedTuple):
+  """Scores of one tile, in the shape of the products they are made of.
+
+  Attributes:
+    score: float32.
+    slope: their derivative by the products of queries and keys; None = 1.
+  """
+
+  score: jax.Array
+  slope: jax.Array | None
+
+
+def _scores(rule: Rule, product: jax.Array, mask: jax.Array) -> _Tile:
+  """Of the products of a tile of queries and one of keys.
+
+  Args:
+    rule: has the cap.
+    product: [B, G, R * tile, tile], or with keys first.
+    mask: who sees whom, of the same shape; B and G may be 1.
+  """
+  score = product
   slope = None
   if rule.cap:
     bent = jnp.tanh(score / rule.cap)
     score = rule.cap * bent
     slope = 1 - bent**2
 
-  mask_BxTxT = _mask(rule, tokens, i, j)
-  of_heads = score.reshape(*score.shape[:2], -1, rule.tile, rule.tile)
-  of_heads = jnp.where(mask_BxTxT[:, None, None], of_heads, NEGATIVE)
-  return _Tile(of_heads.reshape(score.shape), slope)
+  return _Tile(jnp.where(mask, score, NEGATIVE), slope)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -214,13 +210,24 @@ def _tiled(
   return _forward(rule, queries, keys, values, tokens)[0]
 
 
+def _turned(x: jax.Array) -> jax.Array:
+  """Rows as columns: products are fastest of rows with columns."""
+  return x.swapaxes(-1, -2)
+
+
 def _forward(rule, queries, keys, values, tokens):
+  columns = _turned(keys)
+  heads = queries.shape[-2] // rule.tile  # that share their keys
+
   def row(_, numbered):
     i, query = numbered
 
     def visit(j, so_far):
       total, largest, norm = so_far
-      score = _scores(rule, tokens, query, keys[j], i, j).score
+      product = _product(query, columns[j])
+      mask_BxTxT = _mask(rule, tokens, i, j)
+      mask = jnp.tile(mask_BxTxT, (1, heads, 1))[:, None]
+      score = _scores(rule, product, mask).score
       now = jnp.maximum(largest, score.max(-1, keepdims=True))
       p = jnp.exp(score - now)
       kept = jnp.exp(largest - now)  # of what was summed so far
@@ -243,33 +250,41 @@ def _forward(rule, queries, keys, values, tokens):
 
 def _backward(rule, residuals, d_mixed):
   queries, keys, values, tokens, mixed, log_norm = residuals
+  columns = _turned(keys)
+  heads = queries.shape[-2] // rule.tile  # that share their keys
 
   def row(so_far, numbered):
     i, query, mixed, log_norm, d_mixed = numbered
     # What a row's scores have in common falls out of the softmax's derivative.
     common = d_mixed.astype(jnp.float32) * mixed.astype(jnp.float32)
-    common = common.sum(-1, keepdims=True)
+    common = _turned(common.sum(-1, keepdims=True))
+    log_norm = _turned(log_norm)
+    query_columns = _turned(query)
+    d_columns = _turned(d_mixed)
 
+    # Everything of a tile has a row for each key, a column for each query.
     def visit(j, so_far):
       d_query, d_keys, d_values = so_far
-      tile = _scores(rule, tokens, query, keys[j], i, j)
+      product = _product(keys[j], query_columns)
+      mask_BxTxT = _turned(_mask(rule, tokens, i, j))
+      mask = jnp.tile(mask_BxTxT, (1, 1, heads))[:, None]
+      tile = _scores(rule, product, mask)
       p = jnp.exp(tile.score - log_norm)
-      d_p = _product(d_mixed, values[j].swapaxes(-1, -2))
+      d_p = _product(values[j], d_columns)
       d_score = p * (d_p - common)
       if tile.slope is not None:
         d_score *= tile.slope
 
-      p = p.astype(values.dtype).swapaxes(-1, -2)
       d_score = d_score.astype(keys.dtype)
-      d_query += _product(d_score, keys[j])
-      d_key = _product(d_score.swapaxes(-1, -2), query)
-      d_values = d_values.at[j].add(_product(p, d_mixed))
-      return d_query, d_keys.at[j].add(d_key), d_values
+      d_query += _product(columns[j], d_score)
+      d_keys = d_keys.at[j].add(_product(d_score, query))
+      d_value = _product(p.astype(values.dtype), d_mixed)
+      return d_query, d_keys, d_values.at[j].add(d_value)
 
-    start = zeros(query), *so_far
+    start = zeros(query_columns), *so_far
     first, end = rule.seen_tiles(i)
     d_query, *so_far = jax.lax.fori_loop(first, end, visit, start)
-    return tuple(so_far), d_query.astype(query.dtype)
+    return tuple(so_far), _turned(d_query).astype(query.dtype)
 
   def zeros(x: jax.Array) -> jax.Array:
     return jnp.zeros(x.shape, jnp.float32)
