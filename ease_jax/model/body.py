@@ -92,10 +92,7 @@ class Body(nn.Module):
       shape = c.positions, c.dim
       self.positions = self.param('positions', init, shape, jnp.float32)
 
-    block = layers.Block
-    if c.remat:
-      # static_argnums counts `self`: 4 is `deterministic`.
-      block = nn.remat(layers.Block, static_argnums=(4,))
+    block = layers.block_class(c)
     per_run = self.kind.per_run(c)
     depth = self.kind.residual_layers(c)
     repeated = {cell.block for cell in self.grid.segment if not cell.aside}
@@ -205,10 +202,11 @@ class Body(nn.Module):
     """The streams that a cell writes, once it ran."""
     return self.streams.written(cell, state, run)
 
+  @jax.named_scope('router')
   def route(self, cell: Cell, h_BxTxD: jax.Array, travel: Travel) -> Route:
     """Whom the router of a cell lets through."""
-    params = self.routers.get(str(cell.block))
     router = self.router(cell)
+    params = self.routers.get(str(cell.block))
     arguments = [params, h_BxTxD, travel.position_BxT, travel.key]
     if router.memory:
       arguments.append(travel.memory_BxTxM)

@@ -313,6 +313,14 @@ class Block(nn.Module):
     return self.attend(h_BxTxD, rotation, look, deterministic, own)
 
 
+def block_class(cfg: ModelConfig) -> type[Block]:
+  """Blocks, or such as are run again in the backward pass."""
+  if not cfg.remat:
+    return Block
+  # static_argnums counts `self`: 4 is `deterministic`.
+  return nn.remat(Block, static_argnums=(4,))
+
+
 class InRun(NamedTuple):
   """A block as it is in one run; its methods are those of the block."""
 

@@ -168,8 +168,7 @@ def walk(
 
     route = None
     if cell.router is not None:
-      with jax.named_scope('router'):
-        route = body.route(cell, h_BxTxD, _arrived(travel, i, state))
+      route = body.route(cell, h_BxTxD, _arrived(travel, i, state))
       chex.assert_shape(route.runs_BxT, h_BxTxD.shape[:2])
       if route.memory_BxTxM is not None:
         state = state | {MEMORY: route.memory_BxTxM}
