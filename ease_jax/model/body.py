@@ -28,6 +28,7 @@ from ease_jax.model.asking import check_rule
 from ease_jax.model.exits import Exits
 from ease_jax.model.frequent import of_frequent
 from ease_jax.model.kind import Kind
+from ease_jax.model.parameter import parameter
 from ease_jax.model.prices import prices
 from ease_jax.model.readout import Read
 from ease_jax.model.screen import Screen
@@ -85,9 +86,9 @@ class Body(nn.Module):
     std = c.dim**-0.5 if self.kind.unit_embedding else EMBED_STD
     init = nn.initializers.normal(std)
     shape = c.vocab_size, c.dim
-    self.embed = layers.parameter(self, 'embed', init, shape)
+    self.embed = parameter(self, 'embed', init, shape)
     if not c.tie_embeddings:
-      self.unembed = layers.parameter(self, 'unembed', init, shape)
+      self.unembed = parameter(self, 'unembed', init, shape)
     if c.positions:
       shape = c.positions, c.dim
       self.positions = self.param('positions', init, shape, jnp.float32)

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,34 +27,12 @@ from ease_jax.model.attention import (
 )
 from ease_jax.model.flash import among
 from ease_jax.model.own import PLAIN, Own, first_products, product
+from ease_jax.model.parameter import parameter
 from ease_jax.model.sight import Sight
 
 Dtype = str | jnp.dtype
 # A module of a block that is called with a run.
 OfRuns = Callable[[ModelConfig], Callable[..., Own]]
-
-
-def parameter(
-  module: nn.Module,
-  name: str,
-  init: nn.initializers.Initializer,
-  shape: tuple[int, ...],
-) -> jax.Array:
-  """A float32 parameter of a module, as `module.param` would give it.
-
-  That traces `init` again whenever it reads the parameter, only to learn the
-  shape: half of all that tracing a model takes.
-
-  Raises:
-    flax.errors.ScopeParamShapeError: if it has another shape.
-  """
-  if not module.has_variable('params', name):
-    return module.param(name, init, shape, jnp.float32)
-  value = module.get_variable('params', name)
-  if value.shape != shape:
-    place = '/' + '/'.join(module.path)
-    raise flax.errors.ScopeParamShapeError(name, place, value.shape, shape)
-  return value
 
 
 class Linear(nn.Module):
