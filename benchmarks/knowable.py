@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ease_jax import run, specs, workdir
+from ease_jax import deploy, run, workdir
 from ease_jax.core.policies import POLICIES
 from ease_jax.data.task import load as load_task
 from ease_jax.model import readout
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
   folder = workdir.locate(_WORKDIR.value)
   config = workdir.read_config(folder)
   trained = run.load_model(config, folder)
-  spec = specs.from_config(config, trained.tokenizer.vocab_size)
+  spec = deploy.specs_of(config, trained.tokenizer)
   task = load_task(spec.data, folder)
   prices = trained.model.costs_of_windows(spec.data.seq_len)
   policy = POLICIES[spec.sweep.policy]

@@ -20,6 +20,8 @@ from ease_jax.train.paths import leaves
 from ease_jax.train.stages import Plan, Stage, plan, planned, tells
 from ease_jax.train.update import TrainState, abstract_state
 
+TAKEN = 0.75  # of a GPU's memory, if XLA is told nothing else
+
 
 @dataclasses.dataclass(frozen=True)
 class ReadoutNeeds:
@@ -99,7 +101,8 @@ def needs(
   Args:
     config: of a run.
     vocab_size: V; 0 = what the tokenizer says before it has seen data.
-    memory: bytes of a device; None = it is not known.
+    memory: bytes of a device, of which XLA takes `TAKEN`; None = it is not
+      known.
 
   Raises:
     ConfigError: the config cannot run, or not on its mesh.
@@ -128,7 +131,7 @@ def needs(
     learned,
     tensor=specs.mesh.tensor,
     fsdp=specs.mesh.fsdp,
-    memory=memory,
+    memory=None if memory is None else int(TAKEN * memory),
   )
   readouts = _readouts(specs, now, learned, kept)
   tokens = specs.train.batch_size * specs.data.seq_len

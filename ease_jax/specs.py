@@ -219,6 +219,7 @@ def _check_together(specs: Specs, grid: Grid) -> None:
       trains=specs.train.steps > 0,
     )
   _check_positions(specs)
+  _check_timed(specs)
   need(
     not (specs.loss.frozen and specs.loss.teaching.on),
     f'loss.target={specs.loss.teaching.target} has no effect with '
@@ -287,6 +288,16 @@ def _check_positions(specs: Specs) -> None:
     num == 0 or length <= num,
     f'data.seq_len={length} is more than model.positions={num}, of which each '
     'token has one; lower it, or raise that',
+  )
+
+
+def _check_timed(specs: Specs) -> None:
+  """The clock decodes whole windows, each as one text."""
+  tokens = specs.sweep.speed_tokens
+  need(
+    not tokens or specs.model.document_start is None,
+    f'evaluate.speed_tokens={tokens} decodes windows as one text each, and '
+    f'with data.documents={specs.data.documents} they are several; use 0',
   )
 
 

@@ -1,6 +1,7 @@
 """Documents of a window that are apart: each is as it is alone."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from ease_jax import config, fields, specs
 from ease_jax.checks import ConfigError
 from ease_jax.core.gating import GateSpec
 from ease_jax.core.objective import LossSpec
+from ease_jax.data import corpus
 from ease_jax.evaluate import passes
 from ease_jax.model import flash
 from ease_jax.model.sight import places_of, sight_of
@@ -209,6 +211,7 @@ def test_the_dump_sees_the_same_documents():
 def apart():
   c = config.base()
   c.data.documents = 'apart'
+  c.evaluate.speed_tokens = 0
   return c
 
 
@@ -239,3 +242,25 @@ def test_gates_that_learn_from_their_neighbours_are_refused():
   c.loss.gate_smoothing = 1.0
   with pytest.raises(ConfigError, match='loss.gate_smoothing=1.0 .*=apart'):
     specs.from_config(c)
+
+
+def test_the_clock_knows_one_document_alone():
+  c = apart()
+  c.evaluate.speed_tokens = 64
+  with pytest.raises(ConfigError, match='speed_tokens=64 decodes .*=apart'):
+    specs.from_config(c)
+
+
+@pytest.mark.parametrize(
+  ('bos_id', 'fits'), [(None, True), (2, True), (1, False)]
+)
+def test_documents_begin_as_a_model_knows_texts_to_begin(bos_id, fits):
+  """Those that are apart begin with eos, which is token 2 here."""
+  spec = types.SimpleNamespace(documents='apart')
+  tokenizer = types.SimpleNamespace(eos_id=2, bos_id=bos_id)
+  if fits:
+    corpus.check_beginning(spec, tokenizer)
+    return
+  with pytest.raises(ConfigError, match='with eos, token 2, and .* token 1'):
+    corpus.check_beginning(spec, tokenizer)
+  corpus.check_beginning(types.SimpleNamespace(documents='joined'), tokenizer)

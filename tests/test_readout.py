@@ -197,7 +197,8 @@ def test_memory_does_not_grow_with_the_readouts(monkeypatch):
     (2048, 97, None, 2048),
     (2048, 8192, None, 512),
     (100, 1 << 18, None, 50),  # at most 64, of one size
-    (8192, 1 << 17, 80 * 2**30, 1171),  # 7 chunks of at most 1,280
+    (8192, 1 << 17, 60 * 2**30, 1024),  # 32 GiB / 64 / 4 bytes: 8 chunks
+    (8192, 1 << 17, 59 * 2**30, 1024),  # the same
   ],
 )
 def test_the_size_of_a_chunk(tokens, vocab_size, memory, size):

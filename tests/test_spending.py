@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import training
 
+from ease_jax import presets, specs
+from ease_jax.presets import recurrence
 from ease_jax.report import spending, write_report
 from ease_jax.train import history, loop, peak, running, stages
 from ease_jax.train.checkpoint import Checkpoints, Host
@@ -79,6 +81,27 @@ def test_steps_are_counted_one_by_one():
   taught = dataclasses.replace(counting, beside=7.0)
   assert taught.at(0) == each[0] + 7.0
   assert taught.mean == counting.mean + 7.0
+
+
+def test_steps_of_one_program_are_known():
+  """Ways of a shortcut that have as many runs; any number of drawn runs."""
+  c = recurrence.loopformer(presets.small(), 4, 1)
+  counting = specs.from_config(c, 16).counting
+  steps = range(40)
+  ways = [stages.way(counting.loss, step, c.seed) for step in steps]
+  lengths = {len(way_N) for way_N in ways}
+  assert len(lengths) > 1
+  assert len({counting.program(step) for step in steps}) == len(lengths)
+
+  c = training.make_plain_config(runs='drawn', runs_most=2)
+  c.model.body = 'refine'
+  c.model.segments = 3
+  counting = training.make_specs(c).counting
+  steps = range(c.train.steps)
+  drawn = {counting.plan(step).runs for step in steps}
+  reached = {min(runs, counting.model.cfg.carry_backprop) for runs in drawn}
+  assert len(drawn) > 1
+  assert len({counting.program(step) for step in steps}) == len(reached)
 
 
 # Seconds.

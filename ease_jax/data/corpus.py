@@ -20,7 +20,7 @@ from ease_jax.data import (
   tokenizers,
 )
 from ease_jax.data.pipeline import Tokens
-from ease_jax.data.spec import SPLITS, TOKENS, DataSpec
+from ease_jax.data.spec import JOINED, SPLITS, TOKENS, DataSpec
 
 # The sources of text, and what reads their documents.
 READERS: dict[str, Callable[[DataSpec], text.Splits]] = {
@@ -79,6 +79,7 @@ def load(
       documents[name], _ = text.cut(documents[name], max_chars)
 
   tokenizer = _tokenizer(spec, documents['train'], workdir)
+  check_beginning(spec, tokenizer)
   splits = {name: encode(tokenizer, documents[name]) for name in SPLITS}
   _check_sizes(splits, spec.seq_len)
   sized = {
@@ -156,6 +157,17 @@ def with_sizes(
   return sized_N.astype(np.int32)
 
 
+def check_beginning(spec: DataSpec, tokenizer: tokenizers.Tokenizer) -> None:
+  """Documents that are apart begin with eos, and alone as the model knows."""
+  bos_id = tokenizer.bos_id
+  need(
+    spec.documents == JOINED or bos_id in (None, tokenizer.eos_id),
+    f'data.documents={spec.documents} begins texts with eos, token '
+    f"{tokenizer.eos_id}, and this tokenizer's model with token {bos_id}; use "
+    f'{JOINED}',
+  )
+
+
 def _of_folders(
   spec: DataSpec, workdir: str | os.PathLike[str] | None
 ) -> Corpus:
@@ -166,6 +178,7 @@ def _of_folders(
   folders = [token_files.open_folder(path) for path in spec.path]
   tokenizer = folders[0].tokenizer
   _check_same(spec, folders, workdir)
+  check_beginning(spec, tokenizer)
   unk_id = tokenizer.unk_id
 
   splits: dict[str, Tokens] = {}

@@ -89,7 +89,8 @@ class TrainFacts(Record):
     seconds: by what they were spent on; None in older files. They are those of
       the run since an older version trained it, if one did.
     devices: that trained it last: `8 x TPU v4`; None in older files.
-    flops_per_s: of the seconds of updates alone; None in older files.
+    flops_per_s: of the seconds of updates and waits for data; None in older
+      files.
     mfu: that by what is published of the devices; None where it is not known.
   """
 

@@ -2,7 +2,7 @@
 
 cuDNN's is used where a config asks for it, on one NVIDIA GPU of the Ampere
 generation or a later one, for what it can do; the rest, such as tokens that
-are hidden, goes by tiles. No such device was at hand: what it is asked is
+are hidden, goes by tiles. It was not run on such a device: what it is asked is
 compared with `attention` through the same function's `xla` way
 (`tests/test_backends.py`), and what cuDNN makes of that was never run.
 """

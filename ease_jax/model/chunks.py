@@ -14,7 +14,7 @@ from ease_jax import sharding
 from ease_jax.model.unembedding import Unembedding
 
 CHUNK_ELEMENTS = 1 << 22  # float32 logits a device holds at least: 16 MiB
-SHARE = 128  # 1 / the share of a device's memory that they take, if it is known
+SHARE = 64  # 1 / the share of a device's memory that they take, if it is known
 MIN_TOKENS = 64  # of a chunk, however large the vocabulary is
 
 Tree = Any  # any tree of arrays
@@ -26,9 +26,13 @@ def at_once(tokens: int, vocab_size: int, memory: int | None) -> int:
   Args:
     tokens: of a device.
     vocab_size: tokens of the vocabulary whose logits it makes.
-    memory: bytes of the device; None = it is not known.
+    memory: bytes of the device; None = it is not known. Rounded down to a power
+      of two, so that those of one kind agree on a program.
   """
-  elements = max(CHUNK_ELEMENTS, (memory or 0) // SHARE // 4)
+  elements = CHUNK_ELEMENTS
+  if memory is not None:
+    rounded = 1 << (memory.bit_length() - 1)
+    elements = max(elements, rounded // SHARE // 4)
   most = max(elements // vocab_size, MIN_TOKENS)
   chunks = -(-tokens // most)
   return -(-tokens // chunks)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+from collections.abc import Hashable
 
 import numpy as np
 
@@ -63,6 +64,13 @@ class Counting:
   def plan(self, step: int) -> Plan:
     """The plan of a step, counted from 0."""
     return plan(self.train, self.model, step, self.seed)
+
+  def program(self, step: int) -> Hashable:
+    """Equal for steps whose updates are compiled once for all of them."""
+    now = planned(self.model, self.loss, self.plan(step))
+    way_N = way(self.loss, step, self.seed)
+    runs = None if way_N is None else len(way_N)
+    return now.model, now.loss, tells(self.train, now), runs
 
   @property
   def mean(self) -> float:

@@ -97,11 +97,12 @@ def _spent(host: Host) -> dict[str, Any]:
 
   Returns:
     seconds of each of `running.PARTS`, devices, flops_per_s and mfu of the
-    seconds of updates, the latter where something is published of the devices.
-    Nothing where an older version did not count them.
+    seconds of updates and of waits for data, mfu where something is published
+    of the devices.
+    Nothing where an older version did not count them, or nothing was trained.
   """
   working_s = sum(host.seconds.get(part, 0.0) for part in running.WORKING)
-  if not working_s:
+  if not (working_s and host.counted_flops):
     return {}
   used: dict[str, float] = {}
   if host.possible_flops is not None:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ from ease_jax.train.preemption import Preempted, Sigterm
 from ease_jax.train.running import Run, Unread
 from ease_jax.train.saved import Host, Json, check_facts, check_teacher
 from ease_jax.train.spec import TrainSpec
-from ease_jax.train.stages import Plan, Update, updating
+from ease_jax.train.stages import Update, updating
 from ease_jax.train.targets import Teacher
 from ease_jax.train.tracing import Profile
 from ease_jax.train.update import (
@@ -205,7 +205,7 @@ def _loop(spec: TrainSpec, run: Run, events: Events, sigterm: Sigterm) -> None:
   if spec.steps == 0:  # what was fitted is all there is to save
     _save(run, checkpoints)
 
-  compiled: set[Plan] = set()
+  compiled: set[Hashable] = set()
   unread: Unread | None = None  # of the newest step
   heard = Tally(0, False)  # of the step before: what all processes know
   first = run.step
@@ -225,10 +225,10 @@ def _loop(spec: TrainSpec, run: Run, events: Events, sigterm: Sigterm) -> None:
       counts = processes.tally(batch['mask'], sigterm.received)
       with jax.profiler.StepTraceAnnotation('train', step_num=run.step):
         run.state, metrics = update(run.step, run.state, batch)
-      now = counting.plan(run.step)
+      program = counting.program(run.step)
       flops = counting.at(run.step)
-      run.spend(running.UPDATES if now in compiled else running.COMPILING)
-      compiled.add(now)
+      run.spend(running.UPDATES if program in compiled else running.COMPILING)
+      compiled.add(program)
       compiling.close()
 
       # While the device is busy with this step, wait for the one before.

@@ -41,7 +41,8 @@ class Host:
       version did not count them.
     counted_flops: FLOPs of the updates in them.
     possible_flops: what the devices would have made at their published peak
-      in the seconds of updates; None where that of some is not known.
+      in the seconds of updates and waits for data; None where that of some is
+      not known.
     devices: that the run had last.
     ends: steps that the run was to have: at first, and after each extension.
     teacher: `TeacherFacts` of the run that teaches; None where none does.

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
+from ease_jax import processes
+
 FOLDER = 'profile'
 STEPS = range(10, 15)  # that are traced, from 0 at the start of the process
 # Names of which a table speaks; where they are nested the innermost counts.
@@ -88,7 +90,8 @@ class Profile:
     else:
       self._open.close()
       yield f'Trace: {self._folder.resolve()}'
-      yield from described(shares(self._folder))
+      if processes.is_first():
+        yield from described(shares(self._folder))
     self._wanted = False
     self._is_open = False
 
@@ -134,10 +137,10 @@ def shares(folder: pathlib.Path) -> dict[str, float]:
     for program in client.live_executables()
     for module in program.hlo_modules()
   ]
-  newest = max(
+  traces = sorted(
     folder.rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime
   )
-  seconds = _seconds(newest)
+  seconds = _seconds(traces[-1]) if traces else {}
 
   total: dict[str, float] = collections.defaultdict(float)
   named: dict[str, dict[str, str]] = {}
