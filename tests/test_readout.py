@@ -153,6 +153,19 @@ def test_losses_that_share_an_unembedding_owe_it_one_gradient(monkeypatch):
   assert (np.asarray(found[1][0][1]) == 0).all()  # of scale 0
 
 
+def test_an_unembedding_learns_where_states_stay():
+  h_NxD, w_VxD, target_N, weight_N = problem(13)
+
+  def gradient(loss):
+    def of_w(w_VxD):
+      return loss(h_NxD, w_VxD, target_N, weight_N)
+
+    return jax.grad(of_w)(w_VxD)
+
+  found = gradient(linear_cross_entropy)
+  np.testing.assert_allclose(found, gradient(naive), rtol=1e-4, atol=1e-6)
+
+
 def test_a_loss_has_the_derivative_that_is_found_for_it():
   def nll(logits_NxV, target_N, shared):
     del shared

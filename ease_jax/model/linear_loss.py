@@ -106,7 +106,7 @@ def owing_loss(
   walked: tuple[jax.Array, jax.Array] = _walked(
     lesson.graded,
     h_NxD,
-    placed(jax.lax.stop_gradient(w_VxD)),
+    placed(w_VxD),
     (tokens_N, lesson.shared),
     weight_N,
     jnp.float32(scale),
@@ -131,7 +131,11 @@ def _walked(
   scale: jax.Array,
   owed_PxVxD: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """The loss, and what is owed; nothing is where nobody asks for a gradient."""
+  """The loss, and what is owed; nothing is where nobody asks for a gradient.
+
+  That is asked of states or of the unembedding, which learns alone where all
+  layers stay: so it is an argument here, though its gradient is `paid`.
+  """
   del scale
   tokens_N, shared = facts
   chunks = chunked(h_NxD, tokens_N, weight_N, vocab_size=w_VxD.shape[0])
