@@ -153,9 +153,7 @@ def test_patience_stops_and_the_best_checkpoint_stays(tmp_path, monkeypatch):
 
   stopped = training.run(run_specs, tmp_path, training.dying_task(0))
   assert stopped.step == 5
-  # Seconds from the beginning of the last save on are in no checkpoint.
-  for part, seconds in stopped.host.seconds.items():
-    assert run.host.seconds[part] >= seconds
+  # Neither saves the milliseconds behind its last save.
   run.host.seconds = stopped.host.seconds
   assert stopped.host == run.host
 
