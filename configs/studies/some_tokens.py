@@ -3,7 +3,8 @@
   python -m ease_jax.study.main --study=configs/studies/some_tokens.py \
       --workdir=runs/some_tokens
 
-Cost: nine runs of some minutes on one core. 360 updates of 16 windows of 128
+Not run yet. Cost: nine runs of some four minutes on one core, as those of
+`layer_dropout.py`. 360 updates of 16 windows of 128
 bytes of the built-in text, eight layers of width 64, all of them read.
 Intermediate readouts have a loss at every token, at an eighth of them, or
 take turns (`loss.schedule=rotate`).
