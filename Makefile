@@ -24,7 +24,7 @@ help:
 	@echo 'make pretrained   import Gemma 3 270M, add exits: ten minutes (terms:'
 	@echo '                  ai.google.dev/gemma/terms), reports in $(PRETRAINED)'
 	@echo 'make check        lint, type check and the quick tests: three minutes'
-	@echo 'make test         lint, type check and the tests: about twenty'
+	@echo 'make test         lint, type check and the tests: about sixteen'
 	@echo 'make test-all     the same properties on more bodies too'
 	@echo 'make lint         lint, format check and type check only'
 	@echo 'make clean        remove caches and build output (not .venv, not runs)'
