@@ -4,10 +4,9 @@
       --workdir=runs/some_tokens
 
 Not run yet. Cost: nine runs of some four minutes on one core, as those of
-`layer_dropout.py`. 360 updates of 16 windows of 128
-bytes of the built-in text, eight layers of width 64, all of them read.
-Intermediate readouts have a loss at every token, at an eighth of them, or
-take turns (`loss.schedule=rotate`).
+`layer_dropout.py`. 360 updates of 16 windows of 128 bytes of the built-in text,
+eight layers of width 64, all of them read. Intermediate readouts have a loss at
+every token, at an eighth of them, or take turns (`loss.schedule=rotate`).
 
 Expected before it ran: perplexity at intermediate readouts 1 to 3 % higher with
 an eighth of the tokens, 3 to 10 % with turns; at the last one within 0.5 %.
