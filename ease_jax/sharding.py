@@ -258,7 +258,7 @@ def _sizes() -> MeshSpec:
 
 
 def num_devices() -> int:
-  """On which a program runs."""
+  """Devices of the mesh that programs are made for."""
   return _sizes().size
 
 

@@ -27,7 +27,7 @@ def shrink(c: Any) -> None:
   c.loss.schedule_steps = min(c.loss.schedule_steps, 10)
 
   c.evaluate.max_tokens = 1024
-  c.evaluate.speed_tokens = 64
+  c.evaluate.speed_tokens = min(c.evaluate.speed_tokens, 64)
   c.exit.search_points = 2
   for signal in c.exit.signals:
     c.exit.thresholds[signal] = tuple(c.exit.thresholds[signal])[-2:]

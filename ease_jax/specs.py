@@ -313,5 +313,11 @@ def _check_top_k(specs: Specs) -> None:
 
 
 def body_of(config: Config, vocab_size: int, eos_id: int | None = None) -> Body:
-  """The model of a config, its parameters not yet made."""
+  """The model of a config, its parameters not yet made.
+
+  Args:
+    config: of a run.
+    vocab_size: V.
+    eos_id: the token between documents; None = there is none.
+  """
   return model_lib.build(from_config(config, vocab_size, eos_id).model)

@@ -312,3 +312,10 @@ def test_smoke_keeps_the_text_of_ones_own():
   assert smoke.data.train_chars == 20_000
   c.data.train_chars = 0
   assert config.with_argument(c, 'smoke').data.train_chars == 200_000
+
+
+def test_smoke_does_not_start_the_clock():
+  c = config.base()
+  assert config.with_argument(c, 'smoke').evaluate.speed_tokens == 64
+  c.evaluate.speed_tokens = 0
+  assert config.with_argument(c, 'smoke').evaluate.speed_tokens == 0

@@ -66,12 +66,6 @@ def of_kind(kind: str, dtype: str) -> float | None:
   return None
 
 
-def num_devices() -> int:
-  """Devices that programs are made for now."""
-  mesh = sharding.current()
-  return 1 if mesh is None else mesh.size
-
-
 def of_devices(dtype: str) -> float | None:
   """FLOP/s of all devices of the run; None where no figure is known.
 
@@ -82,9 +76,9 @@ def of_devices(dtype: str) -> float | None:
   if dtype != BFLOAT16 and asked not in BY_DEFAULT:
     return None
   one = of_kind(jax.devices()[0].device_kind, dtype)
-  return None if one is None else one * num_devices()
+  return None if one is None else one * sharding.num_devices()
 
 
 def described() -> str:
   """The devices of the run: `8 x TPU v4`."""
-  return f'{num_devices()} x {jax.devices()[0].device_kind}'
+  return f'{sharding.num_devices()} x {jax.devices()[0].device_kind}'
